@@ -1,0 +1,1 @@
+//! Rows to file bytes and back: Parquet and CSV. Pure.

@@ -1,0 +1,188 @@
+//! Column types: how a Postgres type is represented from the envelope to the lake.
+//!
+//! To add a Postgres type, add a line to [`ColumnType::from_builtin`] (or to the catalog's
+//! classification of enums and arrays) that names an existing representation. Only a type which none of
+//! the representations can hold needs a new variant; the compiler then lists the codecs to extend
+//! (`envelope::json` and `batch::arrow`).
+
+use serde::{Deserialize, Serialize};
+
+/// The representation of a column.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum ColumnType {
+    /// `bool`.
+    Bool,
+    /// `int2`.
+    Int16,
+    /// `int4`.
+    Int32,
+    /// `int8`, `oid`.
+    Int64,
+    /// `float4`.
+    Float32,
+    /// `float8`.
+    Float64,
+    /// `numeric(precision, scale)`.
+    Decimal {
+        /// Digits in all, 1 to 1000.
+        precision: u16,
+        /// Digits after the point, -1000 to 1000 (Postgres 15+ allows negative ones).
+        scale: i16,
+    },
+    /// `numeric` without precision.
+    Numeric,
+    /// Text, and every type that travels as its text.
+    Text {
+        /// What the text is.
+        text: TextKind,
+    },
+    /// `bytea`.
+    Bytes,
+    /// `date`: days since 1970-01-01.
+    Date,
+    /// `time`, with at most this many digits after the seconds.
+    Time {
+        /// 0 to 6.
+        precision: u8,
+    },
+    /// `timestamp`, with at most this many digits after the seconds.
+    Timestamp {
+        /// 0 to 6.
+        precision: u8,
+    },
+    /// `timestamptz`: an instant, always in UTC downstream.
+    TimestampTz,
+    /// `timetz`, as text.
+    TimeTz,
+    /// `interval`, as ISO 8601 text: months, days and microseconds do not convert into each other.
+    Interval,
+    /// A one-dimensional array of the element.
+    Array {
+        /// The element's representation; never itself an array (Postgres has no array-of-array types).
+        element: Box<ColumnType>,
+    },
+}
+
+/// What a [`ColumnType::Text`] holds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TextKind {
+    /// `text`, `varchar`, `char(n)`, `name`, `citext`.
+    Plain,
+    /// `uuid`.
+    Uuid,
+    /// `json`, `jsonb`.
+    Json,
+    /// An enum, with its labels in order at the time the schema was read.
+    Enum(Vec<String>),
+    /// Any other type, in its text form.
+    Other,
+}
+
+impl ColumnType {
+    /// Plain text.
+    pub const TEXT: Self = Self::Text { text: TextKind::Plain };
+
+    /// The representation of a type of the system catalog, by its fixed OID; `None` when the OID is not
+    /// one of them (an enum, a domain, an extension's type: the catalog has to be asked).
+    ///
+    /// OIDs: `src/include/catalog/pg_type.dat`. Modifiers: `numerictypmodin`, `anytimestamp_typmodin`.
+    pub fn from_builtin(oid: u32, modifier: i32) -> Option<Self> {
+        let text = |text| Self::Text { text };
+        Some(match oid {
+            16 => Self::Bool,
+            21 => Self::Int16,
+            23 => Self::Int32,
+            20 | 26 => Self::Int64,
+            700 => Self::Float32,
+            701 => Self::Float64,
+            1700 => Self::numeric(modifier),
+            18 | 19 | 25 | 1042 | 1043 => Self::TEXT,
+            2950 => text(TextKind::Uuid),
+            114 | 3802 => text(TextKind::Json),
+            17 => Self::Bytes,
+            1082 => Self::Date,
+            1083 => Self::Time { precision: seconds_precision(modifier) },
+            1114 => Self::Timestamp { precision: seconds_precision(modifier) },
+            1184 => Self::TimestampTz,
+            1266 => Self::TimeTz,
+            1186 => Self::Interval,
+            _ => {
+                return Self::element_of_builtin_array(oid).map(|element| {
+                    let element = Self::from_builtin(element, modifier).unwrap_or(text(TextKind::Other));
+                    Self::Array { element: Box::new(element) }
+                });
+            }
+        })
+    }
+
+    /// Whether rows can be told apart by the type's text (true for all but types without equality).
+    pub const fn is_array(&self) -> bool {
+        matches!(self, Self::Array { .. })
+    }
+
+    fn numeric(modifier: i32) -> Self {
+        if modifier < 4 {
+            return Self::Numeric;
+        }
+        let packed = modifier - 4;
+        // Scale is an 11-bit signed number since Postgres 15; older servers only store 0..=1000.
+        let scale = ((packed & 0x7FF) ^ 1024) - 1024;
+        Self::Decimal { precision: ((packed >> 16) & 0xFFFF) as u16, scale: scale as i16 }
+    }
+
+    const fn element_of_builtin_array(oid: u32) -> Option<u32> {
+        Some(match oid {
+            1000 => 16,
+            1001 => 17,
+            1002 => 18,
+            1003 => 19,
+            1005 => 21,
+            1007 => 23,
+            1016 => 20,
+            1028 => 26,
+            1009 => 25,
+            1014 => 1042,
+            1015 => 1043,
+            1021 => 700,
+            1022 => 701,
+            1231 => 1700,
+            2951 => 2950,
+            199 => 114,
+            3807 => 3802,
+            1182 => 1082,
+            1183 => 1083,
+            1115 => 1114,
+            1185 => 1184,
+            1270 => 1266,
+            1187 => 1186,
+            _ => return None,
+        })
+    }
+}
+
+fn seconds_precision(modifier: i32) -> u8 {
+    u8::try_from(modifier).ok().filter(|p| *p <= 6).unwrap_or(6)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numeric_modifiers_give_precision_and_signed_scale() {
+        let of = |p: i32, s: i32| ColumnType::from_builtin(1700, ((p << 16) | (s & 0x7FF)) + 4).unwrap();
+        assert_eq!(of(12, 2), ColumnType::Decimal { precision: 12, scale: 2 });
+        assert_eq!(of(3, -3), ColumnType::Decimal { precision: 3, scale: -3 });
+        assert_eq!(of(1000, 1000), ColumnType::Decimal { precision: 1000, scale: 1000 });
+        assert_eq!(ColumnType::from_builtin(1700, -1), Some(ColumnType::Numeric));
+    }
+
+    #[test]
+    fn arrays_know_their_element() {
+        let element = Box::new(ColumnType::Timestamp { precision: 3 });
+        assert_eq!(ColumnType::from_builtin(1115, 3), Some(ColumnType::Array { element }));
+        assert_eq!(ColumnType::from_builtin(600, -1), None);
+    }
+}

@@ -1,0 +1,1 @@
+//! `connector.toml`, checked. No I/O but reading the file, its secrets and the environment.

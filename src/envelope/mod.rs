@@ -1,0 +1,1 @@
+//! Change to record and back: keys, values, headers and topics. Pure.

@@ -1,0 +1,1 @@
+//! The lake: layout of paths, staging, merging and publishing.

@@ -1,0 +1,146 @@
+//! The log: a durable, ordered sequence of records per log partition, and the state that moves with it.
+//!
+//! ```text
+//!   capture ── append(batch, state) ──> [ topic/0: r r r r | topic2/0: r r ]  ── read(offset) ──> deliver
+//!                 one atomic step        state: position, backfill, cut …
+//! ```
+//!
+//! Why progress is safe: records and the writer's state (its checkpoint) become durable in the same atomic
+//! step, so that whoever takes over finds a state which describes exactly the records that are there. The
+//! step carries the writer's epoch; [`Log::fence`] hands out the next one, and from then on an append with
+//! an older epoch is refused by the log itself, whatever its sender believes about any lock.
+//!
+//! To add a log, implement [`Log`] and run [`conformance`] on it.
+
+pub mod conformance;
+mod record;
+//mod sqlite;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+
+use crate::runtime::{Error, Result};
+
+pub use record::{RecordBatch, RecordRef, RecordWriter, TopicRecords};
+//pub use sqlite::{SqliteLog, SqliteLogOptions};
+
+/// Place of a record in its log partition, from 0. Offsets only grow; a log may leave gaps.
+pub type Offset = u64;
+
+/// Number of a writer: the higher fences the lower.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+/// A shard of the log.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogPartition {
+    /// Topic.
+    pub topic: Arc<str>,
+    /// Number within the topic, from 0.
+    pub partition: u32,
+}
+
+impl fmt::Display for LogPartition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.topic, self.partition)
+    }
+}
+
+/// The offsets which a log partition holds: `start <= offset < end`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OffsetRange {
+    /// First offset still held.
+    pub start: Offset,
+    /// Offset just past the last record that readers may see.
+    pub end: Offset,
+}
+
+/// What the new writer finds: its epoch, and the state left by the last successful append.
+#[derive(Debug)]
+pub struct Fenced {
+    /// The caller's epoch.
+    pub epoch: Epoch,
+    /// State by key, as the appends put it.
+    pub state: BTreeMap<String, Vec<u8>>,
+}
+
+/// When readers see the records of an append.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Visibility {
+    /// At once, together with everything held before.
+    Now,
+    /// Durable, but readers see them only together with the next append that is `Now`; the next
+    /// [`Log::fence`] drops them. For a backfill, which is either whole or not there. `state` must be empty.
+    Held,
+}
+
+/// One append.
+#[derive(Debug)]
+pub struct Append {
+    /// The records. May be empty when only the state moves.
+    pub records: RecordBatch,
+    /// State to set, by key; other keys stay. An empty value removes its key.
+    pub state: Vec<(String, Vec<u8>)>,
+    /// When readers see the records.
+    pub visibility: Visibility,
+}
+
+/// An append that did not happen, with its input. On an error of class `Retry` it may be tried again as it is.
+#[derive(Debug)]
+pub struct Rejected {
+    /// Why.
+    pub error: Error,
+    /// The input.
+    pub append: Append,
+}
+
+/// Records read from one log partition.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// Frames, as [`RecordBatch`] writes them, one after the other.
+    pub frames: Vec<u8>,
+    /// Offset of each frame, ascending, one a frame.
+    pub offsets: Vec<Offset>,
+    /// Where to read next. Beyond the last offset also when nothing was found but gaps were passed.
+    pub next: Offset,
+}
+
+impl Fetched {
+    /// The records with their offsets.
+    pub fn iter(&self) -> impl Iterator<Item = (Offset, RecordRef<'_>)> {
+        self.offsets.iter().copied().zip(record::frames(&self.frames))
+    }
+}
+
+/// A durable ordered log with one writer. All methods are cancel-safe but [`Log::append`], whose outcome is
+/// unknown when it is dropped: fence again before the next append.
+#[async_trait]
+pub trait Log: Send + Sync + fmt::Debug + 'static {
+    /// Makes the caller the one writer, fences all earlier ones and drops records held by them.
+    async fn fence(&self) -> Result<Fenced>;
+
+    /// Appends records and sets state in one durable, atomic step, and hands the input back, emptied of
+    /// nothing, for its buffers to be used again. The records of a topic keep their order. A topic seen for
+    /// the first time is created.
+    ///
+    /// An error of class `Fenced`: another writer has taken over; never try again. `Retry`: nothing was
+    /// written. `Operator`: nothing was written, and a person has to act (a full disk).
+    async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected>;
+
+    /// Every log partition with the offsets that it holds.
+    async fn ranges(&self) -> Result<BTreeMap<LogPartition, OffsetRange>>;
+
+    /// Reads records from `from` on: at least one when there is one, else about `bytes_max` bytes of frames
+    /// at most. An empty answer means that the end is reached. Reading below `start` is an error of class
+    /// `Operator` which names the gap.
+    async fn read(&self, partition: &LogPartition, from: Offset, bytes_max: usize) -> Result<Fetched>;
+
+    /// Lets go of records below `before`, as far as the log's own retention agrees. Never of later ones.
+    async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()>;
+
+    /// Waits until something may have been appended since the last call: at most a second.
+    async fn appended(&self);
+}

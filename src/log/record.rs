@@ -1,0 +1,299 @@
+//! Records in memory: a batch is one buffer of frames a topic, written in place and read by borrowing.
+//!
+//! ```text
+//!   frame: len u32 | timestamp_ms i64 | key | value | headers u8 | (name len u8, name, value)*
+//!   key, value: len u32 (u32::MAX: null), bytes          all numbers little-endian; len excludes itself
+//! ```
+//!
+//! The frames of a topic are stored as they are by the embedded log, so the layout is a file format: it is
+//! named by the log's schema version.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+const NULL: u32 = u32::MAX;
+
+/// A record, borrowed from its frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordRef<'a> {
+    /// Milliseconds since 1970: the commit time of the change.
+    pub timestamp_ms: i64,
+    /// Key; none for a table without one.
+    pub key: Option<&'a [u8]>,
+    /// Value; none for a tombstone.
+    pub value: Option<&'a [u8]>,
+    headers: &'a [u8],
+}
+
+impl<'a> RecordRef<'a> {
+    /// The headers, in order.
+    pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
+        let mut cursor = Cursor { bytes: self.headers };
+        let count = cursor.u8().unwrap_or(0);
+        (0..count).map_while(move |_| {
+            let length = cursor.u8()? as usize;
+            let name = std::str::from_utf8(cursor.take(length)?).ok()?;
+            Some((name, cursor.bytes_field()??))
+        })
+    }
+
+    /// The first header of that name.
+    pub fn header(&self, name: &str) -> Option<&'a [u8]> {
+        self.headers().find(|(n, _)| *n == name).map(|(_, value)| value)
+    }
+}
+
+/// Records of one topic, in order.
+#[derive(Clone, Debug)]
+pub struct TopicRecords {
+    topic: Arc<str>,
+    frames: Vec<u8>,
+    count: u32,
+}
+
+impl TopicRecords {
+    /// No records yet.
+    pub const fn new(topic: Arc<str>) -> Self {
+        Self { topic, frames: Vec::new(), count: 0 }
+    }
+
+    /// The topic.
+    pub const fn topic(&self) -> &Arc<str> {
+        &self.topic
+    }
+
+    /// The frames, one after the other.
+    pub fn frames(&self) -> &[u8] {
+        &self.frames
+    }
+
+    /// Number of records.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// The records.
+    pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
+        frames(&self.frames)
+    }
+
+    /// Begins a record at the end: write its key, its value and its headers, in that order, then
+    /// [`RecordWriter::finish`]. Dropped unfinished, it leaves no trace.
+    pub fn begin(&mut self, timestamp_ms: i64) -> RecordWriter<'_> {
+        let start = self.frames.len();
+        self.frames.extend_from_slice(&[0; 4]);
+        self.frames.extend_from_slice(&timestamp_ms.to_le_bytes());
+        RecordWriter { records: self, start, headers_at: None, finished: false }
+    }
+}
+
+/// Writes one record in place; see [`TopicRecords::begin`].
+#[derive(Debug)]
+pub struct RecordWriter<'a> {
+    records: &'a mut TopicRecords,
+    start: usize,
+    headers_at: Option<usize>,
+    finished: bool,
+}
+
+impl RecordWriter<'_> {
+    /// A null key or value.
+    pub fn null(&mut self) {
+        self.records.frames.extend_from_slice(&NULL.to_le_bytes());
+    }
+
+    /// A key or value, appended to the buffer by `write`, which must only append.
+    pub fn field<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
+        let buffer = &mut self.records.frames;
+        let at = buffer.len();
+        buffer.extend_from_slice(&[0; 4]);
+        let result = write(buffer);
+        let length = (buffer.len() - at - 4) as u32;
+        buffer[at..at + 4].copy_from_slice(&length.to_le_bytes());
+        result
+    }
+
+    /// A header; `name` is at most 255 bytes. Only after key and value.
+    pub fn header(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
+        debug_assert!(name.len() <= 255, "header name too long: {name}");
+        let at = self.headers_at();
+        self.records.frames[at] += 1;
+        self.records.frames.push(name.len() as u8);
+        self.records.frames.extend_from_slice(name.as_bytes());
+        self.field(write);
+    }
+
+    /// Ends the record and gives its frame's size in bytes.
+    pub fn finish(mut self) -> usize {
+        self.headers_at();
+        let length = self.records.frames.len() - self.start - 4;
+        self.records.frames[self.start..self.start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        self.records.count += 1;
+        self.finished = true;
+        length + 4
+    }
+
+    fn headers_at(&mut self) -> usize {
+        *self.headers_at.get_or_insert_with(|| {
+            self.records.frames.push(0);
+            self.records.frames.len() - 1
+        })
+    }
+}
+
+impl Drop for RecordWriter<'_> {
+    fn drop(&mut self) {
+        if !self.finished {
+            self.records.frames.truncate(self.start);
+        }
+    }
+}
+
+/// Records for several topics; the unit of an append. Emptying it keeps its buffers.
+#[derive(Clone, Debug, Default)]
+pub struct RecordBatch {
+    topics: Vec<TopicRecords>,
+    index: HashMap<Arc<str>, usize>,
+}
+
+impl RecordBatch {
+    /// The records of a topic, to add to.
+    pub fn topic(&mut self, topic: &Arc<str>) -> &mut TopicRecords {
+        let at = match self.index.get(topic) {
+            Some(at) => *at,
+            None => {
+                self.topics.push(TopicRecords::new(Arc::clone(topic)));
+                self.index.insert(Arc::clone(topic), self.topics.len() - 1);
+                self.topics.len() - 1
+            }
+        };
+        &mut self.topics[at]
+    }
+
+    /// Topics with at least one record.
+    pub fn topics(&self) -> impl Iterator<Item = &TopicRecords> {
+        self.topics.iter().filter(|t| t.count > 0)
+    }
+
+    /// Bytes of all frames.
+    pub fn bytes(&self) -> usize {
+        self.topics.iter().map(|t| t.frames.len()).sum()
+    }
+
+    /// Number of records.
+    pub fn count(&self) -> u64 {
+        self.topics.iter().map(|t| u64::from(t.count)).sum()
+    }
+
+    /// Whether there is no record.
+    pub fn is_empty(&self) -> bool {
+        self.topics.iter().all(|t| t.count == 0)
+    }
+
+    /// Forgets the records and keeps up to `keep_bytes` of buffers for the next ones.
+    pub fn clear(&mut self, keep_bytes: usize) {
+        let held: usize = self.topics.iter().map(|t| t.frames.capacity()).sum();
+        if held > keep_bytes {
+            *self = Self::default();
+        } else {
+            for topic in &mut self.topics {
+                topic.frames.clear();
+                topic.count = 0;
+            }
+        }
+    }
+}
+
+/// The records in a run of frames. Stops at the first frame that is not whole.
+pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = RecordRef<'_>> {
+    let mut cursor = Cursor { bytes };
+    std::iter::from_fn(move || {
+        let length = cursor.u32()? as usize;
+        let mut frame = Cursor { bytes: cursor.take(length)? };
+        let timestamp_ms = i64::from_le_bytes(frame.take(8)?.try_into().ok()?);
+        let key = frame.bytes_field()?;
+        let value = frame.bytes_field()?;
+        Some(RecordRef { timestamp_ms, key, value, headers: frame.bytes })
+    })
+}
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (head, rest) = self.bytes.split_at_checked(count)?;
+        self.bytes = rest;
+        Some(head)
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.take(1).map(|b| b[0])
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        Some(u32::from_le_bytes(self.take(4)?.try_into().ok()?))
+    }
+
+    fn bytes_field(&mut self) -> Option<Option<&'a [u8]>> {
+        match self.u32()? {
+            NULL => Some(None),
+            length => self.take(length as usize).map(Some),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_reads_back_as_written() {
+        let mut batch = RecordBatch::default();
+        let topic: Arc<str> = "t".into();
+        let mut record = batch.topic(&topic).begin(42);
+        record.field(|b| b.extend_from_slice(b"key"));
+        record.null();
+        record.header("a", |b| b.extend_from_slice(b"1"));
+        record.header("b", |_| ());
+        record.finish();
+        let mut record = batch.topic(&topic).begin(-1);
+        record.null();
+        record.field(|b| b.extend_from_slice(b"value"));
+        record.finish();
+
+        let records: Vec<_> = batch.topics().next().unwrap().iter().collect();
+        assert_eq!(records.len(), 2);
+        assert_eq!(
+            (records[0].timestamp_ms, records[0].key, records[0].value),
+            (42, Some(&b"key"[..]), None)
+        );
+        let headers: Vec<_> = records[0].headers().collect();
+        assert_eq!(headers, [("a", &b"1"[..]), ("b", &b""[..])]);
+        assert_eq!((records[1].key, records[1].value), (None, Some(&b"value"[..])));
+        assert_eq!(records[1].headers().count(), 0);
+    }
+
+    #[test]
+    fn an_unfinished_record_leaves_no_trace() {
+        let mut records = TopicRecords::new("t".into());
+        let mut record = records.begin(1);
+        record.field(|b| b.extend_from_slice(b"half"));
+        drop(record);
+        assert_eq!((records.count(), records.frames().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_cut_off_frame_ends_the_iteration() {
+        let mut records = TopicRecords::new("t".into());
+        let mut record = records.begin(1);
+        record.null();
+        record.null();
+        record.finish();
+        let whole = records.frames();
+        for length in 0..whole.len() {
+            assert_eq!(frames(&whole[..length]).count(), 0);
+        }
+    }
+}

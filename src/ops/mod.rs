@@ -1,0 +1,1 @@
+//! Watching and steering: health, metrics, status page, logging.

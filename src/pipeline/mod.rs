@@ -1,0 +1,1 @@
+//! Where the two sides meet: capture, deliver, and what keeps them running.

@@ -1,0 +1,1 @@
+//! The source: the replication client, decoding, and everything that is asked of the server.

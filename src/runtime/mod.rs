@@ -1,0 +1,10 @@
+//! What every part needs to run: errors with a class and a mend, retry, shutdown, a memory budget.
+//! Knows no other module.
+
+mod error;
+mod retry;
+mod shutdown;
+
+pub use error::{Class, Error, Result};
+pub use retry::Backoff;
+pub use shutdown::Shutdown;
