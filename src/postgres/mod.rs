@@ -2,3 +2,4 @@
 
 pub mod assemble;
 pub mod pgoutput;
+pub mod copy;
