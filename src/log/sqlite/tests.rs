@@ -110,7 +110,7 @@ async fn trim_gives_space_back_to_the_file_system() {
     let path = dir.path().join("log.db");
     let checkpoint = || {
         let c = Connection::open(&path).unwrap();
-        c.pragma_query_value(None, "wal_checkpoint(TRUNCATE)", |_| Ok(())).unwrap();
+        c.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).unwrap();
         std::fs::metadata(&path).unwrap().len()
     };
     let before = checkpoint();
@@ -195,4 +195,36 @@ async fn an_append_whose_commit_was_thought_lost_fences_its_writer() {
     let epoch = log.fence().await.unwrap().epoch;
     log.append(epoch, rejected.append).await.unwrap();
     assert_eq!(read_numbered(&log, TOPIC, 0, 1 << 20).await.unwrap().len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_wal_stays_bounded_while_some_reader_is_always_at_work() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SqliteLog::open(options(&dir)).unwrap();
+    let epoch = log.fence().await.unwrap().epoch;
+    let path = dir.path().join("log.db");
+    let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let readers = {
+        let (path, stop) = (path.clone(), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            let open = || Connection::open(&path).unwrap();
+            let (mut current, mut next) = (open(), open());
+            let begin = |c: &Connection| c.execute_batch("BEGIN; SELECT count(*) FROM state;").unwrap();
+            begin(&current);
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(2));
+                begin(&next);
+                current.execute_batch("COMMIT").unwrap();
+                std::mem::swap(&mut current, &mut next);
+            }
+        })
+    };
+    let mut longest = 0;
+    for _ in 0..100 {
+        log.append(epoch, now(noise(4 << 20))).await.unwrap();
+        longest = longest.max(std::fs::metadata(dir.path().join("log.db-wal")).unwrap().len());
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    readers.join().unwrap();
+    assert!(longest < 120 << 20, "the WAL has grown to {longest} bytes");
 }

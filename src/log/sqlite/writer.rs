@@ -238,7 +238,7 @@ impl WriterThread {
         let is_long = std::fs::metadata(PathBuf::from(wal)).is_ok_and(|m| m.len() > u64::from(WAL_BYTES_KEPT));
         if let (true, Some(connection)) = (is_long, &self.connection) {
             // The append is done; a checkpoint that fails is tried again after the next one.
-            let _ = connection.pragma_query_value(None, "wal_checkpoint(RESTART)", |_| Ok(()));
+            let _ = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
         }
     }
 
