@@ -217,6 +217,15 @@ pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = RecordRef<'_>> {
     })
 }
 
+/// Bytes of each whole frame in a run, its length field included.
+pub(super) fn frame_lengths(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let mut cursor = Cursor { bytes };
+    std::iter::from_fn(move || {
+        let length = cursor.u32()? as usize;
+        cursor.take(length).map(|_| length + 4)
+    })
+}
+
 struct Cursor<'a> {
     bytes: &'a [u8],
 }
