@@ -24,7 +24,7 @@ use async_trait::async_trait;
 
 use crate::runtime::{Error, Result};
 
-pub use record::{RecordBatch, RecordRef, RecordWriter, TopicRecords};
+pub use record::{Mark, RecordBatch, RecordRef, RecordWriter, TopicRecords};
 pub use sqlite::{SqliteLog, SqliteLogOptions};
 
 /// Place of a record in its log partition, from 0. Offsets only grow; a log may leave gaps.
