@@ -89,11 +89,11 @@ impl<'d> Document<'d> {
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let path = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
-            let is_section = |known: &&str| **known == path || known.starts_with(&format!("{path}."));
+            let is_section = |known: &str| known == path || known.starts_with(&format!("{path}."));
             if asked.get(section).is_some_and(|keys| keys.contains(&name)) {
                 continue;
             }
-            match (asked.keys().any(|known| is_section(&known)), value.get_ref()) {
+            match (asked.keys().any(|known| is_section(known)), value.get_ref()) {
                 (true, DeValue::Table(inner)) => self.note_unknown(&path, inner),
                 (true, DeValue::Array(list)) => {
                     for inner in list.iter().filter_map(|v| v.get_ref().as_table()) {

@@ -146,7 +146,7 @@ fn variables_and_secret_files_are_taken_and_never_printed() {
     let config_of_url = parsed("[source]\nurl = \"postgres://me:${PGPASSWORD}@db/shop\"").unwrap();
     assert_eq!(config_of_url.source.url.expose(), "postgres://me:hunter2@db/shop");
     assert_eq!(config_of_url.source.url.to_string(), "postgres://me:***@db/shop");
-    for printed in [format!("{config:?}{:#?}", config_of_url), config.source.url.to_string()] {
+    for printed in [format!("{config:?}{config_of_url:#?}"), config.source.url.to_string()] {
         assert!(!printed.contains("geheim") && !printed.contains("hunter2"), "{printed}");
     }
 }
