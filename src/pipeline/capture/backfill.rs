@@ -207,6 +207,6 @@ async fn facts(sql: &mut Client, oid: u32) -> Result<Facts> {
 }
 
 /// The server's clock, microseconds since 1970.
-async fn now_us(sql: &mut Client) -> Result<i64> {
+pub(super) async fn now_us(sql: &mut Client) -> Result<i64> {
     sql.query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?.parse(0)
 }

@@ -15,6 +15,7 @@
 
 mod appender;
 mod backfill;
+mod begin;
 mod cutter;
 mod dead_letter;
 mod engine;
@@ -59,6 +60,8 @@ pub struct CaptureSettings {
     pub slot: String,
     /// Publication.
     pub publication: String,
+    /// Whether a source that is new to the log is copied first; otherwise the stream begins at its slot.
+    pub backfill: bool,
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.
@@ -119,7 +122,7 @@ async fn stream(
     let sql = source.client().await?;
     let info = SourceInfo {
         name: settings.name.clone(),
-        database: settings.connect.database().to_owned(),
+        database: settings.connect.database.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
@@ -132,6 +135,7 @@ async fn stream(
             verify::still_fits(settings, sql, &stream).await?;
             (stream, cut)
         }
+        _ if !settings.backfill => begin::at_slot(settings, sql).await?,
         _ => {
             verify::ready_for_backfill(settings, sql).await?;
             let mut appender = appender(Progress::default());
@@ -240,7 +244,7 @@ async fn append_held(appender: &mut Appender) -> Result<()> {
 fn first_state(settings: &CaptureSettings, system_id: String, progress: Progress) -> StreamState {
     StreamState {
         system_id,
-        database: settings.connect.database().to_owned(),
+        database: settings.connect.database.clone(),
         slot: settings.slot.clone(),
         timeline: progress.position.timeline,
         position: progress.position,

@@ -67,7 +67,7 @@ fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend:
         return Err(Error::operator(format!("replication slot {name:?} uses the plugin {:?}, not pgoutput", slot.plugin))
             .mend("Give this connector a slot of its own under [source] slot."));
     }
-    if slot.database != settings.connect.database() {
+    if slot.database != settings.connect.database {
         return Err(Error::operator(format!("replication slot {name:?} belongs to database {:?}", slot.database))
             .mend("Give this connector a slot of its own under [source] slot."));
     }

@@ -167,10 +167,9 @@ impl<'a> Delivery<'a> {
         let Some(table) = self.tables.get_mut(topic) else { return Ok(false) };
         let none = BTreeMap::new();
         let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, ranges.unwrap_or(&none)).await?;
-        if turn.published
-            && let Some(ds) = table.published()
-        {
-            self.ops.days().table(ds, name, DayTable::Published);
+        if let Some(manifest) = turn.published.then(|| table.manifest()).flatten() {
+            let state = DayTable::Published { rows: manifest.rows, bytes: manifest.bytes() };
+            self.ops.days().table(manifest.ds, name, state);
         }
         if self.failed.remove(topic).is_some() {
             self.ops.table(name).set_state(crate::ops::TableState::Streaming);

@@ -68,6 +68,11 @@ impl TableDelivery {
         self.published.as_ref().map(|manifest| manifest.ds)
     }
 
+    /// The last manifest.
+    pub const fn manifest(&self) -> Option<&Manifest> {
+        self.published.as_ref()
+    }
+
     /// Bytes held in memory.
     pub fn memory(&self) -> usize {
         self.stagers.values().map(Stager::memory).sum()
@@ -192,8 +197,8 @@ impl TableDelivery {
                         commit_us: decoded.commit_us,
                         schema: journal.shape(&self.topic, decoded.schema_version)?,
                         old_key: decoded.old_key.and_then(|key| std::str::from_utf8(key).ok()),
-                        before: if deleted { Some(&row) } else { decoded.before.as_deref() },
-                        row: if deleted || op == Op::Truncate { &[] } else { &row },
+                        before: if deleted { Some(&row[..]) } else { decoded.before.as_deref() },
+                        row: if deleted || op == Op::Truncate { &[][..] } else { &row[..] },
                         raw_key: record.key,
                         raw_value: record.value,
                     };
