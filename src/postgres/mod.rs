@@ -1,1 +1,7 @@
 //! The source: the replication client, decoding, and everything that is asked of the server.
+
+pub mod catalog;
+pub mod preflight;
+pub mod setup;
+pub mod slot;
+pub mod wire;
