@@ -10,7 +10,9 @@
 use std::io;
 
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
+use postgres_protocol::authentication::sasl::{
+    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
+};
 use postgres_protocol::message::frontend;
 
 use super::connection::Connection;
@@ -77,7 +79,8 @@ impl Login<'_> {
                 b'v' => continue,
                 tag => return Err(unexpected("authentication", tag)),
             }
-            let (code, rest) = body.split_first_chunk().ok_or_else(|| self.broken("a message was cut short"))?;
+            let (code, rest) =
+                body.split_first_chunk().ok_or_else(|| self.broken("a message was cut short"))?;
             if self.answer(u32::from_be_bytes(*code), rest)? {
                 return Ok(());
             }
@@ -89,7 +92,10 @@ impl Login<'_> {
 
     /// Answers one authentication message; `true` when the server is content.
     fn answer(&mut self, code: u32, rest: &[u8]) -> Result<bool> {
-        if matches!(code, 0 | 3 | 5) && !self.bound && self.options.channel_binding == ChannelBindingMode::Require {
+        if matches!(code, 0 | 3 | 5)
+            && !self.bound
+            && self.options.channel_binding == ChannelBindingMode::Require
+        {
             return Err(self.no_binding());
         }
         match code {
@@ -170,24 +176,35 @@ impl Login<'_> {
     fn password(&self) -> Result<Password> {
         self.options.find_password().ok_or_else(|| {
             let ConnectOptions { user, .. } = self.options;
-            Error::operator(format!("{} asks for a password of {user:?}, and there is none", self.connection.address))
-                .mend("Give it in the source URL, a password file, PGPASSWORD or .pgpass (mode 0600).")
+            Error::operator(format!(
+                "{} asks for a password of {user:?}, and there is none",
+                self.connection.address
+            ))
+            .mend("Give it in the source URL, a password file, PGPASSWORD or .pgpass (mode 0600).")
         })
     }
 
     fn no_binding(&self) -> Error {
         let address = &self.connection.address;
-        let error = Error::operator(format!("channel_binding=require, but {address} authenticates without it"));
+        let error =
+            Error::operator(format!("channel_binding=require, but {address} authenticates without it"));
         match self.binding {
             Binding::Plain => error.mend("Channel binding needs TLS: set sslmode=require or stricter."),
-            Binding::Tls(None) => error.mend("The server's certificate is of a kind that has no channel binding."),
-            Binding::Tls(Some(_)) => error.mend("Let pg_hba.conf ask for scram-sha-256, with a SCRAM password."),
+            Binding::Tls(None) => {
+                error.mend("The server's certificate is of a kind that has no channel binding.")
+            }
+            Binding::Tls(Some(_)) => {
+                error.mend("Let pg_hba.conf ask for scram-sha-256, with a SCRAM password.")
+            }
         }
     }
 
     fn unsupported(&self, what: &str) -> Error {
-        Error::operator(format!("the server at {} asks for {what}, which is not supported", self.connection.address))
-            .mend("Let pg_hba.conf ask for scram-sha-256 or a client certificate.")
+        Error::operator(format!(
+            "the server at {} asks for {what}, which is not supported",
+            self.connection.address
+        ))
+        .mend("Let pg_hba.conf ask for scram-sha-256 or a client certificate.")
     }
 
     fn broken(&self, what: &str) -> Error {

@@ -76,7 +76,9 @@ impl Row {
     pub fn parse<T: std::str::FromStr>(&self, column: usize) -> Result<T> {
         let text = self.get(column).unwrap_or_default();
         text.parse().map_err(|_| {
-            Error::operator(format!("the server's answer has {text:?} in column {column}, which was not expected"))
+            Error::operator(format!(
+                "the server's answer has {text:?} in column {column}, which was not expected"
+            ))
         })
     }
 
@@ -314,8 +316,11 @@ async fn attempt(options: &ConnectOptions, session: Session, tls_use: TlsUse) ->
                 let secured = tls::secure(tcp, options, config).await?;
                 (Stream::Tls(Box::new(secured.stream)), Binding::Tls(secured.end_point))
             } else if tls_use == TlsUse::Always {
-                return Err(Error::operator(format!("the server at {} does not offer TLS", options.address()))
-                    .mend("Set ssl = on at the server, or sslmode=disable if the network is trusted."));
+                return Err(Error::operator(format!(
+                    "the server at {} does not offer TLS",
+                    options.address()
+                ))
+                .mend("Set ssl = on at the server, or sslmode=disable if the network is trusted."));
             } else {
                 (Stream::Tcp(tcp), Binding::Plain)
             }
@@ -339,7 +344,12 @@ async fn ask_for_tls(tcp: &mut TcpStream, options: &ConnectOptions) -> Result<bo
     }
 }
 
-async fn log_in(stream: Stream, binding: Binding, options: &ConnectOptions, session: Session) -> Result<Client> {
+async fn log_in(
+    stream: Stream,
+    binding: Binding,
+    options: &ConnectOptions,
+    session: Session,
+) -> Result<Client> {
     let mut parameters = vec![
         ("user", options.user.as_str()),
         ("database", options.database.as_str()),
@@ -376,11 +386,7 @@ fn version_number(text: &str) -> u32 {
 /// `text` as an SQL literal, safe under every `standard_conforming_strings`.
 pub fn quote_literal(text: &str) -> String {
     let doubled = text.replace('\'', "''");
-    if text.contains('\\') {
-        format!("E'{}'", doubled.replace('\\', "\\\\"))
-    } else {
-        format!("'{doubled}'")
-    }
+    if text.contains('\\') { format!("E'{}'", doubled.replace('\\', "\\\\")) } else { format!("'{doubled}'") }
 }
 
 /// `name` as an SQL identifier, always quoted.

@@ -60,7 +60,9 @@ impl FrameBuffer {
             Ok(length) if length >= 4 && length - 4 <= self.body_bytes_max => Ok(Some(length + 1)),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                format!("a message of length {length} came from the server; this is not the Postgres protocol"),
+                format!(
+                    "a message of length {length} came from the server; this is not the Postgres protocol"
+                ),
             )),
         }
     }
@@ -111,9 +113,11 @@ impl FrameBuffer {
     fn make_room(&mut self) -> io::Result<usize> {
         let missing = self.frame_bytes()?.map_or(0, |bytes| bytes - (self.data.len() - self.at).min(bytes));
         let limit = missing.max(READ_BYTES_MAX);
+        // Asked before `advance`, after which the room in front is no longer counted, though it is still held.
+        let capacity = self.data.capacity();
         self.data.advance(self.at);
         self.at = 0;
-        if self.data.capacity() > KEEP_BYTES_MAX && self.data.len() + limit <= KEEP_BYTES_MAX {
+        if capacity > KEEP_BYTES_MAX && self.data.len() + limit <= KEEP_BYTES_MAX {
             let mut smaller = BytesMut::with_capacity(self.data.len() + limit);
             smaller.extend_from_slice(&self.data);
             self.data = smaller;
@@ -191,7 +195,8 @@ impl Connection {
             b'S' => {
                 let mut parts = self.buffer.body(frame).split(|byte| *byte == 0);
                 if parts.next() == Some(b"server_version") {
-                    self.server_version = String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+                    self.server_version =
+                        String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
                 }
             }
             b'N' => log_notice(&self.address, self.buffer.body(frame)),

@@ -228,7 +228,10 @@ impl Settings {
 
     fn add_parameter(&mut self, pair: &str) -> Result<()> {
         let (name, value) = pair.split_once('=').ok_or_else(|| {
-            Error::usage(format!("the URL parameter {:?} has no value; expected name=value", plain_name(pair)))
+            Error::usage(format!(
+                "the URL parameter {:?} has no value; expected name=value",
+                plain_name(pair)
+            ))
         })?;
         let name = decode("parameter name", name)?;
         let value = decode(&name, value)?;
@@ -309,7 +312,9 @@ impl Settings {
             .get("user")
             .map(str::to_owned)
             .or_else(|| env("USER").or_else(|| env("LOGNAME")).filter(|user| !user.is_empty()))
-            .ok_or_else(|| Error::usage("no user in the source URL").mend("Put it in: postgres://user@host/db."))?;
+            .ok_or_else(|| {
+                Error::usage("no user in the source URL").mend("Put it in: postgres://user@host/db.")
+            })?;
         // Only offer the gss mode that changes nothing: this client does not speak GSSAPI.
         self.choice("gssencmode", &[("disable", ()), ("prefer", ())], ())?;
         let root_certificates = self.root_certificates(default_file("root.crt"));
@@ -328,7 +333,9 @@ impl Settings {
             password: self.get("password").map(|text| Password(text.to_owned())),
             pass_file: passfile,
             root_certificates,
-            client_certificate: self.path("sslcert").or_else(|| default_file("postgresql.crt").filter(|p| p.exists())),
+            client_certificate: self
+                .path("sslcert")
+                .or_else(|| default_file("postgresql.crt").filter(|p| p.exists())),
             client_key: self.path("sslkey").or_else(|| default_file("postgresql.key").filter(|p| p.exists())),
             keepalives: self.keepalives()?,
         })
@@ -352,9 +359,9 @@ impl Settings {
             return Err(several_hosts());
         }
         let address = text.parse();
-        address
-            .map(Some)
-            .map_err(|_| Error::usage(format!("the connection setting hostaddr is {text:?}; expected an IP address")))
+        address.map(Some).map_err(|_| {
+            Error::usage(format!("the connection setting hostaddr is {text:?}; expected an IP address"))
+        })
     }
 
     fn port(&self) -> Result<u16> {
@@ -363,7 +370,9 @@ impl Settings {
             return Err(several_hosts());
         }
         text.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
-            Error::usage(format!("the connection setting port is {text:?}; expected a number from 1 to 65535"))
+            Error::usage(format!(
+                "the connection setting port is {text:?}; expected a number from 1 to 65535"
+            ))
         })
     }
 
@@ -414,12 +423,17 @@ impl Settings {
     fn keepalives(&self) -> Result<Keepalives> {
         // libpq leaves idle time and interval to the system (two hours on Linux). A capture that waits two
         // hours for a server that is gone keeps nobody informed, so the defaults are shorter.
-        let or = |name: &str, seconds| Ok::<_, Error>(self.seconds(name)?.or(Some(Duration::from_secs(seconds))));
+        let or =
+            |name: &str, seconds| Ok::<_, Error>(self.seconds(name)?.or(Some(Duration::from_secs(seconds))));
         Ok(Keepalives {
             enabled: self.number("keepalives")? != Some(0),
             idle: or("keepalives_idle", 60)?,
             interval: or("keepalives_interval", 10)?,
-            count: self.number("keepalives_count")?.and_then(|n| u32::try_from(n).ok()).filter(|n| *n > 0).or(Some(6)),
+            count: self
+                .number("keepalives_count")?
+                .and_then(|n| u32::try_from(n).ok())
+                .filter(|n| *n > 0)
+                .or(Some(6)),
             user_timeout: self
                 .number("tcp_user_timeout")?
                 .and_then(|ms| u64::try_from(ms).ok())
@@ -455,7 +469,8 @@ fn split_host_port(server: &str) -> Result<(&str, &str)> {
     }
     match server.split_once(':') {
         Some((_, port)) if port.contains(':') => {
-            Err(Error::usage("the source URL has several colons in its host").mend("Put an IPv6 address in brackets."))
+            Err(Error::usage("the source URL has several colons in its host")
+                .mend("Put an IPv6 address in brackets."))
         }
         Some((host, port)) => Ok((host, port)),
         None => Ok((server, "")),
@@ -488,14 +503,17 @@ mod tests {
     }
 
     fn with_env(url: &str, env: &[(&str, &str)]) -> Result<ConnectOptions> {
-        let find = |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+        let find =
+            |name: &str| env.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
         ConnectOptions::parse(url, &find)
     }
 
     #[test]
     fn a_full_url_is_taken_apart_and_decoded() {
-        let o = parse("postgresql://ann%40x:p%2Fw%3A@db.example:6000/my%20db?sslmode=verify-full&connect_timeout=7")
-            .unwrap();
+        let o = parse(
+            "postgresql://ann%40x:p%2Fw%3A@db.example:6000/my%20db?sslmode=verify-full&connect_timeout=7",
+        )
+        .unwrap();
         assert_eq!(o.host, Host::Tcp("db.example".into()));
         assert_eq!((o.port, o.user.as_str(), o.database.as_str()), (6000, "ann@x", "my db"));
         assert_eq!(o.password, Some(Password("p/w:".into())));
@@ -536,7 +554,10 @@ mod tests {
     #[test]
     fn ipv6_hosts_stand_in_brackets() {
         let o = parse("postgres://[::1]:5433/d").unwrap();
-        assert_eq!((o.host.clone(), o.port, o.address().as_str()), (Host::Tcp("::1".into()), 5433, "[::1]:5433"));
+        assert_eq!(
+            (o.host.clone(), o.port, o.address().as_str()),
+            (Host::Tcp("::1".into()), 5433, "[::1]:5433")
+        );
         assert!(parse("postgres://::1/d").is_err());
     }
 

@@ -39,9 +39,9 @@ pub(super) async fn connect_unix(options: &ConnectOptions) -> Result<Stream> {
 }
 
 fn cannot_connect(options: &ConnectOptions, error: io::Error) -> Error {
-    Error::retry(format!("cannot connect to the server at {}", options.address()))
-        .cause(error)
-        .mend("Check host and port in the source URL, that the server runs, and that the network lets us through.")
+    Error::retry(format!("cannot connect to the server at {}", options.address())).cause(error).mend(
+        "Check host and port in the source URL, that the server runs, and that the network lets us through.",
+    )
 }
 
 fn tune(stream: &TcpStream, keepalives: &Keepalives) -> io::Result<()> {

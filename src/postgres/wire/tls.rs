@@ -48,9 +48,16 @@ pub(super) struct Secured {
 }
 
 /// Does the TLS handshake on a connection whose server has agreed to it.
-pub(super) async fn secure(tcp: TcpStream, options: &ConnectOptions, config: Arc<ClientConfig>) -> Result<Secured> {
+pub(super) async fn secure(
+    tcp: TcpStream,
+    options: &ConnectOptions,
+    config: Arc<ClientConfig>,
+) -> Result<Secured> {
     let name = server_name(options, &tcp)?;
-    let stream = TlsConnector::from(config).connect(name, tcp).await.map_err(|error| handshake_error(options, error))?;
+    let stream = TlsConnector::from(config)
+        .connect(name, tcp)
+        .await
+        .map_err(|error| handshake_error(options, error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let end_point = certificate.and_then(|certificate| end_point_hash(certificate));
     Ok(Secured { stream, end_point })
@@ -63,8 +70,10 @@ pub(super) fn client_config(options: &ConnectOptions) -> Result<Arc<ClientConfig
         (Some(roots), SslMode::VerifyFull) => Check::Name(roots),
         (Some(roots), _) => Check::Chain(roots),
         (None, SslMode::VerifyCa | SslMode::VerifyFull) => {
-            return Err(Error::operator("sslmode verifies the server's certificate, but there is no root certificate")
-                .mend("Set sslrootcert to a file, or to \"system\", or put one at ~/.postgresql/root.crt."));
+            return Err(Error::operator(
+                "sslmode verifies the server's certificate, but there is no root certificate",
+            )
+            .mend("Set sslrootcert to a file, or to \"system\", or put one at ~/.postgresql/root.crt."));
         }
         (None, _) => Check::Nothing,
     };
@@ -75,9 +84,9 @@ pub(super) fn client_config(options: &ConnectOptions) -> Result<Arc<ClientConfig
         .dangerous()
         .with_custom_certificate_verifier(verifier);
     let config = match client_identity(options)? {
-        Some((chain, key)) => builder
-            .with_client_auth_cert(chain, key)
-            .map_err(|error| Error::operator("the client certificate (sslcert, sslkey) cannot be used").cause(error))?,
+        Some((chain, key)) => builder.with_client_auth_cert(chain, key).map_err(|error| {
+            Error::operator("the client certificate (sslcert, sslkey) cannot be used").cause(error)
+        })?,
         None => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
@@ -106,10 +115,15 @@ fn roots(options: &ConnectOptions) -> Result<Option<Roots>> {
 }
 
 fn read_certificates(path: &Path, setting: &str) -> Result<Vec<CertificateDer<'static>>> {
-    let bad = |error| Error::operator(format!("the {setting} file {} cannot be read", path.display())).cause(error);
-    let certificates: Vec<_> = CertificateDer::pem_file_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;
+    let bad =
+        |error| Error::operator(format!("the {setting} file {} cannot be read", path.display())).cause(error);
+    let certificates: Vec<_> =
+        CertificateDer::pem_file_iter(path).map_err(bad)?.collect::<Result<_, _>>().map_err(bad)?;
     if certificates.is_empty() {
-        return Err(Error::operator(format!("the {setting} file {} holds no PEM certificate", path.display())));
+        return Err(Error::operator(format!(
+            "the {setting} file {} holds no PEM certificate",
+            path.display()
+        )));
     }
     Ok(certificates)
 }
@@ -118,7 +132,9 @@ type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 fn client_identity(options: &ConnectOptions) -> Result<Option<Identity>> {
     match (&options.client_certificate, &options.client_key) {
-        (Some(certificate), Some(key)) => Ok(Some((read_certificates(certificate, "sslcert")?, read_key(key)?))),
+        (Some(certificate), Some(key)) => {
+            Ok(Some((read_certificates(certificate, "sslcert")?, read_key(key)?)))
+        }
         (Some(certificate), None) => Err(Error::usage(format!(
             "there is a client certificate ({}) without a key",
             certificate.display()
@@ -170,7 +186,9 @@ fn handshake_error(options: &ConnectOptions, error: std::io::Error) -> Error {
                 "The server's certificate is for another host name: connect by a name it holds, or use \
                  sslmode=verify-ca."
             }
-            CertificateError::UnknownIssuer => "The server's certificate was not issued by a root in sslrootcert.",
+            CertificateError::UnknownIssuer => {
+                "The server's certificate was not issued by a root in sslrootcert."
+            }
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
                 "The server's certificate has expired: renew it."
             }
@@ -258,7 +276,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -267,7 +290,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -301,7 +329,10 @@ fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result
     let parsed = parse(certificate)?;
     let has_alternative_names = parsed.subject_alternative_name().is_ok_and(|names| names.is_some());
     let matches = !has_alternative_names
-        && parsed.subject().iter_common_name().any(|common| common.as_str().is_ok_and(|text| common_name_is(text, name)));
+        && parsed
+            .subject()
+            .iter_common_name()
+            .any(|common| common.as_str().is_ok_and(|text| common_name_is(text, name)));
     if matches { Ok(()) } else { by_alternative_name }
 }
 
@@ -311,7 +342,8 @@ fn common_name_is(common: &str, name: &ServerName<'_>) -> bool {
         ServerName::DnsName(host) => {
             let host = host.as_ref();
             let by_wildcard = common.strip_prefix("*.").is_some_and(|domain| {
-                host.split_once('.').is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain))
+                host.split_once('.')
+                    .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(domain))
             });
             by_wildcard || common.eq_ignore_ascii_case(host)
         }
@@ -330,9 +362,16 @@ fn end_point_hash(certificate: &[u8]) -> Option<Vec<u8>> {
     };
     Some(match algorithm.as_str() {
         // {md5,sha1,sha256}WithRSAEncryption, ecdsa-with-{SHA1,SHA256}, dsa-with-{sha1,sha256}; MD5, SHA-1, SHA-256
-        "1.2.840.113549.1.1.4" | "1.2.840.113549.1.1.5" | "1.2.840.113549.1.1.11" | "1.2.840.10045.4.1"
-        | "1.2.840.10045.4.3.2" | "1.2.840.10040.4.3" | "2.16.840.1.101.3.4.3.2" | "1.2.840.113549.2.5"
-        | "1.3.14.3.2.26" | "2.16.840.1.101.3.4.2.1" => Sha256::digest(certificate).to_vec(),
+        "1.2.840.113549.1.1.4"
+        | "1.2.840.113549.1.1.5"
+        | "1.2.840.113549.1.1.11"
+        | "1.2.840.10045.4.1"
+        | "1.2.840.10045.4.3.2"
+        | "1.2.840.10040.4.3"
+        | "2.16.840.1.101.3.4.3.2"
+        | "1.2.840.113549.2.5"
+        | "1.3.14.3.2.26"
+        | "2.16.840.1.101.3.4.2.1" => Sha256::digest(certificate).to_vec(),
         // sha384WithRSAEncryption, ecdsa-with-SHA384; SHA-384
         "1.2.840.113549.1.1.12" | "1.2.840.10045.4.3.3" | "2.16.840.1.101.3.4.2.2" => {
             Sha384::digest(certificate).to_vec()
@@ -351,7 +390,9 @@ mod tests {
 
     #[test]
     fn the_common_name_matches_whole_or_by_its_leftmost_label() {
-        let is = |common: &str, host: &str| common_name_is(common, &ServerName::try_from(host.to_owned()).unwrap());
+        let is = |common: &str, host: &str| {
+            common_name_is(common, &ServerName::try_from(host.to_owned()).unwrap())
+        };
         assert!(is("DB.example", "db.example"));
         assert!(is("*.example", "db.example"));
         assert!(is("10.0.0.1", "10.0.0.1"));

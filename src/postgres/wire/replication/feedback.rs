@@ -136,7 +136,11 @@ impl Feedback {
 
 /// Sends an update every `every`, and whenever woken, until told to stop (then also `CopyDone`; the write half
 /// comes back) or a write fails (then `None`, and the failure is left in `shared`).
-pub(super) async fn run<W: AsyncWrite + Unpin>(mut writer: W, shared: Arc<Shared>, every: Duration) -> Option<W> {
+pub(super) async fn run<W: AsyncWrite + Unpin>(
+    mut writer: W,
+    shared: Arc<Shared>,
+    every: Duration,
+) -> Option<W> {
     let mut timer = interval(every.max(Duration::from_millis(10)));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

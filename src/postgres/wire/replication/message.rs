@@ -92,8 +92,11 @@ mod tests {
         keepalive.extend_from_slice(&9_u64.to_be_bytes());
         keepalive.extend_from_slice(&0_u64.to_be_bytes());
         keepalive.push(1);
-        let wanted =
-            ReplicationMessage::Keepalive { wal_end: Lsn(9), server_time_us: EPOCH_US, reply_requested: true };
+        let wanted = ReplicationMessage::Keepalive {
+            wal_end: Lsn(9),
+            server_time_us: EPOCH_US,
+            reply_requested: true,
+        };
         assert_eq!(ReplicationMessage::parse(&keepalive), Some(wanted));
         for end in 0..keepalive.len() {
             assert_eq!(ReplicationMessage::parse(&keepalive[..end]), None);

@@ -242,7 +242,10 @@ impl ReplicationStream {
     pub fn next_message(&mut self) -> Result<Option<ReplicationMessage<'_>>> {
         let Some(frame) = self.next_data()? else { return Ok(None) };
         let message = ReplicationMessage::parse(self.buffer.body(frame)).ok_or_else(|| {
-            Error::operator(format!("the server at {} sent a replication message that is cut short or unknown", self.address))
+            Error::operator(format!(
+                "the server at {} sent a replication message that is cut short or unknown",
+                self.address
+            ))
         })?;
         match message {
             ReplicationMessage::XLogData { wal_start, .. } => self.shared.received(wal_start),
@@ -270,7 +273,10 @@ impl ReplicationStream {
                     return Err(error.into_error("the server ended the replication stream"));
                 }
                 b'c' | b'C' | b'Z' => {
-                    return Err(Error::retry(format!("the server at {} ended the replication stream", self.address)));
+                    return Err(Error::retry(format!(
+                        "the server at {} ended the replication stream",
+                        self.address
+                    )));
                 }
                 tag => return Err(unexpected("replication", tag)),
             }
