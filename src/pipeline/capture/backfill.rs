@@ -89,7 +89,7 @@ pub async fn run(
     drop(holder);
 
     let progress = Progress { position: copy.position(), flush_lsn: copy.consistent_point, commit_us: 0 };
-    let state = first_state(settings, identity.system_id, progress);
+    let state = first_state(settings, identity.system_identifier, progress);
     appender.set(state.entry());
     appender.set(first_cut.entry());
     for table in tables.iter_mut() {

@@ -27,5 +27,5 @@ pub async fn at_slot(settings: &CaptureSettings, sql: &mut Client) -> Result<(St
     let progress = Progress { position: before, flush_lsn: at, commit_us: 0 };
     let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
     tracing::info!(slot = settings.slot, %at, "beginning at the slot, without a backfill");
-    Ok((first_state(settings, identity.system_id, progress), first_cut))
+    Ok((first_state(settings, identity.system_identifier, progress), first_cut))
 }

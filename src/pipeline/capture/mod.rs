@@ -241,9 +241,9 @@ async fn append_held(appender: &mut Appender) -> Result<()> {
 }
 
 /// The state of a stream that begins.
-fn first_state(settings: &CaptureSettings, system_id: String, progress: Progress) -> StreamState {
+fn first_state(settings: &CaptureSettings, system_identifier: u64, progress: Progress) -> StreamState {
     StreamState {
-        system_id,
+        system_id: system_identifier.to_string(),
         database: settings.connect.database.clone(),
         slot: settings.slot.clone(),
         timeline: progress.position.timeline,
