@@ -164,7 +164,7 @@ fn dates_reach_from_4714_bc_to_5874897_and_infinity() {
     check(&ColumnType::Date, "0001-01-01", "-719162", &Datum::Date(-719_162));
     check(&ColumnType::Date, "0001-12-31 BC", "-719163", &Datum::Date(-719_163));
     check(&ColumnType::Date, "4714-11-24 BC", "-2440588", &Datum::Date(-2_440_588));
-    check(&ColumnType::Date, "5874897-12-31", "2145042541", &Datum::Date(2_145_042_541));
+    check(&ColumnType::Date, "5874897-12-31", "2145042905", &Datum::Date(2_145_042_905));
     check(&ColumnType::Date, "infinity", "2147483647", &Datum::Date(i32::MAX));
     check(&ColumnType::Date, "-infinity", "-2147483648", &Datum::Date(i32::MIN));
     for bad in ["", "2026-02-29", "2026-13-01", "2026-00-10", "2026-01-00", "26-01-01", "0000-01-01", "2026-01-01 "] {
@@ -198,8 +198,8 @@ fn timestamps_reach_beyond_64_bits_and_are_never_taken_for_infinity() {
     check(&millis, "294276-12-31 23:59:59.999", "9224318015999999", &Datum::Timestamp(9_224_318_015_999_999_000));
     check(&micros, "4714-11-24 00:00:00 BC", "-210866803200000000", &Datum::Timestamp(-210_866_803_200_000_000));
     let like = Datum::Timestamp(9_223_372_036_825_200_000);
-    check(&micros, "292277-01-09 04:00:25.2", "9223372036825200000.0", &like);
-    check(&millis, "292277-01-09 04:00:25.2", "9223372036825200", &like);
+    check(&micros, "294247-01-10 04:00:25.2", "9223372036825200000.0", &like);
+    check(&millis, "294247-01-10 04:00:25.2", "9223372036825200", &like);
     for unit in [&millis, &micros] {
         check(unit, "infinity", "9223372036825200000", &Datum::Timestamp(Datum::INFINITY));
         check(unit, "-infinity", "-9223372036832400000", &Datum::Timestamp(Datum::NEG_INFINITY));
@@ -218,7 +218,7 @@ fn instants_are_iso_8601_in_utc_with_expanded_years() {
     check(&instant, "2026-11-20 10:15:30.12+00", r#""2026-11-20T10:15:30.12Z""#, &at(1_795_169_730_120_000));
     check(&instant, "2026-11-20 00:15:30+05:30", r#""2026-11-19T18:45:30Z""#, &at(1_795_113_930_000_000));
     check(&instant, "1883-11-18 12:03:58-07:52:58", r#""1883-11-18T19:56:56Z""#, &at(-2_717_640_184_000_000));
-    check(&instant, "0044-03-15 00:00:00+00 BC", r#""-0043-03-15T00:00:00Z""#, &at(-63_517_219_200_000_000));
+    check(&instant, "0044-03-15 00:00:00+00 BC", r#""-0043-03-15T00:00:00Z""#, &at(-63_517_824_000_000_000));
     check(&instant, "0001-12-31 23:00:00-02 BC", r#""0001-01-01T01:00:00Z""#, &at(-62_135_593_200_000_000));
     check(&instant, "0001-12-31 23:00:00+00 BC", r#""0000-12-31T23:00:00Z""#, &at(-62_135_600_400_000_000));
     check(&instant, "294276-12-31 23:59:59.999999+00", r#""+294276-12-31T23:59:59.999999Z""#, &at(9_224_318_015_999_999_999));
