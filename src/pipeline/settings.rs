@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::change::Calendar;
-use crate::config::{Config, CoordinatorKind, DecimalHandling, LakeFormat, LogKind, ParquetCompression};
+use crate::config::{
+    Backfill, Config, CoordinatorKind, DecimalHandling, LakeFormat, LogKind, ParquetCompression,
+};
 use crate::coord::{Coordinator, SqliteCoordinator};
 use crate::envelope::json;
 use crate::lake::{Lake, LakeOptions};
@@ -18,7 +20,8 @@ use super::deliver::DeliverSettings;
 /// How to connect to the source: its URL, what the environment and `.pgpass` add, and the configured password.
 pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
     let env = |name: &str| std::env::var(name).ok();
-    let options = ConnectOptions::parse(config.source.url.expose(), &env).map_err(|error| error.context("[source] url"))?;
+    let options = ConnectOptions::parse(config.source.url.expose(), &env)
+        .map_err(|error| error.context("[source] url"))?;
     Ok(match &config.source.password {
         Some(password) => options.with_password(password.expose()),
         None => options,
@@ -33,6 +36,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         connect: connect_options(config)?,
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
+        backfill: config.source.backfill == Backfill::Initial,
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
         calendar: calendar(config),
@@ -85,7 +89,7 @@ pub async fn open_lake(config: &Config) -> Result<Lake> {
                     ParquetCompression::None => crate::batch::Compression::None,
                 },
             },
-            LakeFormat::Csv { .. } => crate::batch::Format::CsvGzip,
+            LakeFormat::Csv => crate::batch::Format::CsvGzip,
         },
         calendar: calendar(config),
         part_bytes_max: lake.part_bytes_max as usize,

@@ -1,4 +1,8 @@
 //! tmp
-use crate::config::Config; use crate::runtime::Result; use super::capture::CaptureSettings;
+use super::capture::CaptureSettings;
+use crate::config::Config;
+use crate::runtime::Result;
 /// x
-pub async fn prepare(_: &Config, _: &CaptureSettings) -> Result<()> { Ok(()) }
+pub async fn prepare(_: &Config, _: &CaptureSettings) -> Result<()> {
+    Ok(())
+}

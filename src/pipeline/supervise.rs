@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Backfill, Config};
 use crate::ops::{Ops, Server};
 use crate::runtime::{Error, Result, Shutdown};
 
@@ -40,6 +40,10 @@ impl Sides {
 
 /// Runs until a signal raises `shutdown` or a person is needed.
 pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()> {
+    if sides.delivers() && config.source.backfill == Backfill::None {
+        return Err(Error::usage("[source] backfill is \"none\", and snapshots need every row")
+            .mend("Run `tidemark capture` for a log of changes alone, or set backfill = \"initial\"."));
+    }
     let (ops, commands) = Ops::new(&config.source.name);
     let server = Server::bind(&config.ops.listen).await?;
     let log = settings::open_log(config)?;
@@ -64,11 +68,17 @@ pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()
     let (http_down, watch_down) = (shutdown.clone(), Shutdown::new());
     let http_ops = ops.clone();
     let http = tokio::spawn(async move { server.serve(http_ops, http_down).await });
-    let watching = tokio::spawn(watch::run(settings::connect_options(config)?, config.source.slot.clone(), ops.clone(), watch_down.clone()));
+    let watching = tokio::spawn(watch::run(
+        settings::connect_options(config)?,
+        config.source.slot.clone(),
+        ops.clone(),
+        watch_down.clone(),
+    ));
 
     let mut result = Ok(());
     while let Some(ended) = sides_running.join_next().await {
-        let ended = ended.unwrap_or_else(|error| Err(Error::operator("a side of the connector died").cause(error)));
+        let ended =
+            ended.unwrap_or_else(|error| Err(Error::operator("a side of the connector died").cause(error)));
         // The first error is the reason; what follows from it is only logged.
         match (&result, ended) {
             (Ok(()), Err(error)) => result = Err(error),

@@ -39,7 +39,9 @@ async fn look(client: &mut Option<Client>, options: &ConnectOptions, slot: &str,
             quote_literal(slot)
         ))
         .await?;
-    let number = |column: usize| rows.first().and_then(|row| row.get(column)).and_then(|text| text.parse::<i64>().ok());
+    let number = |column: usize| {
+        rows.first().and_then(|row| row.get(column)).and_then(|text| text.parse::<i64>().ok())
+    };
     if let Some(retained) = number(0) {
         let limit = number(1).filter(|megabytes| *megabytes >= 0).map(|megabytes| (megabytes as u64) << 20);
         ops.source().set_slot(retained as u64, limit);

@@ -23,7 +23,8 @@ pub async fn at_slot(settings: &CaptureSettings, sql: &mut Client) -> Result<(St
         ))
         .mend("Create it with `tidemark setup`, or set [source] backfill = \"initial\"."));
     };
-    let before = Position { timeline: identity.timeline, commit_lsn: Lsn(at.0.saturating_sub(1)), ordinal: 0 };
+    let before =
+        Position { timeline: identity.timeline, commit_lsn: Lsn(at.0.saturating_sub(1)), ordinal: 0 };
     let progress = Progress { position: before, flush_lsn: at, commit_us: 0 };
     let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
     tracing::info!(slot = settings.slot, %at, "beginning at the slot, without a backfill");

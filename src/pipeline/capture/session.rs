@@ -68,7 +68,8 @@ impl Session<'_> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut clock = Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
+        let mut clock =
+            Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
         loop {
             let due = self.engine.appender.due();
             tokio::select! {
@@ -88,7 +89,12 @@ impl Session<'_> {
     }
 
     /// Takes every message that has been read.
-    async fn drain(&mut self, feedback: &Feedback, clock: &mut Housekeeping, waiting: &mut Waiting) -> Result<()> {
+    async fn drain(
+        &mut self,
+        feedback: &Feedback,
+        clock: &mut Housekeeping,
+        waiting: &mut Waiting,
+    ) -> Result<()> {
         let mut last = None;
         while let Some(message) = self.stream.next_message()? {
             let step = match message {
@@ -229,7 +235,9 @@ impl Session<'_> {
         }
         let past_midnight = clock.server_us > 0 && clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
-        if (past_midnight || asked.is_some()) && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE) {
+        if (past_midnight || asked.is_some())
+            && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
+        {
             clock.marker = Some(Instant::now());
             self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
         }
@@ -241,7 +249,9 @@ impl Session<'_> {
     /// does not answer is not waited for: what is not durable is not acknowledged, and comes again.
     async fn leave(mut self, feedback: &Feedback) -> Result<()> {
         let drained = async {
-            if !self.engine.appender.batch.is_empty() || self.engine.progress() != self.engine.appender.durable() {
+            if !self.engine.appender.batch.is_empty()
+                || self.engine.progress() != self.engine.appender.durable()
+            {
                 self.submit().await?;
             }
             self.engine.appender.settle().await
@@ -252,7 +262,9 @@ impl Session<'_> {
                 feedback.set_flushed(progress.flush_lsn);
                 tracing::info!(flush_lsn = %progress.flush_lsn, position = %progress.position, "capture drained and acknowledged");
             }
-            Err(_) => tracing::warn!("the log did not take the last batch in {DRAIN_PATIENCE:?}: it is read again at the next start"),
+            Err(_) => tracing::warn!(
+                "the log did not take the last batch in {DRAIN_PATIENCE:?}: it is read again at the next start"
+            ),
         }
         self.stream.stop().await
     }

@@ -17,7 +17,8 @@ const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
 pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &StreamState) -> Result<()> {
     let mut replication = Client::connect(&settings.connect, Session::Replication).await?;
     let identity = slot::identify_system(&mut replication).await?;
-    let anew = "To go on without those changes, move the log's file aside and start again: a new backfill is made.";
+    let anew =
+        "To go on without those changes, move the log's file aside and start again: a new backfill is made.";
     if identity.system_identifier.to_string() != state.system_id {
         return Err(Error::operator(format!(
             "the source is another database system: its identifier is {}, the log holds changes of {} up to {}",
@@ -65,8 +66,10 @@ fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend:
     let name = &settings.slot;
     let plugin = slot.plugin.as_deref().unwrap_or("none, being physical");
     if plugin != "pgoutput" {
-        return Err(Error::operator(format!("replication slot {name:?} uses the plugin {plugin}, not pgoutput"))
-            .mend("Give this connector a slot of its own under [source] slot."));
+        return Err(Error::operator(format!(
+            "replication slot {name:?} uses the plugin {plugin}, not pgoutput"
+        ))
+        .mend("Give this connector a slot of its own under [source] slot."));
     }
     let database = slot.database.as_deref().unwrap_or_default();
     if database != settings.connect.database {
@@ -75,15 +78,18 @@ fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend:
     }
     if slot.wal_status == Some(WalStatus::Lost) || slot.invalidation_reason.is_some() {
         let reason = slot.invalidation_reason.as_deref().unwrap_or("its WAL was removed");
-        return Err(Error::operator(format!("replication slot {name:?} has been invalidated ({reason}): {consequence}"))
-            .mend(format!("{mend} Raise max_slot_wal_keep_size if WAL was removed too early.")));
+        return Err(Error::operator(format!(
+            "replication slot {name:?} has been invalidated ({reason}): {consequence}"
+        ))
+        .mend(format!("{mend} Raise max_slot_wal_keep_size if WAL was removed too early.")));
     }
     Ok(())
 }
 
 /// A third of the server's patience, ten seconds at most.
 pub async fn status_interval(sql: &mut Client) -> Result<Duration> {
-    let rows = sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let rows =
+        sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
     let millis: Option<u64> = rows.first().and_then(|row| row.get(0)).and_then(|text| text.parse().ok());
     Ok(match millis {
         Some(millis) if millis > 0 => Duration::from_millis(millis / 3).min(STATUS_INTERVAL_MAX),

@@ -47,7 +47,13 @@ pub struct Turn {
 
 impl TableDelivery {
     /// Finds out where the lake stands.
-    pub async fn open(lake: &Lake, topic: &str, name: &TableName, options: Options, watch: Arc<TableStats>) -> Result<Self> {
+    pub async fn open(
+        lake: &Lake,
+        topic: &str,
+        name: &TableName,
+        options: Options,
+        watch: Arc<TableStats>,
+    ) -> Result<Self> {
         let published = lake.latest_manifest(name).await?;
         if let Some(manifest) = &published {
             watch.set_published(manifest.ds);
@@ -94,7 +100,8 @@ impl TableDelivery {
         journal: &Journal,
         ranges: &BTreeMap<LogPartition, OffsetRange>,
     ) -> Result<Turn> {
-        let cut = journal.cuts_after(self.published()).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
+        let cut =
+            journal.cuts_after(self.published()).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
         let mut turn = Turn::default();
         let mut complete = true;
         for (partition, range) in ranges {
@@ -166,7 +173,13 @@ impl TableDelivery {
         Ok(())
     }
 
-    async fn take(&mut self, journal: &Journal, partition: u32, fetched: &Fetched, target: Offset) -> Result<()> {
+    async fn take(
+        &mut self,
+        journal: &Journal,
+        partition: u32,
+        fetched: &Fetched,
+        target: Offset,
+    ) -> Result<()> {
         let mut row = Vec::new();
         for (offset, record) in fetched.iter().take_while(|(offset, _)| *offset < target) {
             let Some(stager) = self.stagers.get_mut(&partition) else { return Ok(()) };
@@ -178,7 +191,9 @@ impl TableDelivery {
                 continue;
             }
             let decoder = match peek(&record) {
-                Ok(peeked) => decoder(&mut self.decoders, journal, &self.topic, peeked.schema_version, self.options)?,
+                Ok(peeked) => {
+                    decoder(&mut self.decoders, journal, &self.topic, peeked.schema_version, self.options)?
+                }
                 Err(error) => {
                     stager.push_dead(&dead(offset, &record, &error.to_string())).await?;
                     continue;
