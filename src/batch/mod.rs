@@ -1,1 +1,37 @@
-//! Rows to file bytes and back: Parquet and CSV. Pure.
+//! Rows to file bytes and back: Parquet and gzipped CSV. Pure: bytes in, bytes out; no paths, no network.
+//!
+//! ```text
+//!   &[Datum] ──> RowBuilder ──> RecordBatch ──> FileWriter ──> bytes   (parquet/write, csv/write)
+//!                    │  columns.rs: one buffer a column       │
+//!   Datum <── datum()┴──────── RecordBatch <── FileReader <───┘        (parquet/read + widen, csv/read)
+//! ```
+//!
+//! * **One place to add a type**: [`data_type`] says which Arrow type stands for a
+//!   [`ColumnType`](crate::change::ColumnType); a new Arrow type then needs a line in `columns` (rows in),
+//!   [`datum`] (rows out) and the two CSV codecs, which the compiler or a test names.
+//! * **A value is itself or it is refused.** What a file's type cannot hold becomes a [`ValueError`] for
+//!   that row, and the builder is as it was before; nothing is rounded, clipped or replaced.
+//! * **The same batches give the same bytes.** Files hold no clock, no random id and no version of the
+//!   program: repeating a step after a crash makes the same object (see [`FileWriter`]).
+//! * **Memory is bounded** by the row group being written, and by one batch when reading.
+
+mod buffers;
+mod columns;
+mod csv;
+mod datum;
+mod decimal;
+mod format;
+mod parquet;
+mod rows;
+mod schema;
+mod widen;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use datum::datum;
+pub use format::{Compression, FileReader, FileWriter, Format, ReaderOptions, Source, WriterOptions};
+pub use rows::{RowBuilder, ValueError};
+pub use schema::{LIST_ELEMENT, arrow_schema, data_type, partial_schema};

@@ -1,0 +1,179 @@
+//! Rows through builders, files and readers.
+
+use arrow_array::RecordBatch;
+
+use super::testing::{column, every_column, row, same, with_seed};
+use super::*;
+use crate::change::{Column, ColumnType, Datum};
+
+const FORMATS: [Format; 4] = [
+    Format::Parquet { compression: Compression::Zstd(3) },
+    Format::Parquet { compression: Compression::Snappy },
+    Format::Parquet { compression: Compression::None },
+    Format::CsvGzip,
+];
+
+fn batch(columns: &[Column], rows: &[Vec<Datum<'_>>]) -> RecordBatch {
+    let mut builder = RowBuilder::new(columns);
+    for row in rows {
+        builder.push(row).unwrap();
+    }
+    assert_eq!(builder.len(), rows.len());
+    builder.finish()
+}
+
+fn file(format: Format, batches: &[RecordBatch], options: &WriterOptions) -> Vec<u8> {
+    let mut writer = FileWriter::new(&format, batches[0].schema(), options).unwrap();
+    let mut bytes = Vec::new();
+    for batch in batches {
+        writer.write(batch).unwrap();
+        bytes.extend(writer.take());
+    }
+    bytes.extend(writer.finish().unwrap());
+    bytes
+}
+
+fn assert_rows(columns: &[Column], batches: &[RecordBatch], rows: &[Vec<Datum<'_>>]) {
+    let mut number = 0;
+    for batch in batches {
+        for index in 0..batch.num_rows() {
+            for (place, column) in columns.iter().enumerate() {
+                let read = datum(batch.column(place).as_ref(), &column.column_type, index);
+                let written = &rows[number][place];
+                assert!(
+                    same(&read, written),
+                    "{column:?} of row {number}: {read:?}, but {written:?} was written"
+                );
+            }
+            number += 1;
+        }
+    }
+    assert_eq!(number, rows.len());
+}
+
+#[test]
+fn rows_of_every_type_come_back_from_a_batch_as_they_were() {
+    with_seed(|rng| {
+        let columns = every_column();
+        let rows: Vec<_> = (0..300).map(|_| row(rng, &columns)).collect();
+        assert_rows(&columns, &[batch(&columns, &rows)], &rows);
+    });
+}
+
+#[test]
+fn rows_of_every_type_come_back_from_every_format_as_they_were() {
+    with_seed(|rng| {
+        let columns = every_column();
+        let rows: Vec<_> = (0..400).map(|_| row(rng, &columns)).collect();
+        let batches = [batch(&columns, &rows[..150]), batch(&columns, &rows[150..])];
+        let options = WriterOptions { row_group_rows: 130, ..WriterOptions::default() };
+        for format in FORMATS {
+            let bytes = file(format, &batches, &options);
+            let reader_options = ReaderOptions { batch_rows: 70, ..ReaderOptions::default() };
+            let reader = FileReader::open(&format, &arrow_schema(&columns), bytes, &reader_options).unwrap();
+            let read: Vec<_> = reader.map(|batch| batch.unwrap()).collect();
+            assert!(read.iter().all(|batch| batch.num_rows() <= 70));
+            assert_rows(&columns, &read, &rows);
+        }
+    });
+}
+
+#[test]
+fn the_same_batches_give_the_same_bytes() {
+    with_seed(|rng| {
+        let columns = every_column();
+        let rows: Vec<_> = (0..200).map(|_| row(rng, &columns)).collect();
+        for format in FORMATS {
+            let write = || file(format, &[batch(&columns, &rows)], &WriterOptions::default());
+            let first = write();
+            std::thread::scope(|scope| {
+                assert!(scope.spawn(|| write() == first).join().unwrap(), "{format:?}");
+            });
+        }
+    });
+}
+
+#[test]
+fn a_refused_row_leaves_no_trace() {
+    with_seed(|rng| {
+        let mut columns = every_column();
+        columns.push(column("last", ColumnType::Int16));
+        let rows: Vec<_> = (0..60).map(|_| row(rng, &columns)).collect();
+        let (mut plain, mut disturbed) = (RowBuilder::new(&columns), RowBuilder::new(&columns));
+        for good in &rows {
+            plain.push(good).unwrap();
+            let mut bad = row(rng, &columns);
+            *bad.last_mut().unwrap() = Datum::Int(1 << 20);
+            let error = disturbed.push(&bad).unwrap_err();
+            assert_eq!(error.column, "last");
+            disturbed.push(good).unwrap();
+        }
+        assert_eq!(plain.bytes(), disturbed.bytes());
+        assert_eq!(plain.finish(), disturbed.finish());
+        assert!(disturbed.is_empty() && disturbed.bytes() == 0);
+    });
+}
+
+#[test]
+fn what_a_type_cannot_hold_is_refused_with_column_and_reason() {
+    let array = |element| ColumnType::Array { element: Box::new(element) };
+    let decimal = ColumnType::Decimal { precision: 3, scale: 1 };
+    let wide = ColumnType::Decimal { precision: 40, scale: 1 };
+    let cases = [
+        (ColumnType::Int16, Datum::Int(32768), "an integer out of range for Int16"),
+        (ColumnType::Int32, Datum::Bool(true), "a boolean where an integer is expected"),
+        (ColumnType::Float32, Datum::Float(0.1), "a float that 32 bits do not hold"),
+        (decimal.clone(), Datum::Decimal(vec![0x03, 0xE8].into()), "a decimal of more than 3 digits"),
+        (decimal.clone(), Datum::Decimal(vec![1; 17].into()), "a decimal of more than 3 digits"),
+        (wide, Datum::Decimal(vec![0x7F; 17].into()), "a decimal of more than 40 digits"),
+        (decimal, Datum::Text("NaN".into()), "NaN, which a decimal of a file cannot hold"),
+        (ColumnType::Numeric, Datum::Decimal(vec![1].into()), "a decimal where text is expected"),
+        (ColumnType::Time { precision: 6 }, Datum::Time(86_400_000_001), "a time that is not within a day"),
+        (
+            ColumnType::TimestampTz,
+            Datum::Timestamp(i64::MAX.into()),
+            "a timestamp beyond the 64 bits of microseconds which a file holds",
+        ),
+        (ColumnType::TEXT, Datum::Unchanged, "an unchanged TOAST value that was not completed"),
+        (
+            array(ColumnType::Bool),
+            Datum::List(vec![Datum::Bool(true), Datum::List(Vec::new())]),
+            "element 2: a list where a boolean is expected",
+        ),
+        (
+            array(ColumnType::TEXT),
+            Datum::List(vec![Datum::Unchanged]),
+            "element 1: an unchanged TOAST value inside of a list",
+        ),
+    ];
+    for (column_type, value, reason) in cases {
+        let columns = [column("x", column_type)];
+        let error = RowBuilder::new(&columns).push(&[value]).unwrap_err();
+        assert_eq!(error, ValueError { column: "x".into(), reason: reason.into() });
+    }
+    let strict = [Column { nullable: false, ..column("x", ColumnType::Bool) }];
+    let error = RowBuilder::new(&strict).push(&[Datum::Null]).unwrap_err();
+    assert_eq!(error.to_string(), "column \"x\": null, but the column is not nullable");
+    assert!(RowBuilder::new(&strict).push(&[]).is_err(), "a row too short");
+}
+
+#[test]
+fn partial_rows_take_missing_values_as_nulls() {
+    let columns =
+        [Column { nullable: false, ..column("x", ColumnType::TEXT) }, column("y", ColumnType::TEXT)];
+    let mut builder = RowBuilder::partial(&columns);
+    builder.push(&[Datum::Null, Datum::Unchanged]).unwrap();
+    assert_eq!(builder.finish_arrays().iter().map(|array| array.null_count()).collect::<Vec<_>>(), [1, 1]);
+    assert!(partial_schema(&columns).field(0).is_nullable());
+    assert!(!arrow_schema(&columns).field(0).is_nullable());
+}
+
+#[test]
+fn a_batch_of_another_schema_is_not_written() {
+    let one = batch(&[column("a", ColumnType::Bool)], &[]);
+    let other = batch(&[column("b", ColumnType::Bool)], &[]);
+    for format in FORMATS {
+        let mut writer = FileWriter::new(&format, one.schema(), &WriterOptions::default()).unwrap();
+        assert!(writer.write(&other).is_err());
+    }
+}

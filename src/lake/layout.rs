@@ -1,0 +1,296 @@
+//! Where everything stands in the lake. Pure: names in, object paths out, and back.
+//!
+//! ```text
+//!   snapshots/<name>/<schema>.<table>/ds=D/part-00000.parquet …  _manifest.json  _SUCCESS
+//!   changes/<name>/<schema>.<table>/ds=D/hour=HH/<log partition>-<first>-<last>.parquet
+//!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
+//!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
+//!   cuts/<name>/ds=D.json
+//! ```
+//!
+//! Names follow from content alone (table, day, log partition, offset range, part number), so that a step
+//! which is done twice meets its own object instead of making a second one.
+
+use jiff::civil::{self, DateTime};
+use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
+use object_store::path::Path;
+
+use crate::change::{Ds, TableName};
+
+const HOUR_US: i64 = 3_600_000_000;
+
+/// Paths of one connector's objects.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    name: String,
+}
+
+/// What the name of a change file says: it covers every offset `first <= offset <= last` of a log partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChangeRange {
+    /// Log partition of the table's topic.
+    pub partition: u32,
+    /// First offset covered.
+    pub first: u64,
+    /// Last offset covered.
+    pub last: u64,
+}
+
+impl ChangeRange {
+    /// First offset after the range.
+    pub const fn next(&self) -> u64 {
+        self.last + 1
+    }
+}
+
+impl Layout {
+    /// The layout of the connector of that name.
+    pub fn new(name: &str) -> Self {
+        Self { name: escape(name) }
+    }
+
+    fn table_dir(&self, area: &str, table: &TableName) -> String {
+        format!("{area}/{}/{}.{}", self.name, escape(&table.schema), escape(&table.table))
+    }
+
+    /// The folder above the `ds=` folders of a table's snapshots: an external table's location.
+    pub fn snapshots(&self, table: &TableName) -> Path {
+        path(self.table_dir("snapshots", table))
+    }
+
+    /// The folder of one day of a table.
+    pub fn snapshot(&self, table: &TableName, ds: Ds) -> Path {
+        path(format!("{}/ds={ds}", self.table_dir("snapshots", table)))
+    }
+
+    /// An object of a table's day: `part-00000.parquet`, `_manifest.json`.
+    pub fn snapshot_object(&self, table: &TableName, ds: Ds, object: &str) -> Path {
+        path(format!("{}/ds={ds}/{object}", self.table_dir("snapshots", table)))
+    }
+
+    /// The manifest which makes a table's day visible.
+    pub fn manifest(&self, table: &TableName, ds: Ds) -> Path {
+        self.snapshot_object(table, ds, "_manifest.json")
+    }
+
+    /// The marker which Hadoop's tools look for.
+    pub fn success(&self, table: &TableName, ds: Ds) -> Path {
+        self.snapshot_object(table, ds, "_SUCCESS")
+    }
+
+    /// The folder above the `ds=` folders of a table's change files.
+    pub fn changes(&self, table: &TableName) -> Path {
+        path(self.table_dir("changes", table))
+    }
+
+    /// The folder of a day's change files.
+    pub fn changes_of_day(&self, table: &TableName, ds: Ds) -> Path {
+        path(format!("{}/ds={ds}", self.table_dir("changes", table)))
+    }
+
+    /// A change file.
+    pub fn change_file(&self, table: &TableName, ds: Ds, hour: i8, range: ChangeRange) -> Path {
+        let ChangeRange { partition, first, last } = range;
+        let dir = self.table_dir("changes", table);
+        path(format!("{dir}/ds={ds}/hour={hour:02}/{partition}-{first}-{last}.parquet"))
+    }
+
+    /// The folder of a table's dead letters.
+    pub fn dead_letters(&self, table: &TableName) -> Path {
+        path(self.table_dir("dead_letters", table))
+    }
+
+    /// The folder of a table's dead letters of one day.
+    pub fn dead_letters_of_day(&self, table: &TableName, ds: Ds) -> Path {
+        path(format!("{}/ds={ds}", self.table_dir("dead_letters", table)))
+    }
+
+    /// Dead letters of a staged range.
+    pub fn staged_dead_letters(&self, table: &TableName, ds: Ds, range: ChangeRange) -> Path {
+        let ChangeRange { partition, first, last } = range;
+        path(format!("{}/ds={ds}/{partition}-{first}-{last}.jsonl", self.table_dir("dead_letters", table)))
+    }
+
+    /// Dead letters of a merge, in numbered files.
+    pub fn merge_dead_letters(&self, table: &TableName, ds: Ds, index: usize) -> Path {
+        path(format!("{}/ds={ds}/snapshot-{index:05}.jsonl", self.table_dir("dead_letters", table)))
+    }
+
+    /// The database's own manifest of a day.
+    pub fn day_manifest(&self, ds: Ds) -> Path {
+        path(format!("cuts/{}/ds={ds}.json", self.name))
+    }
+
+    /// The folder of the database's manifests.
+    pub fn day_manifests(&self) -> Path {
+        path(format!("cuts/{}", self.name))
+    }
+}
+
+/// The range in a change file's path; `None` for any other object.
+pub fn parse_change_file(path: &Path) -> Option<ChangeRange> {
+    let mut numbers = path.filename()?.strip_suffix(".parquet")?.split('-');
+    let partition = numbers.next()?.parse().ok()?;
+    let first = numbers.next()?.parse().ok()?;
+    let last = numbers.next()?.parse().ok()?;
+    (numbers.next().is_none() && first <= last).then_some(ChangeRange { partition, first, last })
+}
+
+/// The day in a `ds=YYYY-MM-DD` folder's path; `None` for any other folder.
+pub fn parse_ds(path: &Path) -> Option<Ds> {
+    path.filename()?.strip_prefix("ds=")?.parse().ok()
+}
+
+/// A name of part `index`, such as `part-00000.parquet`.
+pub fn part_name(index: usize, extension: &str) -> String {
+    format!("part-{index:05}.{extension}")
+}
+
+/// When one day of the lake ends and the next begins.
+#[derive(Clone, Debug)]
+pub struct DayRule {
+    time_zone: TimeZone,
+    at: civil::Time,
+}
+
+/// The folder for changes committed in `start_us <= commit_us < end_us` (microseconds since 1970).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bucket {
+    /// The day.
+    pub ds: Ds,
+    /// The hour, UTC.
+    pub hour: i8,
+    /// First instant of the bucket.
+    pub start_us: i64,
+    /// First instant after it.
+    pub end_us: i64,
+}
+
+impl DayRule {
+    /// Days which begin at the local time `at`.
+    pub const fn new(time_zone: TimeZone, at: civil::Time) -> Self {
+        Self { time_zone, at }
+    }
+
+    /// The day to which an instant belongs: the local calendar day, or the one before while it is not yet
+    /// `at`. Instants beyond the calendar's years -9999 to 9999 are taken as its ends.
+    pub fn ds(&self, commit_us: i64) -> Ds {
+        let local = self.local(commit_us);
+        if local.time() < self.at { local.date().yesterday().unwrap_or(Ds::MIN) } else { local.date() }
+    }
+
+    /// The folder for changes committed at that instant.
+    pub fn bucket(&self, commit_us: i64) -> Bucket {
+        let ds = self.ds(commit_us);
+        let hour_start = commit_us.div_euclid(HOUR_US).saturating_mul(HOUR_US);
+        let edge = |day: Ds| {
+            let zoned = day.to_datetime(self.at).to_zoned(self.time_zone.clone());
+            zoned.map_or(None, |at| Some(at.timestamp().as_microsecond()))
+        };
+        let day_start = edge(ds).unwrap_or(i64::MIN);
+        let day_end = ds.tomorrow().ok().and_then(edge).unwrap_or(i64::MAX);
+        Bucket {
+            ds,
+            hour: (hour_start.div_euclid(HOUR_US).rem_euclid(24)) as i8,
+            start_us: hour_start.max(day_start).min(commit_us),
+            end_us: hour_start.saturating_add(HOUR_US).min(day_end).max(commit_us.saturating_add(1)),
+        }
+    }
+
+    fn local(&self, commit_us: i64) -> DateTime {
+        let ends = (Timestamp::MIN + 48.hours(), Timestamp::MAX - 48.hours());
+        let instant = Timestamp::from_microsecond(commit_us)
+            .unwrap_or(if commit_us < 0 { ends.0 } else { ends.1 })
+            .clamp(ends.0, ends.1);
+        self.time_zone.to_datetime(instant)
+    }
+}
+
+/// One segment of a path. Letters, digits, `-`, `_` and what is not ASCII stand as they are; everything else,
+/// a dot within a name too, becomes `%XX`, so that two names never share a folder and no reader takes a part
+/// of a name for a separator or a `key=value` folder.
+fn escape(name: &str) -> String {
+    use std::fmt::Write;
+    let mut out = String::with_capacity(name.len());
+    for c in name.chars() {
+        if c.is_alphanumeric() || matches!(c, '-' | '_') || (!c.is_ascii() && !c.is_control()) {
+            out.push(c);
+        } else {
+            for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                // Writing to a string cannot fail.
+                let _ = write!(out, "%{byte:02X}");
+            }
+        }
+    }
+    out
+}
+
+#[expect(clippy::expect_used, reason = "segments are escaped, so every one is valid")]
+fn path(text: String) -> Path {
+    Path::parse(text).expect("segments are escaped")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn us(text: &str) -> i64 {
+        text.parse::<Timestamp>().unwrap().as_microsecond()
+    }
+
+    #[test]
+    fn paths_are_those_of_the_contract() {
+        let layout = Layout::new("shop");
+        let table = TableName::new("public", "orders");
+        let ds: Ds = "2026-11-20".parse().unwrap();
+        let range = ChangeRange { partition: 0, first: 12, last: 99 };
+        let text = |path: Path| path.to_string();
+        assert_eq!(
+            text(layout.snapshot_object(&table, ds, &part_name(0, "parquet"))),
+            "snapshots/shop/public.orders/ds=2026-11-20/part-00000.parquet"
+        );
+        assert_eq!(
+            text(layout.change_file(&table, ds, 3, range)),
+            "changes/shop/public.orders/ds=2026-11-20/hour=03/0-12-99.parquet"
+        );
+        assert_eq!(text(layout.day_manifest(ds)), "cuts/shop/ds=2026-11-20.json");
+        assert_eq!(parse_change_file(&layout.change_file(&table, ds, 3, range)), Some(range));
+        assert_eq!(parse_ds(&layout.snapshot(&table, ds)), Some(ds));
+    }
+
+    #[test]
+    fn strange_names_never_share_a_folder_nor_leave_it() {
+        let layout = Layout::new("shop");
+        let odd = [("a.b", "c"), ("a", "b.c"), ("..", ".."), ("a/b", "c"), ("é", "x=y"), ("a%2Fb", "c"), ("_", "#1")];
+        let mut seen: Vec<_> =
+            odd.iter().map(|(s, t)| layout.snapshots(&TableName::new(*s, *t)).to_string()).collect();
+        assert!(seen.iter().all(|p| p.starts_with("snapshots/shop/") && p.matches('/').count() == 2), "{seen:?}");
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), odd.len());
+    }
+
+    #[test]
+    fn days_turn_at_the_configured_local_time() {
+        let dubai = DayRule::new(TimeZone::get("Asia/Dubai").unwrap(), civil::time(0, 0, 0, 0));
+        let bucket = dubai.bucket(us("2026-11-20T20:30:00Z"));
+        assert_eq!((bucket.ds.to_string().as_str(), bucket.hour), ("2026-11-21", 20));
+        let kabul = DayRule::new(TimeZone::get("Asia/Kabul").unwrap(), civil::time(6, 0, 0, 0));
+        let before = kabul.bucket(us("2026-11-20T01:20:00Z"));
+        let after = kabul.bucket(us("2026-11-20T01:40:00Z"));
+        assert_eq!((before.ds.to_string().as_str(), before.hour), ("2026-11-19", 1));
+        assert_eq!((after.ds.to_string().as_str(), after.hour), ("2026-11-20", 1));
+        assert_eq!(before.end_us, after.start_us, "the day turns within the hour");
+        assert_eq!(before.end_us, us("2026-11-20T01:30:00Z"));
+    }
+
+    #[test]
+    fn a_bucket_holds_its_instant_at_the_ends_of_time() {
+        let rule = DayRule::new(TimeZone::UTC, civil::time(0, 0, 0, 0));
+        for at in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, us("9999-12-30T22:00:00Z")] {
+            let bucket = rule.bucket(at);
+            assert!(bucket.start_us <= at && at < bucket.end_us, "{at}: {bucket:?}");
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The object store: write-once objects on any `object_store` backend.
+//!
+//! Everything that the lake holds is put by a conditional create, and putting the same bytes again is a
+//! success: that one rule makes every step repeatable, whoever was interrupted and wherever.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use object_store::path::Path;
+use object_store::{
+    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, local::LocalFileSystem,
+};
+use sha2::{Digest, Sha256};
+
+use crate::runtime::{Class, Error, Result};
+
+/// What became of [`Store::put_once`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Put {
+    /// The object is new.
+    Created,
+    /// It was there already, with the same bytes.
+    Same,
+    /// Another object has the path; it was left alone.
+    Differs,
+}
+
+/// An object store, with errors in the product's classes. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Store {
+    inner: Arc<dyn ObjectStore>,
+    /// For messages: the URL without its user information.
+    shown: String,
+}
+
+impl Store {
+    /// Opens `file:///absolute/folder`, which is made when it is missing.
+    pub fn open(url: &str) -> Result<Self> {
+        let Some(folder) = url.strip_prefix("file://").filter(|path| path.starts_with('/')) else {
+            return Err(Error::usage(format!("[lake] url = {:?} is not a lake", scheme(url)))
+                .mend("Use file:/// followed by an absolute folder."));
+        };
+        let folder = percent_encoding::percent_decode_str(folder).decode_utf8_lossy();
+        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+            Error::operator(format!("cannot open the lake folder {folder}"))
+                .cause(error)
+                .mend("Create the folder, or give the user which runs tidemark the right to write there.")
+        };
+        std::fs::create_dir_all(folder.as_ref()).map_err(|e| failed(e.into()))?;
+        let local = LocalFileSystem::new_with_prefix(folder.as_ref()).map_err(|e| failed(e.into()))?;
+        Ok(Self { inner: Arc::new(local.with_fsync(true)), shown: url.to_owned() })
+    }
+
+    /// A store on any backend; `shown` names it in messages.
+    pub fn new(inner: Arc<dyn ObjectStore>, shown: impl Into<String>) -> Self {
+        Self { inner, shown: shown.into() }
+    }
+
+    /// Creates the object unless its path is taken; then compares. Cancel-safe: the object is there or not.
+    pub async fn put_once(&self, path: &Path, bytes: Bytes) -> Result<Put> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.inner.put_opts(path, bytes.clone().into(), options).await {
+            Ok(_) => Ok(Put::Created),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                let held = self.get(path).await?;
+                // Gone again between the two calls: someone clears leftovers; try the whole step again.
+                let held = held.ok_or_else(|| Error::retry(format!("{} was removed while it was read", self.show(path))))?;
+                Ok(if held == bytes { Put::Same } else { Put::Differs })
+            }
+            Err(error) => Err(self.error("write", path, error)),
+        }
+    }
+
+    /// Creates the object, or finds it with the same bytes; anything else is an error for the operator.
+    pub async fn put_same(&self, path: &Path, bytes: Bytes) -> Result<()> {
+        match self.put_once(path, bytes).await? {
+            Put::Created | Put::Same => Ok(()),
+            Put::Differs => Err(Error::operator(format!(
+                "{} exists with other content than this step makes; published and staged objects are never overwritten",
+                self.show(path)
+            ))
+            .mend("Find out what wrote it: another connector of the same name, or other limits in [lake]. Move it away to have it written again.")),
+        }
+    }
+
+    /// The whole object; `None` when it is not there. Cancel-safe.
+    pub async fn get(&self, path: &Path) -> Result<Option<Bytes>> {
+        let read = async { self.inner.get(path).await?.bytes().await };
+        match read.await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.error("read", path, error)),
+        }
+    }
+
+    /// The whole object, which must be there.
+    pub async fn get_existing(&self, path: &Path) -> Result<Bytes> {
+        self.get(path).await?.ok_or_else(|| {
+            Error::operator(format!("{} is missing", self.show(path)))
+                .mend("Bring the object back: the lake's objects are what later days are built from.")
+        })
+    }
+
+    /// Objects under a folder, in no order; none when the folder is not there. Cancel-safe.
+    pub async fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>> {
+        let found: Result<Vec<_>, _> = self.inner.list(Some(folder)).try_collect().await;
+        match found {
+            Ok(found) => Ok(found),
+            Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(self.error("list", folder, error)),
+        }
+    }
+
+    /// Folders right below a folder, sorted. Cancel-safe.
+    pub async fn folders(&self, folder: &Path) -> Result<Vec<Path>> {
+        match self.inner.list_with_delimiter(Some(folder)).await {
+            Ok(mut found) => {
+                found.common_prefixes.sort();
+                Ok(found.common_prefixes)
+            }
+            Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) => Err(self.error("list", folder, error)),
+        }
+    }
+
+    /// Removes an object, if it is there.
+    pub async fn delete(&self, path: &Path) -> Result<()> {
+        match self.inner.delete(path).await {
+            Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.error("remove", path, error)),
+        }
+    }
+
+    /// The object's full name, for messages.
+    pub fn show(&self, path: &Path) -> String {
+        format!("{}/{path}", self.shown.trim_end_matches('/'))
+    }
+
+    fn error(&self, doing: &str, path: &Path, error: StoreError) -> Error {
+        let mend = mend(&error);
+        let class = if mend.is_some() { Class::Operator } else { Class::Retry };
+        let out = Error::new(class, format!("cannot {doing} {}", self.show(path))).cause(error);
+        match mend {
+            Some(mend) => out.mend(mend),
+            None => out,
+        }
+    }
+}
+
+/// What a person has to do; `None` when time may mend it.
+fn mend(error: &StoreError) -> Option<&'static str> {
+    if matches!(error, StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }) {
+        return Some("Give the user which runs tidemark the right to write there.");
+    }
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = source {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>() {
+            use std::io::ErrorKind as Kind;
+            return match io.kind() {
+                Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
+                    Some("Give the user which runs tidemark the right to write there.")
+                }
+                Kind::StorageFull | Kind::QuotaExceeded => Some("Free some space; nothing was lost."),
+                Kind::NotADirectory | Kind::IsADirectory => Some("A file stands where a folder belongs; move it away."),
+                Kind::InvalidFilename => Some("The name is too long for this file system; use an object store."),
+                _ => None,
+            };
+        }
+        source = cause.source();
+    }
+    None
+}
+
+fn scheme(url: &str) -> &str {
+    url.split_once("://").map_or(url, |(scheme, _)| scheme)
+}
+
+/// SHA-256 in lower-case hexadecimal.
+pub fn sha256(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut out, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_object_is_written_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("file://{}/new", folder.path().display())).unwrap();
+        let path = Path::from("a/b");
+        assert_eq!(store.put_once(&path, Bytes::from("one")).await.unwrap(), Put::Created);
+        assert_eq!(store.put_once(&path, Bytes::from("one")).await.unwrap(), Put::Same);
+        assert_eq!(store.put_once(&path, Bytes::from("two")).await.unwrap(), Put::Differs);
+        let error = store.put_same(&path, Bytes::from("two")).await.unwrap_err();
+        assert_eq!(error.class(), Class::Operator);
+        assert!(error.to_string().contains("/new/a/b"), "{error}");
+        assert_eq!(store.get(&path).await.unwrap().unwrap(), "one");
+        assert_eq!(store.get(&Path::from("none")).await.unwrap(), None);
+        assert!(store.list(&Path::from("none")).await.unwrap().is_empty());
+    }
+
+    #[test]
+    fn an_unknown_url_is_refused_without_showing_it() {
+        let error = Store::open("ftp://user:secret@host/x").unwrap_err();
+        assert_eq!(error.class(), Class::Usage);
+        assert!(!error.to_string().contains("secret"));
+    }
+}
