@@ -34,9 +34,12 @@ fn values_of_a_real_postgres_come_out_as_it_computes_them() {
         }
         let datum = round_trip(&case.column_type, Options::default(), case.text.as_bytes());
         match (datum, case.micros) {
-            (Ok(Datum::Timestamp(micros)), Some(expected)) => assert_eq!(micros.to_string(), expected, "{line}"),
+            (Ok(Datum::Timestamp(micros)), Some(expected)) => {
+                assert_eq!(micros.to_string(), expected, "{line}");
+            }
             (Ok(Datum::Timestamp(micros)), None) => {
-                let unit = if case.column_type == (ColumnType::Timestamp { precision: 3 }) { 1_000 } else { 1 };
+                let unit =
+                    if case.column_type == (ColumnType::Timestamp { precision: 3 }) { 1_000 } else { 1 };
                 assert_eq!((micros / unit).to_string(), case.json.to_string(), "{line}");
             }
             (Ok(Datum::Date(days)), _) => assert_eq!(days, case.json, "{line}"),
