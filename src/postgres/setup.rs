@@ -43,8 +43,14 @@ pub async fn plan(client: &mut Client, settings: &PreflightSettings<'_>) -> Resu
     statements.extend(publication_statement(publication.as_ref(), &wanted, settings)?);
     if slot_state(client, settings.slot).await?.is_none() {
         statements.push(Statement {
-            purpose: format!("The slot {}: from here on the server keeps what has not been read.", settings.slot),
-            sql: format!("SELECT pg_create_logical_replication_slot({}, 'pgoutput')", quote_literal(settings.slot)),
+            purpose: format!(
+                "The slot {}: from here on the server keeps what has not been read.",
+                settings.slot
+            ),
+            sql: format!(
+                "SELECT pg_create_logical_replication_slot({}, 'pgoutput')",
+                quote_literal(settings.slot)
+            ),
         });
     }
     Ok(Plan { statements, server, tables: wanted.iter().map(|table| table.name.clone()).collect() })
@@ -69,7 +75,9 @@ fn publication_statement(
     settings: &PreflightSettings<'_>,
 ) -> Result<Option<Statement>> {
     let missing: Vec<_> = wanted.iter().filter(|table| !table.is_published).copied().collect();
-    if publication.is_some_and(|publication| publication.all_tables) || (publication.is_some() && missing.is_empty()) {
+    if publication.is_some_and(|publication| publication.all_tables)
+        || (publication.is_some() && missing.is_empty())
+    {
         return Ok(None);
     }
     if wanted.is_empty() {
@@ -87,7 +95,9 @@ fn publication_statement(
     } else {
         Statement {
             purpose: "The publication: which tables are streamed; partitions come as their root.".to_owned(),
-            sql: format!("CREATE PUBLICATION {name} FOR TABLE\n    {list}\n    WITH (publish_via_partition_root = true)"),
+            sql: format!(
+                "CREATE PUBLICATION {name} FOR TABLE\n    {list}\n    WITH (publish_via_partition_root = true)"
+            ),
         }
     }))
 }

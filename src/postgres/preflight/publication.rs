@@ -51,12 +51,15 @@ pub(super) fn findings(
         ("delete", publication.deletes),
         ("truncate", publication.truncates),
     ];
-    let left_out: Vec<_> = operations.iter().filter(|(_, published)| !published).map(|(name, _)| *name).collect();
+    let left_out: Vec<_> =
+        operations.iter().filter(|(_, published)| !published).map(|(name, _)| *name).collect();
     if !left_out.is_empty() {
-        let message = format!("does not publish {}: snapshots will differ from the tables", left_out.join(", "));
+        let message =
+            format!("does not publish {}: snapshots will differ from the tables", left_out.join(", "));
         findings.push(
-            Finding::warn(&subject, message)
-                .mend(format!("ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');")),
+            Finding::warn(&subject, message).mend(format!(
+                "ALTER PUBLICATION {name} SET (publish = 'insert, update, delete, truncate');"
+            )),
         );
     }
     if !publication.via_root && tables.iter().any(|table| table.is_partition && table.is_published) {
@@ -73,7 +76,12 @@ pub(super) fn findings(
     findings
 }
 
-fn missing(subject: String, server: &Server, tables: &[TableFacts], settings: &PreflightSettings<'_>) -> Finding {
+fn missing(
+    subject: String,
+    server: &Server,
+    tables: &[TableFacts],
+    settings: &PreflightSettings<'_>,
+) -> Finding {
     let print = "`tidemark setup --print` prints the SQL for a superuser or the tables' owner.";
     if !settings.create_missing {
         return Finding::fail(subject, "does not exist").mend(format!("Run `tidemark setup`, or {print}"));
@@ -83,12 +91,17 @@ fn missing(subject: String, server: &Server, tables: &[TableFacts], settings: &P
         _ if server.is_superuser => Finding::ok(subject, "does not exist yet, and will be created"),
         _ if !server.may_create => {
             let role = &server.role;
-            let message =
-                format!("does not exist, and {role} may not create it: no CREATE right on database {}", server.database);
+            let message = format!(
+                "does not exist, and {role} may not create it: no CREATE right on database {}",
+                server.database
+            );
             Finding::fail(subject, message).mend(print)
         }
         Some(table) => {
-            let message = format!("does not exist, and {} may not create it: it does not own {}", server.role, table.name);
+            let message = format!(
+                "does not exist, and {} may not create it: it does not own {}",
+                server.role, table.name
+            );
             Finding::fail(subject, message).mend(print)
         }
         None => Finding::ok(subject, "does not exist yet, and will be created"),

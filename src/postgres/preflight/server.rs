@@ -44,7 +44,8 @@ impl Server {
                  'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'idle_replication_slot_timeout')",
             )
             .await?;
-        let settings = settings.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())));
+        let settings =
+            settings.iter().filter_map(|row| Some((row.get(0)?.to_owned(), row.get(1)?.to_owned())));
         Ok(Self {
             version: client.server_version(),
             version_text: text(9),
@@ -97,7 +98,9 @@ impl Server {
         let message = format!("PostgreSQL {}", self.version_text);
         match self.version {
             140_000..190_000 => Finding::ok("server", message),
-            190_000.. => Finding::warn("server", format!("{message} is newer than what was tested (14 to 18)")),
+            190_000.. => {
+                Finding::warn("server", format!("{message} is newer than what was tested (14 to 18)"))
+            }
             _ => Finding::fail("server", format!("{message} is too old; 14 to 18 are supported"))
                 .mend("Upgrade the server."),
         }
@@ -110,8 +113,10 @@ impl Server {
                 "recovery",
                 "the server is a standby: the publication must be made on the primary, and a new slot waits for it",
             ),
-            (true, _) => Finding::fail("recovery", "the server is a standby, which before 16 has no logical slots")
-                .mend("Connect to the primary."),
+            (true, _) => {
+                Finding::fail("recovery", "the server is a standby, which before 16 has no logical slots")
+                    .mend("Connect to the primary.")
+            }
         }
     }
 
@@ -120,10 +125,11 @@ impl Server {
         if level == "logical" {
             return Finding::ok("wal_level", "logical");
         }
-        Finding::fail("wal_level", format!("wal_level is {level}; changes can only be streamed with logical")).mend(
-            "ALTER SYSTEM SET wal_level = logical; then restart the server. On Amazon RDS and Aurora: \
+        Finding::fail("wal_level", format!("wal_level is {level}; changes can only be streamed with logical"))
+            .mend(
+                "ALTER SYSTEM SET wal_level = logical; then restart the server. On Amazon RDS and Aurora: \
              rds.logical_replication = 1 in the parameter group, then reboot.",
-        )
+            )
     }
 
     fn rights(&self) -> Finding {
@@ -131,8 +137,9 @@ impl Server {
             return Finding::ok("role", format!("{} may replicate", self.role));
         }
         let role = quote_ident(&self.role);
-        Finding::fail("role", format!("the role {} may not replicate", self.role))
-            .mend(format!("ALTER ROLE {role} REPLICATION; On Amazon RDS and Aurora: GRANT rds_replication TO {role};"))
+        Finding::fail("role", format!("the role {} may not replicate", self.role)).mend(format!(
+            "ALTER ROLE {role} REPLICATION; On Amazon RDS and Aurora: GRANT rds_replication TO {role};"
+        ))
     }
 
     /// Room for one more, and for the second one that a first copy takes.
@@ -151,7 +158,11 @@ impl Server {
     pub(super) fn slot_room(&self, exists: bool) -> Finding {
         let room = self.room("max_replication_slots", self.slots, "slots");
         if exists && room.level == super::Level::Fail {
-            return Finding { level: super::Level::Warn, message: format!("{}; a copy needs one more", room.message), ..room };
+            return Finding {
+                level: super::Level::Warn,
+                message: format!("{}; a copy needs one more", room.message),
+                ..room
+            };
         }
         room
     }

@@ -14,7 +14,10 @@ pub(super) async fn findings(
     let mut findings = vec![server.slot_room(state.is_some())];
     let subject = format!("slot {}", settings.slot);
     if !is_slot_name(settings.slot) {
-        findings.push(Finding::fail(&subject, "a slot's name has 1 to 63 lower-case letters, digits and underscores"));
+        findings.push(Finding::fail(
+            &subject,
+            "a slot's name has 1 to 63 lower-case letters, digits and underscores",
+        ));
     } else if let Some(state) = state {
         findings.extend(existing(&subject, &state, server, settings.slot));
     } else if settings.create_missing {
@@ -29,7 +32,8 @@ pub(super) async fn findings(
 }
 
 fn is_slot_name(name: &str) -> bool {
-    (1..64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+    (1..64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
 }
 
 fn existing(subject: &str, state: &SlotState, server: &Server, name: &str) -> Vec<Finding> {
@@ -43,13 +47,18 @@ fn existing(subject: &str, state: &SlotState, server: &Server, name: &str) -> Ve
         findings.push(Finding::fail(subject, format!("belongs to the database {database}")).mend(another));
     }
     if state.temporary {
-        findings.push(Finding::fail(subject, "is temporary: it goes with the session that made it").mend(another));
+        findings.push(
+            Finding::fail(subject, "is temporary: it goes with the session that made it").mend(another),
+        );
     }
     if let Some(reason) = &state.invalidation_reason {
         let again = format!("SELECT pg_drop_replication_slot({});", quote_literal(name));
         findings.push(
-            Finding::fail(subject, format!("was invalidated ({reason}): changes are lost, and only a new copy mends that"))
-                .mend(format!("{again} Then run `tidemark setup`, and copy the tables again.")),
+            Finding::fail(
+                subject,
+                format!("was invalidated ({reason}): changes are lost, and only a new copy mends that"),
+            )
+            .mend(format!("{again} Then run `tidemark setup`, and copy the tables again.")),
         );
     } else if state.wal_status == Some(WalStatus::Unreserved) {
         findings.push(
@@ -59,8 +68,11 @@ fn existing(subject: &str, state: &SlotState, server: &Server, name: &str) -> Ve
     }
     if let Some(pid) = state.active_pid {
         findings.push(
-            Finding::warn(subject, format!("is in use by the server process {pid}; only one can stream from it"))
-                .mend("Nothing to do if that is the running Tidemark."),
+            Finding::warn(
+                subject,
+                format!("is in use by the server process {pid}; only one can stream from it"),
+            )
+            .mend("Nothing to do if that is the running Tidemark."),
         );
     }
     if findings.is_empty() {

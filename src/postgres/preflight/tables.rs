@@ -44,7 +44,11 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
          leaf AS (SELECT l.oid, l.relnamespace, l.relname, \
          CASE l.relreplident WHEN 'f' THEN true WHEN 'd' THEN coalesce(u.is_primary, false) \
          WHEN 'i' THEN coalesce(u.chosen, false) ELSE false END AS is_identified \
-         FROM pg_class l LEFT JOIN usable u ON u.indrelid = l.oid WHERE l.relkind = 'r') \
+         FROM pg_class l LEFT JOIN usable u ON u.indrelid = l.oid WHERE l.relkind = 'r'), \
+         member AS (SELECT oid AS root, oid AS leaf FROM pg_class WHERE relkind = 'r' UNION ALL \
+         SELECT r.oid, t.relid FROM pg_class r, LATERAL pg_partition_tree(r.oid) t WHERE r.relkind = 'p' AND t.isleaf), \
+         bad AS (SELECT DISTINCT ON (m.root) m.root, s.nspname, l.relname FROM member m JOIN leaf l ON l.oid = m.leaf \
+         JOIN pg_namespace s ON s.oid = l.relnamespace WHERE NOT l.is_identified ORDER BY 1, 2, 3) \
          SELECT n.nspname, c.relname, published.pubname IS NOT NULL, c.relispartition, c.relpersistence = 'u', \
          pg_has_role(c.relowner, 'USAGE'), \
          has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), \
@@ -57,9 +61,7 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_publication_tables published ON published.pubname = {publication} \
          AND published.schemaname = n.nspname AND published.tablename = c.relname \
-         LEFT JOIN LATERAL (SELECT m.nspname, l.relname FROM leaf l JOIN pg_namespace m ON m.oid = l.relnamespace \
-         WHERE NOT l.is_identified AND (l.oid = c.oid OR c.relkind = 'p' \
-         AND l.oid IN (SELECT t.relid FROM pg_partition_tree(c.oid) t WHERE t.isleaf)) ORDER BY 1, 2 LIMIT 1) bad ON true \
+         LEFT JOIN bad ON bad.root = c.oid \
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' \
          AND n.nspname NOT LIKE 'pg\\_%' AND (NOT c.relispartition OR published.pubname IS NOT NULL) ORDER BY 1, 2",
         publication = quote_literal(publication)
@@ -133,14 +135,21 @@ pub(super) fn findings(
     }
     if !tables.iter().any(|table| (settings.wanted)(&table.name)) {
         let message = format!("none of the database's {} tables is to be captured", tables.len());
-        findings.push(Finding::fail("tables", message).mend("Check `tables` and `exclude` in the configuration."));
+        findings.push(
+            Finding::fail("tables", message).mend("Check `tables` and `exclude` in the configuration."),
+        );
     } else if good > 0 {
         findings.push(Finding::ok("tables", format!("{good} tables can be captured as they are")));
     }
     findings
 }
 
-fn identity(publication: Option<&Publication>, table: &TableFacts, wanted: bool, findings: &mut Vec<Finding>) {
+fn identity(
+    publication: Option<&Publication>,
+    table: &TableFacts,
+    wanted: bool,
+    findings: &mut Vec<Finding>,
+) {
     let Some(bad) = &table.without_identity else { return };
     let carries_old_rows = publication.is_none_or(|publication| publication.updates || publication.deletes);
     if !carries_old_rows || table.is_unlogged {
@@ -151,8 +160,11 @@ fn identity(publication: Option<&Publication>, table: &TableFacts, wanted: bool,
     let mend = table.identity_mend(bad);
     if table.is_published {
         findings.push(
-            Finding::fail(subject, format!("is published, but {lack}: every UPDATE and DELETE on it fails at the source"))
-                .mend(mend),
+            Finding::fail(
+                subject,
+                format!("is published, but {lack}: every UPDATE and DELETE on it fails at the source"),
+            )
+            .mend(mend),
         );
     } else if wanted && publication.is_none_or(|publication| !publication.all_tables) {
         findings.push(Finding::fail(subject, format!("cannot be published: {lack}")).mend(mend));
@@ -164,15 +176,20 @@ fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
     let role_name = quote_ident(role);
     if !table.is_readable {
         let schema = quote_ident(&table.name.schema);
-        findings.push(Finding::fail(&subject, format!("{role} may not read it, so it cannot be copied")).mend(format!(
-            "GRANT USAGE ON SCHEMA {schema} TO {role_name}; GRANT SELECT ON {} TO {role_name};",
-            table.name.quoted()
-        )));
+        findings.push(
+            Finding::fail(&subject, format!("{role} may not read it, so it cannot be copied")).mend(format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {role_name}; GRANT SELECT ON {} TO {role_name};",
+                table.name.quoted()
+            )),
+        );
     }
     if table.hides_rows {
         findings.push(
-            Finding::fail(&subject, format!("row-level security hides rows from {role}: a copy would lack them"))
-                .mend(format!("ALTER ROLE {role_name} BYPASSRLS;")),
+            Finding::fail(
+                &subject,
+                format!("row-level security hides rows from {role}: a copy would lack them"),
+            )
+            .mend(format!("ALTER ROLE {role_name} BYPASSRLS;")),
         );
     }
     if table.is_unlogged {
@@ -204,8 +221,11 @@ fn membership(
                 .mend(format!("ALTER PUBLICATION {publication_name} ADD TABLE {table_name};")),
         ),
         Some(publication) if !wanted && table.is_published && !publication.all_tables => findings.push(
-            Finding::warn(subject, "is in the publication, but excluded here: its changes are sent and thrown away")
-                .mend(format!("ALTER PUBLICATION {publication_name} DROP TABLE {table_name};")),
+            Finding::warn(
+                subject,
+                "is in the publication, but excluded here: its changes are sent and thrown away",
+            )
+            .mend(format!("ALTER PUBLICATION {publication_name} DROP TABLE {table_name};")),
         ),
         _ => {}
     }
