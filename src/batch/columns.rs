@@ -11,7 +11,7 @@ use arrow_array::types::{
 };
 use arrow_array::{ArrayRef, BinaryArray, BooleanArray, ListArray, PrimitiveArray, StringArray};
 use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, TimeUnit};
 
 use super::decimal;
 use super::schema::{DecimalForm, data_type, element_field};
@@ -60,38 +60,45 @@ impl ColumnBuilder {
     /// An empty buffer for a column type.
     pub(super) fn new(column_type: &ColumnType) -> Self {
         match column_type {
-            ColumnType::Bool => Self::Bool(Bools::new()),
-            ColumnType::Int16 => Self::Int16(Fixed::new(DataType::Int16)),
-            ColumnType::Int32 => Self::Int32(Fixed::new(DataType::Int32)),
-            ColumnType::Int64 => Self::Int64(Fixed::new(DataType::Int64)),
-            ColumnType::Float32 => Self::Float32(Fixed::new(DataType::Float32)),
-            ColumnType::Float64 => Self::Float64(Fixed::new(DataType::Float64)),
-            ColumnType::Decimal { precision, scale } => Self::decimal(*precision, *scale),
-            ColumnType::Numeric | ColumnType::Text { .. } | ColumnType::TimeTz | ColumnType::Interval => {
-                Self::Text(Variable::new())
-            }
-            ColumnType::Bytes => Self::Bytes(Variable::new()),
-            ColumnType::Date => Self::Date(Fixed::new(DataType::Date32)),
-            ColumnType::Time { .. } => Self::Time(Fixed::new(data_type(column_type))),
-            ColumnType::Timestamp { .. } | ColumnType::TimestampTz => {
-                Self::Timestamp(Fixed::new(data_type(column_type)))
-            }
-            ColumnType::Array { element } => Self::List {
-                offsets: vec![0],
-                nulls: NullBufferBuilder::new(0),
-                element: Box::new(Self::new(element)),
+            ColumnType::Decimal { precision, scale } => match DecimalForm::of(*precision, *scale) {
+                DecimalForm::Fixed { precision, scale, shift } => Self::decimal(precision, scale, shift),
+                DecimalForm::Text => {
+                    Self::DecimalText { values: Variable::new(), precision: *precision, scale: *scale }
+                }
             },
+            ColumnType::Array { element } => Self::list(Self::new(element)),
+            plain => Self::at_rest(&data_type(plain)).unwrap_or_else(|| Self::Text(Variable::new())),
         }
     }
 
-    fn decimal(precision: u16, scale: i16) -> Self {
-        match DecimalForm::of(precision, scale) {
-            DecimalForm::Fixed { precision, scale, shift } => Self::Decimal {
-                values: Fixed::new(DataType::Decimal128(precision, scale)),
-                form: DecimalLimits { factor: 10_i128.pow(shift), bound: 10_i128.pow(u32::from(precision)) },
-            },
-            DecimalForm::Text => Self::DecimalText { values: Variable::new(), precision, scale },
-        }
+    /// An empty buffer for a type at rest; `None` for one that no column type has.
+    pub(super) fn at_rest(data_type: &DataType) -> Option<Self> {
+        Some(match data_type {
+            DataType::Boolean => Self::Bool(Bools::new()),
+            DataType::Int16 => Self::Int16(Fixed::new(data_type)),
+            DataType::Int32 => Self::Int32(Fixed::new(data_type)),
+            DataType::Int64 => Self::Int64(Fixed::new(data_type)),
+            DataType::Float32 => Self::Float32(Fixed::new(data_type)),
+            DataType::Float64 => Self::Float64(Fixed::new(data_type)),
+            DataType::Decimal128(precision, scale) => Self::decimal(*precision, *scale, 0),
+            DataType::Utf8 => Self::Text(Variable::new()),
+            DataType::Binary => Self::Bytes(Variable::new()),
+            DataType::Date32 => Self::Date(Fixed::new(data_type)),
+            DataType::Time64(TimeUnit::Microsecond) => Self::Time(Fixed::new(data_type)),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => Self::Timestamp(Fixed::new(data_type)),
+            DataType::List(field) => Self::list(Self::at_rest(field.data_type())?),
+            _ => return None,
+        })
+    }
+
+    fn decimal(precision: u8, scale: i8, shift: u32) -> Self {
+        let values = Fixed::new(&DataType::Decimal128(precision, scale));
+        let form = DecimalLimits { factor: 10_i128.pow(shift), bound: 10_i128.pow(u32::from(precision)) };
+        Self::Decimal { values, form }
+    }
+
+    fn list(element: Self) -> Self {
+        Self::List { offsets: vec![0], nulls: NullBufferBuilder::new(0), element: Box::new(element) }
     }
 
     /// Appends a value and returns the memory it takes, roughly; or says why the column cannot hold it
@@ -330,8 +337,8 @@ pub(super) struct Fixed<T: ArrowPrimitiveType> {
 }
 
 impl<T: ArrowPrimitiveType> Fixed<T> {
-    fn new(data_type: DataType) -> Self {
-        Self { data_type, values: Vec::new(), nulls: NullBufferBuilder::new(0) }
+    fn new(data_type: &DataType) -> Self {
+        Self { data_type: data_type.clone(), values: Vec::new(), nulls: NullBufferBuilder::new(0) }
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "all appends have one shape")]

@@ -36,17 +36,10 @@ pub fn datum<'a>(array: &'a dyn Array, column_type: &ColumnType, row: usize) -> 
             Datum::Text(Cow::Borrowed(array.as_string::<i32>().value(row)))
         }
         ColumnType::Bytes => Datum::Bytes(Cow::Borrowed(array.as_binary::<i32>().value(row))),
-        ColumnType::Date => match value::<Date32Type>(array, row) {
-            days if days == -DATE_INFINITY => Datum::Date(i32::MIN),
-            days => Datum::Date(days),
-        },
+        ColumnType::Date => date_datum(value::<Date32Type>(array, row)),
         ColumnType::Time { .. } => Datum::Time(value::<Time64MicrosecondType>(array, row)),
         ColumnType::Timestamp { .. } | ColumnType::TimestampTz => {
-            Datum::Timestamp(match value::<TimestampMicrosecondType>(array, row) {
-                TIMESTAMP_INFINITY => Datum::INFINITY,
-                at if at == -TIMESTAMP_INFINITY => Datum::NEG_INFINITY,
-                at => at.into(),
-            })
+            timestamp_datum(value::<TimestampMicrosecondType>(array, row))
         }
         ColumnType::Array { element } => {
             let list = array.as_list::<i32>();
@@ -55,6 +48,20 @@ pub fn datum<'a>(array: &'a dyn Array, column_type: &ColumnType, row: usize) -> 
             Datum::List((start..end).map(|item| datum(items, element, item as usize)).collect())
         }
     }
+}
+
+/// The value of days at rest.
+pub(super) fn date_datum(days: i32) -> Datum<'static> {
+    Datum::Date(if days == -DATE_INFINITY { i32::MIN } else { days })
+}
+
+/// The value of microseconds at rest.
+pub(super) fn timestamp_datum(micros: i64) -> Datum<'static> {
+    Datum::Timestamp(match micros {
+        TIMESTAMP_INFINITY => Datum::INFINITY,
+        at if at == -TIMESTAMP_INFINITY => Datum::NEG_INFINITY,
+        at => at.into(),
+    })
 }
 
 fn value<T: ArrowPrimitiveType>(array: &dyn Array, row: usize) -> T::Native {

@@ -6,6 +6,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 
+use super::csv::{CsvReader, CsvWriter};
 use super::parquet::{ParquetReader, ParquetWriter};
 use crate::runtime::{Error, Result};
 
@@ -17,6 +18,8 @@ pub enum Format {
         /// How pages are compressed.
         compression: Compression,
     },
+    /// Comma-separated text, gzipped (its form: see `csv`).
+    CsvGzip,
 }
 
 /// Compression of Parquet pages.
@@ -35,6 +38,7 @@ impl Format {
     pub const fn extension(&self) -> &'static str {
         match self {
             Self::Parquet { .. } => "parquet",
+            Self::CsvGzip => "csv.gz",
         }
     }
 }
@@ -64,6 +68,7 @@ pub struct FileWriter(Writer);
 
 enum Writer {
     Parquet(Box<ParquetWriter>),
+    Csv(Box<CsvWriter>),
 }
 
 impl FileWriter {
@@ -76,42 +81,57 @@ impl FileWriter {
             Format::Parquet { compression } => {
                 Writer::Parquet(Box::new(ParquetWriter::new(*compression, schema, options)?))
             }
+            Format::CsvGzip => Writer::Csv(Box::new(CsvWriter::new(schema))),
         }))
     }
 
     /// Appends a batch of the file's schema.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        let Writer::Parquet(writer) = &mut self.0;
-        if batch.schema_ref() != writer.schema() {
+        let schema = match &self.0 {
+            Writer::Parquet(writer) => writer.schema(),
+            Writer::Csv(writer) => writer.schema(),
+        };
+        if batch.schema_ref() != schema {
             return Err(Error::operator("a batch has another schema than the file it is written to"));
         }
-        writer.write(batch)
+        match &mut self.0 {
+            Writer::Parquet(writer) => writer.write(batch),
+            Writer::Csv(writer) => writer.write(batch),
+        }
     }
 
     /// Size of the file so far: bytes written, and an estimate for rows that wait for their row group to
     /// fill. The same for the same batches.
     pub fn bytes_written(&self) -> usize {
-        let Writer::Parquet(writer) = &self.0;
-        writer.bytes_written()
+        match &self.0 {
+            Writer::Parquet(writer) => writer.bytes_written(),
+            Writer::Csv(writer) => writer.bytes_written(),
+        }
     }
 
     /// Memory held, in bytes: bytes not yet taken and the buffers of the row group in progress.
     pub fn memory(&self) -> usize {
-        let Writer::Parquet(writer) = &self.0;
-        writer.memory()
+        match &self.0 {
+            Writer::Parquet(writer) => writer.memory(),
+            Writer::Csv(writer) => writer.memory(),
+        }
     }
 
     /// Hands over the bytes that are ready, so that they need not be held until the end: the file is all
     /// that was taken, in order, followed by what [`Self::finish`] returns.
     pub fn take(&mut self) -> Vec<u8> {
-        let Writer::Parquet(writer) = &mut self.0;
-        writer.take()
+        match &mut self.0 {
+            Writer::Parquet(writer) => writer.take(),
+            Writer::Csv(writer) => writer.take(),
+        }
     }
 
     /// Ends the file and returns its bytes (those not yet taken).
     pub fn finish(self) -> Result<Vec<u8>> {
-        let Writer::Parquet(writer) = self.0;
-        writer.finish()
+        match self.0 {
+            Writer::Parquet(writer) => writer.finish(),
+            Writer::Csv(writer) => writer.finish(),
+        }
     }
 }
 
@@ -146,14 +166,28 @@ impl From<File> for Source {
 pub struct ReaderOptions {
     /// Most rows of a batch.
     pub batch_rows: usize,
+    /// Most memory of a batch, in bytes, roughly (a row that is larger is a batch of its own). In Parquet,
+    /// where rows are counted before they are read, it is kept on the average of the largest row group.
+    pub batch_bytes: usize,
     /// Indexes, in the schema wanted, of the columns to read, in the order wanted; all by default.
     pub columns: Option<Vec<usize>>,
 }
 
 impl Default for ReaderOptions {
-    /// Batches of 8192 rows with all columns.
+    /// Batches of 8192 rows and 16 MiB, with all columns.
     fn default() -> Self {
-        Self { batch_rows: 8192, columns: None }
+        Self { batch_rows: 8192, batch_bytes: 16 << 20, columns: None }
+    }
+}
+
+impl ReaderOptions {
+    /// The schema of the columns to read.
+    pub(super) fn wanted(&self, schema: &SchemaRef) -> Result<SchemaRef> {
+        let Some(columns) = &self.columns else { return Ok(SchemaRef::clone(schema)) };
+        let wanted = schema.project(columns).map_err(|error| {
+            Error::operator("columns that the schema does not have were asked for").cause(error)
+        })?;
+        Ok(wanted.into())
     }
 }
 
@@ -167,6 +201,7 @@ pub struct FileReader(Reader);
 
 enum Reader {
     Parquet(Box<ParquetReader>),
+    Csv(Box<CsvReader>),
 }
 
 impl FileReader {
@@ -181,19 +216,24 @@ impl FileReader {
             Format::Parquet { .. } => {
                 Reader::Parquet(Box::new(ParquetReader::open(schema, source.into(), options)?))
             }
+            Format::CsvGzip => Reader::Csv(Box::new(CsvReader::open(schema, source.into(), options)?)),
         }))
     }
 
     /// The schema of the batches: the one wanted, or those of its columns that were asked for.
     pub fn schema(&self) -> &SchemaRef {
-        let Reader::Parquet(reader) = &self.0;
-        reader.schema()
+        match &self.0 {
+            Reader::Parquet(reader) => reader.schema(),
+            Reader::Csv(reader) => reader.schema(),
+        }
     }
 
     /// Rows in the file, where the format says so up front.
     pub fn rows(&self) -> Option<u64> {
-        let Reader::Parquet(reader) = &self.0;
-        Some(reader.rows())
+        match &self.0 {
+            Reader::Parquet(reader) => Some(reader.rows()),
+            Reader::Csv(_) => None,
+        }
     }
 }
 
@@ -202,7 +242,9 @@ impl Iterator for FileReader {
 
     /// The next batch; after an error, nothing more should be read.
     fn next(&mut self) -> Option<Self::Item> {
-        let Reader::Parquet(reader) = &mut self.0;
-        reader.next()
+        match &mut self.0 {
+            Reader::Parquet(reader) => reader.next(),
+            Reader::Csv(reader) => reader.next(),
+        }
     }
 }

@@ -16,6 +16,7 @@
 //! * **Memory is bounded** by the row group being written, and by one batch when reading.
 
 mod columns;
+mod csv;
 mod datum;
 mod decimal;
 mod format;

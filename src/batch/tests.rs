@@ -6,10 +6,11 @@ use super::testing::{column, every_column, row, same, with_seed};
 use super::*;
 use crate::change::{Column, ColumnType, Datum};
 
-const FORMATS: [Format; 3] = [
+const FORMATS: [Format; 4] = [
     Format::Parquet { compression: Compression::Zstd(3) },
     Format::Parquet { compression: Compression::Snappy },
     Format::Parquet { compression: Compression::None },
+    Format::CsvGzip,
 ];
 
 fn batch(columns: &[Column], rows: &[Vec<Datum<'_>>]) -> RecordBatch {
@@ -68,7 +69,7 @@ fn rows_of_every_type_come_back_from_every_format_as_they_were() {
         let options = WriterOptions { row_group_rows: 130, ..WriterOptions::default() };
         for format in FORMATS {
             let bytes = file(format, &batches, &options);
-            let reader_options = ReaderOptions { batch_rows: 70, columns: None };
+            let reader_options = ReaderOptions { batch_rows: 70, ..ReaderOptions::default() };
             let reader = FileReader::open(&format, &arrow_schema(&columns), bytes, &reader_options).unwrap();
             let read: Vec<_> = reader.map(|batch| batch.unwrap()).collect();
             assert!(read.iter().all(|batch| batch.num_rows() <= 70));

@@ -34,13 +34,9 @@ pub(super) struct Widening {
 }
 
 impl Widening {
-    /// Compares a file's schema with the one wanted, of which `wanted` names the columns (all by default).
-    /// Also returns which of the file's columns to read, ascending.
-    pub(super) fn plan(
-        file: &Schema,
-        schema: &SchemaRef,
-        wanted: Option<&[usize]>,
-    ) -> Result<(Self, Vec<usize>)> {
+    /// Compares a file's schema with the table's, of which `wanted` has the columns to read. Also returns
+    /// which of the file's columns those are, ascending.
+    pub(super) fn plan(file: &Schema, schema: &Schema, wanted: SchemaRef) -> Result<(Self, Vec<usize>)> {
         if let Some(field) = file.fields().iter().find(|field| schema.index_of(field.name()).is_err()) {
             return Err(Error::operator(format!(
                 "the file has a column {:?} ({}), which the table's schema does not know",
@@ -48,19 +44,13 @@ impl Widening {
                 field.data_type()
             )));
         }
-        let schema = match wanted {
-            Some(wanted) => Arc::new(schema.project(wanted).map_err(|error| {
-                Error::operator("columns that the schema does not have were asked for").cause(error)
-            })?),
-            None => Arc::clone(schema),
-        };
-        let found: Vec<_> = schema.fields().iter().map(|field| check(file, field)).collect::<Result<_>>()?;
+        let found: Vec<_> = wanted.fields().iter().map(|field| check(file, field)).collect::<Result<_>>()?;
         let mut read: Vec<usize> = found.iter().flatten().copied().collect();
         read.sort_unstable();
         let place = |index: &usize| read.partition_point(|other| other < index);
         let columns = found.iter().map(|index| index.as_ref().map_or(From::Null, |i| From::Read(place(i))));
         let columns = columns.collect();
-        Ok((Self { schema, columns }, read))
+        Ok((Self { schema: wanted, columns }, read))
     }
 
     /// The schema of the batches that come out.

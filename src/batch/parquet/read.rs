@@ -11,6 +11,7 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
+use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
 use parquet::file::reader::ChunkReader;
 
 use crate::batch::format::{ReaderOptions, Source};
@@ -43,11 +44,13 @@ impl ParquetReader {
     ) -> Result<Self> {
         let arrow_options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load(&reader, arrow_options).map_err(failed)?;
-        let (widening, columns) = Widening::plan(metadata.schema(), schema, options.columns.as_deref())?;
+        let (widening, columns) = Widening::plan(metadata.schema(), schema, options.wanted(schema)?)?;
         let rows = metadata.metadata().file_metadata().num_rows() as u64;
         let mask = ProjectionMask::roots(metadata.parquet_schema(), columns);
+        let batch_rows =
+            (options.batch_bytes / row_bytes(metadata.metadata())).clamp(1, options.batch_rows.max(1));
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
-            .with_batch_size(options.batch_rows.max(1))
+            .with_batch_size(batch_rows)
             .with_projection(mask)
             .build()
             .map_err(failed)?;
@@ -71,6 +74,20 @@ impl ParquetReader {
                 .and_then(|batch| self.widening.apply(&batch)),
         )
     }
+}
+
+/// The average memory of a row, of that row group where it is largest; at least 1.
+fn row_bytes(metadata: &ParquetMetaData) -> usize {
+    let column_bytes = |column: &ColumnChunkMetaData| {
+        // Dictionaries make repeated text small in the file, but not in memory.
+        let text = column.unencoded_byte_array_data_bytes().unwrap_or_default();
+        text.max(column.uncompressed_size()) as usize
+    };
+    let average = |group: &RowGroupMetaData| {
+        let bytes: usize = group.columns().iter().map(column_bytes).sum();
+        bytes / (group.num_rows() as usize).max(1)
+    };
+    metadata.row_groups().iter().map(average).max().unwrap_or_default().max(1)
 }
 
 fn failed(error: ParquetError) -> Error {
