@@ -27,6 +27,7 @@ pub use chain::{Chain, ChangeFile, chain};
 pub use dead::{DeadLetter, Payload};
 pub use file::{META_COLUMNS, change_schema};
 pub(super) use dead::{lines, read_lines};
+pub(super) use file::FORMAT;
 use file::OpenFile;
 
 /// How far back a commit time may step within a file: clocks of concurrent commits differ by milliseconds,
