@@ -6,13 +6,14 @@
 use std::sync::Arc;
 
 use arrow_array::types::{
-    ArrowPrimitiveType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type,
-    Int64Type, Time64MicrosecondType, TimestampMicrosecondType,
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
+    Time64MicrosecondType, TimestampMicrosecondType,
 };
-use arrow_array::{ArrayRef, BinaryArray, BooleanArray, ListArray, PrimitiveArray, StringArray};
-use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
+use arrow_array::{ArrayRef, ListArray};
+use arrow_buffer::NullBufferBuilder;
 use arrow_schema::{DataType, TimeUnit};
 
+use super::buffers::{Bools, Fixed, VALUE_OVERHEAD, Variable, offset, take_offsets};
 use super::decimal;
 use super::schema::{DecimalForm, data_type, element_field};
 use crate::change::{ColumnType, Datum};
@@ -23,12 +24,6 @@ pub(super) const DATE_INFINITY: i32 = i32::MAX;
 pub(super) const TIMESTAMP_INFINITY: i64 = i64::MAX;
 /// 24:00, the largest time of day.
 pub(super) const TIME_MAX: i64 = 86_400_000_000;
-
-/// Room kept from one batch for the next, in values or bytes: not more, lest one large value holds memory.
-const KEPT_CAPACITY: usize = 1 << 16;
-
-/// What a value costs beside its own bytes: offset and validity, roughly.
-const VALUE_OVERHEAD: usize = 4;
 
 /// A column's buffer, by its type at rest.
 pub(super) enum ColumnBuilder {
@@ -165,17 +160,17 @@ impl ColumnBuilder {
     /// Number of values.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Bool(values) => values.values.len(),
-            Self::Int16(values) => values.values.len(),
-            Self::Int32(values) => values.values.len(),
-            Self::Int64(values) => values.values.len(),
-            Self::Float32(values) => values.values.len(),
-            Self::Float64(values) => values.values.len(),
-            Self::Decimal { values, .. } => values.values.len(),
+            Self::Bool(values) => values.len(),
+            Self::Int16(values) => values.len(),
+            Self::Int32(values) => values.len(),
+            Self::Int64(values) => values.len(),
+            Self::Float32(values) => values.len(),
+            Self::Float64(values) => values.len(),
+            Self::Decimal { values, .. } => values.len(),
             Self::DecimalText { values, .. } | Self::Text(values) | Self::Bytes(values) => values.len(),
-            Self::Date(values) => values.values.len(),
-            Self::Time(values) => values.values.len(),
-            Self::Timestamp(values) => values.values.len(),
+            Self::Date(values) => values.len(),
+            Self::Time(values) => values.len(),
+            Self::Timestamp(values) => values.len(),
             Self::List { nulls, .. } => nulls.len(),
         }
     }
@@ -310,164 +305,5 @@ fn timestamp(instant: i128) -> Result<i64, String> {
             .ok()
             .filter(|at| at.unsigned_abs() < TIMESTAMP_INFINITY.unsigned_abs())
             .ok_or_else(|| "a timestamp beyond the 64 bits of microseconds which a file holds".to_owned()),
-    }
-}
-
-fn offset(end: usize) -> Result<i32, String> {
-    i32::try_from(end).map_err(|_| "more than 2 GiB in one batch".to_owned())
-}
-
-fn take_offsets(offsets: &mut Vec<i32>) -> OffsetBuffer<i32> {
-    let mut next = Vec::with_capacity(offsets.len().min(KEPT_CAPACITY));
-    next.push(0);
-    OffsetBuffer::new(ScalarBuffer::from(std::mem::replace(offsets, next)))
-}
-
-/// An emptied buffer of about the size it had, and what it held.
-fn take<T>(values: &mut Vec<T>) -> Vec<T> {
-    let next = Vec::with_capacity(values.len().min(KEPT_CAPACITY));
-    std::mem::replace(values, next)
-}
-
-/// Values of a fixed width.
-pub(super) struct Fixed<T: ArrowPrimitiveType> {
-    data_type: DataType,
-    values: Vec<T::Native>,
-    nulls: NullBufferBuilder,
-}
-
-impl<T: ArrowPrimitiveType> Fixed<T> {
-    fn new(data_type: &DataType) -> Self {
-        Self { data_type: data_type.clone(), values: Vec::new(), nulls: NullBufferBuilder::new(0) }
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "all appends have one shape")]
-    fn append(&mut self, value: T::Native) -> Result<usize, String> {
-        self.values.push(value);
-        self.nulls.append_non_null();
-        Ok(size_of::<T::Native>())
-    }
-
-    fn append_int(&mut self, value: i64) -> Result<usize, String>
-    where
-        T::Native: TryFrom<i64>,
-    {
-        let narrow = T::Native::try_from(value);
-        self.append(narrow.map_err(|_| format!("an integer out of range for {}", self.data_type))?)
-    }
-
-    fn append_null(&mut self) {
-        self.values.push(T::Native::default());
-        self.nulls.append_null();
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.values.truncate(len);
-        self.nulls.truncate(len);
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        let values = ScalarBuffer::from(take(&mut self.values));
-        let array = PrimitiveArray::<T>::new(values, self.nulls.finish());
-        Arc::new(array.with_data_type(self.data_type.clone()))
-    }
-}
-
-/// Booleans, a bit each.
-pub(super) struct Bools {
-    values: BooleanBufferBuilder,
-    nulls: NullBufferBuilder,
-}
-
-impl Bools {
-    fn new() -> Self {
-        Self { values: BooleanBufferBuilder::new(0), nulls: NullBufferBuilder::new(0) }
-    }
-
-    #[expect(clippy::unnecessary_wraps, reason = "all appends have one shape")]
-    fn append(&mut self, value: bool) -> Result<usize, String> {
-        self.values.append(value);
-        self.nulls.append_non_null();
-        Ok(1)
-    }
-
-    fn append_null(&mut self) {
-        self.values.append(false);
-        self.nulls.append_null();
-    }
-
-    fn truncate(&mut self, len: usize) {
-        if len < self.values.len() {
-            self.values.truncate(len);
-        }
-        self.nulls.truncate(len);
-    }
-
-    fn finish(&mut self) -> ArrayRef {
-        Arc::new(BooleanArray::new(self.values.finish(), self.nulls.finish()))
-    }
-}
-
-/// Values of any length, back to back.
-pub(super) struct Variable {
-    offsets: Vec<i32>,
-    values: Vec<u8>,
-    nulls: NullBufferBuilder,
-}
-
-impl Variable {
-    fn new() -> Self {
-        Self { offsets: vec![0], values: Vec::new(), nulls: NullBufferBuilder::new(0) }
-    }
-
-    fn len(&self) -> usize {
-        self.offsets.len() - 1
-    }
-
-    fn append(&mut self, value: &[u8]) -> Result<usize, String> {
-        let end = offset(self.values.len() + value.len())?;
-        self.values.extend_from_slice(value);
-        self.offsets.push(end);
-        self.nulls.append_non_null();
-        Ok(value.len() + VALUE_OVERHEAD)
-    }
-
-    fn append_decimal(&mut self, unscaled: &[u8], precision: u16, scale: i16) -> Result<usize, String> {
-        let start = self.values.len();
-        let digits = decimal::write_text(unscaled, scale, &mut self.values);
-        if digits > usize::from(precision) {
-            self.values.truncate(start);
-            return Err(format!("a decimal of more than {precision} digits"));
-        }
-        self.offsets.push(offset(self.values.len())?);
-        self.nulls.append_non_null();
-        Ok(self.values.len() - start + VALUE_OVERHEAD)
-    }
-
-    fn append_null(&mut self) {
-        let end = self.offsets.last().copied().unwrap_or_default();
-        self.offsets.push(end);
-        self.nulls.append_null();
-    }
-
-    fn truncate(&mut self, len: usize) {
-        self.offsets.truncate(len + 1);
-        self.values.truncate(self.offsets.last().map_or(0, |end| *end as usize));
-        self.nulls.truncate(len);
-    }
-
-    fn take(&mut self) -> (OffsetBuffer<i32>, Buffer, Option<NullBuffer>) {
-        (take_offsets(&mut self.offsets), Buffer::from_vec(take(&mut self.values)), self.nulls.finish())
-    }
-
-    fn finish_text(&mut self) -> ArrayRef {
-        let (offsets, values, nulls) = self.take();
-        // Checks UTF-8 once more, at some GB/s: the price of having no unsafe code.
-        Arc::new(StringArray::new(offsets, values, nulls))
-    }
-
-    fn finish_bytes(&mut self) -> ArrayRef {
-        let (offsets, values, nulls) = self.take();
-        Arc::new(BinaryArray::new(offsets, values, nulls))
     }
 }

@@ -15,6 +15,7 @@
 //!   program: repeating a step after a crash makes the same object (see [`FileWriter`]).
 //! * **Memory is bounded** by the row group being written, and by one batch when reading.
 
+mod buffers;
 mod columns;
 mod csv;
 mod datum;

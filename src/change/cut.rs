@@ -44,6 +44,9 @@ pub struct CutTable {
     pub schema_version: SchemaVersion,
     /// Records with a value (tombstones are not counted) since the cut before.
     pub changes: u64,
+    /// Changes since the cut before which could not be encoded: they are in the topic `<name>.dead-letters`.
+    #[serde(default)]
+    pub dead_letters: u64,
     /// End offset of each log partition of its topic: the first offset after the cut.
     pub ends: Vec<LogEnd>,
 }

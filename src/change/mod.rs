@@ -8,6 +8,7 @@
 //!
 //! Every other module speaks in these types; each word means one thing (see ARCHITECTURE.md, "Words").
 
+mod calendar;
 mod cut;
 mod datum;
 mod lsn;
@@ -15,6 +16,7 @@ mod position;
 mod schema;
 mod types;
 
+pub use calendar::Calendar;
 pub use cut::{Cut, CutTable, Ds, LogEnd};
 pub use datum::Datum;
 pub use lsn::{Lsn, ParseLsnError};

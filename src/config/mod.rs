@@ -1,1 +1,305 @@
-//! `connector.toml`, checked. No I/O but reading the file, its secrets and the environment.
+//! `connector.toml`, checked. No I/O but reading the file, the secrets beside it and the environment.
+//!
+//! ```text
+//!   connector.toml ── document (TOML with places) ── sections read key by key ──> Config
+//!                            ${NAME}, key_file ──────────┘        └──> problems, all at once
+//! ```
+//!
+//! A key exists by being read: each section asks the document for its keys, what is left over is unknown, and
+//! what was asked for is what suggestions are made from. Nothing is refused one at a time: a wrong value is
+//! noted, its default stands in, and the reading goes on, so that one look at the answer mends the file.
+//!
+//! Relative paths are relative to the working directory of the process, not to the file.
+//!
+//! Secrets are held in [`Secret`], which prints as `***`; problems quote the file's own text, in which a
+//! variable is still a `${NAME}`, and never quote a value that may hold a secret.
+
+mod check;
+mod document;
+mod expand;
+mod problem;
+mod secret;
+mod sections;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod url;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use jiff::civil::Time;
+use jiff::tz::TimeZone;
+
+pub use problem::{ConfigErrors, Problem};
+pub use secret::Secret;
+pub use tables::TableFilter;
+pub use url::SourceUrl;
+
+/// Where variables come from: `std::env::var` in production.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// A whole `connector.toml`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// `[source]` and `[[table]]`.
+    pub source: SourceConfig,
+    /// `[log]`.
+    pub log: LogConfig,
+    /// `[state]`.
+    pub state: StateConfig,
+    /// `[envelope]`.
+    pub envelope: EnvelopeConfig,
+    /// `[lake]`.
+    pub lake: LakeConfig,
+    /// `[cut]`.
+    pub cut: CutConfig,
+    /// `[coordinator]`.
+    pub coordinator: CoordinatorConfig,
+    /// `[ops]`.
+    pub ops: OpsConfig,
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn load(path: &Path, env: Environment<'_>) -> Result<Self, ConfigErrors> {
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text, env),
+            Err(error) => Err(ConfigErrors::unreadable(path, &error)),
+        }
+    }
+
+    /// Checks a file's text; `path` is only named in problems.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn parse(path: &Path, text: &str, env: Environment<'_>) -> Result<Self, ConfigErrors> {
+        sections::read(text, env)
+            .map(|(config, _)| config)
+            .map_err(|problems| ConfigErrors::new(path, problems))
+    }
+}
+
+/// The database.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceConfig {
+    /// First part of every topic and folder; letters, digits, `_` and `-`, at most 100.
+    pub name: String,
+    /// Connection URL.
+    pub url: SourceUrl,
+    /// `password` or what `password_file` holds; without either the URL, `PGPASSWORD` or `.pgpass` says it.
+    pub password: Option<Secret>,
+    /// Replication slot; `[a-z0-9_]`, at most 63.
+    pub slot: String,
+    /// Publication, at most 63 bytes.
+    pub publication: String,
+    /// Which tables are carried.
+    pub tables: TableFilter,
+}
+
+/// The log.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    /// Which log.
+    pub kind: LogKind,
+    /// Bytes of records after which an append is made without waiting for more.
+    pub append_bytes_max: u64,
+    /// Milliseconds to wait for more records before an append.
+    pub linger_ms: u64,
+}
+
+/// Which log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogKind {
+    /// A SQLite file.
+    Embedded(EmbeddedLogConfig),
+}
+
+/// `[log.embedded]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddedLogConfig {
+    /// The file.
+    pub path: PathBuf,
+    /// Size of the file at which appends stop, so that the disk never fills.
+    pub bytes_max: u64,
+    /// Milliseconds for which delivered records are kept.
+    pub retention_ms: u64,
+    /// Bytes of delivered records that are kept.
+    pub retention_bytes: u64,
+}
+
+/// Local files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateConfig {
+    /// The folder.
+    pub dir: PathBuf,
+}
+
+/// How a change is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EnvelopeConfig {
+    /// Encoding.
+    pub format: EnvelopeFormat,
+    /// Numerics with a fixed scale.
+    pub decimal_handling: DecimalHandling,
+}
+
+/// Encoding of the envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnvelopeFormat {
+    /// Debezium's JSON, `schemas.enable=false`.
+    Json,
+}
+
+/// Debezium's `decimal.handling.mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DecimalHandling {
+    /// Base64 of the unscaled value.
+    Precise,
+    /// Digits.
+    String,
+}
+
+/// The object store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LakeConfig {
+    /// Where.
+    pub url: LakeUrl,
+    /// Format and compression of snapshots.
+    pub format: LakeFormat,
+    /// Bytes after which a snapshot's part is closed.
+    pub part_bytes_max: u64,
+    /// Bytes of records after which a change file is written.
+    pub stage_bytes_max: u64,
+    /// Memory for sorting and merging, of the process.
+    pub memory_bytes_max: u64,
+    /// Folder for runs that do not fit into memory.
+    pub scratch_dir: PathBuf,
+}
+
+/// A checked `[lake] url`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LakeUrl {
+    /// `file:///…`: an absolute local folder.
+    Folder(PathBuf),
+}
+
+/// As a URL.
+impl fmt::Display for LakeUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Folder(path) => f.write_str(&url::file_url(path)),
+        }
+    }
+}
+
+/// Format of snapshots with the compressions that it knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LakeFormat {
+    /// Parquet.
+    Parquet(ParquetCompression),
+    /// CSV; `gzip` or not.
+    Csv {
+        /// Whether it is gzipped.
+        gzip: bool,
+    },
+}
+
+/// Compression within Parquet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParquetCompression {
+    /// Zstandard.
+    Zstd,
+    /// Snappy.
+    Snappy,
+    /// None.
+    None,
+}
+
+/// When a day ends.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CutConfig {
+    /// Time of day.
+    pub at: Time,
+    /// The zone in which a `ds` is a day. Its IANA name is [`CutConfig::time_zone_name`].
+    pub time_zone: TimeZone,
+}
+
+impl CutConfig {
+    /// The zone's IANA name.
+    pub fn time_zone_name(&self) -> &str {
+        self.time_zone.iana_name().unwrap_or("UTC")
+    }
+}
+
+/// Leases.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CoordinatorConfig {
+    /// Which coordinator.
+    pub kind: CoordinatorKind,
+    /// Milliseconds after which a lease that is not renewed is free.
+    pub lease_ttl_ms: u64,
+}
+
+/// Which coordinator.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CoordinatorKind {
+    /// A SQLite file.
+    Embedded {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// Watching.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OpsConfig {
+    /// `host:port` of the HTTP endpoint.
+    pub listen: String,
+    /// Form of log lines.
+    pub log_format: LogFormat,
+    /// Least level that is logged; `TIDEMARK_LOG` and `RUST_LOG` go before it.
+    pub log_level: LogLevel,
+}
+
+/// Form of log lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Least level that is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// A human must look.
+    Error,
+    /// Something is unusual.
+    Warn,
+    /// What happens.
+    Info,
+    /// Why it happens.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The word of `log_level`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}

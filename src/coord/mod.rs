@@ -7,8 +7,8 @@
 //!
 //! To add a coordinator, implement [`Coordinator`] and run [`conformance`] on it.
 
-//pub mod conformance;
-//mod sqlite;
+pub mod conformance;
+mod sqlite;
 
 use std::fmt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 
 use crate::runtime::Result;
 
-//pub use sqlite::SqliteCoordinator;
+pub use sqlite::SqliteCoordinator;
 
 /// Ownership of a name, with its fencing number: each new holder's epoch is higher than every earlier one's.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -14,7 +14,7 @@
 
 pub mod conformance;
 mod record;
-//mod sqlite;
+mod sqlite;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,8 +24,8 @@ use async_trait::async_trait;
 
 use crate::runtime::{Error, Result};
 
-pub use record::{RecordBatch, RecordRef, RecordWriter, TopicRecords};
-//pub use sqlite::{SqliteLog, SqliteLogOptions};
+pub use record::{Mark, RecordBatch, RecordRef, RecordWriter, TopicRecords};
+pub use sqlite::{SqliteLog, SqliteLogOptions};
 
 /// Place of a record in its log partition, from 0. Offsets only grow; a log may leave gaps.
 pub type Offset = u64;

@@ -77,6 +77,18 @@ impl TopicRecords {
         frames(&self.frames)
     }
 
+    /// The place reached, to go back to with [`TopicRecords::rewind`].
+    pub const fn mark(&self) -> Mark {
+        Mark { bytes: self.frames.len(), count: self.count }
+    }
+
+    /// Takes back the records written since `mark`, which must be one of these records'.
+    pub fn rewind(&mut self, mark: Mark) {
+        debug_assert!(mark.bytes <= self.frames.len(), "a mark lies before the end");
+        self.frames.truncate(mark.bytes);
+        self.count = mark.count;
+    }
+
     /// Begins a record at the end: write its key, its value and its headers, in that order, then
     /// [`RecordWriter::finish`]. Dropped unfinished, it leaves no trace.
     pub fn begin(&mut self, timestamp_ms: i64) -> RecordWriter<'_> {
@@ -85,6 +97,13 @@ impl TopicRecords {
         self.frames.extend_from_slice(&timestamp_ms.to_le_bytes());
         RecordWriter { records: self, start, headers_at: None, finished: false }
     }
+}
+
+/// A place between two records of a [`TopicRecords`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    bytes: usize,
+    count: u32,
 }
 
 /// Writes one record in place; see [`TopicRecords::begin`].
@@ -217,6 +236,15 @@ pub(super) fn frames(bytes: &[u8]) -> impl Iterator<Item = RecordRef<'_>> {
     })
 }
 
+/// Bytes of each whole frame in a run, its length field included.
+pub(super) fn frame_lengths(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let mut cursor = Cursor { bytes };
+    std::iter::from_fn(move || {
+        let length = cursor.u32()? as usize;
+        cursor.take(length).map(|_| length + 4)
+    })
+}
+
 struct Cursor<'a> {
     bytes: &'a [u8],
 }
@@ -282,6 +310,23 @@ mod tests {
         record.field(|b| b.extend_from_slice(b"half"));
         drop(record);
         assert_eq!((records.count(), records.frames().len()), (0, 0));
+    }
+
+    #[test]
+    fn rewinding_takes_back_all_records_since_the_mark_and_no_other() {
+        let mut records = TopicRecords::new("t".into());
+        let write = |records: &mut TopicRecords, timestamp_ms| {
+            let mut record = records.begin(timestamp_ms);
+            record.null();
+            record.null();
+            record.finish()
+        };
+        write(&mut records, 1);
+        let (mark, frames) = (records.mark(), records.frames().to_vec());
+        write(&mut records, 2);
+        write(&mut records, 3);
+        records.rewind(mark);
+        assert_eq!((records.count(), records.frames()), (1, frames.as_slice()));
     }
 
     #[test]

@@ -1,1 +1,164 @@
 //! Watching and steering: health, metrics, status page, logging.
+//!
+//! ```text
+//!   capture ──┐                                  ┌── /health, /metrics, /, /api/v1   (http)
+//!   deliver ──┼── handles ──> Ops ── Report ─────┼── backfill progress on a terminal
+//!   lake …  ──┘   (atomics)            at "now"  └── tidemark status
+//!        ^
+//!        └────── Command ── channel ── POST /api/v1/cut
+//! ```
+//!
+//! The pipeline writes through handles which it keeps: counters and gauges are atomics, and a lock is only taken
+//! where a state changes (a component fails, a day is published). Readers build a [`Report`] of one instant and
+//! judge it there; nothing that is shown is decided by the pipeline, so that `/health`, the metrics and the page
+//! cannot disagree. A reader never holds a lock while it formats, so that a slow reader delays nobody.
+
+mod component;
+mod days;
+mod http;
+pub mod human;
+mod judge;
+mod logging;
+mod metrics;
+mod page;
+mod progress;
+mod report;
+mod source;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::change::{Ds, TableName};
+use crate::runtime::Result;
+
+pub use component::Component;
+pub use days::{DayTable, Days};
+pub use http::Server;
+pub use judge::{Reason, Severity, Status};
+pub use logging::{Terminal, init as init_logging};
+pub use progress::show_backfill;
+pub use report::Report;
+pub use source::{LogStats, SourceStats};
+pub use table::{TableState, TableStats};
+
+/// What the outside asks of the pipeline.
+#[derive(Debug)]
+pub enum Command {
+    /// A cut now, as the day `ds` (none: today in the cut's time zone).
+    Cut {
+        /// The day.
+        ds: Option<Ds>,
+        /// The day that was cut, or why not.
+        reply: oneshot::Sender<Result<Ds>>,
+    },
+}
+
+/// Commands that may wait for the pipeline.
+const COMMANDS_MAX: usize = 8;
+
+/// The shared picture of a running process. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Ops {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    name: String,
+    started: Instant,
+    components: Mutex<Vec<Component>>,
+    tables: RwLock<BTreeMap<TableName, Arc<TableStats>>>,
+    source: SourceStats,
+    log: LogStats,
+    days: Days,
+    commands: mpsc::Sender<Command>,
+}
+
+impl Ops {
+    /// An empty picture of the connector `name`, and where its commands arrive. A process that takes no
+    /// commands drops the receiver.
+    pub fn new(name: impl Into<String>) -> (Self, mpsc::Receiver<Command>) {
+        let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
+        let inner = Inner {
+            name: name.into(),
+            started: Instant::now(),
+            components: Mutex::default(),
+            tables: RwLock::default(),
+            source: SourceStats::default(),
+            log: LogStats::default(),
+            days: Days::default(),
+            commands,
+        };
+        (Self { inner: Arc::new(inner) }, receiver)
+    }
+
+    /// The handle of a component (`source`, `log`, `deliver`, `lake`, `coordinator` …), which is "starting"
+    /// until it says otherwise. The same name gives the same component.
+    pub fn component(&self, name: &'static str) -> Component {
+        let mut components = lock(&self.inner.components);
+        if let Some(known) = components.iter().find(|component| component.name() == name) {
+            return known.clone();
+        }
+        let component = Component::new(name, now_ms());
+        components.push(component.clone());
+        component
+    }
+
+    /// The counters of a table, made at the first call. To be kept by the caller.
+    pub fn table(&self, name: &TableName) -> Arc<TableStats> {
+        let tables = self.inner.tables.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = tables.get(name) {
+            return Arc::clone(known);
+        }
+        drop(tables);
+        let mut tables = self.inner.tables.write().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(tables.entry(name.clone()).or_default())
+    }
+
+    /// The replication stream's gauges.
+    pub fn source(&self) -> &SourceStats {
+        &self.inner.source
+    }
+
+    /// The log's gauges.
+    pub fn log(&self) -> &LogStats {
+        &self.inner.log
+    }
+
+    /// Cuts and published days.
+    pub fn days(&self) -> &Days {
+        &self.inner.days
+    }
+
+    /// The picture now.
+    pub fn report(&self) -> Report {
+        report::build(&self.inner, now_ms())
+    }
+
+    fn tables(&self) -> Vec<(TableName, Arc<TableStats>)> {
+        self.inner.tables()
+    }
+}
+
+impl Inner {
+    fn tables(&self) -> Vec<(TableName, Arc<TableStats>)> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        tables.iter().map(|(name, stats)| (name.clone(), Arc::clone(stats))).collect()
+    }
+}
+
+/// Milliseconds since 1970.
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
+/// What is guarded here is whole after each statement, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

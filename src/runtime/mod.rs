@@ -4,6 +4,7 @@
 mod error;
 mod retry;
 mod shutdown;
+pub(crate) mod sqlite;
 
 pub use error::{Class, Error, Result};
 pub use retry::Backoff;

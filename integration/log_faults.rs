@@ -1,0 +1,266 @@
+//! The embedded log under faults: killed at any moment, on a full disk, with a damaged file.
+//!
+//! The victims are processes of their own: this binary started again with `LOG_FAULTS_PATH` set, running the one
+//! test that does what it is told and does nothing otherwise.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tidemark::log::conformance::{numbered, read_numbered};
+use tidemark::log::{Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions, Visibility};
+use tidemark::runtime::Class;
+
+const TOPIC: &str = "numbers";
+const OTHER: &str = "others";
+
+fn open(path: &Path) -> SqliteLog {
+    SqliteLog::open(SqliteLogOptions { retention_ms: 0, ..SqliteLogOptions::new(path) }).unwrap()
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("LOG_FAULTS_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
+    eprintln!("replay with LOG_FAULTS_SEED={seed}");
+    seed
+}
+
+fn counted(fenced: &Fenced) -> u64 {
+    fenced.state.get("count").map_or(0, |v| String::from_utf8_lossy(v).parse().unwrap())
+}
+
+fn step(count: u64, records: RecordBatch) -> Append {
+    let state = vec![("count".into(), count.to_string().into_bytes())];
+    Append { records, state, visibility: Visibility::Now }
+}
+
+/// Every number below `count`, once and in order; each topic holds the same.
+async fn check(log: &dyn Log, count: u64) {
+    for topic in [TOPIC, OTHER] {
+        let found = read_numbered(log, topic, 0, 1 << 20).await.unwrap();
+        assert_eq!(found.len() as u64, count, "{topic}: the state says {count} records");
+        for (at, (offset, n)) in found.into_iter().enumerate() {
+            assert_eq!((offset, n), (at as u64, at as u64), "{topic}: a gap or a double");
+        }
+    }
+}
+
+/// Not a test by itself: the process that is killed. Appends to two topics, now and then holds records first, and
+/// prints the count after each append that was confirmed.
+#[tokio::test]
+async fn victim() {
+    let Some(path) = std::env::var_os("LOG_FAULTS_PATH") else { return };
+    let mut random = StdRng::seed_from_u64(std::env::var("LOG_FAULTS_SEED").unwrap().parse().unwrap());
+    let log = open(Path::new(&path));
+    let fenced = log.fence().await.unwrap();
+    let mut count = counted(&fenced);
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "victim at {count}").unwrap();
+    loop {
+        let until = count + random.random_range(1..4000);
+        let mut from = count;
+        if random.random_ratio(1, 3) {
+            from = random.random_range(count..until);
+            for topic in [TOPIC, OTHER] {
+                let records = numbered(topic, count..from);
+                let append = Append { records, state: vec![], visibility: Visibility::Held };
+                log.append(fenced.epoch, append).await.unwrap();
+            }
+        }
+        let mut records = numbered(TOPIC, from..until);
+        let other = numbered(OTHER, from..until);
+        for record in other.topics().flat_map(tidemark::log::TopicRecords::iter) {
+            copy(record, &mut records);
+        }
+        log.append(fenced.epoch, step(until, records)).await.unwrap();
+        count = until;
+        writeln!(stdout, "victim at {count}").unwrap();
+    }
+}
+
+fn copy(record: tidemark::log::RecordRef<'_>, to: &mut RecordBatch) {
+    let mut writer = to.topic(&OTHER.into()).begin(record.timestamp_ms);
+    for field in [record.key, record.value] {
+        match field {
+            Some(bytes) => writer.field(|b| b.extend_from_slice(bytes)),
+            None => writer.null(),
+        }
+    }
+    for (name, value) in record.headers() {
+        writer.header(name, |b| b.extend_from_slice(value));
+    }
+    writer.finish();
+}
+
+fn start_victim(path: &Path, seed: u64) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["victim", "--exact", "--nocapture"])
+        .env("LOG_FAULTS_PATH", path)
+        .env("LOG_FAULTS_SEED", seed.to_string())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_writer_killed_at_any_moment_loses_and_doubles_nothing() {
+    let rounds: u32 = std::env::var("CRASH_ROUNDS").map_or(25, |r| r.parse().unwrap());
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.db");
+    let mut last = 0;
+    for round in 0..rounds {
+        let mut child = start_victim(&path, random.random());
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let at = |line: &str| line.split_once("victim at ").and_then(|(_, n)| n.parse::<u64>().ok());
+        let first = lines.find_map(|line| at(&line.unwrap())).unwrap();
+        assert_eq!(first, last, "round {round}: the next writer begins where the last one was");
+        std::thread::sleep(Duration::from_micros(random.random_range(0..150_000)));
+        child.kill().unwrap();
+        let status = child.wait().unwrap();
+        assert_eq!(status.code(), None, "round {round}: the victim ended by itself: {status}");
+        let confirmed = lines.map_while(Result::ok).filter_map(|line| at(&line)).last().unwrap_or(first);
+        let log = open(&path);
+        last = counted(&log.fence().await.unwrap());
+        assert!(last >= confirmed, "round {round}: {confirmed} were confirmed and {last} are there");
+        check(&log, last).await;
+    }
+    assert!(last > 0, "no round appended anything");
+    eprintln!("{rounds} rounds, {last} records a topic");
+}
+
+/// Two writers at once: whichever has fenced last appends, and nothing is doubled.
+#[tokio::test]
+async fn writers_of_two_processes_take_over_from_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.db");
+    for round in 0..5 {
+        let mut child = start_victim(&path, round);
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        // Three lines: it is appending.
+        assert_eq!(lines.by_ref().filter(|l| l.as_ref().unwrap().contains("victim at")).take(3).count(), 3);
+        let log = open(&path);
+        let fenced = log.fence().await.unwrap();
+        let count = counted(&fenced);
+        let rest = lines.count();
+        assert!(!child.wait().unwrap().success(), "the victim is fenced and says so ({rest} lines)");
+        check(&log, count).await;
+    }
+}
+
+/// A small file system of its own, unmounted in the end.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(bytes: u64) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        mounted.is_ok_and(|o| o.status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_freed() {
+    let Some(disk) = SmallDisk::mount(48 << 20) else {
+        eprintln!("SKIPPED the full disk: no right to mount a tmpfs; bytes_max stands in for it in the unit tests");
+        return;
+    };
+    let folder = disk.0.path();
+    let ballast = folder.join("ballast");
+    std::fs::write(&ballast, vec![1; 24 << 20]).unwrap();
+    let path = folder.join("log.db");
+    let log = open(&path);
+    let epoch = log.fence().await.unwrap().epoch;
+    let mut random = StdRng::seed_from_u64(seed());
+    let mut count = 0;
+    let (rejected, until) = loop {
+        let until = count + random.random_range(1000..40_000);
+        match log.append(epoch, step(until, both(count..until))).await {
+            Ok(_) => count = until,
+            Err(rejected) => break (rejected, until),
+        }
+    };
+    let text = rejected.error.to_string();
+    assert_eq!(rejected.error.class(), Class::Operator, "{text}");
+    for part in [path.to_str().unwrap(), "nothing was written", "Free space at"] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+    // Again and again: the error stays the same, and readers go on.
+    let mut append = rejected.append;
+    for _ in 0..5 {
+        let rejected = log.append(epoch, append).await.unwrap_err();
+        assert_eq!(rejected.error.class(), Class::Operator, "{}", rejected.error);
+        append = rejected.append;
+        check(&log, count).await;
+    }
+    // Whatever still fits is no excuse for a gap.
+    std::fs::remove_file(ballast).unwrap();
+    log.append(epoch, append).await.unwrap();
+    check(&log, until).await;
+    drop(log);
+    let log = open(&path);
+    assert_eq!(counted(&log.fence().await.unwrap()), until);
+    check(&log, until).await;
+}
+
+fn both(range: std::ops::Range<u64>) -> RecordBatch {
+    let mut records = numbered(TOPIC, range.clone());
+    for record in numbered(OTHER, range).topics().flat_map(tidemark::log::TopicRecords::iter) {
+        copy(record, &mut records);
+    }
+    records
+}
+
+#[tokio::test]
+async fn a_damaged_byte_is_named_by_topic_offset_and_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log.db");
+    let log = open(&path);
+    let epoch = log.fence().await.unwrap().epoch;
+    log.append(epoch, step(1000, numbered(TOPIC, 0..1000))).await.unwrap();
+    // A marker that does not compress, to be found in the file.
+    let marker: Vec<u8> = StdRng::seed_from_u64(7).random_iter().take(64).collect();
+    let mut records = RecordBatch::default();
+    let mut record = records.topic(&TOPIC.into()).begin(0);
+    record.null();
+    record.field(|b| b.extend_from_slice(&marker));
+    record.finish();
+    log.append(epoch, step(1001, records)).await.unwrap();
+    drop(log);
+
+    wait_until_closed(&path);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let at = bytes.windows(marker.len()).position(|w| w == marker).unwrap();
+    bytes[at + 30] ^= 0x10;
+    std::fs::write(&path, bytes).unwrap();
+
+    let log = open(&path);
+    let partition = LogPartition { topic: TOPIC.into(), partition: 0 };
+    assert_eq!(log.read(&partition, 0, 1).await.unwrap().offsets, [0]);
+    let error = log.read(&partition, 1000, 1 << 20).await.unwrap_err();
+    assert_eq!(error.class(), Class::Operator);
+    let text = error.to_string();
+    for part in [path.to_str().unwrap(), "numbers/0", "offsets 1000 to 1000", "checksum"] {
+        assert!(text.contains(part), "{part:?} is missing: {text}");
+    }
+}
+
+/// The writer's thread closes its connection, and with it removes the WAL, shortly after the log is dropped.
+fn wait_until_closed(path: &Path) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while path.with_extension("db-wal").exists() {
+        assert!(Instant::now() < deadline, "the log was not closed");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,181 @@
+//! The sections of the file: each key, its check and its default.
+
+use std::path::{Path, PathBuf};
+
+use jiff::tz::TimeZone;
+
+use super::document::{Document, Keys, Section};
+use super::tables::{TableGlob, TableRule};
+use super::{
+    Config, CoordinatorConfig, CoordinatorKind, CutConfig, DecimalHandling, EmbeddedLogConfig,
+    EnvelopeConfig, EnvelopeFormat, Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat,
+    LogKind, LogLevel, OpsConfig, ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig,
+    TableFilter, check, url,
+};
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+const GIB: u64 = 1024 * MIB;
+const TIB: u64 = 1024 * GIB;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// Reads a whole file's text; gives also the keys that exist.
+pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), Vec<Problem>> {
+    let document = Document::parse(text, env)?;
+    let state = state(&document.section("state"));
+    let source = source(&document);
+    let log = log(&document, &state);
+    let envelope = envelope(&document.section("envelope"));
+    let lake = lake(&document.section("lake"), &state);
+    let cut = cut(&document.section("cut"));
+    let coordinator = coordinator(&document.section("coordinator"), &state);
+    let ops = ops(&document.section("ops"));
+    let (problems, keys) = document.finish();
+    match source {
+        Some(source) if problems.is_empty() => {
+            Ok((Config { source, log, state, envelope, lake, cut, coordinator, ops }, keys))
+        }
+        _ => Err(problems),
+    }
+}
+
+/// `None` only with a problem noted.
+fn source(document: &Document<'_>) -> Option<SourceConfig> {
+    let section = document.section("source");
+    let given = section.secret("url", "url_file");
+    if given.is_none() && !section.has("url") && !section.has("url_file") {
+        section.note(
+            "url",
+            "missing; expected a URL such as postgresql://tidemark@db.example.com:5432/shop".into(),
+        );
+    }
+    let checked = given.map(|secret| SourceUrl::parse(secret.expose()));
+    let url = checked.and_then(|checked| checked.map_err(|problem| section.note("url", problem)).ok());
+    let password = section.secret("password", "password_file");
+    if password.is_some() && url.as_ref().is_some_and(SourceUrl::has_password) {
+        section.note("password", "given beside a password in url; expected only one of them".into());
+    }
+    let database = url.as_ref().and_then(SourceUrl::database).unwrap_or_default();
+    let name = section.text("name", check::name).unwrap_or_else(|| check::name_from(&database));
+    let slot = section.text("slot", check::slot).unwrap_or_else(|| check::slot_from(&name));
+    let publication = section.text("publication", check::publication);
+    let publication = publication.unwrap_or_else(|| check::slot_from(&name));
+    let tables = tables(document, &section);
+    url.map(|url| SourceConfig { name, url, password, slot, publication, tables })
+}
+
+fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
+    let tables = source.list("tables", TableGlob::parse);
+    if tables.as_ref().is_some_and(Vec::is_empty) && source.is_empty_list("tables") {
+        source.note("tables", "found an empty list; expected at least one pattern, such as \"*.*\"".into());
+    }
+    let tables = tables.unwrap_or_else(|| TableGlob::parse("*.*").into_iter().collect());
+    let exclude = source.list("exclude", TableGlob::parse).unwrap_or_default();
+    let rule = |section: &Section<'_, '_>| {
+        let glob = section.text("match", TableGlob::parse);
+        if glob.is_none() && !section.has("match") {
+            section.note("match", "missing; expected a pattern on schema.table, such as \"public.*\"".into());
+        }
+        let exclude = section.boolean("exclude").unwrap_or(false);
+        glob.map(|glob| TableRule { glob, exclude })
+    };
+    let rules = document.list("table").iter().filter_map(rule).collect();
+    TableFilter { tables, exclude, rules }
+}
+
+fn state(section: &Section<'_, '_>) -> StateConfig {
+    StateConfig { dir: section.text("dir", check::path).unwrap_or_else(|| PathBuf::from("tidemark-data")) }
+}
+
+fn log(document: &Document<'_>, state: &StateConfig) -> LogConfig {
+    let section = document.section("log");
+    section.text("kind", |text| check::word(text, &[("embedded", ())], &["kafka"]));
+    let embedded = document.section("log.embedded");
+    let path = embedded.text("path", check::path).unwrap_or_else(|| state.dir.join("log.db"));
+    let kind = LogKind::Embedded(EmbeddedLogConfig {
+        path,
+        bytes_max: embedded.integer("bytes_max", "bytes", 64 * MIB, 1024 * TIB, 10 * GIB),
+        retention_ms: embedded.integer("retention_ms", "milliseconds", 0, 36_500 * DAY_MS, DAY_MS),
+        retention_bytes: embedded.integer("retention_bytes", "bytes", 0, 1024 * TIB, GIB),
+    });
+    LogConfig {
+        kind,
+        append_bytes_max: section.integer("append_bytes_max", "bytes", 64 * KIB, 64 * MIB, 4 * MIB),
+        linger_ms: section.integer("linger_ms", "milliseconds", 0, 10_000, 5),
+    }
+}
+
+fn envelope(section: &Section<'_, '_>) -> EnvelopeConfig {
+    let format = |text: &str| check::word(text, &[("json", EnvelopeFormat::Json)], &["avro"]);
+    let decimals = [("precise", DecimalHandling::Precise), ("string", DecimalHandling::String)];
+    let decimal_handling = section.text("decimal_handling", |text| check::word(text, &decimals, &["double"]));
+    EnvelopeConfig {
+        format: section.text("format", format).unwrap_or(EnvelopeFormat::Json),
+        decimal_handling: decimal_handling.unwrap_or(DecimalHandling::Precise),
+    }
+}
+
+fn lake(section: &Section<'_, '_>, state: &StateConfig) -> LakeConfig {
+    // The only failure is a working directory that is gone; the folder then fails to open, with its name.
+    let below =
+        |name: &str| std::path::absolute(state.dir.join(name)).unwrap_or_else(|_| Path::new("/").join(name));
+    let url = section.text("url", url::lake).unwrap_or_else(|| LakeUrl::Folder(below("lake")));
+    LakeConfig {
+        url,
+        format: lake_format(section),
+        part_bytes_max: section.integer("part_bytes_max", "bytes", MIB, 5 * GIB, 256 * MIB),
+        stage_bytes_max: section.integer("stage_bytes_max", "bytes", 64 * KIB, GIB, 64 * MIB),
+        memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
+        scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),
+    }
+}
+
+fn lake_format(section: &Section<'_, '_>) -> LakeFormat {
+    let formats = [("parquet", true), ("csv", false)];
+    let parquet = section.text("format", |text| check::word(text, &formats, &["orc"])).unwrap_or(true);
+    if parquet {
+        let words = [
+            ("zstd", ParquetCompression::Zstd),
+            ("snappy", ParquetCompression::Snappy),
+            ("none", ParquetCompression::None),
+        ];
+        let found = section.text("compression", |text| {
+            check::word(text, &words, &[]).map_err(|expected| format!("{expected} with format \"parquet\""))
+        });
+        LakeFormat::Parquet(found.unwrap_or(ParquetCompression::Zstd))
+    } else {
+        let words = [("gzip", true), ("none", false)];
+        let found = section.text("compression", |text| {
+            check::word(text, &words, &[]).map_err(|expected| format!("{expected} with format \"csv\""))
+        });
+        LakeFormat::Csv { gzip: found.unwrap_or(true) }
+    }
+}
+
+fn cut(section: &Section<'_, '_>) -> CutConfig {
+    CutConfig {
+        at: section.text("at", check::time_of_day).unwrap_or_default(),
+        time_zone: section.text("time_zone", check::time_zone).unwrap_or(TimeZone::UTC),
+    }
+}
+
+fn coordinator(section: &Section<'_, '_>, state: &StateConfig) -> CoordinatorConfig {
+    section.text("kind", |text| check::word(text, &[("embedded", ())], &["zookeeper"]));
+    let path = section.text("path", check::path).unwrap_or_else(|| state.dir.join("coordinator.db"));
+    CoordinatorConfig {
+        kind: CoordinatorKind::Embedded { path },
+        lease_ttl_ms: section.integer("lease_ttl_ms", "milliseconds", 1000, 600_000, 10_000),
+    }
+}
+
+fn ops(section: &Section<'_, '_>) -> OpsConfig {
+    let formats = [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
+    let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
+    let levels = levels.map(|level| (level.as_str(), level));
+    let listen = section.text("listen", check::listen);
+    OpsConfig {
+        listen: listen.unwrap_or_else(|| "127.0.0.1:8080".to_owned()),
+        log_format: section.text("log_format", |t| check::word(t, &formats, &[])).unwrap_or(LogFormat::Auto),
+        log_level: section.text("log_level", |t| check::word(t, &levels, &[])).unwrap_or(LogLevel::Info),
+    }
+}

@@ -1,0 +1,77 @@
+//! Which tables are carried.
+
+use globset::{Glob, GlobMatcher};
+
+use crate::change::TableName;
+
+/// A pattern on `schema.table`: a glob on each side of the first dot.
+#[derive(Clone, Debug)]
+pub(super) struct TableGlob {
+    text: String,
+    schema: GlobMatcher,
+    table: GlobMatcher,
+}
+
+impl PartialEq for TableGlob {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl TableGlob {
+    /// # Errors
+    /// What was expected.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        const EXPECTED: &str =
+            "a pattern on schema.table, such as \"public.*\" or \"sales.order_{head,line}\"";
+        let (schema, table) = text.split_once('.').ok_or(EXPECTED)?;
+        if schema.is_empty() || table.is_empty() {
+            return Err(EXPECTED.to_owned());
+        }
+        let glob = |part: &str| match Glob::new(part) {
+            Ok(glob) => Ok(glob.compile_matcher()),
+            Err(error) => Err(format!("{EXPECTED} ({})", error.kind())),
+        };
+        Ok(Self { text: text.to_owned(), schema: glob(schema)?, table: glob(table)? })
+    }
+
+    fn is_match(&self, table: &TableName) -> bool {
+        self.schema.is_match(&table.schema) && self.table.is_match(&table.table)
+    }
+}
+
+/// Which tables are carried: those that match `tables` and not `exclude`, unless a `[[table]]` says otherwise,
+/// the last that matches. Postgres's own schemas (`pg_*`, `information_schema`) never are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TableFilter {
+    pub(super) tables: Vec<TableGlob>,
+    pub(super) exclude: Vec<TableGlob>,
+    pub(super) rules: Vec<TableRule>,
+}
+
+/// A `[[table]]`.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct TableRule {
+    pub(super) glob: TableGlob,
+    pub(super) exclude: bool,
+}
+
+impl TableFilter {
+    /// Whether a table is carried.
+    pub fn takes(&self, table: &TableName) -> bool {
+        if table.schema.starts_with("pg_") || table.schema == "information_schema" {
+            return false;
+        }
+        let any = |globs: &[TableGlob]| globs.iter().any(|glob| glob.is_match(table));
+        let rule = self.rules.iter().rev().find(|rule| rule.glob.is_match(table));
+        let excluded = rule.map_or_else(|| any(&self.exclude), |rule| rule.exclude);
+        any(&self.tables) && !excluded
+    }
+
+    /// Whether every table is carried, so that a publication `FOR ALL TABLES` fits.
+    pub fn takes_all(&self) -> bool {
+        self.tables.iter().any(|glob| glob.text == "*.*")
+            && self.exclude.is_empty()
+            && self.rules.iter().all(|rule| !rule.exclude)
+    }
+}

@@ -1,0 +1,265 @@
+use std::collections::HashMap;
+
+use super::*;
+
+fn parsed(text: &str) -> Result<Config, ConfigErrors> {
+    let env: HashMap<_, _> = HashMap::from([("PGPASSWORD", "hunter2"), ("ZONE", "Asia/Dubai")]);
+    Config::parse(Path::new("connector.toml"), text, &|name| env.get(name).map(|v| (*v).to_owned()))
+}
+
+fn refused(text: &str) -> String {
+    parsed(text).expect_err("it was taken").to_string()
+}
+
+const MINIMAL: &str = "[source]\nurl = \"postgresql://tidemark@localhost:5432/shop\"\n";
+
+#[test]
+fn one_url_is_enough_and_the_rest_has_defaults() {
+    let config = parsed(MINIMAL).unwrap();
+    assert_eq!(config.source.name, "shop");
+    assert_eq!(config.source.slot, "tidemark_shop");
+    assert_eq!(config.source.publication, "tidemark_shop");
+    assert_eq!(config.ops.listen, "127.0.0.1:8080");
+    assert_eq!(config.lake.format, LakeFormat::Parquet(ParquetCompression::Zstd));
+    assert_eq!(config.cut.time_zone_name(), "UTC");
+    let LakeUrl::Folder(lake) = &config.lake.url;
+    assert!(lake.is_absolute() && lake.ends_with("tidemark-data/lake"), "{lake:?}");
+    let LogKind::Embedded(log) = &config.log.kind;
+    assert_eq!(log.path, Path::new("tidemark-data/log.db"));
+}
+
+#[test]
+fn all_problems_are_told_at_once_each_with_its_line() {
+    let text = r#"
+sorce = 1
+[source]
+url = "mysql://me:geheim@db/shop"
+name = "_shop"
+tabels = ["public.*"]
+tables = ["orders", 7]
+slot = "Shop"
+password = "${NOT_SET}"
+[log]
+kind = "kafka"
+append_bytes_max = "4 MiB"
+[lake]
+format = "orc"
+compression = "gzip"
+url = "s3://bucket/prefix"
+memory_bytes_max = 1
+time_zone = "Asia/Dubai"
+[lake.s3]
+region = "me-central-1"
+[cut]
+at = "24:00"
+time_zone = "Asia/Dubay"
+[opps]
+listen = "localhost"
+[ops]
+listen = "8080"
+[[table]]
+exclud = true
+exclude = "yes"
+"#;
+    let expected = r#"connector.toml: 23 problems
+  line 2: sorce: unknown key
+  line 4: [source] url: found a text that does not begin with postgresql:// or postgres://; expected a URL such as postgresql://tidemark@db.example.com:5432/shop (it is not shown, since it may hold a password)
+  line 5: [source] name: found "_shop"; expected at most 100 letters, digits, "_" and "-", beginning with a letter or digit
+  line 6: [source] tabels: unknown key; did you mean `tables`?
+  line 7: [source] tables: found "orders"; expected a pattern on schema.table, such as "public.*" or "sales.order_{head,line}"
+  line 7: [source] tables: found an integer; expected a string
+  line 8: [source] slot: found "Shop"; expected 1 to 63 of a-z, 0-9 and "_", as Postgres wants it
+  line 9: [source] password: the environment variable NOT_SET is not set; set it, or write the value
+  line 11: [log] kind: found "kafka"; expected "embedded"; "kafka" is known, but not in this version
+  line 12: [log] append_bytes_max: found "4 MiB"; expected a whole number of bytes from 65536 to 67108864
+  line 14: [lake] format: found "orc"; expected "parquet" or "csv"; "orc" is known, but not in this version
+  line 15: [lake] compression: found "gzip"; expected "zstd", "snappy" or "none" with format "parquet"
+  line 16: [lake] url: found "s3://bucket/prefix"; expected an absolute local folder such as file:///var/lib/tidemark/lake; s3:// is known, but not in this version
+  line 17: [lake] memory_bytes_max: found 1; expected a whole number of bytes from 33554432 to 1099511627776
+  line 18: [lake] time_zone: unknown key; did you mean `[cut] time_zone`?
+  line 19: [lake.s3]: unknown section
+  line 22: [cut] at: found "24:00"; expected a time of day such as "00:00" or "23:30"
+  line 23: [cut] time_zone: found "Asia/Dubay"; expected the IANA name of a time zone that this machine knows (package tzdata), such as "Asia/Dubai"
+  line 24: [opps]: unknown section; did you mean [ops]?
+  line 27: [ops] listen: found "8080"; expected an address and a port, such as "127.0.0.1:8080"
+  line 29: [[table]] exclud: unknown key; did you mean `exclude`?
+  line 30: [[table]] exclude: found a string; expected true or false
+  [[table]] match: missing; expected a pattern on schema.table, such as "public.*""#;
+    assert_eq!(refused(text), expected);
+}
+
+#[test]
+fn what_is_not_toml_is_told_with_its_line_and_without_its_text() {
+    let text =
+        "[source]\nurl = \"postgresql://me:geheim@db/shop\npassword = hunter2\n[cut]\nat = \"00:00\" x\n";
+    let message = refused(text);
+    assert!(message.contains("line 2: not valid TOML"), "{message}");
+    assert!(message.contains("line 5: not valid TOML"), "{message}");
+    assert!(!message.contains("geheim") && !message.contains("hunter2"), "{message}");
+    assert!(refused("[source]\nurl = \"a\"\nurl = \"b\"").contains("line 3: not valid TOML: duplicate key"));
+}
+
+#[test]
+fn a_key_in_the_place_of_a_section_is_told() {
+    assert!(
+        refused("source = \"x\"").contains("line 1: source: found a string; expected a section, [source]")
+    );
+    assert!(refused("table = 1").contains("line 1: table: found an integer; expected [[table]] sections"));
+    assert!(
+        refused("url = \"x\"")
+            .contains("line 1: url: unknown key; did you mean `[lake] url` or `[source] url`?")
+    );
+}
+
+#[test]
+fn a_missing_url_is_a_problem_of_its_own() {
+    let message = refused("");
+    assert_eq!(
+        message,
+        "connector.toml: [source] url: missing; expected a URL such as postgresql://tidemark@db.example.com:5432/shop"
+    );
+}
+
+#[test]
+fn a_missing_file_shows_the_smallest_one() {
+    let errors = Config::load(Path::new("/nowhere/connector.toml"), &|_| None).unwrap_err();
+    let error = crate::runtime::Error::from(errors);
+    assert_eq!(error.class(), crate::runtime::Class::Usage);
+    assert!(error.message().contains("/nowhere/connector.toml: there is no such file"));
+    let mend = error.mend_text().unwrap();
+    let example = &mend[mend.find("[source]").unwrap()..];
+    parsed(&example.replace("\n    ", "\n")).unwrap();
+}
+
+#[test]
+fn variables_and_secret_files_are_taken_and_never_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "  geheim$${x}\r\n").unwrap();
+    let text = format!(
+        "[source]\nurl = \"postgres://me@db/shop?sslpassword=hunter2\"\npassword_file = \"{}\"\n[cut]\ntime_zone = \"${{ZONE}}\"",
+        file.display()
+    );
+    let config = parsed(&text).unwrap();
+    assert_eq!(config.source.password.as_ref().unwrap().expose(), "  geheim$${x}");
+    assert_eq!(config.cut.time_zone_name(), "Asia/Dubai");
+    let config_of_url = parsed("[source]\nurl = \"postgres://me:${PGPASSWORD}@db/shop\"").unwrap();
+    assert_eq!(config_of_url.source.url.expose(), "postgres://me:hunter2@db/shop");
+    assert_eq!(config_of_url.source.url.to_string(), "postgres://me:***@db/shop");
+    for printed in [format!("{config:?}{config_of_url:#?}"), config.source.url.to_string()] {
+        assert!(!printed.contains("geheim") && !printed.contains("hunter2"), "{printed}");
+    }
+}
+
+#[test]
+fn secrets_are_not_quoted_when_they_are_wrong() {
+    let both = refused("[source]\nurl = \"postgres://me:geheim@db/shop\"\npassword = \"hunter2\"");
+    let number = refused("[source]\nurl = \"postgres://me@db/shop\"\npassword = 4711");
+    let host = refused("[source]\nurl = \"postgres://me:geheim@/shop\"");
+    assert!(both.contains("[source] password: given beside a password in url"), "{both}");
+    assert!(number.contains("found an integer; expected a string; the value is not shown"), "{number}");
+    assert!(host.contains("line 2: [source] url: found no host"), "{host}");
+    for message in [both, number, host] {
+        assert!(!["geheim", "hunter2", "4711"].iter().any(|s| message.contains(s)), "{message}");
+    }
+}
+
+#[test]
+fn a_secret_given_twice_or_a_file_that_is_not_there_is_told() {
+    let message = refused("[source]\nurl_file = \"/nowhere/url\"\npassword = \"a\"\npassword_file = \"b\"");
+    assert!(message.contains("line 2: [source] url_file: /nowhere/url cannot be read"), "{message}");
+    assert!(message.contains("line 4: [source] password_file: given beside password"), "{message}");
+    assert!(!message.contains("missing"), "{message}");
+}
+
+#[test]
+fn a_name_is_made_of_any_database() {
+    for (url, name, slot) in [
+        ("postgres://h/Shop.EU", "Shop_EU", "tidemark_shop_eu"),
+        ("postgres://h/_x", "db_x", "tidemark_db_x"),
+        ("postgres://h/caf%C3%A9-1", "caf_-1", "tidemark_caf__1"),
+        ("postgres://me@h", "me", "tidemark_me"),
+        ("postgres:///?host=/run/pg&dbname=s", "s", "tidemark_s"),
+        ("postgres://u@%2Frun%2Fpg/s", "s", "tidemark_s"),
+        ("postgres://a:1,b:2/s?target_session_attrs=primary", "s", "tidemark_s"),
+    ] {
+        let config = parsed(&format!("[source]\nurl = \"{url}\"")).unwrap();
+        assert_eq!((config.source.name.as_str(), config.source.slot.as_str()), (name, slot), "{url}");
+    }
+    let long = parsed(&format!("[source]\nurl = \"postgres://h/{}\"", "é".repeat(80))).unwrap();
+    assert_eq!(long.source.slot.len(), 63);
+}
+
+#[test]
+fn tables_are_taken_by_patterns() {
+    let text = format!(
+        "{MINIMAL}tables = [\"public.*\", \"sales.order_?\"]\nexclude = [\"public.tmp_*\"]\n\
+         [[table]]\nmatch = \"public.tmp_keep\"\n[[table]]\nmatch = \"*.secret\"\nexclude = true\n"
+    );
+    let filter = parsed(&text).unwrap().source.tables;
+    let takes = |name: &str| filter.takes(&name.parse().unwrap());
+    assert!(
+        takes("public.orders") && takes("sales.order_1") && takes("public.tmp_keep") && takes("public.a.b")
+    );
+    assert!(
+        !takes("sales.order_10") && !takes("public.tmp_1") && !takes("public.secret") && !takes("other.t")
+    );
+    let all = parsed(MINIMAL).unwrap().source.tables;
+    assert!(all.takes_all() && !filter.takes_all());
+    assert!(!all.takes(&crate::change::TableName::new("pg_catalog", "pg_class")));
+    assert!(!all.takes(&crate::change::TableName::new("information_schema", "tables")));
+}
+
+#[test]
+fn a_lake_url_prints_as_it_is_read() {
+    let LakeUrl::Folder(path) =
+        parsed(&format!("{MINIMAL}[lake]\nurl = \"file:///srv/my%20lake\"")).unwrap().lake.url;
+    assert_eq!(path, Path::new("/srv/my lake"));
+    assert_eq!(LakeUrl::Folder(path).to_string(), "file:///srv/my%20lake");
+    assert!(refused(&format!("{MINIMAL}[lake]\nurl = \"file://relative/lake\"")).contains("[lake] url"));
+}
+
+/// The file in the repository, with its defaults uncommented: `# key = value` becomes `key = value`.
+fn with_defaults_written() -> String {
+    let text = include_str!("../../connector.toml");
+    let key = |line: &&str| {
+        let rest = line.strip_prefix("# ").unwrap_or(line);
+        let word = rest.split(" =").next().unwrap_or_default();
+        rest.contains(" = ") && word.chars().all(|c| c.is_ascii_lowercase() || c == '_')
+            || rest.starts_with('[')
+    };
+    text.lines().filter(key).map(|line| line.trim_start_matches("# ").to_owned() + "\n").collect()
+}
+
+#[test]
+fn the_example_file_works_as_it_is() {
+    let example = parsed(include_str!("../../connector.toml")).unwrap();
+    assert_eq!(example, parsed(MINIMAL).unwrap());
+}
+
+#[test]
+fn the_example_file_shows_every_key_with_its_true_default() {
+    let written = with_defaults_written();
+    let secret = |line: &&str| ["url_file", "password"].iter().any(|key| line.starts_with(key));
+    let text: String = written.lines().filter(|line| !secret(line)).map(|l| l.to_owned() + "\n").collect();
+    let mut config = parsed(&text).unwrap();
+    let defaults = parsed(MINIMAL).unwrap();
+    let LakeUrl::Folder(lake) = &config.lake.url;
+    assert!(lake.is_absolute());
+    config.lake.url = defaults.lake.url.clone();
+    config.source.tables.rules.clear();
+    assert_eq!(config, defaults);
+
+    let (_, keys) = sections::read(MINIMAL, &|_| None).unwrap();
+    let (_, keys_of_table) = sections::read(&text, &|_| None).unwrap();
+    let shown = written.parse::<toml::Table>().unwrap();
+    for (section, keys) in keys.iter().chain(keys_of_table.iter()) {
+        let table = section.split('.').try_fold(&shown, |table, part| match table.get(part)? {
+            toml::Value::Array(list) => list[0].as_table(),
+            value => value.as_table(),
+        });
+        for key in keys {
+            assert!(table.is_some_and(|table| table.contains_key(*key)), "[{section}] {key} is not shown");
+        }
+    }
+}

@@ -1,0 +1,360 @@
+//! A record back to a row of datums.
+//!
+//! One pass over the value: `after` is read straight into the row, `before` is only walked over and read
+//! again when its row is wanted. The columns of our own envelopes come in order and with the names written
+//! as the decoder expects them, which is tried first; any other valid JSON is read too.
+
+use std::collections::HashMap;
+
+use super::scan::Scanner;
+use super::string::quoted;
+use super::{Options, value};
+use crate::change::{ColumnType, Datum, Op, Position, SchemaVersion, TableSchema};
+use crate::envelope::headers;
+use crate::envelope::text::Malformed;
+use crate::log::RecordRef;
+
+/// A record that is not one of the decoder's table and version. Names the column, never the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// A header that is missing or not what it should be.
+    #[error("header {0}: missing or malformed")]
+    Header(&'static str),
+    /// Made under another version of the table: a decoder for that version is needed.
+    #[error("the record has schema version {}, the decoder has {}", found.0, expected.0)]
+    Version {
+        /// The decoder's version.
+        expected: SchemaVersion,
+        /// The record's version.
+        found: SchemaVersion,
+    },
+    /// Key or value is not the JSON that was expected.
+    #[error("{reason}, at byte {at}")]
+    Json {
+        /// Where, within the key or value.
+        at: usize,
+        /// What was expected or wrong.
+        reason: &'static str,
+    },
+    /// A field of a row.
+    #[error("field {column:?}: {reason}, at byte {at}")]
+    Column {
+        /// The field.
+        column: String,
+        /// Where, within the key or value.
+        at: usize,
+        /// What was expected or wrong.
+        reason: &'static str,
+    },
+    /// An envelope that lacks what its operation needs.
+    #[error("{0}")]
+    Envelope(&'static str),
+}
+
+/// What the headers of a record say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peeked {
+    /// Where the change stands.
+    pub position: Position,
+    /// The version of the table it was encoded under.
+    pub schema_version: SchemaVersion,
+    /// Whether the record has no value.
+    pub is_tombstone: bool,
+}
+
+/// A record but for its row.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Decoded<'a> {
+    /// What happened; none for a tombstone.
+    pub op: Option<Op>,
+    /// Where the change stands.
+    pub position: Position,
+    /// The version of the table it was encoded under.
+    pub schema_version: SchemaVersion,
+    /// Commit time, microseconds since 1970 (of a tombstone: whole milliseconds).
+    pub commit_us: i64,
+    /// On the create of a key change: the old key's JSON, for [`TableDecoder::decode_key`].
+    pub old_key: Option<&'a [u8]>,
+    /// On the delete of a key change: the new key's JSON.
+    pub new_key: Option<&'a [u8]>,
+    /// On an update of a table without a key: the row before, which the new one replaces.
+    pub before: Option<Vec<Datum<'a>>>,
+}
+
+impl Decoded<'_> {
+    /// Whether the record has no value.
+    pub const fn is_tombstone(&self) -> bool {
+        self.op.is_none()
+    }
+}
+
+/// Reads a record's headers only.
+pub fn peek(record: &RecordRef<'_>) -> Result<Peeked, DecodeError> {
+    Headers::read(record).map(|headers| headers.peeked)
+}
+
+/// Decodes the records of one version of one table.
+#[derive(Debug)]
+pub struct TableDecoder {
+    columns: Vec<ColumnReader>,
+    by_name: HashMap<String, usize>,
+    key: Vec<usize>,
+    version: SchemaVersion,
+    options: Options,
+}
+
+#[derive(Debug)]
+struct ColumnReader {
+    /// `"name":` as the encoder writes it.
+    field: Vec<u8>,
+    name: String,
+    column_type: ColumnType,
+}
+
+struct Headers<'a> {
+    peeked: Peeked,
+    old_key: Option<&'a [u8]>,
+    new_key: Option<&'a [u8]>,
+}
+
+impl<'a> Headers<'a> {
+    fn read(record: &RecordRef<'a>) -> Result<Self, DecodeError> {
+        let (mut position, mut schema, mut old_key, mut new_key) = (None, None, None, None);
+        for (name, value) in record.headers() {
+            let slot = match name {
+                headers::POSITION => &mut position,
+                headers::SCHEMA => &mut schema,
+                headers::OLD_KEY => &mut old_key,
+                headers::NEW_KEY => &mut new_key,
+                _ => continue,
+            };
+            *slot = Some(value);
+        }
+        let text = |value: Option<&'a [u8]>| value.and_then(|v| std::str::from_utf8(v).ok());
+        let position = text(position).and_then(|text| text.parse().ok());
+        let version = text(schema).and_then(|text| text.parse().ok());
+        let peeked = Peeked {
+            position: position.ok_or(DecodeError::Header(headers::POSITION))?,
+            schema_version: SchemaVersion(version.ok_or(DecodeError::Header(headers::SCHEMA))?),
+            is_tombstone: record.value.is_none(),
+        };
+        Ok(Self { peeked, old_key, new_key })
+    }
+}
+
+/// What an envelope holds, apart from its `after`.
+#[derive(Default)]
+struct Envelope {
+    op: Option<Op>,
+    commit_us: Option<i64>,
+    /// Where the object of `before` begins.
+    before: Option<usize>,
+    after: bool,
+}
+
+impl TableDecoder {
+    /// A decoder for one version of a table. `options` are the encoder's.
+    pub fn new(schema: &TableSchema, options: Options) -> Self {
+        let reader = |column: &crate::change::Column| ColumnReader {
+            field: format!("{}:", quoted(&column.name)).into_bytes(),
+            name: column.name.clone(),
+            column_type: column.column_type.clone(),
+        };
+        let by_name = schema.columns.iter().enumerate().map(|(index, c)| (c.name.clone(), index));
+        Self {
+            columns: schema.columns.iter().map(reader).collect(),
+            by_name: by_name.collect(),
+            key: schema.key.clone(),
+            version: schema.version,
+            options,
+        }
+    }
+
+    /// Decodes a record. `row` becomes one datum a column of the schema:
+    ///
+    /// * create, read, update: the row after; [`Datum::Unchanged`] for a field left out;
+    /// * delete: the row before, as far as it was sent, and null elsewhere;
+    /// * truncate, tombstone: empty.
+    ///
+    /// On an error `row` holds nothing of use.
+    pub fn decode<'a>(
+        &self,
+        record: &RecordRef<'a>,
+        row: &mut Vec<Datum<'a>>,
+    ) -> Result<Decoded<'a>, DecodeError> {
+        row.clear();
+        let Headers { peeked, old_key, new_key } = Headers::read(record)?;
+        let mut decoded = Decoded {
+            op: None,
+            position: peeked.position,
+            schema_version: peeked.schema_version,
+            commit_us: record.timestamp_ms.saturating_mul(1_000),
+            old_key,
+            new_key,
+            before: None,
+        };
+        if peeked.schema_version != self.version {
+            return Err(DecodeError::Version { expected: self.version, found: peeked.schema_version });
+        }
+        let Some(value) = record.value else { return Ok(decoded) };
+        let text = utf8(value)?;
+        let envelope = self.read_envelope(text, row)?;
+        decoded.op = envelope.op;
+        decoded.commit_us = envelope.commit_us.ok_or(DecodeError::Envelope("source.ts_us is missing"))?;
+        match envelope.op.ok_or(DecodeError::Envelope("op is missing"))? {
+            Op::Create | Op::Read | Op::Update if !envelope.after => {
+                return Err(DecodeError::Envelope("after is missing"));
+            }
+            Op::Create | Op::Read => {}
+            Op::Update => decoded.before = self.read_replaced(text, &envelope)?,
+            Op::Delete => self.read_deleted(text, &envelope, row)?,
+            Op::Truncate => row.clear(),
+        }
+        Ok(decoded)
+    }
+
+    /// Decodes a key: one datum a key column, in key order.
+    pub fn decode_key<'a>(&self, json: &'a [u8]) -> Result<Vec<Datum<'a>>, DecodeError> {
+        let mut scan = Scanner::new(utf8(json)?);
+        let mut row = Vec::new();
+        self.read_row(&mut scan, &mut row)?;
+        scan.end().map_err(|error| at(&scan, error))?;
+        let take = |index: &usize| std::mem::replace(&mut row[*index], Datum::Unchanged);
+        let key: Vec<_> = self.key.iter().map(take).collect();
+        let whole = !key.iter().any(|datum| matches!(datum, Datum::Unchanged | Datum::Null))
+            && row.iter().all(|datum| matches!(datum, Datum::Unchanged));
+        if whole { Ok(key) } else { Err(DecodeError::Envelope("the key does not hold just the key's columns")) }
+    }
+
+    fn read_envelope<'a>(&self, text: &'a str, row: &mut Vec<Datum<'a>>) -> Result<Envelope, DecodeError> {
+        let mut scan = Scanner::new(text);
+        let mut envelope = Envelope::default();
+        let mut more = scan.open_object().map_err(|error| at(&scan, error))?;
+        while more {
+            let name = scan.name().map_err(|error| at(&scan, error))?;
+            match name.as_ref() {
+                "after" if scan.peek() == Some(b'{') => {
+                    self.read_row(&mut scan, row)?;
+                    envelope.after = true;
+                }
+                "before" if scan.peek() == Some(b'{') => {
+                    envelope.before = Some(scan.at());
+                    scan.skip().map_err(|error| at(&scan, error))?;
+                }
+                name => envelope.read_field(name, &mut scan).map_err(|error| at(&scan, error))?,
+            }
+            more = scan.more(b'}').map_err(|error| at(&scan, error))?;
+        }
+        scan.end().map_err(|error| at(&scan, error))?;
+        Ok(envelope)
+    }
+
+    /// The row which an update replaces, for a table without a key.
+    fn read_replaced<'a>(
+        &self,
+        text: &'a str,
+        envelope: &Envelope,
+    ) -> Result<Option<Vec<Datum<'a>>>, DecodeError> {
+        let (Some(before), true) = (envelope.before, self.key.is_empty()) else { return Ok(None) };
+        let mut row = Vec::new();
+        self.read_row(&mut Scanner::resume(text, before), &mut row)?;
+        nulls_for_missing(&mut row);
+        Ok(Some(row))
+    }
+
+    fn read_deleted<'a>(
+        &self,
+        text: &'a str,
+        envelope: &Envelope,
+        row: &mut Vec<Datum<'a>>,
+    ) -> Result<(), DecodeError> {
+        let before = envelope.before.ok_or(DecodeError::Envelope("before is missing"))?;
+        self.read_row(&mut Scanner::resume(text, before), row)?;
+        nulls_for_missing(row);
+        Ok(())
+    }
+
+    /// Reads an object of columns; a column without a field stays [`Datum::Unchanged`].
+    fn read_row<'a>(&self, scan: &mut Scanner<'a>, row: &mut Vec<Datum<'a>>) -> Result<(), DecodeError> {
+        row.clear();
+        row.resize(self.columns.len(), Datum::Unchanged);
+        let mut more = scan.open_object().map_err(|error| at(scan, error))?;
+        let mut next = 0;
+        while more {
+            let index = self.read_column_name(scan, next)?;
+            let column = &self.columns[index];
+            let datum = value::read(&column.column_type, self.options, scan)
+                .map_err(|error| column.error(scan, error))?;
+            if !matches!(row[index], Datum::Unchanged) {
+                return Err(column.error(scan, Malformed("given twice")));
+            }
+            row[index] = datum;
+            next = index + 1;
+            more = scan.more(b'}').map_err(|error| column.error(scan, error))?;
+        }
+        Ok(())
+    }
+
+    /// The column of the next field; `next` is the one expected.
+    fn read_column_name(&self, scan: &mut Scanner<'_>, next: usize) -> Result<usize, DecodeError> {
+        if self.columns.get(next).is_some_and(|column| scan.take_verbatim(&column.field)) {
+            return Ok(next);
+        }
+        let name = scan.name().map_err(|error| at(scan, error))?;
+        self.by_name.get(name.as_ref()).copied().ok_or_else(|| DecodeError::Column {
+            column: name.into_owned(),
+            at: scan.at(),
+            reason: "the table has no such column in this version",
+        })
+    }
+}
+
+impl Envelope {
+    /// A field of the envelope other than a row.
+    fn read_field(&mut self, name: &str, scan: &mut Scanner<'_>) -> Result<(), Malformed> {
+        match name {
+            "op" => {
+                let letter = scan.string()?;
+                let op = match letter.as_bytes() {
+                    [letter] => Op::from_letter(*letter),
+                    _ => None,
+                };
+                self.op = Some(op.ok_or(Malformed("an unknown operation"))?);
+            }
+            "source" => scan.fields(|scan, name| {
+                if name == "ts_us" {
+                    let micros = scan.number()?.parse().map_err(|_| Malformed("not a commit time"))?;
+                    self.commit_us = Some(micros);
+                    return Ok(());
+                }
+                scan.skip()
+            })?,
+            "after" | "before" if scan.peek() != Some(b'n') => return Err(Malformed("expected a row or null")),
+            _ => scan.skip()?,
+        }
+        Ok(())
+    }
+}
+
+impl ColumnReader {
+    fn error(&self, scan: &Scanner<'_>, Malformed(reason): Malformed) -> DecodeError {
+        DecodeError::Column { column: self.name.clone(), at: scan.at(), reason }
+    }
+}
+
+fn nulls_for_missing(row: &mut [Datum<'_>]) {
+    for datum in row {
+        if matches!(datum, Datum::Unchanged) {
+            *datum = Datum::Null;
+        }
+    }
+}
+
+fn at(scan: &Scanner<'_>, Malformed(reason): Malformed) -> DecodeError {
+    DecodeError::Json { at: scan.at(), reason }
+}
+
+fn utf8(bytes: &[u8]) -> Result<&str, DecodeError> {
+    std::str::from_utf8(bytes)
+        .map_err(|error| DecodeError::Json { at: error.valid_up_to(), reason: "not valid UTF-8" })
+}

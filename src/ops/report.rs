@@ -1,0 +1,345 @@
+//! The picture of one instant: what `/api/v1/status` and `/health` say, and what everything else is made from.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::component::{ComponentState, ComponentStatus};
+use super::days::{Day, DayTable};
+use super::judge::{self, Reason, Status};
+use super::table::{TableState, TableStats};
+use super::{Inner, lock};
+use crate::change::{Ds, Lsn, Position, TableName};
+
+/// The picture of one instant. Serialises as the answer of `/api/v1/status`; sizes are in bytes, ages in seconds.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The verdict.
+    pub status: Status,
+    /// The connector.
+    pub name: String,
+    /// Tidemark's version.
+    pub version: &'static str,
+    /// The instant.
+    pub time: Timestamp,
+    /// Age of the process.
+    pub uptime_seconds: u64,
+    /// Why the verdict is not "ok": the worst first.
+    pub reasons: Vec<Reason>,
+    /// The parts of the process.
+    pub components: BTreeMap<&'static str, ComponentReport>,
+    /// The replication stream; none in a process that has none.
+    pub source: Option<SourceReport>,
+    /// The log.
+    pub log: LogReport,
+    /// Cuts.
+    pub cut: CutReport,
+    /// The days that are remembered, the latest first.
+    pub days: Vec<DayReport>,
+    /// The tables, by name.
+    pub tables: BTreeMap<String, TableReport>,
+}
+
+/// A part of the process.
+#[derive(Clone, Debug, Serialize)]
+pub struct ComponentReport {
+    /// How it is.
+    pub state: ComponentState,
+    /// When it came into this state.
+    pub since: Timestamp,
+    /// Why; of one that is well, the trouble before.
+    pub reason: Option<String>,
+    /// What to do.
+    pub mend: Option<String>,
+}
+
+/// The replication stream.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceReport {
+    /// Reported to the server as durable.
+    pub flush_lsn: Lsn,
+    /// End of the last transaction received.
+    pub received_lsn: Lsn,
+    /// The server's end of WAL, as it last said.
+    pub server_wal_end: Lsn,
+    /// From `flush_lsn` to `server_wal_end`.
+    pub lag_bytes: u64,
+    /// How late the log is; zero when nothing is pending.
+    pub lag_seconds: f64,
+    /// WAL which the slot keeps on the server's disk.
+    pub slot_retained_bytes: u64,
+    /// Where the server would give the slot up (`max_slot_wal_keep_size`).
+    pub slot_limit_bytes: Option<u64>,
+    /// Between the socket and the log.
+    pub in_flight_bytes: u64,
+}
+
+/// The log.
+#[derive(Clone, Debug, Serialize)]
+pub struct LogReport {
+    /// Its size.
+    pub bytes: u64,
+    /// The size at which appends stop.
+    pub bytes_max: Option<u64>,
+    /// Records that are not staged in the lake yet.
+    pub undelivered_records: u64,
+    /// Age of the oldest of them.
+    pub oldest_undelivered_seconds: Option<f64>,
+}
+
+/// Cuts.
+#[derive(Clone, Debug, Serialize)]
+pub struct CutReport {
+    /// The last day that was cut.
+    pub last_ds: Option<Ds>,
+    /// When the next cut is due.
+    pub next_due: Option<Timestamp>,
+    /// The day that is being cut.
+    pub in_progress: Option<Ds>,
+    /// The last day that was published.
+    pub last_published_ds: Option<Ds>,
+}
+
+/// A day that was cut.
+#[derive(Clone, Debug, Serialize)]
+pub struct DayReport {
+    /// The day.
+    pub ds: Ds,
+    /// `published`, `publishing` or `failed`.
+    pub state: &'static str,
+    /// When it was cut.
+    pub cut: Timestamp,
+    /// When it was published.
+    pub published: Option<Timestamp>,
+    /// Tables of the day.
+    pub tables: u64,
+    /// Tables whose snapshot is there.
+    pub tables_published: u64,
+    /// Tables whose snapshot could not be made.
+    pub tables_failed: u64,
+    /// Rows of the snapshots that are there.
+    pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+}
+
+/// A table.
+#[derive(Clone, Debug, Serialize)]
+pub struct TableReport {
+    /// `backfilling`, `streaming` or `failed`.
+    pub state: &'static str,
+    /// Since when.
+    pub since: Timestamp,
+    /// Why it failed.
+    pub reason: Option<String>,
+    /// What to do.
+    pub mend: Option<String>,
+    /// Changes captured by this process.
+    pub changes: u64,
+    /// Records that became of them.
+    pub records: u64,
+    /// Records that could not be processed.
+    pub dead_letters: u64,
+    /// Position of the last change.
+    pub position: Option<Position>,
+    /// Its commit time.
+    pub last_commit: Option<Timestamp>,
+    /// The backfill that runs or ran in this process.
+    pub backfill: Option<BackfillReport>,
+    /// Records in the log.
+    pub end_offset: u64,
+    /// Those of them that are staged in the lake.
+    pub staged_offset: u64,
+    /// The last day that was published.
+    pub published_ds: Option<Ds>,
+}
+
+/// A backfill.
+#[derive(Clone, Debug, Serialize)]
+pub struct BackfillReport {
+    /// Rows read.
+    pub rows: u64,
+    /// Bytes of them.
+    pub bytes: u64,
+    /// Rows that were expected; zero when that is not known.
+    pub rows_estimated: u64,
+    /// Whether it is complete.
+    pub done: bool,
+    /// How long it took, or takes until now.
+    pub seconds: f64,
+}
+
+impl Report {
+    /// How late the log is behind the database.
+    pub fn lag_seconds(&self) -> f64 {
+        self.source.as_ref().map_or(0.0, |source| source.lag_seconds)
+    }
+
+    /// Records in the dead letters, of all tables.
+    pub fn dead_letters(&self) -> u64 {
+        self.tables.values().map(|table| table.dead_letters).sum()
+    }
+
+    /// Whether all parts have begun their work and none has failed.
+    pub fn is_ready(&self) -> bool {
+        let bad = |state| matches!(state, ComponentState::Starting | ComponentState::Failed);
+        !self.components.is_empty() && !self.components.values().any(|part| bad(part.state))
+    }
+}
+
+/// The tables of one day, as `/api/v1/days/{ds}` tells them.
+#[derive(Debug, Serialize)]
+pub(super) struct DayDetail {
+    #[serde(flatten)]
+    pub day: DayReport,
+    /// Empty for days that were published some time ago: their own manifest has them.
+    pub table_states: BTreeMap<String, DayTableReport>,
+}
+
+/// A table of a day.
+#[derive(Debug, Serialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub(super) enum DayTableReport {
+    Waiting,
+    Merging,
+    Published { rows: u64, bytes: u64 },
+    Failed { reason: String, mend: Option<String> },
+}
+
+pub(super) fn build(inner: &Inner, now_ms: i64) -> Report {
+    let components: Vec<_> =
+        lock(&inner.components).iter().map(|part| (part.name(), part.status())).collect();
+    let held = inner.days.held();
+    let tables = inner.tables();
+    let source = inner.source.is_known().then(|| source(inner, now_ms));
+    let log = LogReport {
+        bytes: inner.log.bytes(),
+        bytes_max: inner.log.bytes_max(),
+        undelivered_records: tables.iter().map(|(_, stats)| stats.undelivered()).sum(),
+        oldest_undelivered_seconds: inner.log.oldest_undelivered_ms().map(|ms| seconds(now_ms - ms)),
+    };
+    let published = held.days.iter().rev().find(|(_, day)| day.published_ms.is_some());
+    let cut = CutReport {
+        last_ds: held.last_cut,
+        next_due: held.next_cut_due_ms.map(timestamp),
+        in_progress: held.cut_in_progress,
+        last_published_ds: published.map(|(ds, _)| *ds),
+    };
+    let mut report = Report {
+        status: Status::Ok,
+        name: inner.name.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+        time: timestamp(now_ms),
+        uptime_seconds: inner.started.elapsed().as_secs(),
+        reasons: Vec::new(),
+        components: components.into_iter().map(|(name, status)| (name, component(status))).collect(),
+        source,
+        log,
+        cut,
+        days: held.days.iter().rev().map(|(ds, day)| self::day(*ds, day)).collect(),
+        tables: tables.iter().map(|(name, stats)| (name.to_string(), table(stats, now_ms))).collect(),
+    };
+    report.reasons = judge::reasons(&report, &held);
+    report.status = judge::status(&report.reasons);
+    report
+}
+
+/// The tables of one day; none for a day that is not remembered.
+pub(super) fn day_detail(inner: &Inner, ds: Ds) -> Option<DayDetail> {
+    let held = inner.days.held();
+    let day = held.days.get(&ds)?;
+    let state = |(name, state): (&TableName, &DayTable)| {
+        let state = match state.clone() {
+            DayTable::Waiting => DayTableReport::Waiting,
+            DayTable::Merging => DayTableReport::Merging,
+            DayTable::Published { rows, bytes } => DayTableReport::Published { rows, bytes },
+            DayTable::Failed { reason, mend } => DayTableReport::Failed { reason, mend },
+        };
+        (name.to_string(), state)
+    };
+    Some(DayDetail { day: self::day(ds, day), table_states: day.detail.iter().map(state).collect() })
+}
+
+fn component(status: ComponentStatus) -> ComponentReport {
+    ComponentReport {
+        state: status.state,
+        since: timestamp(status.since_ms),
+        reason: status.reason,
+        mend: status.mend,
+    }
+}
+
+fn source(inner: &Inner, now_ms: i64) -> SourceReport {
+    let source = &inner.source;
+    SourceReport {
+        flush_lsn: source.flush_lsn(),
+        received_lsn: source.received_lsn(),
+        server_wal_end: source.server_wal_end(),
+        lag_bytes: source.lag_bytes(),
+        lag_seconds: seconds(source.lag_ms(now_ms)),
+        slot_retained_bytes: source.slot_retained_bytes(),
+        slot_limit_bytes: source.slot_limit_bytes(),
+        in_flight_bytes: source.in_flight_bytes(),
+    }
+}
+
+fn day(ds: Ds, day: &Day) -> DayReport {
+    let failed = day.detail.values().filter(|table| matches!(table, DayTable::Failed { .. })).count() as u64;
+    let state = match (day.published_ms, failed) {
+        (Some(_), _) => "published",
+        (None, 0) => "publishing",
+        (None, _) => "failed",
+    };
+    DayReport {
+        ds,
+        state,
+        cut: timestamp(day.cut_ms),
+        published: day.published_ms.map(timestamp),
+        tables: day.tables,
+        tables_published: day.tables_published,
+        tables_failed: failed,
+        rows: day.rows,
+        bytes: day.bytes,
+    }
+}
+
+fn table(stats: &TableStats, now_ms: i64) -> TableReport {
+    let (state, since_ms) = stats.state();
+    let (state, reason, mend) = match state {
+        TableState::Backfilling => ("backfilling", None, None),
+        TableState::Streaming => ("streaming", None, None),
+        TableState::Failed { reason, mend } => ("failed", Some(reason), mend),
+    };
+    let backfill = stats.backfill();
+    let ended_ms = if backfill.ended_ms == 0 { now_ms } else { backfill.ended_ms };
+    TableReport {
+        state,
+        since: timestamp(since_ms),
+        reason,
+        mend,
+        changes: stats.changes(),
+        records: stats.records(),
+        dead_letters: stats.dead_letters(),
+        position: stats.position(),
+        last_commit: stats.commit_ms().map(timestamp),
+        backfill: (backfill.started_ms != 0).then(|| BackfillReport {
+            rows: backfill.rows,
+            bytes: backfill.bytes,
+            rows_estimated: backfill.rows_estimated,
+            done: backfill.ended_ms != 0,
+            seconds: seconds(ended_ms - backfill.started_ms),
+        }),
+        end_offset: stats.end_offset(),
+        staged_offset: stats.staged_offset(),
+        published_ds: stats.published(),
+    }
+}
+
+fn seconds(ms: i64) -> f64 {
+    ms.max(0) as f64 / 1000.0
+}
+
+fn timestamp(ms: i64) -> Timestamp {
+    Timestamp::from_millisecond(ms).unwrap_or(Timestamp::UNIX_EPOCH)
+}

@@ -1,0 +1,212 @@
+//! A table's counters and state.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed};
+
+use jiff::ToSpan;
+use jiff::civil::{Date, date};
+
+use super::{lock, now_ms};
+use crate::change::{Ds, Position};
+use crate::runtime::Error;
+
+const NONE_MS: i64 = i64::MIN;
+const NONE_DAYS: i32 = i32::MIN;
+const EPOCH: Date = date(1970, 1, 1);
+
+/// What happens to a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableState {
+    /// Its first copy is being made, or a later one.
+    Backfilling,
+    /// Its changes flow.
+    Streaming,
+    /// It is isolated, and the others go on.
+    Failed {
+        /// Why.
+        reason: String,
+        /// What to do.
+        mend: Option<String>,
+    },
+}
+
+/// A table's counters. Written by capture (one writer) and deliver, each its own.
+#[derive(Debug)]
+pub struct TableStats {
+    changes: AtomicU64,
+    records: AtomicU64,
+    dead_letters: AtomicU64,
+    commit_ms: AtomicI64,
+    position: Mutex<Option<Position>>,
+    backfill: BackfillStats,
+    end: AtomicU64,
+    staged: AtomicU64,
+    published: AtomicI32,
+    state: Mutex<(TableState, i64)>,
+}
+
+#[derive(Debug, Default)]
+struct BackfillStats {
+    rows: AtomicU64,
+    bytes: AtomicU64,
+    rows_estimated: AtomicU64,
+    started_ms: AtomicI64,
+    ended_ms: AtomicI64,
+}
+
+/// Numbers of a backfill at one instant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Backfill {
+    pub rows: u64,
+    pub bytes: u64,
+    pub rows_estimated: u64,
+    /// Zero: never begun.
+    pub started_ms: i64,
+    /// Zero: not ended.
+    pub ended_ms: i64,
+}
+
+impl Default for TableStats {
+    fn default() -> Self {
+        Self {
+            changes: AtomicU64::new(0),
+            records: AtomicU64::new(0),
+            dead_letters: AtomicU64::new(0),
+            commit_ms: AtomicI64::new(NONE_MS),
+            position: Mutex::default(),
+            backfill: BackfillStats::default(),
+            end: AtomicU64::new(0),
+            staged: AtomicU64::new(0),
+            published: AtomicI32::new(NONE_DAYS),
+            state: Mutex::new((TableState::Streaming, now_ms())),
+        }
+    }
+}
+
+impl TableStats {
+    /// Changes were captured and became `records` durable records (tombstones among them); `position` and
+    /// `commit_ms` (commit time, milliseconds since 1970) are of the last one. Called once an append.
+    pub fn captured(&self, changes: u64, records: u64, position: Position, commit_ms: i64) {
+        self.changes.fetch_add(changes, Relaxed);
+        self.records.fetch_add(records, Relaxed);
+        self.commit_ms.store(commit_ms, Relaxed);
+        // A reader copies the position and lets go; the wait is that copy.
+        *lock(&self.position) = Some(position);
+    }
+
+    /// Records went to the dead letters.
+    pub fn dead_lettered(&self, records: u64) {
+        self.dead_letters.fetch_add(records, Relaxed);
+    }
+
+    /// Sets the number of dead letters that are known from before.
+    pub fn set_dead_letters(&self, records: u64) {
+        self.dead_letters.store(records, Relaxed);
+    }
+
+    /// A backfill begins; `rows_estimated` is `pg_class.reltuples` or the like, zero when unknown.
+    pub fn backfill_began(&self, rows_estimated: u64) {
+        let backfill = &self.backfill;
+        backfill.rows.store(0, Relaxed);
+        backfill.bytes.store(0, Relaxed);
+        backfill.rows_estimated.store(rows_estimated, Relaxed);
+        backfill.started_ms.store(now_ms(), Relaxed);
+        backfill.ended_ms.store(0, Relaxed);
+        self.set_state(TableState::Backfilling);
+    }
+
+    /// Rows were read, and `bytes` of them.
+    pub fn backfilled(&self, rows: u64, bytes: u64) {
+        self.backfill.rows.fetch_add(rows, Relaxed);
+        self.backfill.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// The backfill is complete and durable.
+    pub fn backfill_ended(&self) {
+        self.backfill.ended_ms.store(now_ms(), Relaxed);
+        self.set_state(TableState::Streaming);
+    }
+
+    /// End of the table's log partitions, summed.
+    pub fn set_end_offset(&self, end: u64) {
+        self.end.store(end, Relaxed);
+    }
+
+    /// Offset up to which its records are staged in the lake, summed over its log partitions.
+    pub fn set_staged_offset(&self, staged: u64) {
+        self.staged.store(staged, Relaxed);
+    }
+
+    /// The last day whose snapshot is published.
+    pub fn set_published(&self, ds: Ds) {
+        let days = EPOCH.until(ds).map_or(NONE_DAYS, |span| span.get_days());
+        self.published.fetch_max(days, Relaxed);
+    }
+
+    /// The table is isolated.
+    pub fn failed(&self, error: &Error) {
+        let mend = error.mend_text().map(str::to_owned);
+        self.set_state(TableState::Failed { reason: error.message(), mend });
+    }
+
+    /// What happens to it.
+    pub fn set_state(&self, state: TableState) {
+        let mut held = lock(&self.state);
+        if held.0 != state {
+            *held = (state, now_ms());
+        }
+    }
+
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Relaxed)
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        self.records.load(Relaxed)
+    }
+
+    pub(super) fn dead_letters(&self) -> u64 {
+        self.dead_letters.load(Relaxed)
+    }
+
+    pub(super) fn commit_ms(&self) -> Option<i64> {
+        Some(self.commit_ms.load(Relaxed)).filter(|ms| *ms != NONE_MS)
+    }
+
+    pub(super) fn position(&self) -> Option<Position> {
+        *lock(&self.position)
+    }
+
+    /// Records in the log that are not staged yet.
+    pub(super) fn undelivered(&self) -> u64 {
+        self.end.load(Relaxed).saturating_sub(self.staged.load(Relaxed))
+    }
+
+    pub(super) fn end_offset(&self) -> u64 {
+        self.end.load(Relaxed)
+    }
+
+    pub(super) fn staged_offset(&self) -> u64 {
+        self.staged.load(Relaxed)
+    }
+
+    pub(super) fn published(&self) -> Option<Ds> {
+        let days = self.published.load(Relaxed);
+        if days == NONE_DAYS { None } else { EPOCH.checked_add(days.days()).ok() }
+    }
+
+    pub(super) fn backfill(&self) -> Backfill {
+        Backfill {
+            rows: self.backfill.rows.load(Relaxed),
+            bytes: self.backfill.bytes.load(Relaxed),
+            rows_estimated: self.backfill.rows_estimated.load(Relaxed),
+            started_ms: self.backfill.started_ms.load(Relaxed),
+            ended_ms: self.backfill.ended_ms.load(Relaxed),
+        }
+    }
+
+    /// The state and when it began.
+    pub(super) fn state(&self) -> (TableState, i64) {
+        lock(&self.state).clone()
+    }
+}

@@ -1,0 +1,212 @@
+//! The first copy of the tables, at one consistent point.
+//!
+//! ```text
+//!   slot (stays) ────────────P1──────────────P2── stream from P2 ──>
+//!   temporary slot                           P2 + exported snapshot
+//!   COPY under that snapshot                 rows at P2 - 1, held ──────> seen at once, with the state
+//! ```
+//!
+//! Why nothing is lost or doubled: the snapshot which a new slot exports at its consistent point P2 shows
+//! exactly the transactions whose commit record lies below P2, and the lasting slot, made before, still has
+//! every transaction from P2 on. All rows become visible in one atomic step together with the state that says
+//! "stream from P2"; before it a reader sees nothing, and a crash leaves nothing: the next start drops the held
+//! rows and copies anew under a new snapshot. The temporary slot goes with its connection.
+//!
+//! Source: `src/backend/replication/logical/snapbuild.c` (`SnapBuildXactNeedsSkip`, `SnapBuildExportSnapshot`).
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::change::{Lsn, Op, Position, TableSchema, Timeline};
+use crate::envelope::json::RowChange;
+use crate::envelope::routing;
+use crate::log::Visibility;
+use crate::ops::{Ops, TableStats};
+use crate::postgres::copy::CopyText;
+use crate::postgres::wire::{Client, Session, quote_ident, quote_literal};
+use crate::postgres::{catalog, slot};
+use crate::runtime::{Error, Result, Shutdown};
+
+use super::appender::{Appender, Progress};
+use super::cutter::Cutter;
+use super::engine::{encode, recycle};
+use super::state::{CutState, StreamState};
+use super::tables::Tables;
+use super::{CaptureSettings, first_state, write_schema_change};
+
+/// Copies every table of the publication. `None`: the process is to stop, and nothing has been left behind.
+pub async fn run(
+    settings: &CaptureSettings,
+    sql: &mut Client,
+    tables: &mut Tables,
+    appender: &mut Appender,
+    ops: &Ops,
+    shutdown: &Shutdown,
+) -> Result<Option<(StreamState, CutState)>> {
+    let started = Instant::now();
+    let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
+    let identity = slot::identify_system(&mut holder).await?;
+    if slot::slot_state(sql, &settings.slot).await?.is_none() {
+        tracing::info!(slot = settings.slot, "creating the replication slot");
+        slot::create_slot(&mut holder, &settings.slot, false, false).await?;
+    }
+    let temporary = format!("{:.40}_copy_{}", settings.slot, std::process::id());
+    let created = slot::create_slot(&mut holder, &temporary, true, true).await?;
+    let snapshot = created.snapshot_name.as_deref().unwrap_or_default();
+    sql.execute(&format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
+        quote_literal(snapshot)
+    ))
+    .await?;
+
+    let mut copy = Copy {
+        timeline: identity.timeline,
+        consistent_point: created.consistent_point,
+        commit_us: now_us(sql).await?,
+        ordinal: 0,
+        dead_letters: routing::dead_letters_topic(&settings.name).into(),
+        text: CopyText::default(),
+    };
+    let schemas = published(settings, sql, tables).await?;
+    for schema in &schemas {
+        if let Some(change) = tables.evolve(schema.clone(), copy.position())? {
+            write_schema_change(appender, &settings.name, &change);
+        }
+    }
+    let mut sources = Vec::with_capacity(schemas.len());
+    for schema in &schemas {
+        let source = facts(sql, schema.oid).await?;
+        ops.table(&schema.name).backfill_began(source.rows_estimated);
+        sources.push(source);
+    }
+    for (schema, source) in schemas.iter().zip(&sources) {
+        if !copy.table(sql, schema, source, tables, appender, &ops.table(&schema.name), shutdown).await? {
+            return Ok(None);
+        }
+    }
+    let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
+    sql.execute("COMMIT").await?;
+    drop(holder);
+
+    let progress = Progress { position: copy.position(), flush_lsn: copy.consistent_point, commit_us: 0 };
+    let state = first_state(settings, identity.system_id, progress);
+    appender.set(state.entry());
+    appender.set(first_cut.entry());
+    for table in tables.iter_mut() {
+        table.touched = false;
+        appender.set(table.count.entry(&table.topic));
+    }
+    appender.submit(progress, Visibility::Now).await?;
+    appender.settle().await?;
+    for schema in &schemas {
+        ops.table(&schema.name).backfill_ended();
+    }
+    let (rows, seconds) = (copy.ordinal, started.elapsed().as_secs_f64());
+    tracing::info!(tables = schemas.len(), rows, seconds, at = %copy.consistent_point, "backfill done");
+    Ok(Some((state, first_cut)))
+}
+
+/// The shapes of the tables which the publication publishes and the configuration wants, by name.
+async fn published(settings: &CaptureSettings, sql: &mut Client, tables: &Tables) -> Result<Vec<TableSchema>> {
+    let published = catalog::published_tables(sql, &settings.publication).await?;
+    let wanted: Vec<u32> = published.iter().filter(|(_, name)| tables.wants(name)).map(|(oid, _)| *oid).collect();
+    let mut schemas = catalog::load_tables(sql, &wanted).await?;
+    schemas.sort_by(|a, b| a.name.cmp(&b.name));
+    if schemas.is_empty() {
+        tracing::warn!(publication = settings.publication, "no table is published and wanted: there is nothing to copy");
+    }
+    Ok(schemas)
+}
+
+struct Copy {
+    timeline: Timeline,
+    consistent_point: Lsn,
+    commit_us: i64,
+    ordinal: u64,
+    dead_letters: Arc<str>,
+    text: CopyText,
+}
+
+impl Copy {
+    /// The position of the row copied last: one byte before the consistent point (see [`Position`]).
+    const fn position(&self) -> Position {
+        let commit_lsn = Lsn(self.consistent_point.0 - 1);
+        Position { timeline: self.timeline, commit_lsn, ordinal: self.ordinal }
+    }
+
+    /// Copies a table; `false` when the process is to stop.
+    async fn table(
+        &mut self,
+        sql: &mut Client,
+        schema: &TableSchema,
+        source: &Facts,
+        tables: &mut Tables,
+        appender: &mut Appender,
+        watch: &TableStats,
+        shutdown: &Shutdown,
+    ) -> Result<bool> {
+        let columns: Vec<String> = schema.columns.iter().map(|column| quote_ident(&column.name)).collect();
+        let table = schema.name.quoted();
+        // The query form also reads the partitions of a partitioned table; ONLY keeps to the table itself,
+        // as replication does, where others inherit from it.
+        let only = if source.partitioned { "" } else { "ONLY " };
+        let statement = format!("COPY (SELECT {} FROM {only}{table}) TO STDOUT", columns.join(", "));
+        let known = tables
+            .by_name(&schema.name)
+            .ok_or_else(|| Error::operator(format!("table {} was not taken in before its copy", schema.name)))?;
+        let mut rows = sql.copy_out(&statement).await.map_err(|error| error.context(format!("copying {table}")))?;
+        let (mut count, mut unreported, mut bytes) = (0_u64, 0_u64, 0_u64);
+        let mut values = Vec::new();
+        while let Some(row) = rows.next().await? {
+            self.ordinal += 1;
+            count += 1;
+            unreported += 1;
+            bytes += row.len() as u64;
+            self.text.split(row, columns.len()).map_err(|error| {
+                Error::operator(format!("row {count} of COPY {table} cannot be read: {error}"))
+            })?;
+            let mut new = recycle(std::mem::take(&mut values));
+            new.extend(self.text.values(row));
+            let change = RowChange {
+                op: Op::Read,
+                position: self.position(),
+                lsn: self.consistent_point,
+                commit_us: self.commit_us,
+                now_ms: self.commit_us / 1000,
+                xid: None,
+                snapshot: true,
+                last_commit_lsn: None,
+                old: None,
+                new: Some(&new),
+            };
+            encode(known, &change, appender, &self.dead_letters)?;
+            values = recycle(new);
+            if appender.is_full() {
+                watch.backfilled(std::mem::take(&mut unreported), std::mem::take(&mut bytes));
+                super::append_held(appender).await?;
+                if shutdown.is_raised() {
+                    return Ok(false);
+                }
+            }
+        }
+        watch.backfilled(unreported, bytes);
+        Ok(true)
+    }
+}
+
+/// What the catalog says of a table's storage.
+struct Facts {
+    partitioned: bool,
+    rows_estimated: u64,
+}
+
+async fn facts(sql: &mut Client, oid: u32) -> Result<Facts> {
+    let query = format!("SELECT relkind = 'p', greatest(reltuples, 0)::bigint FROM pg_catalog.pg_class WHERE oid = {oid}");
+    let row = sql.query_one(&query).await?;
+    Ok(Facts { partitioned: row.is_true(0), rows_estimated: row.parse(1)? })
+}
+
+/// The server's clock, microseconds since 1970.
+async fn now_us(sql: &mut Client) -> Result<i64> {
+    sql.query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?.parse(0)
+}

@@ -1,0 +1,255 @@
+//! From messages to records, without waiting for anything: the hot path.
+//!
+//! ```text
+//!   pgoutput bytes ─decode─> Message ─assemble─> position + change ─encode─> frames in the appender's batch
+//!        borrowed              borrowed              borrowed                  copied once
+//! ```
+//!
+//! Whatever has to wait (the catalog, a cut) is handed back as a [`Step`], and the session does it between two
+//! messages.
+
+use std::sync::Arc;
+
+use crate::change::{Lsn, Op, Position, Value};
+use crate::envelope::json::{EncodeError, OldKind, OldRow, RowChange};
+use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
+use crate::postgres::pgoutput::{self, OldTuple, Relation};
+use crate::runtime::{Error, Result};
+
+use super::appender::{Appender, Progress};
+use super::cutter::{Cutter, Due, MARKER_PREFIX, Marker};
+use super::dead_letter;
+use super::tables::{Table, Tables};
+
+/// What has to be done before the next message.
+#[derive(Debug)]
+pub enum Step {
+    /// Nothing.
+    Next,
+    /// Look the table up in the catalog and [`Engine::adopt`] it.
+    Describe(Relation),
+    /// Cut here: all transactions with a commit record below `lsn` are in. Ask again afterwards.
+    Cut {
+        /// The day and its instant.
+        due: Due,
+        /// The place.
+        lsn: Lsn,
+        /// `midnight` or `request`.
+        reason: &'static str,
+    },
+}
+
+/// Turns the stream into records.
+#[derive(Debug)]
+pub struct Engine {
+    /// Tables.
+    pub tables: Tables,
+    /// Where records go.
+    pub appender: Appender,
+    /// When to cut.
+    pub cutter: Cutter,
+    assembler: Assembler,
+    slot: String,
+    dead_letters: Arc<str>,
+    progress: Progress,
+    transaction: Option<Transaction>,
+    last_commit_lsn: Option<Lsn>,
+    marker: Option<Marker>,
+    now_ms: i64,
+    old: Vec<Value<'static>>,
+    new: Vec<Value<'static>>,
+}
+
+impl Engine {
+    /// Goes on after what the appender holds as durable.
+    pub fn new(tables: Tables, appender: Appender, cutter: Cutter, assembler: Assembler, slot: String, dead_letters: Arc<str>) -> Self {
+        let progress = appender.durable();
+        Self {
+            tables,
+            appender,
+            cutter,
+            assembler,
+            slot,
+            dead_letters,
+            progress,
+            transaction: None,
+            last_commit_lsn: None,
+            marker: None,
+            now_ms: 0,
+            old: Vec::new(),
+            new: Vec::new(),
+        }
+    }
+
+    /// What will be true once everything handed to the appender is durable.
+    pub const fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    /// Whether neither a transaction is open nor a record on its way.
+    pub fn is_idle(&self) -> bool {
+        !self.assembler.in_transaction() && self.appender.is_idle()
+    }
+
+    /// Sets the time which envelopes carry as theirs, milliseconds since 1970. Once per read is often enough.
+    pub const fn set_now(&mut self, now_ms: i64) {
+        self.now_ms = now_ms;
+    }
+
+    /// With nothing in flight everything below `wal_end` is settled: an idle database keeps no WAL.
+    pub fn keepalive(&mut self, wal_end: Lsn) {
+        if self.is_idle() && wal_end > self.progress.flush_lsn {
+            self.progress.flush_lsn = wal_end;
+        }
+    }
+
+    /// Takes one pgoutput message; `lsn` is its own.
+    pub fn accept(&mut self, bytes: &[u8], lsn: Lsn) -> Result<Step> {
+        let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
+        match self.assembler.accept(message).map_err(|error| protocol_error(lsn, error))? {
+            Event::Change(change) => self.change(&change, lsn)?,
+            Event::Begin { transaction, seen } => {
+                self.transaction = Some(transaction);
+                if !seen {
+                    return Ok(self.cut_before());
+                }
+            }
+            Event::Commit { transaction, end_lsn, .. } => return Ok(self.commit(transaction, end_lsn)),
+            Event::Relation(relation) if !self.tables.knows(&relation) => return Ok(Step::Describe(relation)),
+            Event::Relation(_) | Event::Seen | Event::Nothing => {}
+        }
+        Ok(Step::Next)
+    }
+
+    /// The cut that is due before the open transaction, if there is one.
+    pub fn cut_before(&self) -> Step {
+        let Some(transaction) = self.transaction else { return Step::Next };
+        match self.cutter.due_before(transaction.commit_us) {
+            Some(due) => Step::Cut { due, lsn: transaction.commit_lsn, reason: "midnight" },
+            None => Step::Next,
+        }
+    }
+
+    fn commit(&mut self, transaction: Transaction, end_lsn: Lsn) -> Step {
+        self.transaction = None;
+        self.last_commit_lsn = Some(transaction.commit_lsn);
+        let marker = self.marker.take();
+        // A server that crashed sends again what lies below; progress only goes forward.
+        if end_lsn > self.progress.flush_lsn {
+            self.progress.flush_lsn = end_lsn;
+            self.progress.commit_us = transaction.commit_us;
+        }
+        match marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
+            Some(due) => Step::Cut { due, lsn: end_lsn, reason: "request" },
+            None => Step::Next,
+        }
+    }
+
+    fn change(&mut self, change: &Positioned<'_>, lsn: Lsn) -> Result<()> {
+        let position = change.position;
+        match &change.change {
+            ChangeMessage::Insert { relation, new } => {
+                self.row(*relation, Op::Create, position, lsn, None, Some(new))
+            }
+            ChangeMessage::Update { relation, old, new } => {
+                self.row(*relation, Op::Update, position, lsn, old.as_ref(), Some(new))
+            }
+            ChangeMessage::Delete { relation, old } => self.row(*relation, Op::Delete, position, lsn, Some(old), None),
+            ChangeMessage::Truncate { relations } => relations
+                .iter()
+                .try_for_each(|relation| self.row(*relation, Op::Truncate, position, lsn, None, None)),
+            ChangeMessage::Logical { prefix, content } => {
+                self.logical(prefix, content);
+                Ok(())
+            }
+        }
+    }
+
+    fn row(
+        &mut self,
+        relation: u32,
+        op: Op,
+        position: Position,
+        lsn: Lsn,
+        old: Option<&OldTuple<'_>>,
+        new: Option<&pgoutput::Tuple<'_>>,
+    ) -> Result<()> {
+        let transaction = self.transaction.unwrap_or(Transaction { commit_lsn: lsn, commit_us: 0, xid: 0 });
+        let Some(table) = self.tables.by_oid(relation) else {
+            return Err(protocol_error(lsn, format!("a change of relation {relation}, which was never described")));
+        };
+        let Some(table) = table else { return Ok(()) };
+        let mut old_values = recycle(std::mem::take(&mut self.old));
+        let mut new_values = recycle(std::mem::take(&mut self.new));
+        let old_kind = old.map(|old| {
+            let (kind, tuple) = match old {
+                OldTuple::Key(tuple) => (OldKind::Key, tuple),
+                OldTuple::Full(tuple) => (OldKind::Full, tuple),
+            };
+            old_values.extend(tuple.values());
+            kind
+        });
+        if let Some(new) = new {
+            new_values.extend(new.values());
+        }
+        let row = RowChange {
+            op,
+            position,
+            lsn,
+            commit_us: transaction.commit_us,
+            now_ms: self.now_ms,
+            xid: Some(transaction.xid),
+            snapshot: false,
+            last_commit_lsn: self.last_commit_lsn,
+            old: old_kind.map(|kind| OldRow { kind, values: &old_values }),
+            new: new.is_some().then_some(&new_values[..]),
+        };
+        encode(table, &row, &mut self.appender, &self.dead_letters)?;
+        self.old = recycle(old_values);
+        self.new = recycle(new_values);
+        self.progress.position = position;
+        Ok(())
+    }
+
+    fn logical(&mut self, prefix: &str, content: &[u8]) {
+        if prefix != MARKER_PREFIX {
+            return;
+        }
+        match serde_json::from_slice::<Marker>(content) {
+            Ok(marker) if marker.slot == self.slot => self.marker = Some(marker),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a logical message with the prefix {MARKER_PREFIX} is not ours: left alone"),
+        }
+    }
+}
+
+/// Encodes a change into the appender's batch; one which cannot be encoded becomes a dead letter.
+pub(super) fn encode(table: &mut Table, row: &RowChange<'_>, appender: &mut Appender, dead_letters: &Arc<str>) -> Result<()> {
+    let topic = Arc::clone(&table.topic);
+    let encoded: Result<u32, EncodeError> = table.encoder().encode(row, appender.batch.topic(&topic));
+    match encoded {
+        Ok(records) => table.counted(records, row.position, row.commit_us),
+        Err(error) => {
+            tracing::error!(table = %table.schema.name, position = %row.position, %error,
+                "a change cannot be encoded and went to the dead letters");
+            dead_letter::write(appender.batch.topic(dead_letters), &table.schema, row, &error.to_string());
+            table.count.dead_letters += 1;
+            table.touched = true;
+            table.watch.dead_lettered(1);
+        }
+    }
+    appender.added();
+    Ok(())
+}
+
+/// An empty vector of another lifetime in the same buffer, so that a row costs no allocation.
+pub(super) fn recycle<'b>(mut values: Vec<Value<'_>>) -> Vec<Value<'b>> {
+    values.clear();
+    // Collecting a vector's own iterator happens in place.
+    values.into_iter().map(|_| Value::Null).collect()
+}
+
+fn protocol_error(lsn: Lsn, error: impl std::fmt::Display) -> Error {
+    Error::operator(format!("the stream at {lsn} cannot be understood: {error}"))
+        .mend("Nothing was acknowledged past it. Report it with the server's version; restarting reads it again.")
+}

@@ -1,0 +1,249 @@
+//! Capture: one replication slot in, one ordered log out.
+//!
+//! ```text
+//!   start: fence the log ─> read the state it holds ─> check that source and slot still fit it
+//!             │ no state                                   │ state
+//!             v                                            v
+//!          backfill at a consistent point ──────────> stream from flush_lsn ──> …  (session)
+//!             held until whole                             └─ broken: wait, and start again from the fence
+//! ```
+//!
+//! Why it is exact: every start, after a crash or a mere broken connection, takes the same path, and knows
+//! nothing but what the log holds. Records and state are one atomic step ([`crate::log`]); the stream is
+//! resumed by [`Position`](crate::change::Position), never by a bare LSN ([`crate::postgres::assemble`]); the
+//! server is told of a position only after it is durable ([`session`]).
+
+mod appender;
+mod backfill;
+mod cutter;
+mod dead_letter;
+mod engine;
+mod session;
+mod source;
+mod state;
+mod tables;
+mod verify;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use crate::change::{Calendar, Cut, LogEnd, SchemaChange};
+use crate::envelope::json::{Options, SourceInfo};
+use crate::envelope::{headers, routing};
+use crate::log::{Log, Visibility};
+use crate::ops::{Command, Ops};
+use crate::postgres::assemble::Assembler;
+use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind};
+use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
+
+use appender::{AppendLimits, Appender, Progress};
+use cutter::Cutter;
+use engine::Engine;
+use session::Session;
+use source::Source;
+use state::{CaptureState, StreamState};
+use tables::Tables;
+pub use tables::TableFilter;
+
+/// What capture has to know.
+#[derive(Clone)]
+pub struct CaptureSettings {
+    /// The source's name: the first part of every topic.
+    pub name: String,
+    /// How to connect.
+    pub connect: ConnectOptions,
+    /// Slot.
+    pub slot: String,
+    /// Publication.
+    pub publication: String,
+    /// Which tables.
+    pub filter: TableFilter,
+    /// How values are written.
+    pub envelope: Options,
+    /// Where a day ends.
+    pub calendar: Calendar,
+    /// A batch of this many bytes is submitted at once.
+    pub append_bytes_max: usize,
+    /// A smaller one when it is this old.
+    pub linger: Duration,
+}
+
+/// Captures until the process is to stop, or a person is needed. Connections that break and servers that are
+/// away are waited for.
+pub async fn run(
+    settings: &CaptureSettings,
+    log: Arc<dyn Log>,
+    ops: &Ops,
+    mut commands: mpsc::Receiver<Command>,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let component = ops.component("source");
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    while !shutdown.is_raised() {
+        let started = std::time::Instant::now();
+        let Err(error) = stream(settings, &log, ops, &mut commands, shutdown).await else { return Ok(()) };
+        component.failed(&error);
+        if error.class() != Class::Retry {
+            return Err(error);
+        }
+        if shutdown.is_raised() {
+            return Ok(());
+        }
+        if started.elapsed() > Duration::from_secs(60) {
+            backoff.reset();
+        }
+        let wait = backoff.next_wait();
+        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "the source is out of reach: trying again");
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.raised() => {}
+        }
+    }
+    Ok(())
+}
+
+/// One start: fence, restore, check, backfill if nothing is there, stream.
+async fn stream(
+    settings: &CaptureSettings,
+    log: &Arc<dyn Log>,
+    ops: &Ops,
+    commands: &mut mpsc::Receiver<Command>,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let fenced = log.fence().await?;
+    let state = CaptureState::read(&fenced.state)?;
+    let mut source = Source::new(settings.connect.clone());
+    let sql = source.client().await?;
+    let info = SourceInfo {
+        name: settings.name.clone(),
+        database: settings.connect.database().to_owned(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
+    tables.restore(log.as_ref(), &state.counts).await?;
+    let limits = AppendLimits { bytes_max: settings.append_bytes_max, linger: settings.linger };
+    let appender = |durable| Appender::new(Arc::clone(log), fenced.epoch, limits, durable, shutdown.clone());
+
+    let (stream_state, cut_state) = match (state.stream, state.cut) {
+        (Some(stream), Some(cut)) => {
+            verify::still_fits(settings, sql, &stream).await?;
+            (stream, cut)
+        }
+        _ => {
+            verify::ready_for_backfill(settings, sql).await?;
+            let mut appender = appender(Progress::default());
+            match backfill::run(settings, sql, &mut tables, &mut appender, ops, shutdown).await? {
+                Some(done) => done,
+                None => return Ok(()),
+            }
+        }
+    };
+
+    let durable = Progress { position: stream_state.position, flush_lsn: stream_state.flush_lsn, commit_us: 0 };
+    let cutter = Cutter::new(settings.calendar.clone(), cut_state);
+    ops.source().durable(durable.flush_lsn, None);
+    ops.days().cut_due(cutter.boundary_us() / 1000);
+    let assembler = Assembler::new(stream_state.timeline, stream_state.position);
+    let dead_letters = routing::dead_letters_topic(&settings.name).into();
+    let engine = Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
+    let stream = start(settings, &mut source, stream_state.flush_lsn, shutdown).await?;
+    ops.component("source").ok();
+    tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
+    let name = settings.name.clone();
+    Session { stream, engine, state: stream_state, source, commands, ops: ops.clone(), name, shutdown: shutdown.clone() }
+        .run()
+        .await
+}
+
+/// Starts replication on the slot. Right after a crash the server may not have noticed yet that the former
+/// connection is gone, so a slot in use is waited for, for a while.
+async fn start(
+    settings: &CaptureSettings,
+    source: &mut Source,
+    from: crate::change::Lsn,
+    shutdown: &Shutdown,
+) -> Result<crate::postgres::wire::ReplicationStream> {
+    const SLOT_PATIENCE: Duration = Duration::from_secs(15);
+    let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
+    loop {
+        let busy = crate::postgres::slot::slot_state(source.client().await?, &settings.slot).await?.and_then(|s| s.active_pid);
+        let Some(pid) = busy else { break };
+        if tokio::time::Instant::now() >= deadline || shutdown.is_raised() {
+            return Err(Error::operator(format!("replication slot {:?} is in use by server process {pid}", settings.slot)).mend(
+                format!(
+                    "Stop the other consumer (SELECT * FROM pg_stat_replication WHERE pid = {pid}), or give this \
+                     connector a slot of its own under [source] slot."
+                ),
+            ));
+        }
+        tracing::warn!(slot = settings.slot, pid, "the slot is still in use: waiting for the server to let go of it");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    let interval = verify::status_interval(source.client().await?).await?;
+    let client = Client::connect(&settings.connect, SessionKind::Replication).await?;
+    let options = ReplicationOptions {
+        messages: true,
+        status_interval: interval,
+        ..ReplicationOptions::new(&settings.slot, from, &settings.publication)
+    };
+    client.start_replication(&options).await
+}
+
+/// Adds the record of a schema change, to be seen before the rows that follow it.
+fn write_schema_change(appender: &mut Appender, name: &str, change: &SchemaChange) {
+    let topic: Arc<str> = routing::ddl_topic(name).into();
+    let value = serde_json::to_vec(change).unwrap_or_default();
+    let mut record = appender.batch.topic(&topic).begin(jiff::Timestamp::now().as_millisecond());
+    record.field(|buffer| buffer.extend_from_slice(change.topic.as_bytes()));
+    record.field(|buffer| buffer.extend_from_slice(&value));
+    record.header(headers::POSITION, |buffer| buffer.extend_from_slice(change.position.to_string().as_bytes()));
+    record.finish();
+    appender.added();
+    let (table, version) = (&change.after.name, change.after.version.0);
+    tracing::info!(%table, version, columns = change.after.columns.len(), "schema");
+}
+
+/// Adds the record of a cut.
+fn write_cut(appender: &mut Appender, name: &str, cut: &Cut) -> Result<()> {
+    let topic: Arc<str> = routing::cuts_topic(name).into();
+    let value = serde_json::to_vec(cut)
+        .map_err(|error| Error::operator(format!("the cut of ds={} cannot be written", cut.ds)).cause(error))?;
+    let mut record = appender.batch.topic(&topic).begin(cut.at.as_millisecond());
+    record.field(|buffer| buffer.extend_from_slice(cut.ds.to_string().as_bytes()));
+    record.field(|buffer| buffer.extend_from_slice(&value));
+    record.header(headers::POSITION, |buffer| buffer.extend_from_slice(cut.position.to_string().as_bytes()));
+    record.finish();
+    appender.added();
+    Ok(())
+}
+
+/// The ends of the log, by topic.
+async fn ends_by_topic(log: &dyn Log) -> Result<HashMap<String, Vec<LogEnd>>> {
+    let mut ends: HashMap<String, Vec<LogEnd>> = HashMap::new();
+    for (partition, range) in log.ranges().await? {
+        let end = LogEnd { partition: partition.partition, end: range.end };
+        ends.entry(partition.topic.to_string()).or_default().push(end);
+    }
+    Ok(ends)
+}
+
+/// Submits and waits: records are durable, and held until the next append that is seen.
+async fn append_held(appender: &mut Appender) -> Result<()> {
+    let progress = appender.durable();
+    appender.submit(progress, Visibility::Held).await
+}
+
+/// The state of a stream that begins.
+fn first_state(settings: &CaptureSettings, system_id: String, progress: Progress) -> StreamState {
+    StreamState {
+        system_id,
+        database: settings.connect.database().to_owned(),
+        slot: settings.slot.clone(),
+        timeline: progress.position.timeline,
+        position: progress.position,
+        flush_lsn: progress.flush_lsn,
+    }
+}

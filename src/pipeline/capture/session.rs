@@ -1,0 +1,287 @@
+//! One connection's worth of streaming: reads, lets the engine encode, submits, acknowledges, cuts.
+//!
+//! ```text
+//!            ┌─ socket ── fill ──> engine ──> appender ──> log
+//!   select ──┼─ append settled ──> feedback (flush_lsn) ──> walsender, from a task of its own
+//!            ├─ linger over ──> submit
+//!            ├─ command (cut) ──> marker into the stream
+//!            └─ tick ──> marker at midnight, progress of an idle database, gauges
+//! ```
+//!
+//! Why the source is safe: the loop may wait for the log as long as it likes, since the status updates that
+//! keep the walsender alive come from the feedback task, not from here; while the loop waits it reads
+//! nothing, so what it holds is two batches and the socket's buffer. The server learns only of positions that
+//! an append has made durable, together with the state that a restart would find.
+
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::change::{Cut, CutTable, Ds, Lsn};
+use crate::log::Visibility;
+use crate::ops::{Command, Ops};
+use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
+use crate::runtime::{Error, Result, Shutdown};
+
+use super::cutter::{Due, Marker};
+use super::engine::{Engine, Step};
+use super::source::Source;
+use super::state::{StreamState, TableCount};
+
+/// An idle database's progress is made durable after this many bytes of WAL …
+const IDLE_PROGRESS_BYTES: u64 = 1 << 20;
+/// … or this long.
+const IDLE_PROGRESS_EVERY: Duration = Duration::from_secs(5);
+/// How long a marker may take to come back before another is sent.
+const MARKER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Streams until the connection breaks, the process is to stop, or a person is needed.
+pub struct Session<'a> {
+    /// Where changes come from.
+    pub stream: ReplicationStream,
+    /// What makes records of them.
+    pub engine: Engine,
+    /// The state which goes with every append.
+    pub state: StreamState,
+    /// For the catalog and for markers.
+    pub source: Source,
+    /// Requests.
+    pub commands: &'a mut mpsc::Receiver<Command>,
+    /// For people to watch.
+    pub ops: Ops,
+    /// The source's name.
+    pub name: String,
+    /// When to leave.
+    pub shutdown: Shutdown,
+}
+
+type Waiting = Vec<(Ds, oneshot::Sender<Result<Ds>>)>;
+
+impl Session<'_> {
+    /// Runs the loop. On return everything submitted is settled or lost with its error.
+    pub async fn run(mut self) -> Result<()> {
+        let feedback = self.stream.feedback();
+        let mut waiting: Waiting = Vec::new();
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut clock = Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
+        loop {
+            let due = self.engine.appender.due();
+            tokio::select! {
+                () = self.shutdown.raised() => break,
+                settled = self.engine.appender.settled() => self.acknowledge(&feedback, settled?.flush_lsn),
+                () = until(due) => self.submit().await?,
+                Some(command) = self.commands.recv() => self.command(command, &mut clock, &mut waiting),
+                _ = tick.tick() => self.housekeep(&mut clock, &waiting).await?,
+                filled = self.stream.fill() => {
+                    filled?;
+                    self.engine.set_now(jiff::Timestamp::now().as_millisecond());
+                    self.drain(&feedback, &mut clock, &mut waiting).await?;
+                }
+            }
+        }
+        self.leave(&feedback).await
+    }
+
+    /// Takes every message that has been read.
+    async fn drain(&mut self, feedback: &Feedback, clock: &mut Housekeeping, waiting: &mut Waiting) -> Result<()> {
+        let mut last = None;
+        while let Some(message) = self.stream.next_message()? {
+            let step = match message {
+                ReplicationMessage::XLogData { wal_start, wal_end, server_time_us, data } => {
+                    last = Some((wal_end, server_time_us));
+                    self.engine.accept(data, wal_start)?
+                }
+                ReplicationMessage::Keepalive { wal_end, server_time_us, .. } => {
+                    last = Some((wal_end, server_time_us));
+                    self.engine.keepalive(wal_end);
+                    Step::Next
+                }
+            };
+            if !matches!(step, Step::Next) {
+                self.step(step, waiting).await?;
+            }
+            if self.engine.appender.is_full() {
+                self.submit().await?;
+                self.acknowledge(feedback, self.engine.appender.durable().flush_lsn);
+            }
+        }
+        if let Some((wal_end, server_us)) = last {
+            clock.seen(server_us);
+            self.ops.source().heard(wal_end);
+            let progress = self.engine.progress();
+            self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
+        }
+        Ok(())
+    }
+
+    async fn step(&mut self, mut step: Step, waiting: &mut Waiting) -> Result<()> {
+        loop {
+            step = match step {
+                Step::Next => return Ok(()),
+                Step::Describe(relation) => {
+                    let catalog = self.source.table(relation.oid).await?;
+                    let position = self.engine.progress().position;
+                    let change = self.engine.tables.adopt(relation, catalog.as_ref(), position)?;
+                    if let Some(change) = change {
+                        super::write_schema_change(&mut self.engine.appender, &self.name, &change);
+                    }
+                    Step::Next
+                }
+                Step::Cut { due, lsn, reason } => {
+                    self.cut(due, lsn, reason).await?;
+                    answer(waiting, due.ds);
+                    // Several days may end at one place; a request has only one.
+                    self.engine.cut_before()
+                }
+            };
+        }
+    }
+
+    /// Submits the batch with the state that belongs to it.
+    async fn submit(&mut self) -> Result<()> {
+        let progress = self.engine.progress();
+        self.state.position = progress.position;
+        self.state.flush_lsn = progress.flush_lsn;
+        self.engine.appender.set(self.state.entry());
+        for table in self.engine.tables.iter_mut().filter(|table| table.touched) {
+            table.touched = false;
+            table.report();
+            self.engine.appender.set(table.count.entry(&table.topic));
+        }
+        self.engine.appender.submit(progress, Visibility::Now).await
+    }
+
+    fn acknowledge(&self, feedback: &Feedback, flush_lsn: Lsn) {
+        feedback.set_flushed(flush_lsn);
+        let commit_us = self.engine.appender.durable().commit_us;
+        self.ops.source().durable(flush_lsn, (commit_us > 0).then_some(commit_us / 1000));
+    }
+
+    /// Makes a cut: everything before it is made durable, then the ends of the log are taken down. Nothing
+    /// else is appended between the two, since there is one writer. Died in between, the restart reads the
+    /// same transaction again and cuts in the same place.
+    async fn cut(&mut self, due: Due, lsn: Lsn, reason: &str) -> Result<()> {
+        self.submit().await?;
+        self.engine.appender.settle().await?;
+        let mut ends = super::ends_by_topic(self.engine.appender.log().as_ref()).await?;
+        let tables = self.engine.tables.iter().map(|table| {
+            let cut = CutTable {
+                name: table.schema.name.clone(),
+                schema_version: table.schema.version,
+                changes: table.count.changes,
+                dead_letters: table.count.dead_letters,
+                ends: ends.remove(&*table.topic).unwrap_or_default(),
+            };
+            (table.topic.to_string(), cut)
+        });
+        let cut = Cut {
+            ds: due.ds,
+            timeline: self.state.timeline,
+            lsn,
+            position: self.engine.progress().position,
+            reason: reason.to_owned(),
+            at: due.at,
+            time_zone: self.engine.cutter.calendar().time_zone().to_owned(),
+            tables: tables.collect(),
+        };
+        super::write_cut(&mut self.engine.appender, &self.name, &cut)?;
+        self.engine.appender.set(self.engine.cutter.after(due.ds).entry());
+        for table in self.engine.tables.iter_mut() {
+            if table.count != TableCount::default() {
+                table.count = TableCount::default();
+                table.touched = true;
+            }
+        }
+        self.submit().await?;
+        self.engine.appender.settle().await?;
+        self.engine.cutter.made(due.ds);
+        let names = cut.tables.values().map(|table| table.name.clone());
+        self.ops.days().cut_made(due.ds, due.at.as_millisecond(), names);
+        self.ops.days().cut_due(self.engine.cutter.boundary_us() / 1000);
+        tracing::info!(ds = %due.ds, %lsn, reason, tables = cut.tables.len(), "cut");
+        Ok(())
+    }
+
+    fn command(&self, command: Command, clock: &mut Housekeeping, waiting: &mut Waiting) {
+        let Command::Cut { ds, reply } = command;
+        match self.engine.cutter.check_request(ds, clock.now_us()) {
+            Ok(ds) => {
+                self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: Some(ds) });
+                clock.marker = Some(Instant::now());
+                waiting.push((ds, reply));
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    async fn housekeep(&mut self, clock: &mut Housekeeping, waiting: &Waiting) -> Result<()> {
+        let (progress, durable) = (self.engine.progress(), self.engine.appender.durable());
+        let ahead = progress.flush_lsn.bytes_since(durable.flush_lsn);
+        let stale = clock.saved.elapsed() >= IDLE_PROGRESS_EVERY;
+        if ahead > 0 && self.engine.appender.is_idle() && (ahead >= IDLE_PROGRESS_BYTES || stale) {
+            clock.saved = Instant::now();
+            self.submit().await?;
+        }
+        let past_midnight = clock.server_us > 0 && clock.now_us() >= self.engine.cutter.boundary_us();
+        let asked = waiting.first().map(|(ds, _)| *ds);
+        if (past_midnight || asked.is_some()) && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE) {
+            clock.marker = Some(Instant::now());
+            self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
+        }
+        self.ops.source().set_in_flight(self.engine.appender.pending_bytes() as u64);
+        Ok(())
+    }
+
+    /// Drains: what has been read is made durable and acknowledged, then the slot is given back.
+    async fn leave(mut self, feedback: &Feedback) -> Result<()> {
+        let drained = async {
+            if !self.engine.appender.batch.is_empty() || self.engine.progress() != self.engine.appender.durable() {
+                self.submit().await?;
+            }
+            self.engine.appender.settle().await
+        };
+        let progress = drained.await?;
+        feedback.set_flushed(progress.flush_lsn);
+        tracing::info!(flush_lsn = %progress.flush_lsn, position = %progress.position, "capture drained and acknowledged");
+        self.stream.stop().await
+    }
+}
+
+/// The server's clock, as its messages tell it, and what is done from time to time.
+struct Housekeeping {
+    server_us: i64,
+    read_at: Instant,
+    saved: Instant,
+    marker: Option<Instant>,
+}
+
+impl Housekeeping {
+    fn seen(&mut self, server_us: i64) {
+        self.server_us = server_us;
+        self.read_at = Instant::now();
+    }
+
+    /// The server's clock now; before its first message, ours.
+    fn now_us(&self) -> i64 {
+        if self.server_us == 0 {
+            return jiff::Timestamp::now().as_microsecond();
+        }
+        self.server_us + self.read_at.elapsed().as_micros() as i64
+    }
+}
+
+fn answer(waiting: &mut Waiting, ds: Ds) {
+    for (_, reply) in waiting.extract_if(.., |(wanted, _)| *wanted <= ds) {
+        // Whoever asked may have left.
+        let _ = reply.send(Ok(ds));
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}

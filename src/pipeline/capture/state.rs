@@ -1,0 +1,141 @@
+//! What capture leaves in the log with every append, and finds there when it starts.
+//!
+//! Everything that capture knows is a function of this state and of the schemas in the topic `<name>.ddl`.
+//! It moves in the same atomic step as the records, so a restart, wherever the process died, goes on exactly
+//! after the last record that is there.
+
+use std::collections::{BTreeMap, HashMap};
+
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Ds, Lsn, Position, Timeline};
+use crate::runtime::{Error, Result};
+
+const STREAM: &str = "stream";
+const CUT: &str = "cut";
+const COUNT: &str = "count/";
+
+/// Where the stream stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamState {
+    /// `pg_control_system().system_identifier` of the source.
+    pub system_id: String,
+    /// Database of the slot.
+    pub database: String,
+    /// Slot.
+    pub slot: String,
+    /// Timeline of `position`.
+    pub timeline: Timeline,
+    /// The last change in the log.
+    pub position: Position,
+    /// The end of the last transaction that is wholly in the log: what the server may be told.
+    pub flush_lsn: Lsn,
+}
+
+/// Which days have been cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutState {
+    /// The last day with a cut.
+    pub last_ds: Option<Ds>,
+    /// The day that the next cut ends.
+    pub next_ds: Ds,
+}
+
+/// Changes of one table since the last cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableCount {
+    /// Records with a value.
+    pub changes: u64,
+    /// Changes that could not be encoded.
+    pub dead_letters: u64,
+}
+
+/// The whole state, as found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CaptureState {
+    /// None before the backfill is done.
+    pub stream: Option<StreamState>,
+    /// None before the backfill is done.
+    pub cut: Option<CutState>,
+    /// By topic.
+    pub counts: HashMap<String, TableCount>,
+}
+
+impl CaptureState {
+    /// Reads the state which a fence found.
+    pub fn read(entries: &BTreeMap<String, Vec<u8>>) -> Result<Self> {
+        let mut state = Self::default();
+        for (key, value) in entries {
+            match key.as_str() {
+                STREAM => state.stream = Some(parse(key, value)?),
+                CUT => state.cut = Some(parse(key, value)?),
+                _ => {
+                    if let Some(topic) = key.strip_prefix(COUNT) {
+                        state.counts.insert(topic.to_owned(), parse(key, value)?);
+                    }
+                }
+            }
+        }
+        Ok(state)
+    }
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
+    serde_json::from_slice(value).map_err(|error| {
+        Error::operator(format!("the state {key:?} in the log cannot be read"))
+            .cause(error)
+            .mend("It was written by another version, or the log is damaged: run the version that wrote it.")
+    })
+}
+
+/// An entry of an append.
+fn entry(key: String, value: &impl Serialize) -> (String, Vec<u8>) {
+    // These types hold numbers and strings only, which always serialise.
+    (key, serde_json::to_vec(value).unwrap_or_default())
+}
+
+impl StreamState {
+    /// As an entry of an append.
+    pub fn entry(&self) -> (String, Vec<u8>) {
+        entry(STREAM.to_owned(), self)
+    }
+}
+
+impl CutState {
+    /// As an entry of an append.
+    pub fn entry(&self) -> (String, Vec<u8>) {
+        entry(CUT.to_owned(), self)
+    }
+}
+
+impl TableCount {
+    /// As an entry of an append; zero removes it.
+    pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
+        let key = format!("{COUNT}{topic}");
+        if *self == Self::default() { (key, Vec::new()) } else { entry(key, self) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_read_back() {
+        let stream = StreamState {
+            system_id: "7".into(),
+            database: "shop".into(),
+            slot: "tidemark_shop".into(),
+            timeline: 1,
+            position: Position { timeline: 1, commit_lsn: Lsn(16), ordinal: 2 },
+            flush_lsn: Lsn(8),
+        };
+        let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
+        let count = TableCount { changes: 3, dead_letters: 1 };
+        let entries: BTreeMap<_, _> = [stream.entry(), cut.entry(), count.entry("shop.public.t")].into();
+        let state = CaptureState::read(&entries).unwrap();
+        assert_eq!((state.stream, state.cut), (Some(stream), Some(cut)));
+        assert_eq!(state.counts["shop.public.t"], count);
+        assert!(TableCount::default().entry("t").1.is_empty(), "zero removes the entry");
+    }
+}

@@ -1,0 +1,264 @@
+//! The tables that capture knows: their shape, their topic, their encoder.
+//!
+//! A table is known from the record in `<name>.ddl` which its first sight left there. On each connection the
+//! server describes a table again before its first change; the description is compared with what is known,
+//! and a difference becomes the next [`SchemaVersion`], in the log before the rows that have it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::change::{
+    Column, ColumnType, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema, TextKind,
+};
+use crate::envelope::json::{Options, SourceInfo, TableEncoder};
+use crate::envelope::routing;
+use crate::log::Log;
+use crate::ops::{Ops, TableStats};
+use crate::postgres::pgoutput::Relation;
+use crate::runtime::{Error, Result};
+
+use super::super::topics::read_json;
+use super::state::TableCount;
+
+/// Decides which tables are captured.
+pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
+
+/// A captured table.
+#[derive(Debug)]
+pub struct Table {
+    /// Its shape now.
+    pub schema: TableSchema,
+    /// Where its changes go.
+    pub topic: Arc<str>,
+    /// Changes since the last cut.
+    pub count: TableCount,
+    /// Whether `count` has changed since it was last put into an append.
+    pub touched: bool,
+    /// For people to watch.
+    pub watch: Arc<TableStats>,
+    encoder: TableEncoder,
+    unreported: Unreported,
+}
+
+/// What has been captured and not been shown yet.
+#[derive(Debug, Default)]
+struct Unreported {
+    changes: u64,
+    position: Position,
+    commit_us: i64,
+}
+
+impl Table {
+    /// The encoder for rows in the order of the wire.
+    pub const fn encoder(&mut self) -> &mut TableEncoder {
+        &mut self.encoder
+    }
+
+    /// Counts what a change became.
+    pub const fn counted(&mut self, records: u32, position: Position, commit_us: i64) {
+        self.count.changes += records as u64;
+        self.unreported = Unreported { changes: self.unreported.changes + records as u64, position, commit_us };
+        self.touched = true;
+    }
+
+    /// Shows what has been captured since the last call.
+    pub fn report(&mut self) {
+        let Unreported { changes, position, commit_us } = std::mem::take(&mut self.unreported);
+        if changes > 0 {
+            self.watch.captured(changes, changes, position, commit_us / 1000);
+        }
+    }
+}
+
+/// All of them.
+pub struct Tables {
+    name: String,
+    source: SourceInfo,
+    options: Options,
+    filter: TableFilter,
+    ops: Ops,
+    tables: Vec<Table>,
+    by_topic: HashMap<Arc<str>, usize>,
+    /// Described on this connection; `None`: not captured.
+    by_oid: HashMap<u32, (Relation, Option<usize>)>,
+}
+
+impl std::fmt::Debug for Tables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Tables").field("name", &self.name).field("tables", &self.tables.len()).finish_non_exhaustive()
+    }
+}
+
+impl Tables {
+    /// No tables yet, for a source of that name.
+    pub fn new(source: SourceInfo, options: Options, filter: TableFilter, ops: Ops) -> Self {
+        let name = source.name.clone();
+        let (tables, by_topic, by_oid) = (Vec::new(), HashMap::new(), HashMap::new());
+        Self { name, source, options, filter, ops, tables, by_topic, by_oid }
+    }
+
+    /// Takes in the shapes in the topic `<name>.ddl`, and the counts of the state.
+    pub async fn restore(&mut self, log: &dyn Log, counts: &HashMap<String, TableCount>) -> Result<()> {
+        for change in read_json::<SchemaChange>(log, &routing::ddl_topic(&self.name), &mut HashMap::new()).await? {
+            let index = self.put(change.after)?;
+            if let Some(count) = counts.get(&change.topic) {
+                self.tables[index].count = *count;
+            }
+        }
+        Ok(())
+    }
+
+    /// The tables, in the order of their first sight.
+    pub fn iter(&self) -> impl Iterator<Item = &Table> {
+        self.tables.iter()
+    }
+
+    /// The tables, to be counted.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Table> {
+        self.tables.iter_mut()
+    }
+
+    /// The table which the wire calls `oid`: `Some(None)` when it is not captured, `None` when the server has
+    /// not described it on this connection.
+    pub fn by_oid(&mut self, oid: u32) -> Option<Option<&mut Table>> {
+        let (_, index) = self.by_oid.get(&oid)?;
+        Some(index.map(|index| &mut self.tables[index]))
+    }
+
+    /// Whether this very description has been taken in on this connection.
+    pub fn knows(&self, relation: &Relation) -> bool {
+        self.by_oid.get(&relation.oid).is_some_and(|(known, _)| known == relation)
+    }
+
+    /// Whether the table is wanted.
+    pub fn wants(&self, name: &TableName) -> bool {
+        (self.filter)(name)
+    }
+
+    /// Takes in a description from the wire, completed by what the catalog says of the table now (none if it
+    /// is gone). Gives the change of schema to be appended before the rows that follow, if there is one.
+    pub fn adopt(&mut self, relation: Relation, catalog: Option<&TableSchema>, position: Position) -> Result<Option<SchemaChange>> {
+        let name = TableName::new(relation.schema.clone(), relation.table.clone());
+        if !self.wants(&name) {
+            self.by_oid.insert(relation.oid, (relation, None));
+            return Ok(None);
+        }
+        let source = shape(&relation, catalog);
+        let layout: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
+        let change = self.evolve(source, position)?;
+        let topic: Arc<str> = routing::topic_name(&self.name, &name).into();
+        let index = self.by_topic[&topic];
+        let table = &mut self.tables[index];
+        table.encoder = encoder(&self.source, self.options, &table.schema, Some(&layout));
+        self.by_oid.insert(relation.oid, (relation, Some(index)));
+        Ok(change)
+    }
+
+    /// Takes in the shape of a table as the source has it now; its rows come in the order of `source.columns`.
+    pub fn evolve(&mut self, source: TableSchema, position: Position) -> Result<Option<SchemaChange>> {
+        let topic: Arc<str> = routing::topic_name(&self.name, &source.name).into();
+        let before = self.by_topic.get(&topic).map(|index| self.tables[*index].schema.clone());
+        if let Some(known) = before.as_ref().filter(|known| known.name != source.name) {
+            return Err(Error::operator(format!(
+                "tables {} and {} would share the topic {topic}, since characters that topics do not allow become '_'",
+                known.name, source.name
+            ))
+            .mend("Exclude one of them under [source] exclude, or rename it."));
+        }
+        let after = match &before {
+            None => TableSchema { version: SchemaVersion(1), ..source },
+            Some(known) => match known.evolve(&source) {
+                None => return Ok(None),
+                Some(next) => next,
+            },
+        };
+        self.put(after.clone())?;
+        Ok(Some(SchemaChange { position, topic: topic.to_string(), statement: None, before, after }))
+    }
+
+    /// The table of a name.
+    pub fn by_name(&mut self, name: &TableName) -> Option<&mut Table> {
+        let topic: Arc<str> = routing::topic_name(&self.name, name).into();
+        let index = *self.by_topic.get(&topic)?;
+        Some(&mut self.tables[index])
+    }
+
+    fn put(&mut self, schema: TableSchema) -> Result<usize> {
+        let topic: Arc<str> = routing::topic_name(&self.name, &schema.name).into();
+        let encoder = encoder(&self.source, self.options, &schema, None);
+        if let Some(index) = self.by_topic.get(&topic) {
+            let table = &mut self.tables[*index];
+            (table.schema, table.encoder) = (schema, encoder);
+            return Ok(*index);
+        }
+        let watch = self.ops.table(&schema.name);
+        let (count, unreported) = (TableCount::default(), Unreported::default());
+        self.by_topic.insert(Arc::clone(&topic), self.tables.len());
+        self.tables.push(Table { schema, topic, count, touched: false, watch, encoder, unreported });
+        Ok(self.tables.len() - 1)
+    }
+}
+
+/// An encoder for rows whose columns come in the order of `wire`, or of the schema's own columns without the dropped.
+fn encoder(source: &SourceInfo, options: Options, schema: &TableSchema, wire: Option<&[String]>) -> TableEncoder {
+    let mut live = 0;
+    let layout: Vec<Option<usize>> = schema
+        .columns
+        .iter()
+        .map(|column| match wire {
+            Some(wire) => wire.iter().position(|name| *name == column.name),
+            None if column.dropped => None,
+            None => {
+                live += 1;
+                Some(live - 1)
+            }
+        })
+        .collect();
+    TableEncoder::new(source, schema, &layout, options)
+}
+
+/// The table's shape: columns and types from the wire, which is true of the rows that follow; nullability, the
+/// catalog's own types and the key where the identity does not give it from the catalog, as it is now.
+fn shape(relation: &Relation, catalog: Option<&TableSchema>) -> TableSchema {
+    let in_catalog = |name: &str| catalog.and_then(|c| c.columns.iter().find(|column| column.name == name));
+    let columns: Vec<Column> = relation
+        .columns
+        .iter()
+        .map(|column| {
+            let known = in_catalog(&column.name);
+            let built_in = ColumnType::from_builtin(column.type_oid, column.type_modifier);
+            let column_type = built_in
+                .or_else(|| known.map(|k| k.column_type.clone()))
+                .unwrap_or(ColumnType::Text { text: TextKind::Other });
+            let named = known.filter(|k| k.column_type == column_type).map(|k| k.type_name.clone());
+            Column {
+                name: column.name.clone(),
+                column_type,
+                type_name: named.unwrap_or_else(|| format!("oid {}", column.type_oid)),
+                nullable: known.is_none_or(|k| k.nullable),
+                dropped: false,
+            }
+        })
+        .collect();
+    let identity = match relation.identity {
+        b'd' => ReplicaIdentity::Default,
+        b'i' => ReplicaIdentity::Index,
+        b'f' => ReplicaIdentity::Full,
+        _ => ReplicaIdentity::Nothing,
+    };
+    let on_wire: Vec<usize> = (0..columns.len()).filter(|index| relation.columns[*index].identity).collect();
+    let catalog_key: Option<Vec<usize>> = catalog.and_then(|c| {
+        c.key_columns().map(|key| columns.iter().position(|column| column.name == key.name)).collect()
+    });
+    let key = match identity {
+        // The same columns, in the index's own order.
+        ReplicaIdentity::Default | ReplicaIdentity::Index => catalog_key
+            .filter(|key| key.len() == on_wire.len() && key.iter().all(|index| on_wire.contains(index)))
+            .unwrap_or(on_wire),
+        // Under FULL the wire marks every column.
+        ReplicaIdentity::Full => catalog_key.unwrap_or_default(),
+        ReplicaIdentity::Nothing => Vec::new(),
+    };
+    let name = TableName::new(relation.schema.clone(), relation.table.clone());
+    TableSchema { name, oid: relation.oid, version: SchemaVersion(1), columns, key, identity }
+}

@@ -1,0 +1,89 @@
+//! Before streaming: does the source still fit what the log holds? What does not is stated exactly, and
+//! nothing is papered over.
+
+use std::time::Duration;
+
+use crate::postgres::slot::{self, SlotState};
+use crate::postgres::wire::{Client, Session};
+use crate::runtime::{Error, Result};
+
+use super::CaptureSettings;
+use super::state::StreamState;
+
+/// Status updates are sent at least this often.
+const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
+
+/// Checks system identifier, timeline and slot against where the log stands.
+pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &StreamState) -> Result<()> {
+    let mut replication = Client::connect(&settings.connect, Session::Replication).await?;
+    let identity = slot::identify_system(&mut replication).await?;
+    let anew = "To go on without those changes, move the log's file aside and start again: a new backfill is made.";
+    if identity.system_id != state.system_id {
+        return Err(Error::operator(format!(
+            "the source is another database system: its identifier is {}, the log holds changes of {} up to {}",
+            identity.system_id, state.system_id, state.position
+        ))
+        .mend("Point [source] url at the former server, or give this source a [source] name and [state] dir of its own."));
+    }
+    if identity.timeline != state.timeline {
+        return Err(Error::operator(format!(
+            "the source is on timeline {}, the log holds changes of timeline {} up to {}: after a failover or a \
+             restore, changes from {} on may be missing or different",
+            identity.timeline, state.timeline, state.position, state.flush_lsn
+        ))
+        .mend(anew));
+    }
+    let Some(slot) = slot::slot_state(sql, &settings.slot).await? else {
+        return Err(Error::operator(format!(
+            "replication slot {:?} does not exist any more: changes from {} on cannot be had",
+            settings.slot, state.flush_lsn
+        ))
+        .mend(anew));
+    };
+    usable(settings, &slot, &format!("changes from {} on cannot be had", state.flush_lsn), anew)?;
+    match slot.confirmed_flush_lsn {
+        Some(confirmed) if confirmed > state.flush_lsn => Err(Error::operator(format!(
+            "replication slot {:?} was moved on by someone else: it stands at {confirmed}, the log at {}: the changes \
+             between them cannot be had",
+            settings.slot, state.flush_lsn
+        ))
+        .mend(anew)),
+        _ => Ok(()),
+    }
+}
+
+/// Checks what a backfill needs, with the SQL for what is missing.
+pub async fn ready_for_backfill(settings: &CaptureSettings, sql: &mut Client) -> Result<()> {
+    if let Some(slot) = slot::slot_state(sql, &settings.slot).await? {
+        let mend = format!("Drop it (SELECT pg_drop_replication_slot('{}')) and start again.", settings.slot);
+        usable(settings, &slot, "it cannot be streamed from", &mend)?;
+    }
+    Ok(())
+}
+
+fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend: &str) -> Result<()> {
+    let name = &settings.slot;
+    if slot.plugin != "pgoutput" {
+        return Err(Error::operator(format!("replication slot {name:?} uses the plugin {:?}, not pgoutput", slot.plugin))
+            .mend("Give this connector a slot of its own under [source] slot."));
+    }
+    if slot.database != settings.connect.database() {
+        return Err(Error::operator(format!("replication slot {name:?} belongs to database {:?}", slot.database))
+            .mend("Give this connector a slot of its own under [source] slot."));
+    }
+    if let Some(reason) = slot.lost() {
+        return Err(Error::operator(format!("replication slot {name:?} has been invalidated ({reason}): {consequence}"))
+            .mend(format!("{mend} Raise max_slot_wal_keep_size if WAL was removed too early.")));
+    }
+    Ok(())
+}
+
+/// A third of the server's patience, ten seconds at most.
+pub async fn status_interval(sql: &mut Client) -> Result<Duration> {
+    let rows = sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let millis: Option<u64> = rows.first().and_then(|row| row.get(0)).and_then(|text| text.parse().ok());
+    Ok(match millis {
+        Some(millis) if millis > 0 => Duration::from_millis(millis / 3).min(STATUS_INTERVAL_MAX),
+        _ => STATUS_INTERVAL_MAX,
+    })
+}

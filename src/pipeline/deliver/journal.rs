@@ -1,0 +1,72 @@
+//! What deliver knows of the source: the shapes of its tables and its cuts, as capture left them in the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::change::{Cut, Ds, SchemaChange, SchemaVersion, TableName, TableSchema};
+use crate::envelope::routing;
+use crate::log::Log;
+use crate::runtime::{Error, Result};
+
+use super::super::topics::{Places, read_json};
+
+/// Shapes of one table, by version.
+pub type Versions = BTreeMap<SchemaVersion, Arc<TableSchema>>;
+
+/// Reads `<name>.ddl` and `<name>.cuts`, and goes on where it left off.
+#[derive(Debug)]
+pub struct Journal {
+    ddl_topic: String,
+    cuts_topic: String,
+    places: Places,
+    /// Shapes by topic.
+    shapes: HashMap<String, Versions>,
+    /// Cuts by day.
+    cuts: BTreeMap<Ds, Arc<Cut>>,
+}
+
+impl Journal {
+    /// Nothing is read yet.
+    pub fn new(name: &str) -> Self {
+        Self {
+            ddl_topic: routing::ddl_topic(name),
+            cuts_topic: routing::cuts_topic(name),
+            places: Places::new(),
+            shapes: HashMap::new(),
+            cuts: BTreeMap::new(),
+        }
+    }
+
+    /// Reads what is new.
+    ///
+    /// Called after the log's ranges were taken, it knows every cut that divides what they hold: a cut is
+    /// appended before any record that lies behind it.
+    pub async fn refresh(&mut self, log: &dyn Log) -> Result<()> {
+        for change in read_json::<SchemaChange>(log, &self.ddl_topic, &mut self.places).await? {
+            let versions = self.shapes.entry(change.topic).or_default();
+            versions.insert(change.after.version, Arc::new(change.after));
+        }
+        for cut in read_json::<Cut>(log, &self.cuts_topic, &mut self.places).await? {
+            self.cuts.insert(cut.ds, Arc::new(cut));
+        }
+        Ok(())
+    }
+
+    /// The topics of tables with their newest shape.
+    pub fn tables(&self) -> impl Iterator<Item = (&str, &TableName)> {
+        self.shapes.iter().filter_map(|(topic, versions)| Some((topic.as_str(), &versions.last_key_value()?.1.name)))
+    }
+
+    /// A shape of a table.
+    pub fn shape(&self, topic: &str, version: SchemaVersion) -> Result<&Arc<TableSchema>> {
+        self.shapes.get(topic).and_then(|versions| versions.get(&version)).ok_or_else(|| {
+            Error::operator(format!("{} holds no version {} of the table of {topic}", self.ddl_topic, version.0))
+                .mend("The topic was trimmed or damaged; it must be kept whole.")
+        })
+    }
+
+    /// The cuts after a day, oldest first (all of them without one).
+    pub fn cuts_after(&self, ds: Option<Ds>) -> impl Iterator<Item = &Arc<Cut>> {
+        self.cuts.values().filter(move |cut| ds.is_none_or(|ds| cut.ds > ds))
+    }
+}

@@ -1,0 +1,223 @@
+//! Deliver: the log in, published days out.
+//!
+//! ```text
+//!   loop: ranges of the log ─> journal (schemas, cuts) ─> each table's turn (stage, publish) ─> the day's manifest
+//! ```
+//!
+//! Why two at once do no harm: the lease keeps a second process waiting, and where a lease fails (a process
+//! paused past its end), every object it may still write has a name that follows from its content and is made
+//! by conditional create: it finds its own bytes there already, or is refused.
+
+mod journal;
+mod table;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::change::{Ds, TableName};
+use crate::coord::{Coordinator, Lease};
+use crate::envelope::json::Options;
+use crate::lake::Lake;
+use crate::log::{Log, LogPartition, OffsetRange};
+use crate::ops::{DayTable, Ops};
+use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
+
+use journal::Journal;
+use table::TableDelivery;
+
+/// A table that failed is tried again after this long.
+const FAILED_TABLE_PAUSE: Duration = Duration::from_secs(30);
+
+/// What deliver has to know.
+#[derive(Clone, Debug)]
+pub struct DeliverSettings {
+    /// The source's name.
+    pub name: String,
+    /// How values are written in the log.
+    pub envelope: Options,
+    /// How long a lease lasts without renewal.
+    pub lease_ttl: Duration,
+    /// Bytes which tables may hold before the fullest gives its up and reads them again.
+    pub memory_bytes_max: usize,
+}
+
+/// Delivers until the process is to stop. Errors that pass are waited out; a table that fails is isolated.
+pub async fn run(
+    settings: &DeliverSettings,
+    log: &Arc<dyn Log>,
+    lake: &Lake,
+    coordinator: &Arc<dyn Coordinator>,
+    ops: &Ops,
+    shutdown: &Shutdown,
+) -> Result<()> {
+    let component = ops.component("deliver");
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    let lease_name = format!("deliver/{}", settings.name);
+    while !shutdown.is_raised() {
+        let Some(lease) = coordinator.acquire(&lease_name, settings.lease_ttl).await? else {
+            let holder = coordinator.holder(&lease_name).await?.map_or_else(String::new, |lease| lease.holder);
+            component.waiting(format!("another process delivers ({holder}); standing by"));
+            tokio::select! {
+                () = tokio::time::sleep(settings.lease_ttl / 4) => {}
+                () = shutdown.raised() => {}
+            }
+            continue;
+        };
+        component.ok();
+        let mut delivery = Delivery::new(settings, log, lake, ops);
+        let result = tokio::select! {
+            result = delivery.run(shutdown) => result,
+            lost = keep(coordinator.as_ref(), &lease, settings.lease_ttl) => lost,
+        };
+        coordinator.release(&lease).await?;
+        let Err(error) = result else { return Ok(()) };
+        if !matches!(error.class(), Class::Retry | Class::Fenced) {
+            return Err(error);
+        }
+        component.failed(&error);
+        let wait = backoff.next_wait();
+        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "delivery was interrupted: trying again");
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.raised() => {}
+        }
+    }
+    Ok(())
+}
+
+/// Renews the lease until it is lost.
+async fn keep(coordinator: &dyn Coordinator, lease: &Lease, ttl: Duration) -> Result<()> {
+    loop {
+        tokio::time::sleep(ttl / 3).await;
+        if !coordinator.renew(lease, ttl).await? {
+            return Err(Error::fenced(format!("the lease {} was lost to another process", lease.name)));
+        }
+    }
+}
+
+struct Delivery<'a> {
+    settings: &'a DeliverSettings,
+    log: &'a Arc<dyn Log>,
+    lake: &'a Lake,
+    ops: &'a Ops,
+    journal: Journal,
+    tables: HashMap<String, TableDelivery>,
+    failed: HashMap<String, tokio::time::Instant>,
+    /// The last day whose own manifest is there.
+    day: Option<Ds>,
+}
+
+impl<'a> Delivery<'a> {
+    fn new(settings: &'a DeliverSettings, log: &'a Arc<dyn Log>, lake: &'a Lake, ops: &'a Ops) -> Self {
+        let journal = Journal::new(&settings.name);
+        Self { settings, log, lake, ops, journal, tables: HashMap::new(), failed: HashMap::new(), day: None }
+    }
+
+    async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
+        self.day = self.lake.latest_day().await?;
+        while !shutdown.is_raised() {
+            let more = self.round(shutdown).await?;
+            if !more {
+                tokio::select! {
+                    () = self.log.appended() => {}
+                    () = shutdown.raised() => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A turn for every table that has something to do; whether there is more at once.
+    async fn round(&mut self, shutdown: &Shutdown) -> Result<bool> {
+        let ranges = by_topic(self.log.ranges().await?);
+        self.journal.refresh(self.log.as_ref()).await?;
+        let tables: Vec<(String, TableName)> =
+            self.journal.tables().map(|(topic, name)| (topic.to_owned(), name.clone())).collect();
+        let mut more = false;
+        for (topic, name) in tables {
+            if shutdown.is_raised() {
+                return Ok(false);
+            }
+            if self.failed.get(&topic).is_some_and(|until| tokio::time::Instant::now() < *until) {
+                continue;
+            }
+            match self.turn(&topic, &name, ranges.get(&topic)).await {
+                Ok(again) => more |= again,
+                Err(error) if error.class() == Class::Operator => self.isolate(topic, &name, &error),
+                Err(error) => return Err(error),
+            }
+            self.bound_memory();
+        }
+        more |= self.publish_days().await?;
+        Ok(more)
+    }
+
+    async fn turn(
+        &mut self,
+        topic: &str,
+        name: &TableName,
+        ranges: Option<&BTreeMap<LogPartition, OffsetRange>>,
+    ) -> Result<bool> {
+        if !self.tables.contains_key(topic) {
+            let watch = self.ops.table(name);
+            let table = TableDelivery::open(self.lake, topic, name, self.settings.envelope, watch).await?;
+            self.tables.insert(topic.to_owned(), table);
+        }
+        let Some(table) = self.tables.get_mut(topic) else { return Ok(false) };
+        let none = BTreeMap::new();
+        let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, ranges.unwrap_or(&none)).await?;
+        if turn.published
+            && let Some(ds) = table.published()
+        {
+            self.ops.days().table(ds, name, DayTable::Published);
+        }
+        if self.failed.remove(topic).is_some() {
+            self.ops.table(name).set_state(crate::ops::TableState::Streaming);
+        }
+        Ok(turn.more)
+    }
+
+    /// The table waits, the others go on; it is tried again after a while.
+    fn isolate(&mut self, topic: String, name: &TableName, error: &Error) {
+        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {FAILED_TABLE_PAUSE:?}");
+        self.ops.table(name).failed(error);
+        self.tables.remove(&topic);
+        self.failed.insert(topic, tokio::time::Instant::now() + FAILED_TABLE_PAUSE);
+    }
+
+    fn bound_memory(&mut self) {
+        while self.tables.values().map(TableDelivery::memory).sum::<usize>() > self.settings.memory_bytes_max {
+            let Some(fullest) = self.tables.values_mut().max_by_key(|table| table.memory()) else { break };
+            fullest.forget();
+        }
+    }
+
+    /// A day is complete when all its tables are: then its own manifest is made.
+    async fn publish_days(&mut self) -> Result<bool> {
+        let mut published = false;
+        let open: Vec<_> = self.journal.cuts_after(self.day).cloned().collect();
+        for cut in open {
+            let done = |topic: &String| {
+                self.tables.get(topic).and_then(TableDelivery::published).is_some_and(|ds| ds >= cut.ds)
+            };
+            if !cut.tables.keys().all(done) {
+                break;
+            }
+            self.lake.publish_day(&cut).await?;
+            self.ops.days().published(cut.ds);
+            tracing::info!(ds = %cut.ds, tables = cut.tables.len(), lsn = %cut.lsn, "the day is complete");
+            self.day = Some(cut.ds);
+            published = true;
+        }
+        Ok(published)
+    }
+}
+
+fn by_topic(ranges: BTreeMap<LogPartition, OffsetRange>) -> HashMap<String, BTreeMap<LogPartition, OffsetRange>> {
+    let mut topics: HashMap<String, BTreeMap<LogPartition, OffsetRange>> = HashMap::new();
+    for (partition, range) in ranges {
+        topics.entry(partition.topic.to_string()).or_default().insert(partition, range);
+    }
+    topics
+}

@@ -1,0 +1,117 @@
+//! From the configuration to what each part has to know.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::change::Calendar;
+use crate::config::{Config, CoordinatorKind, DecimalHandling, LakeFormat, LogKind, ParquetCompression};
+use crate::coord::{Coordinator, SqliteCoordinator};
+use crate::envelope::json;
+use crate::lake::{Lake, LakeOptions};
+use crate::log::{Log, SqliteLog, SqliteLogOptions};
+use crate::postgres::wire::ConnectOptions;
+use crate::runtime::{Error, Result};
+
+use super::capture::CaptureSettings;
+use super::deliver::DeliverSettings;
+
+/// How to connect to the source: its URL, what the environment and `.pgpass` add, and the configured password.
+pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
+    let env = |name: &str| std::env::var(name).ok();
+    let options = ConnectOptions::parse(config.source.url.expose(), &env).map_err(|error| error.context("[source] url"))?;
+    Ok(match &config.source.password {
+        Some(password) => options.with_password(password.expose()),
+        None => options,
+    })
+}
+
+/// For capture.
+pub fn capture(config: &Config) -> Result<CaptureSettings> {
+    let filter = config.source.tables.clone();
+    Ok(CaptureSettings {
+        name: config.source.name.clone(),
+        connect: connect_options(config)?,
+        slot: config.source.slot.clone(),
+        publication: config.source.publication.clone(),
+        filter: Arc::new(move |table| filter.takes(table)),
+        envelope: envelope(config),
+        calendar: calendar(config),
+        append_bytes_max: usize::try_from(config.log.append_bytes_max).unwrap_or(usize::MAX),
+        linger: Duration::from_millis(config.log.linger_ms),
+    })
+}
+
+/// For deliver.
+pub fn deliver(config: &Config) -> DeliverSettings {
+    DeliverSettings {
+        name: config.source.name.clone(),
+        envelope: envelope(config),
+        lease_ttl: Duration::from_millis(config.coordinator.lease_ttl_ms),
+        memory_bytes_max: usize::try_from(config.lake.memory_bytes_max).unwrap_or(usize::MAX),
+    }
+}
+
+/// The rule of days.
+pub fn calendar(config: &Config) -> Calendar {
+    Calendar::new(config.cut.at, config.cut.time_zone.clone())
+}
+
+/// Opens the log.
+pub async fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
+    let LogKind::Embedded(embedded) = &config.log.kind;
+    make_parent(&embedded.path, "[log.embedded] path")?;
+    let options = SqliteLogOptions {
+        path: embedded.path.clone(),
+        bytes_max: Some(embedded.bytes_max),
+        retention_ms: embedded.retention_ms,
+        retention_bytes: embedded.retention_bytes,
+    };
+    Ok(Arc::new(SqliteLog::open(options).await?))
+}
+
+/// Opens the coordinator.
+pub async fn open_coordinator(config: &Config) -> Result<Arc<dyn Coordinator>> {
+    let CoordinatorKind::Embedded { path } = &config.coordinator.kind;
+    make_parent(path, "[coordinator] path")?;
+    Ok(Arc::new(SqliteCoordinator::open(path).await?))
+}
+
+/// Opens the lake.
+pub async fn open_lake(config: &Config) -> Result<Lake> {
+    let lake = &config.lake;
+    let options = LakeOptions {
+        format: match lake.format {
+            LakeFormat::Parquet(compression) => crate::batch::Format::Parquet {
+                compression: match compression {
+                    ParquetCompression::Zstd => crate::batch::Compression::Zstd(3),
+                    ParquetCompression::Snappy => crate::batch::Compression::Snappy,
+                    ParquetCompression::None => crate::batch::Compression::None,
+                },
+            },
+            LakeFormat::Csv { gzip } => crate::batch::Format::Csv { gzip },
+        },
+        calendar: calendar(config),
+        part_bytes_max: lake.part_bytes_max as usize,
+        stage_bytes_max: lake.stage_bytes_max as usize,
+        memory_bytes_max: lake.memory_bytes_max as usize,
+        scratch_dir: lake.scratch_dir.clone(),
+    };
+    Lake::open(&lake.url.to_string(), &config.source.name, options).await
+}
+
+fn envelope(config: &Config) -> json::Options {
+    let decimal_handling = match config.envelope.decimal_handling {
+        DecimalHandling::Precise => json::DecimalHandling::Precise,
+        DecimalHandling::String => json::DecimalHandling::String,
+    };
+    json::Options { decimal_handling }
+}
+
+fn make_parent(path: &std::path::Path, key: &str) -> Result<()> {
+    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
+    std::fs::create_dir_all(parent).map_err(|error| {
+        Error::operator(format!("cannot make the folder {} for {key}", parent.display()))
+            .cause(error)
+            .mend("Give this user the right to write there, or name another path.")
+    })
+}

@@ -1,0 +1,88 @@
+//! Starts the sides, watches them, and ends all when one ends.
+//!
+//! ```text
+//!   listen ─> open log, coordinator, lake ─> capture ┐
+//!                                            deliver ┼─ first error, or a signal ─> shutdown ─> all drain
+//!                                            http    ┘
+//! ```
+//!
+//! Everything that can fail at once (a port in use, an unwritable folder, a wrong URL) is tried before
+//! anything runs.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::ops::{Ops, Server};
+use crate::postgres::preflight;
+use crate::runtime::{Error, Result, Shutdown};
+
+use super::{capture, deliver, settings};
+
+/// Which sides run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sides {
+    /// `tidemark run`.
+    Both,
+    /// `tidemark capture`.
+    Capture,
+    /// `tidemark deliver`.
+    Deliver,
+}
+
+impl Sides {
+    const fn captures(self) -> bool {
+        matches!(self, Self::Both | Self::Capture)
+    }
+
+    const fn delivers(self) -> bool {
+        matches!(self, Self::Both | Self::Deliver)
+    }
+}
+
+/// Runs until a signal raises `shutdown` or a person is needed.
+pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()> {
+    let (ops, commands) = Ops::new(&config.source.name);
+    let server = Server::bind(&config.ops.listen, ops.clone()).await?;
+    let log = settings::open_log(config).await?;
+    ops.component("log").ok();
+    let mut sides_running = tokio::task::JoinSet::new();
+    if sides.captures() {
+        let settings = settings::capture(config)?;
+        prepare_source(config).await?;
+        let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
+        sides_running.spawn(async move { capture::run(&settings, log, &ops, commands, &shutdown).await });
+    }
+    if sides.delivers() {
+        let settings = settings::deliver(config);
+        let coordinator = settings::open_coordinator(config).await?;
+        ops.component("coordinator").ok();
+        let lake = settings::open_lake(config).await?;
+        ops.component("lake").ok();
+        let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
+        sides_running
+            .spawn(async move { deliver::run(&settings, &log, &lake, &coordinator, &ops, &shutdown).await });
+    }
+    let (http_down, watch_down) = (shutdown.clone(), Shutdown::new());
+    let http = tokio::spawn(async move { server.serve(http_down).await });
+    let watch = tokio::spawn(super::watch::run(settings::connect_options(config)?, config.source.slot.clone(), ops.clone(), watch_down.clone()));
+
+    let mut result = Ok(());
+    while let Some(ended) = sides_running.join_next().await {
+        let ended = ended.unwrap_or_else(|error| Err(Error::operator("a side of the connector died").cause(error)));
+        // The first error is the reason; what follows from it is only logged.
+        match (&result, ended) {
+            (Ok(()), Err(error)) => result = Err(error),
+            (Err(_), Err(error)) => tracing::warn!(%error, "while shutting down"),
+            (_, Ok(())) => {}
+        }
+        shutdown.raise();
+    }
+    watch_down.raise();
+    let (_, _) = tokio::join!(http, watch);
+    result
+}
+
+/// Makes what is missing at the source (publication), or says why it cannot be used.
+async fn prepare_source(config: &Config) -> Result<()> {
+    super::source::prepare(config).await
+}
