@@ -96,8 +96,19 @@ pub struct SourceConfig {
     pub slot: String,
     /// Publication, at most 63 bytes.
     pub publication: String,
+    /// Whether a database that is new to the log is copied first.
+    pub backfill: Backfill,
     /// Which tables are carried.
     pub tables: TableFilter,
+}
+
+/// What comes before the stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backfill {
+    /// A copy of every table.
+    Initial,
+    /// Nothing: the stream begins where the slot stands. Only for a log of changes, without snapshots.
+    None,
 }
 
 /// The log.
@@ -201,11 +212,8 @@ impl fmt::Display for LakeUrl {
 pub enum LakeFormat {
     /// Parquet.
     Parquet(ParquetCompression),
-    /// CSV; `gzip` or not.
-    Csv {
-        /// Whether it is gzipped.
-        gzip: bool,
-    },
+    /// Gzipped CSV.
+    Csv,
 }
 
 /// Compression within Parquet.

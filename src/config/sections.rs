@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use super::document::{Document, Keys, Section};
 use super::tables::{TableGlob, TableRule};
 use super::{
-    Config, CoordinatorConfig, CoordinatorKind, CutConfig, DecimalHandling, EmbeddedLogConfig,
+    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DecimalHandling, EmbeddedLogConfig,
     EnvelopeConfig, EnvelopeFormat, Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat,
     LogKind, LogLevel, OpsConfig, ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig,
     TableFilter, check, url,
@@ -60,8 +60,11 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
     let slot = section.text("slot", check::slot).unwrap_or_else(|| check::slot_from(&name));
     let publication = section.text("publication", check::publication);
     let publication = publication.unwrap_or_else(|| check::slot_from(&name));
+    let words = [("initial", Backfill::Initial), ("none", Backfill::None)];
+    let backfill =
+        section.text("backfill", |text| check::word(text, &words, &[])).unwrap_or(Backfill::Initial);
     let tables = tables(document, &section);
-    url.map(|url| SourceConfig { name, url, password, slot, publication, tables })
+    url.map(|url| SourceConfig { name, url, password, slot, publication, backfill, tables })
 }
 
 fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
@@ -123,8 +126,8 @@ fn lake(section: &Section<'_, '_>, state: &StateConfig) -> LakeConfig {
     LakeConfig {
         url,
         format: lake_format(section),
-        part_bytes_max: section.integer("part_bytes_max", "bytes", MIB, 5 * GIB, 256 * MIB),
-        stage_bytes_max: section.integer("stage_bytes_max", "bytes", 64 * KIB, GIB, 64 * MIB),
+        part_bytes_max: section.integer("part_bytes_max", "bytes", MIB, GIB, 64 * MIB),
+        stage_bytes_max: section.integer("stage_bytes_max", "bytes", 64 * KIB, GIB, 32 * MIB),
         memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
         scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),
     }
@@ -144,11 +147,11 @@ fn lake_format(section: &Section<'_, '_>) -> LakeFormat {
         });
         LakeFormat::Parquet(found.unwrap_or(ParquetCompression::Zstd))
     } else {
-        let words = [("gzip", true), ("none", false)];
-        let found = section.text("compression", |text| {
+        let words = [("gzip", ())];
+        section.text("compression", |text| {
             check::word(text, &words, &[]).map_err(|expected| format!("{expected} with format \"csv\""))
         });
-        LakeFormat::Csv { gzip: found.unwrap_or(true) }
+        LakeFormat::Csv
     }
 }
 

@@ -20,6 +20,11 @@ pub fn cuts_topic(source_name: &str) -> String {
     legal(&format!("{source_name}.cuts"))
 }
 
+/// The topic of changes that could not be encoded: `<name>.dead-letters`.
+pub fn dead_letters_topic(source_name: &str) -> String {
+    legal(&format!("{source_name}.dead-letters"))
+}
+
 /// The topic of transaction boundaries: `<name>.transaction`.
 pub fn transaction_topic(source_name: &str) -> String {
     legal(&format!("{source_name}.transaction"))

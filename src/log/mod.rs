@@ -134,13 +134,14 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     async fn ranges(&self) -> Result<BTreeMap<LogPartition, OffsetRange>>;
 
     /// Reads records from `from` on: at least one when there is one, else about `bytes_max` bytes of frames
-    /// at most. An empty answer means that the end is reached. Reading below `start` is an error of class
-    /// `Operator` which names the gap.
+    /// at most. An empty answer means that the end is reached. Reading below `start`, or beyond `end`, is an
+    /// error of class `Operator` which names the gap. A log partition that is not there yet ends at 0.
     async fn read(&self, partition: &LogPartition, from: Offset, bytes_max: usize) -> Result<Fetched>;
 
     /// Lets go of records below `before`, as far as the log's own retention agrees. Never of later ones.
     async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()>;
 
-    /// Waits until something may have been appended since the last call: at most a second.
+    /// Waits until something may have been appended since the last call: at most a second. With several callers
+    /// at once, only those who are waiting are sure to wake before that second is over.
     async fn appended(&self);
 }

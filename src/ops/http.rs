@@ -115,7 +115,7 @@ async fn ready(State(shared): State<Shared>) -> Response {
     let ready = report.is_ready();
     let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let components: serde_json::Map<_, _> =
-        report.components.iter().map(|(name, part)| ((*name).to_owned(), json!(part.state))).collect();
+        report.components.iter().map(|(name, part)| (name.to_string(), json!(part.state))).collect();
     (code, fresh(), Json(json!({ "ready": ready, "components": components }))).into_response()
 }
 

@@ -1,15 +1,15 @@
 //! What is late, lost or stuck, and whether a person must look. The one place where that is decided.
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::component::ComponentState;
 use super::days::{DayTable, Held};
-use super::report::{ComponentReport, Report, TableReport};
+use super::report::{ComponentReport, Report, TableReport, Word};
 use crate::change::Ds;
 
 /// The verdict.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Nothing to do.
@@ -32,7 +32,7 @@ impl Status {
 }
 
 /// How bad a reason is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// A person must look.
@@ -42,12 +42,12 @@ pub enum Severity {
 }
 
 /// Why the verdict is not "ok".
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Reason {
     /// How bad.
     pub severity: Severity,
     /// `late`, `lost` or `stuck`.
-    pub kind: &'static str,
+    pub kind: Word,
     /// The component, the table or the day.
     pub subject: String,
     /// What is the matter.
@@ -107,7 +107,7 @@ fn component(name: &str, part: &ComponentReport, now: Timestamp) -> Option<Reaso
         .then(|| "It is tried again by itself; look at the other side.".to_owned());
     Some(Reason {
         severity,
-        kind: "stuck",
+        kind: "stuck".into(),
         subject: name.to_owned(),
         message,
         since: Some(part.since),
@@ -126,7 +126,7 @@ fn source(report: &Report) -> Vec<Reason> {
         let act = source.lag_seconds >= LAG_ACT_SECONDS;
         reasons.push(Reason {
             severity: if act { Severity::Act } else { Severity::Watch },
-            kind: "late",
+            kind: "late".into(),
             subject: "source".to_owned(),
             message: format!(
                 "the log is {:.0} s ({} bytes of WAL) behind the database",
@@ -139,7 +139,7 @@ fn source(report: &Report) -> Vec<Reason> {
     if let Some(limit) = source.slot_limit_bytes.filter(|limit| source.slot_retained_bytes > limit / 2) {
         reasons.push(Reason {
             severity: Severity::Act,
-            kind: "late",
+            kind: "late".into(),
             subject: "source".to_owned(),
             message: format!(
                 "the slot retains {} bytes of WAL, more than half of max_slot_wal_keep_size ({limit} bytes); \
@@ -158,7 +158,7 @@ fn log(report: &Report) -> Option<Reason> {
     let max = log.bytes_max.filter(|max| log.bytes > max / 10 * 9)?;
     Some(Reason {
         severity: Severity::Act,
-        kind: "stuck",
+        kind: "stuck".into(),
         subject: "log".to_owned(),
         message: format!("{} of {max} bytes are used; at the limit capture stops", log.bytes),
         since: None,
@@ -173,7 +173,7 @@ fn cut(report: &Report) -> Option<Reason> {
     let seconds = report.time.as_second() - due.as_second();
     (seconds > CUT_OVERDUE_SECONDS).then(|| Reason {
         severity: Severity::Act,
-        kind: "late",
+        kind: "late".into(),
         subject: "cut".to_owned(),
         message: format!("the cut that was due at {due} has not been made"),
         since: Some(due),
@@ -213,7 +213,7 @@ fn days(report: &Report, held: &Held) -> Vec<Reason> {
 
 fn unpublished(ds: Ds, message: String, kind: &'static str, cut: Timestamp, mend: Option<String>) -> Reason {
     let subject = format!("ds={ds}");
-    Reason { severity: Severity::Act, kind, subject, message, since: Some(cut), mend }
+    Reason { severity: Severity::Act, kind: kind.into(), subject, message, since: Some(cut), mend }
 }
 
 fn table(name: &str, table: &TableReport) -> Vec<Reason> {
@@ -221,7 +221,7 @@ fn table(name: &str, table: &TableReport) -> Vec<Reason> {
     if table.state == "failed" {
         reasons.push(Reason {
             severity: Severity::Act,
-            kind: "stuck",
+            kind: "stuck".into(),
             subject: name.to_owned(),
             message: table.reason.clone().unwrap_or_default(),
             since: Some(table.since),
@@ -232,7 +232,7 @@ fn table(name: &str, table: &TableReport) -> Vec<Reason> {
         let records = if table.dead_letters == 1 { "record" } else { "records" };
         reasons.push(Reason {
             severity: Severity::Watch,
-            kind: "lost",
+            kind: "lost".into(),
             subject: name.to_owned(),
             message: format!(
                 "{} {records} could not be processed and wait as dead letters",

@@ -56,7 +56,7 @@ pub(super) fn render(report: &Report) -> String {
 
 fn process(out: &mut Exposition, report: &Report) {
     out.family("tidemark_build_info", "gauge", "The version that runs; always 1.")
-        .sample(&[("version", report.version), ("name", &report.name)], 1.0);
+        .sample(&[("version", &report.version), ("name", &report.name)], 1.0);
     out.gauge("tidemark_uptime_seconds", "Age of the process.", report.uptime_seconds as f64);
     let healthy = f64::from(u8::from(report.status != Status::Failing));
     out.gauge("tidemark_healthy", "1 while /health answers 200, else 0.", healthy);

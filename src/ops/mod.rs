@@ -37,13 +37,13 @@ use tokio::sync::{mpsc, oneshot};
 use crate::change::{Ds, TableName};
 use crate::runtime::Result;
 
-pub use component::Component;
+pub use component::{Component, ComponentState};
 pub use days::{DayTable, Days};
 pub use http::Server;
 pub use judge::{Reason, Severity, Status};
 pub use logging::{Terminal, init as init_logging};
 pub use progress::show_backfill;
-pub use report::Report;
+pub use report::{Report, TableReport};
 pub use source::{LogStats, SourceStats};
 pub use table::{TableState, TableStats};
 

@@ -4,7 +4,6 @@
 //! it again every few seconds, keeps the place where the reader is, and says so loudly when nothing answers.
 //! Of ten thousand tables it shows those in trouble first and then the busiest; a filter finds the others.
 
-use std::cmp::Reverse;
 use std::fmt::Write;
 
 use jiff::Timestamp;
@@ -109,8 +108,8 @@ fn one_reason(out: &mut String, reason: &Reason, now: Timestamp) {
 
 fn flow(out: &mut String, report: &Report) {
     out.push_str("<ul class=flow>");
-    let known = FLOW.iter().filter_map(|name| report.components.get_key_value(name));
-    let others = report.components.iter().filter(|(name, _)| !FLOW.contains(name));
+    let known = FLOW.iter().filter_map(|name| report.components.get_key_value(*name));
+    let others = report.components.iter().filter(|(name, _)| !FLOW.contains(&&***name));
     for (name, part) in known {
         component(out, name, part, "step", report.time);
     }
@@ -206,7 +205,7 @@ fn one_day(out: &mut String, day: &DayReport, now: Timestamp) {
         let (done, all) = (human::count(day.tables_published), human::count(day.tables));
         format!("{done} of {all} {}", bar(day.tables_published, day.tables))
     };
-    let state = match (day.state, day.tables_failed) {
+    let state = match (&*day.state, day.tables_failed) {
         ("failed", failed) => format!("{} failed", human::count(failed)),
         (state, _) => state.to_owned(),
     };
@@ -223,24 +222,10 @@ fn one_day(out: &mut String, day: &DayReport, now: Timestamp) {
     );
 }
 
-/// The worst first; among the well the busiest.
-fn trouble(table: &TableReport, last_published: Option<crate::change::Ds>) -> (u8, Reverse<u64>) {
-    let behind = table.end_offset.saturating_sub(table.staged_offset);
-    let rank = match table.state {
-        "failed" => 0,
-        _ if table.dead_letters > 0 => 1,
-        "backfilling" => 2,
-        _ if table.published_ds.is_some() && table.published_ds < last_published => 3,
-        _ => 4,
-    };
-    (rank, Reverse(behind.max(table.changes / 1000)))
-}
-
 fn tables(out: &mut String, report: &Report, filter: &str, all: bool) {
     let wanted = filter.to_lowercase();
-    let found = report.tables.iter().filter(|(name, _)| name.to_lowercase().contains(&wanted));
-    let mut found: Vec<_> = found.collect();
-    found.sort_by_cached_key(|(name, table)| (trouble(table, report.cut.last_published_ds), (*name).clone()));
+    let mut found = report.tables_by_trouble();
+    found.retain(|(name, _)| name.to_lowercase().contains(&wanted));
     let shown = if all { found.len() } else { found.len().min(TABLES_MAX) };
     let total = human::count(found.len() as u64);
     let count =
@@ -268,7 +253,7 @@ fn tables(out: &mut String, report: &Report, filter: &str, all: bool) {
 }
 
 fn one_table(out: &mut String, name: &str, table: &TableReport, now: Timestamp) {
-    let class = match table.state {
+    let class = match &*table.state {
         "failed" => "failed",
         _ if table.dead_letters > 0 => "warned",
         _ => "",
@@ -276,7 +261,7 @@ fn one_table(out: &mut String, name: &str, table: &TableReport, now: Timestamp) 
     let state = match (&table.reason, &table.backfill) {
         (Some(reason), _) => format!("failed <span class=why>{}</span>", escape(reason)),
         (None, Some(backfill)) if !backfill.done => backfilling(backfill),
-        _ => table.state.to_owned(),
+        _ => table.state.to_string(),
     };
     let commit = table.last_commit.map_or("–".to_owned(), |at| format!("{} ago", ago(now, at)));
     let dead = if table.dead_letters == 0 { "–".to_owned() } else { human::count(table.dead_letters) };
@@ -286,7 +271,7 @@ fn one_table(out: &mut String, name: &str, table: &TableReport, now: Timestamp) 
         "<tr class=\"{class}\"><td>{}<td>{state}<td class=n>{}<td>{commit}<td class=n>{}<td class=n>{dead}<td>{day}</tr>",
         escape(name),
         human::count(table.changes),
-        human::count(table.end_offset.saturating_sub(table.staged_offset)),
+        human::count(table.undelivered()),
     );
 }
 

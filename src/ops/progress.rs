@@ -73,20 +73,20 @@ impl Rate {
 
 /// `backfill public.orders  45%  1,234,567 rows (1.2 GiB)  85,000 rows/s  1 min 20 s left`.
 fn line(name: &TableName, backfill: &Backfill, per_second: f64) -> String {
-    let mut text = format!("backfill {name}");
     let estimated = backfill.rows_estimated;
+    let mut parts = vec![format!("backfill {name}")];
     if let Some(percent) = (backfill.rows * 100).checked_div(estimated) {
-        text += &format!("  {:2}%", percent.min(99));
+        parts.push(format!("{:2}%", percent.min(99)));
     }
-    text += &format!("  {} rows ({})", human::count(backfill.rows), human::bytes(backfill.bytes));
+    parts.push(format!("{} rows ({})", human::count(backfill.rows), human::bytes(backfill.bytes)));
     if per_second >= 1.0 {
-        text += &format!("  {} rows/s", human::count(per_second as u64));
+        parts.push(format!("{} rows/s", human::count(per_second as u64)));
         let left = estimated.saturating_sub(backfill.rows);
         if left > 0 {
-            text += &format!("  {} left", human::duration(left as f64 / per_second));
+            parts.push(format!("{} left", human::duration(left as f64 / per_second)));
         }
     }
-    text
+    parts.join("  ")
 }
 
 /// All that fits on a terminal's line: the first backfill, and how many more there are.

@@ -1,9 +1,11 @@
 //! The picture of one instant: what `/api/v1/status` and `/health` say, and what everything else is made from.
 
+use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::component::{ComponentState, ComponentStatus};
 use super::days::{Day, DayTable};
@@ -12,15 +14,18 @@ use super::table::{TableState, TableStats};
 use super::{Inner, lock};
 use crate::change::{Ds, Lsn, Position, TableName};
 
+/// One of a few words.
+pub type Word = Cow<'static, str>;
+
 /// The picture of one instant. Serialises as the answer of `/api/v1/status`; sizes are in bytes, ages in seconds.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
     /// The verdict.
     pub status: Status,
     /// The connector.
     pub name: String,
     /// Tidemark's version.
-    pub version: &'static str,
+    pub version: Word,
     /// The instant.
     pub time: Timestamp,
     /// Age of the process.
@@ -28,7 +33,7 @@ pub struct Report {
     /// Why the verdict is not "ok": the worst first.
     pub reasons: Vec<Reason>,
     /// The parts of the process.
-    pub components: BTreeMap<&'static str, ComponentReport>,
+    pub components: BTreeMap<Word, ComponentReport>,
     /// The replication stream; none in a process that has none.
     pub source: Option<SourceReport>,
     /// The log.
@@ -42,7 +47,7 @@ pub struct Report {
 }
 
 /// A part of the process.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ComponentReport {
     /// How it is.
     pub state: ComponentState,
@@ -55,7 +60,7 @@ pub struct ComponentReport {
 }
 
 /// The replication stream.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SourceReport {
     /// Reported to the server as durable.
     pub flush_lsn: Lsn,
@@ -76,7 +81,7 @@ pub struct SourceReport {
 }
 
 /// The log.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LogReport {
     /// Its size.
     pub bytes: u64,
@@ -89,7 +94,7 @@ pub struct LogReport {
 }
 
 /// Cuts.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CutReport {
     /// The last day that was cut.
     pub last_ds: Option<Ds>,
@@ -102,12 +107,12 @@ pub struct CutReport {
 }
 
 /// A day that was cut.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DayReport {
     /// The day.
     pub ds: Ds,
     /// `published`, `publishing` or `failed`.
-    pub state: &'static str,
+    pub state: Word,
     /// When it was cut.
     pub cut: Timestamp,
     /// When it was published.
@@ -125,10 +130,10 @@ pub struct DayReport {
 }
 
 /// A table.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableReport {
     /// `backfilling`, `streaming` or `failed`.
-    pub state: &'static str,
+    pub state: Word,
     /// Since when.
     pub since: Timestamp,
     /// Why it failed.
@@ -156,7 +161,7 @@ pub struct TableReport {
 }
 
 /// A backfill.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackfillReport {
     /// Rows read.
     pub rows: u64,
@@ -181,10 +186,37 @@ impl Report {
         self.tables.values().map(|table| table.dead_letters).sum()
     }
 
+    /// The tables, those in trouble first, and among the others the busiest.
+    pub fn tables_by_trouble(&self) -> Vec<(&str, &TableReport)> {
+        let published = self.cut.last_published_ds;
+        let mut tables: Vec<_> = self.tables.iter().map(|(name, table)| (name.as_str(), table)).collect();
+        tables.sort_by_cached_key(|(_, table)| table.trouble(published));
+        tables
+    }
+
     /// Whether all parts have begun their work and none has failed.
     pub fn is_ready(&self) -> bool {
         let bad = |state| matches!(state, ComponentState::Starting | ComponentState::Failed);
         !self.components.is_empty() && !self.components.values().any(|part| bad(part.state))
+    }
+}
+
+impl TableReport {
+    /// Records in the log that are not staged in the lake.
+    pub fn undelivered(&self) -> u64 {
+        self.end_offset.saturating_sub(self.staged_offset)
+    }
+
+    /// The smaller, the more worth a look.
+    fn trouble(&self, last_published: Option<Ds>) -> (u8, Reverse<u64>) {
+        let rank = match &*self.state {
+            "failed" => 0,
+            _ if self.dead_letters > 0 => 1,
+            "backfilling" => 2,
+            _ if self.published_ds.is_some() && self.published_ds < last_published => 3,
+            _ => 4,
+        };
+        (rank, Reverse(self.undelivered().max(self.changes / 1000)))
     }
 }
 
@@ -229,11 +261,11 @@ pub(super) fn build(inner: &Inner, now_ms: i64) -> Report {
     let mut report = Report {
         status: Status::Ok,
         name: inner.name.clone(),
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").into(),
         time: timestamp(now_ms),
         uptime_seconds: inner.started.elapsed().as_secs(),
         reasons: Vec::new(),
-        components: components.into_iter().map(|(name, status)| (name, component(status))).collect(),
+        components: components.into_iter().map(|(name, status)| (name.into(), component(status))).collect(),
         source,
         log,
         cut,
@@ -293,7 +325,7 @@ fn day(ds: Ds, day: &Day) -> DayReport {
     };
     DayReport {
         ds,
-        state,
+        state: state.into(),
         cut: timestamp(day.cut_ms),
         published: day.published_ms.map(timestamp),
         tables: day.tables,
@@ -314,7 +346,7 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
     let backfill = stats.backfill();
     let ended_ms = if backfill.ended_ms == 0 { now_ms } else { backfill.ended_ms };
     TableReport {
-        state,
+        state: state.into(),
         since: timestamp(since_ms),
         reason,
         mend,

@@ -1,1 +1,16 @@
 //! Where the two sides meet: capture, deliver, and what keeps them running.
+//!
+//! ```text
+//!   source (prepare, check) ─> capture ─> log ─> deliver ─> lake
+//!                                 └──── supervise ────┘
+//! ```
+
+pub mod capture;
+pub mod deliver;
+pub mod settings;
+mod source;
+mod supervise;
+mod topics;
+mod watch;
+
+pub use supervise::{Sides, run};

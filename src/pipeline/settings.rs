@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::change::Calendar;
-use crate::config::{Config, CoordinatorKind, DecimalHandling, LakeFormat, LogKind, ParquetCompression};
+use crate::config::{
+    Backfill, Config, CoordinatorKind, DecimalHandling, LakeFormat, LogKind, ParquetCompression,
+};
 use crate::coord::{Coordinator, SqliteCoordinator};
 use crate::envelope::json;
 use crate::lake::{Lake, LakeOptions};
 use crate::log::{Log, SqliteLog, SqliteLogOptions};
 use crate::postgres::wire::ConnectOptions;
-use crate::runtime::{Error, Result};
+use crate::runtime::Result;
 
 use super::capture::CaptureSettings;
 use super::deliver::DeliverSettings;
@@ -18,7 +20,8 @@ use super::deliver::DeliverSettings;
 /// How to connect to the source: its URL, what the environment and `.pgpass` add, and the configured password.
 pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
     let env = |name: &str| std::env::var(name).ok();
-    let options = ConnectOptions::parse(config.source.url.expose(), &env).map_err(|error| error.context("[source] url"))?;
+    let options = ConnectOptions::parse(config.source.url.expose(), &env)
+        .map_err(|error| error.context("[source] url"))?;
     Ok(match &config.source.password {
         Some(password) => options.with_password(password.expose()),
         None => options,
@@ -33,6 +36,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         connect: connect_options(config)?,
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
+        backfill: config.source.backfill == Backfill::Initial,
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
         calendar: calendar(config),
@@ -57,23 +61,20 @@ pub fn calendar(config: &Config) -> Calendar {
 }
 
 /// Opens the log.
-pub async fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
+pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
     let LogKind::Embedded(embedded) = &config.log.kind;
-    make_parent(&embedded.path, "[log.embedded] path")?;
-    let options = SqliteLogOptions {
+    Ok(Arc::new(SqliteLog::open(SqliteLogOptions {
         path: embedded.path.clone(),
         bytes_max: Some(embedded.bytes_max),
         retention_ms: embedded.retention_ms,
-        retention_bytes: embedded.retention_bytes,
-    };
-    Ok(Arc::new(SqliteLog::open(options).await?))
+        retention_bytes: Some(embedded.retention_bytes),
+    })?))
 }
 
 /// Opens the coordinator.
-pub async fn open_coordinator(config: &Config) -> Result<Arc<dyn Coordinator>> {
+pub fn open_coordinator(config: &Config) -> Result<Arc<dyn Coordinator>> {
     let CoordinatorKind::Embedded { path } = &config.coordinator.kind;
-    make_parent(path, "[coordinator] path")?;
-    Ok(Arc::new(SqliteCoordinator::open(path).await?))
+    Ok(Arc::new(SqliteCoordinator::open(path)?))
 }
 
 /// Opens the lake.
@@ -88,7 +89,7 @@ pub async fn open_lake(config: &Config) -> Result<Lake> {
                     ParquetCompression::None => crate::batch::Compression::None,
                 },
             },
-            LakeFormat::Csv { gzip } => crate::batch::Format::Csv { gzip },
+            LakeFormat::Csv => crate::batch::Format::CsvGzip,
         },
         calendar: calendar(config),
         part_bytes_max: lake.part_bytes_max as usize,
@@ -105,13 +106,4 @@ fn envelope(config: &Config) -> json::Options {
         DecimalHandling::String => json::DecimalHandling::String,
     };
     json::Options { decimal_handling }
-}
-
-fn make_parent(path: &std::path::Path, key: &str) -> Result<()> {
-    let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) else { return Ok(()) };
-    std::fs::create_dir_all(parent).map_err(|error| {
-        Error::operator(format!("cannot make the folder {} for {key}", parent.display()))
-            .cause(error)
-            .mend("Give this user the right to write there, or name another path.")
-    })
 }

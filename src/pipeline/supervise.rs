@@ -11,12 +11,11 @@
 
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Backfill, Config};
 use crate::ops::{Ops, Server};
-use crate::postgres::preflight;
 use crate::runtime::{Error, Result, Shutdown};
 
-use super::{capture, deliver, settings};
+use super::{capture, deliver, settings, source, watch};
 
 /// Which sides run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,20 +40,24 @@ impl Sides {
 
 /// Runs until a signal raises `shutdown` or a person is needed.
 pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()> {
+    if sides.delivers() && config.source.backfill == Backfill::None {
+        return Err(Error::usage("[source] backfill is \"none\", and snapshots need every row")
+            .mend("Run `tidemark capture` for a log of changes alone, or set backfill = \"initial\"."));
+    }
     let (ops, commands) = Ops::new(&config.source.name);
-    let server = Server::bind(&config.ops.listen, ops.clone()).await?;
-    let log = settings::open_log(config).await?;
+    let server = Server::bind(&config.ops.listen).await?;
+    let log = settings::open_log(config)?;
     ops.component("log").ok();
     let mut sides_running = tokio::task::JoinSet::new();
     if sides.captures() {
         let settings = settings::capture(config)?;
-        prepare_source(config).await?;
+        source::prepare(config, &settings).await?;
         let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
         sides_running.spawn(async move { capture::run(&settings, log, &ops, commands, &shutdown).await });
     }
     if sides.delivers() {
         let settings = settings::deliver(config);
-        let coordinator = settings::open_coordinator(config).await?;
+        let coordinator = settings::open_coordinator(config)?;
         ops.component("coordinator").ok();
         let lake = settings::open_lake(config).await?;
         ops.component("lake").ok();
@@ -63,12 +66,19 @@ pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()
             .spawn(async move { deliver::run(&settings, &log, &lake, &coordinator, &ops, &shutdown).await });
     }
     let (http_down, watch_down) = (shutdown.clone(), Shutdown::new());
-    let http = tokio::spawn(async move { server.serve(http_down).await });
-    let watch = tokio::spawn(super::watch::run(settings::connect_options(config)?, config.source.slot.clone(), ops.clone(), watch_down.clone()));
+    let http_ops = ops.clone();
+    let http = tokio::spawn(async move { server.serve(http_ops, http_down).await });
+    let watching = tokio::spawn(watch::run(
+        settings::connect_options(config)?,
+        config.source.slot.clone(),
+        ops.clone(),
+        watch_down.clone(),
+    ));
 
     let mut result = Ok(());
     while let Some(ended) = sides_running.join_next().await {
-        let ended = ended.unwrap_or_else(|error| Err(Error::operator("a side of the connector died").cause(error)));
+        let ended =
+            ended.unwrap_or_else(|error| Err(Error::operator("a side of the connector died").cause(error)));
         // The first error is the reason; what follows from it is only logged.
         match (&result, ended) {
             (Ok(()), Err(error)) => result = Err(error),
@@ -78,11 +88,6 @@ pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()
         shutdown.raise();
     }
     watch_down.raise();
-    let (_, _) = tokio::join!(http, watch);
+    let (_, _) = tokio::join!(http, watching);
     result
-}
-
-/// Makes what is missing at the source (publication), or says why it cannot be used.
-async fn prepare_source(config: &Config) -> Result<()> {
-    super::source::prepare(config).await
 }

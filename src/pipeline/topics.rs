@@ -13,7 +13,11 @@ const READ_BYTES: usize = 4 << 20;
 pub type Places = HashMap<LogPartition, Offset>;
 
 /// Reads the values of a topic from where `places` left off up to its end now, and moves `places` on.
-pub async fn read_json<T: DeserializeOwned>(log: &dyn Log, topic: &str, places: &mut Places) -> Result<Vec<T>> {
+pub async fn read_json<T: DeserializeOwned>(
+    log: &dyn Log,
+    topic: &str,
+    places: &mut Places,
+) -> Result<Vec<T>> {
     let mut values = Vec::new();
     for (partition, range) in log.ranges().await? {
         if &*partition.topic != topic {

@@ -1,5 +1,10 @@
 //! The source: the replication client, decoding, and everything that is asked of the server.
 
 pub mod assemble;
-pub mod pgoutput;
+pub mod catalog;
 pub mod copy;
+pub mod pgoutput;
+pub mod preflight;
+pub mod setup;
+pub mod slot;
+pub mod wire;

@@ -24,7 +24,7 @@
 //! | arrays | array of the element's form, nested for more dimensions; a lower bound other than 1 is an error |
 //!
 //! Microseconds since 1970 may exceed 64 bits from the year 294247 on: the number is exact. One timestamp,
-//! 292277-01-09 04:00:25.2, has as microseconds the very number which Debezium gives to infinity: it is
+//! 294247-01-10 04:00:25.2, has as microseconds the very number which Debezium gives to infinity: it is
 //! written as `9223372036825200000.0`, the same number, told apart by its fraction. In milliseconds, and for
 //! the negative one, no timestamp of Postgres comes near.
 //!

@@ -223,7 +223,7 @@ impl Cursor<'_> {
         let (digits, rest) = self.rest.split_first_chunk::<2>()?;
         let [tens, ones] = digits.map(|d| d.wrapping_sub(b'0'));
         self.rest = rest;
-        (tens < 10 && ones < 10).then_some(tens * 10 + ones)
+        (tens < 10 && ones < 10).then(|| tens * 10 + ones)
     }
 
     /// A year of four to seven digits, a month and a day, not yet checked against the calendar.

@@ -60,7 +60,13 @@ pub struct Appender {
 
 impl Appender {
     /// Appends as the writer of `epoch`, from what is durable already.
-    pub fn new(log: Arc<dyn Log>, epoch: Epoch, limits: AppendLimits, durable: Progress, shutdown: Shutdown) -> Self {
+    pub fn new(
+        log: Arc<dyn Log>,
+        epoch: Epoch,
+        limits: AppendLimits,
+        durable: Progress,
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
             log,
             epoch,
@@ -135,8 +141,11 @@ impl Appender {
         let result = handle.await;
         let progress = *progress;
         self.in_flight = None;
-        let mut append = result.map_err(|error| Error::retry("the task that appends to the log died").cause(error))??;
-        debug_assert!(progress.position >= self.durable.position && progress.flush_lsn >= self.durable.flush_lsn);
+        let mut append =
+            result.map_err(|error| Error::retry("the task that appends to the log died").cause(error))??;
+        debug_assert!(
+            progress.position >= self.durable.position && progress.flush_lsn >= self.durable.flush_lsn
+        );
         self.durable = progress;
         append.records.clear(2 * self.limits.bytes_max);
         self.spare = Some(append.records);
@@ -153,7 +162,12 @@ impl Appender {
 }
 
 /// Tries an append until it is done, a person is needed, or the process is to stop.
-async fn append_until_done(log: Arc<dyn Log>, epoch: Epoch, mut append: Append, shutdown: Shutdown) -> Result<Append> {
+async fn append_until_done(
+    log: Arc<dyn Log>,
+    epoch: Epoch,
+    mut append: Append,
+    shutdown: Shutdown,
+) -> Result<Append> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     loop {
         let Rejected { error, append: again } = match log.append(epoch, append).await {

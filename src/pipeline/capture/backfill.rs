@@ -89,7 +89,7 @@ pub async fn run(
     drop(holder);
 
     let progress = Progress { position: copy.position(), flush_lsn: copy.consistent_point, commit_us: 0 };
-    let state = first_state(settings, identity.system_id, progress);
+    let state = first_state(settings, identity.system_identifier, progress);
     appender.set(state.entry());
     appender.set(first_cut.entry());
     for table in tables.iter_mut() {
@@ -107,13 +107,21 @@ pub async fn run(
 }
 
 /// The shapes of the tables which the publication publishes and the configuration wants, by name.
-async fn published(settings: &CaptureSettings, sql: &mut Client, tables: &Tables) -> Result<Vec<TableSchema>> {
+async fn published(
+    settings: &CaptureSettings,
+    sql: &mut Client,
+    tables: &Tables,
+) -> Result<Vec<TableSchema>> {
     let published = catalog::published_tables(sql, &settings.publication).await?;
-    let wanted: Vec<u32> = published.iter().filter(|(_, name)| tables.wants(name)).map(|(oid, _)| *oid).collect();
+    let wanted: Vec<u32> =
+        published.iter().filter(|(_, name)| tables.wants(name)).map(|(oid, _)| *oid).collect();
     let mut schemas = catalog::load_tables(sql, &wanted).await?;
     schemas.sort_by(|a, b| a.name.cmp(&b.name));
     if schemas.is_empty() {
-        tracing::warn!(publication = settings.publication, "no table is published and wanted: there is nothing to copy");
+        tracing::warn!(
+            publication = settings.publication,
+            "no table is published and wanted: there is nothing to copy"
+        );
     }
     Ok(schemas)
 }
@@ -151,10 +159,11 @@ impl Copy {
         // as replication does, where others inherit from it.
         let only = if source.partitioned { "" } else { "ONLY " };
         let statement = format!("COPY (SELECT {} FROM {only}{table}) TO STDOUT", columns.join(", "));
-        let known = tables
-            .by_name(&schema.name)
-            .ok_or_else(|| Error::operator(format!("table {} was not taken in before its copy", schema.name)))?;
-        let mut rows = sql.copy_out(&statement).await.map_err(|error| error.context(format!("copying {table}")))?;
+        let known = tables.by_name(&schema.name).ok_or_else(|| {
+            Error::operator(format!("table {} was not taken in before its copy", schema.name))
+        })?;
+        let mut rows =
+            sql.copy_out(&statement).await.map_err(|error| error.context(format!("copying {table}")))?;
         let (mut count, mut unreported, mut bytes) = (0_u64, 0_u64, 0_u64);
         let mut values = Vec::new();
         while let Some(row) = rows.next().await? {
@@ -201,12 +210,14 @@ struct Facts {
 }
 
 async fn facts(sql: &mut Client, oid: u32) -> Result<Facts> {
-    let query = format!("SELECT relkind = 'p', greatest(reltuples, 0)::bigint FROM pg_catalog.pg_class WHERE oid = {oid}");
+    let query = format!(
+        "SELECT relkind = 'p', greatest(reltuples, 0)::bigint FROM pg_catalog.pg_class WHERE oid = {oid}"
+    );
     let row = sql.query_one(&query).await?;
     Ok(Facts { partitioned: row.is_true(0), rows_estimated: row.parse(1)? })
 }
 
 /// The server's clock, microseconds since 1970.
-async fn now_us(sql: &mut Client) -> Result<i64> {
+pub(super) async fn now_us(sql: &mut Client) -> Result<i64> {
     sql.query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint").await?.parse(0)
 }

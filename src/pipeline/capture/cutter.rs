@@ -80,7 +80,8 @@ impl Cutter {
 
     /// The cut that is due after a transaction with a marker; none when its day has been cut meanwhile.
     pub fn due_after(&self, marker: &Marker, commit_us: i64) -> Option<Due> {
-        let ds = marker.ds.filter(|ds| *ds >= self.state.next_ds && *ds <= self.calendar.day_of_us(commit_us))?;
+        let ds =
+            marker.ds.filter(|ds| *ds >= self.state.next_ds && *ds <= self.calendar.day_of_us(commit_us))?;
         Some(Due { ds, at: Timestamp::from_microsecond(commit_us).unwrap_or(Timestamp::MAX) })
     }
 
@@ -89,14 +90,23 @@ impl Cutter {
         let today = self.calendar.day_of_us(now_us);
         let ds = ds.unwrap_or(today);
         if self.state.last_ds.is_some_and(|last| ds <= last) {
-            return Err(Error::operator(format!("ds={ds} cannot be cut: the days up to {} have been", self.state.next_ds.yesterday().unwrap_or(ds)))
-                .mend("A cut is made once and never changes; ask for a later day."));
+            return Err(Error::operator(format!(
+                "ds={ds} cannot be cut: the days up to {} have been",
+                self.state.next_ds.yesterday().unwrap_or(ds)
+            ))
+            .mend("A cut is made once and never changes; ask for a later day."));
         }
         if ds < self.state.next_ds {
-            return Err(Error::operator(format!("ds={ds} cannot be cut: the first day held is {}", self.state.next_ds)));
+            return Err(Error::operator(format!(
+                "ds={ds} cannot be cut: the first day held is {}",
+                self.state.next_ds
+            )));
         }
         if ds > today {
-            return Err(Error::operator(format!("ds={ds} cannot be cut: it has not begun (today is {today}, {})", self.calendar.time_zone())));
+            return Err(Error::operator(format!(
+                "ds={ds} cannot be cut: it has not begun (today is {today}, {})",
+                self.calendar.time_zone()
+            )));
         }
         Ok(ds)
     }
@@ -172,6 +182,10 @@ mod tests {
         cutter.made(day("2026-11-20"));
         assert_eq!(cutter.due_after(&marker, noon), None, "a second marker for the day");
         assert!(cutter.check_request(None, noon).is_err());
-        assert_eq!(cutter.due_before(us("2026-11-20T20:00:00Z")), None, "midnight of a day that was cut at noon");
+        assert_eq!(
+            cutter.due_before(us("2026-11-20T20:00:00Z")),
+            None,
+            "midnight of a day that was cut at noon"
+        );
     }
 }

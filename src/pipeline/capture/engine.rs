@@ -62,7 +62,14 @@ pub struct Engine {
 
 impl Engine {
     /// Goes on after what the appender holds as durable.
-    pub fn new(tables: Tables, appender: Appender, cutter: Cutter, assembler: Assembler, slot: String, dead_letters: Arc<str>) -> Self {
+    pub fn new(
+        tables: Tables,
+        appender: Appender,
+        cutter: Cutter,
+        assembler: Assembler,
+        slot: String,
+        dead_letters: Arc<str>,
+    ) -> Self {
         let progress = appender.durable();
         Self {
             tables,
@@ -115,7 +122,9 @@ impl Engine {
                 }
             }
             Event::Commit { transaction, end_lsn, .. } => return Ok(self.commit(transaction, end_lsn)),
-            Event::Relation(relation) if !self.tables.knows(&relation) => return Ok(Step::Describe(relation)),
+            Event::Relation(relation) if !self.tables.knows(&relation) => {
+                return Ok(Step::Describe(relation));
+            }
             Event::Relation(_) | Event::Seen | Event::Nothing => {}
         }
         Ok(Step::Next)
@@ -154,7 +163,9 @@ impl Engine {
             ChangeMessage::Update { relation, old, new } => {
                 self.row(*relation, Op::Update, position, lsn, old.as_ref(), Some(new))
             }
-            ChangeMessage::Delete { relation, old } => self.row(*relation, Op::Delete, position, lsn, Some(old), None),
+            ChangeMessage::Delete { relation, old } => {
+                self.row(*relation, Op::Delete, position, lsn, Some(old), None)
+            }
             ChangeMessage::Truncate { relations } => relations
                 .iter()
                 .try_for_each(|relation| self.row(*relation, Op::Truncate, position, lsn, None, None)),
@@ -176,7 +187,10 @@ impl Engine {
     ) -> Result<()> {
         let transaction = self.transaction.unwrap_or(Transaction { commit_lsn: lsn, commit_us: 0, xid: 0 });
         let Some(table) = self.tables.by_oid(relation) else {
-            return Err(protocol_error(lsn, format!("a change of relation {relation}, which was never described")));
+            return Err(protocol_error(
+                lsn,
+                format!("a change of relation {relation}, which was never described"),
+            ));
         };
         let Some(table) = table else { return Ok(()) };
         let mut old_values = recycle(std::mem::take(&mut self.old));
@@ -218,13 +232,20 @@ impl Engine {
         match serde_json::from_slice::<Marker>(content) {
             Ok(marker) if marker.slot == self.slot => self.marker = Some(marker),
             Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "a logical message with the prefix {MARKER_PREFIX} is not ours: left alone"),
+            Err(error) => {
+                tracing::warn!(%error, "a logical message with the prefix {MARKER_PREFIX} is not ours: left alone")
+            }
         }
     }
 }
 
 /// Encodes a change into the appender's batch; one which cannot be encoded becomes a dead letter.
-pub(super) fn encode(table: &mut Table, row: &RowChange<'_>, appender: &mut Appender, dead_letters: &Arc<str>) -> Result<()> {
+pub(super) fn encode(
+    table: &mut Table,
+    row: &RowChange<'_>,
+    appender: &mut Appender,
+    dead_letters: &Arc<str>,
+) -> Result<()> {
     let topic = Arc::clone(&table.topic);
     let encoded: Result<u32, EncodeError> = table.encoder().encode(row, appender.batch.topic(&topic));
     match encoded {
@@ -250,6 +271,7 @@ pub(super) fn recycle<'b>(mut values: Vec<Value<'_>>) -> Vec<Value<'b>> {
 }
 
 fn protocol_error(lsn: Lsn, error: impl std::fmt::Display) -> Error {
-    Error::operator(format!("the stream at {lsn} cannot be understood: {error}"))
-        .mend("Nothing was acknowledged past it. Report it with the server's version; restarting reads it again.")
+    Error::operator(format!("the stream at {lsn} cannot be understood: {error}")).mend(
+        "Nothing was acknowledged past it. Report it with the server's version; restarting reads it again.",
+    )
 }

@@ -15,6 +15,7 @@
 
 mod appender;
 mod backfill;
+mod begin;
 mod cutter;
 mod dead_letter;
 mod engine;
@@ -45,8 +46,8 @@ use engine::Engine;
 use session::Session;
 use source::Source;
 use state::{CaptureState, StreamState};
-use tables::Tables;
 pub use tables::TableFilter;
+use tables::Tables;
 
 /// What capture has to know.
 #[derive(Clone)]
@@ -59,6 +60,8 @@ pub struct CaptureSettings {
     pub slot: String,
     /// Publication.
     pub publication: String,
+    /// Whether a source that is new to the log is copied first; otherwise the stream begins at its slot.
+    pub backfill: bool,
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.
@@ -119,7 +122,7 @@ async fn stream(
     let sql = source.client().await?;
     let info = SourceInfo {
         name: settings.name.clone(),
-        database: settings.connect.database().to_owned(),
+        database: settings.connect.database.clone(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
@@ -132,6 +135,7 @@ async fn stream(
             verify::still_fits(settings, sql, &stream).await?;
             (stream, cut)
         }
+        _ if !settings.backfill => begin::at_slot(settings, sql).await?,
         _ => {
             verify::ready_for_backfill(settings, sql).await?;
             let mut appender = appender(Progress::default());
@@ -142,20 +146,31 @@ async fn stream(
         }
     };
 
-    let durable = Progress { position: stream_state.position, flush_lsn: stream_state.flush_lsn, commit_us: 0 };
+    let durable =
+        Progress { position: stream_state.position, flush_lsn: stream_state.flush_lsn, commit_us: 0 };
     let cutter = Cutter::new(settings.calendar.clone(), cut_state);
     ops.source().durable(durable.flush_lsn, None);
     ops.days().cut_due(cutter.boundary_us() / 1000);
     let assembler = Assembler::new(stream_state.timeline, stream_state.position);
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
-    let engine = Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
+    let engine =
+        Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
     let stream = start(settings, &mut source, stream_state.flush_lsn, shutdown).await?;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
     let name = settings.name.clone();
-    Session { stream, engine, state: stream_state, source, commands, ops: ops.clone(), name, shutdown: shutdown.clone() }
-        .run()
-        .await
+    Session {
+        stream,
+        engine,
+        state: stream_state,
+        source,
+        commands,
+        ops: ops.clone(),
+        name,
+        shutdown: shutdown.clone(),
+    }
+    .run()
+    .await
 }
 
 /// Starts replication on the slot. Right after a crash the server may not have noticed yet that the former
@@ -169,17 +184,25 @@ async fn start(
     const SLOT_PATIENCE: Duration = Duration::from_secs(15);
     let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
     loop {
-        let busy = crate::postgres::slot::slot_state(source.client().await?, &settings.slot).await?.and_then(|s| s.active_pid);
+        let busy = crate::postgres::slot::slot_state(source.client().await?, &settings.slot)
+            .await?
+            .and_then(|s| s.active_pid);
         let Some(pid) = busy else { break };
         if tokio::time::Instant::now() >= deadline || shutdown.is_raised() {
-            return Err(Error::operator(format!("replication slot {:?} is in use by server process {pid}", settings.slot)).mend(
-                format!(
-                    "Stop the other consumer (SELECT * FROM pg_stat_replication WHERE pid = {pid}), or give this \
+            return Err(Error::operator(format!(
+                "replication slot {:?} is in use by server process {pid}",
+                settings.slot
+            ))
+            .mend(format!(
+                "Stop the other consumer (SELECT * FROM pg_stat_replication WHERE pid = {pid}), or give this \
                      connector a slot of its own under [source] slot."
-                ),
-            ));
+            )));
         }
-        tracing::warn!(slot = settings.slot, pid, "the slot is still in use: waiting for the server to let go of it");
+        tracing::warn!(
+            slot = settings.slot,
+            pid,
+            "the slot is still in use: waiting for the server to let go of it"
+        );
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
     let interval = verify::status_interval(source.client().await?).await?;
@@ -199,7 +222,8 @@ fn write_schema_change(appender: &mut Appender, name: &str, change: &SchemaChang
     let mut record = appender.batch.topic(&topic).begin(jiff::Timestamp::now().as_millisecond());
     record.field(|buffer| buffer.extend_from_slice(change.topic.as_bytes()));
     record.field(|buffer| buffer.extend_from_slice(&value));
-    record.header(headers::POSITION, |buffer| buffer.extend_from_slice(change.position.to_string().as_bytes()));
+    record
+        .header(headers::POSITION, |buffer| buffer.extend_from_slice(change.position.to_string().as_bytes()));
     record.finish();
     appender.added();
     let (table, version) = (&change.after.name, change.after.version.0);
@@ -209,8 +233,9 @@ fn write_schema_change(appender: &mut Appender, name: &str, change: &SchemaChang
 /// Adds the record of a cut.
 fn write_cut(appender: &mut Appender, name: &str, cut: &Cut) -> Result<()> {
     let topic: Arc<str> = routing::cuts_topic(name).into();
-    let value = serde_json::to_vec(cut)
-        .map_err(|error| Error::operator(format!("the cut of ds={} cannot be written", cut.ds)).cause(error))?;
+    let value = serde_json::to_vec(cut).map_err(|error| {
+        Error::operator(format!("the cut of ds={} cannot be written", cut.ds)).cause(error)
+    })?;
     let mut record = appender.batch.topic(&topic).begin(cut.at.as_millisecond());
     record.field(|buffer| buffer.extend_from_slice(cut.ds.to_string().as_bytes()));
     record.field(|buffer| buffer.extend_from_slice(&value));
@@ -237,10 +262,10 @@ async fn append_held(appender: &mut Appender) -> Result<()> {
 }
 
 /// The state of a stream that begins.
-fn first_state(settings: &CaptureSettings, system_id: String, progress: Progress) -> StreamState {
+fn first_state(settings: &CaptureSettings, system_identifier: u64, progress: Progress) -> StreamState {
     StreamState {
-        system_id,
-        database: settings.connect.database().to_owned(),
+        system_id: system_identifier.to_string(),
+        database: settings.connect.database.clone(),
         slot: settings.slot.clone(),
         timeline: progress.position.timeline,
         position: progress.position,

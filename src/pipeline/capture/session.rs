@@ -22,7 +22,7 @@ use crate::change::{Cut, CutTable, Ds, Lsn};
 use crate::log::Visibility;
 use crate::ops::{Command, Ops};
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
-use crate::runtime::{Error, Result, Shutdown};
+use crate::runtime::{Result, Shutdown};
 
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
@@ -35,6 +35,9 @@ const IDLE_PROGRESS_BYTES: u64 = 1 << 20;
 const IDLE_PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long a marker may take to come back before another is sent.
 const MARKER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the last append may take when the process is to stop.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
 
 /// Streams until the connection breaks, the process is to stop, or a person is needed.
 pub struct Session<'a> {
@@ -65,7 +68,8 @@ impl Session<'_> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut clock = Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
+        let mut clock =
+            Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
         loop {
             let due = self.engine.appender.due();
             tokio::select! {
@@ -85,7 +89,12 @@ impl Session<'_> {
     }
 
     /// Takes every message that has been read.
-    async fn drain(&mut self, feedback: &Feedback, clock: &mut Housekeeping, waiting: &mut Waiting) -> Result<()> {
+    async fn drain(
+        &mut self,
+        feedback: &Feedback,
+        clock: &mut Housekeeping,
+        waiting: &mut Waiting,
+    ) -> Result<()> {
         let mut last = None;
         while let Some(message) = self.stream.next_message()? {
             let step = match message {
@@ -226,7 +235,9 @@ impl Session<'_> {
         }
         let past_midnight = clock.server_us > 0 && clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
-        if (past_midnight || asked.is_some()) && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE) {
+        if (past_midnight || asked.is_some())
+            && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
+        {
             clock.marker = Some(Instant::now());
             self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
         }
@@ -234,17 +245,27 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Drains: what has been read is made durable and acknowledged, then the slot is given back.
+    /// Drains: what has been read is made durable and acknowledged, then the slot is given back. A log that
+    /// does not answer is not waited for: what is not durable is not acknowledged, and comes again.
     async fn leave(mut self, feedback: &Feedback) -> Result<()> {
         let drained = async {
-            if !self.engine.appender.batch.is_empty() || self.engine.progress() != self.engine.appender.durable() {
+            if !self.engine.appender.batch.is_empty()
+                || self.engine.progress() != self.engine.appender.durable()
+            {
                 self.submit().await?;
             }
             self.engine.appender.settle().await
         };
-        let progress = drained.await?;
-        feedback.set_flushed(progress.flush_lsn);
-        tracing::info!(flush_lsn = %progress.flush_lsn, position = %progress.position, "capture drained and acknowledged");
+        match tokio::time::timeout(DRAIN_PATIENCE, drained).await {
+            Ok(progress) => {
+                let progress = progress?;
+                feedback.set_flushed(progress.flush_lsn);
+                tracing::info!(flush_lsn = %progress.flush_lsn, position = %progress.position, "capture drained and acknowledged");
+            }
+            Err(_) => tracing::warn!(
+                "the log did not take the last batch in {DRAIN_PATIENCE:?}: it is read again at the next start"
+            ),
+        }
         self.stream.stop().await
     }
 }

@@ -43,7 +43,9 @@ impl Source {
         let asked = async { catalog::load_table(self.client().await?, oid).await };
         let result = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(result) => result,
-            Err(_) => Err(Error::retry(format!("the source did not answer a question about table {oid} in {PATIENCE:?}"))),
+            Err(_) => Err(Error::retry(format!(
+                "the source did not answer a question about table {oid} in {PATIENCE:?}"
+            ))),
         };
         if result.is_err() {
             self.client = None;
@@ -67,8 +69,12 @@ impl Source {
             });
             match sent.await {
                 Ok(Ok(_)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, "the marker for a cut could not be sent: trying again"),
-                Err(_) => tracing::warn!("the source did not take the marker for a cut in {PATIENCE:?}: trying again"),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "the marker for a cut could not be sent: trying again")
+                }
+                Err(_) => tracing::warn!(
+                    "the source did not take the marker for a cut in {PATIENCE:?}: trying again"
+                ),
             }
         });
     }

@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::change::{
-    Column, ColumnType, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema, TextKind,
+    Column, ColumnType, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema,
+    TextKind,
 };
 use crate::envelope::json::{Options, SourceInfo, TableEncoder};
 use crate::envelope::routing;
@@ -57,7 +58,8 @@ impl Table {
     /// Counts what a change became.
     pub const fn counted(&mut self, records: u32, position: Position, commit_us: i64) {
         self.count.changes += records as u64;
-        self.unreported = Unreported { changes: self.unreported.changes + records as u64, position, commit_us };
+        self.unreported =
+            Unreported { changes: self.unreported.changes + records as u64, position, commit_us };
         self.touched = true;
     }
 
@@ -85,7 +87,10 @@ pub struct Tables {
 
 impl std::fmt::Debug for Tables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Tables").field("name", &self.name).field("tables", &self.tables.len()).finish_non_exhaustive()
+        f.debug_struct("Tables")
+            .field("name", &self.name)
+            .field("tables", &self.tables.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -99,7 +104,9 @@ impl Tables {
 
     /// Takes in the shapes in the topic `<name>.ddl`, and the counts of the state.
     pub async fn restore(&mut self, log: &dyn Log, counts: &HashMap<String, TableCount>) -> Result<()> {
-        for change in read_json::<SchemaChange>(log, &routing::ddl_topic(&self.name), &mut HashMap::new()).await? {
+        for change in
+            read_json::<SchemaChange>(log, &routing::ddl_topic(&self.name), &mut HashMap::new()).await?
+        {
             let index = self.put(change.after)?;
             if let Some(count) = counts.get(&change.topic) {
                 self.tables[index].count = *count;
@@ -137,7 +144,12 @@ impl Tables {
 
     /// Takes in a description from the wire, completed by what the catalog says of the table now (none if it
     /// is gone). Gives the change of schema to be appended before the rows that follow, if there is one.
-    pub fn adopt(&mut self, relation: Relation, catalog: Option<&TableSchema>, position: Position) -> Result<Option<SchemaChange>> {
+    pub fn adopt(
+        &mut self,
+        relation: Relation,
+        catalog: Option<&TableSchema>,
+        position: Position,
+    ) -> Result<Option<SchemaChange>> {
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         if !self.wants(&name) {
             self.by_oid.insert(relation.oid, (relation, None));
@@ -200,7 +212,12 @@ impl Tables {
 }
 
 /// An encoder for rows whose columns come in the order of `wire`, or of the schema's own columns without the dropped.
-fn encoder(source: &SourceInfo, options: Options, schema: &TableSchema, wire: Option<&[String]>) -> TableEncoder {
+fn encoder(
+    source: &SourceInfo,
+    options: Options,
+    schema: &TableSchema,
+    wire: Option<&[String]>,
+) -> TableEncoder {
     let mut live = 0;
     let layout: Vec<Option<usize>> = schema
         .columns

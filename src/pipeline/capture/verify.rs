@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::postgres::slot::{self, SlotState};
+use crate::postgres::slot::{self, SlotState, WalStatus};
 use crate::postgres::wire::{Client, Session};
 use crate::runtime::{Error, Result};
 
@@ -17,11 +17,12 @@ const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
 pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &StreamState) -> Result<()> {
     let mut replication = Client::connect(&settings.connect, Session::Replication).await?;
     let identity = slot::identify_system(&mut replication).await?;
-    let anew = "To go on without those changes, move the log's file aside and start again: a new backfill is made.";
-    if identity.system_id != state.system_id {
+    let anew =
+        "To go on without those changes, move the log's file aside and start again: a new backfill is made.";
+    if identity.system_identifier.to_string() != state.system_id {
         return Err(Error::operator(format!(
             "the source is another database system: its identifier is {}, the log holds changes of {} up to {}",
-            identity.system_id, state.system_id, state.position
+            identity.system_identifier, state.system_id, state.position
         ))
         .mend("Point [source] url at the former server, or give this source a [source] name and [state] dir of its own."));
     }
@@ -63,24 +64,32 @@ pub async fn ready_for_backfill(settings: &CaptureSettings, sql: &mut Client) ->
 
 fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend: &str) -> Result<()> {
     let name = &settings.slot;
-    if slot.plugin != "pgoutput" {
-        return Err(Error::operator(format!("replication slot {name:?} uses the plugin {:?}, not pgoutput", slot.plugin))
+    let plugin = slot.plugin.as_deref().unwrap_or("none, being physical");
+    if plugin != "pgoutput" {
+        return Err(Error::operator(format!(
+            "replication slot {name:?} uses the plugin {plugin}, not pgoutput"
+        ))
+        .mend("Give this connector a slot of its own under [source] slot."));
+    }
+    let database = slot.database.as_deref().unwrap_or_default();
+    if database != settings.connect.database {
+        return Err(Error::operator(format!("replication slot {name:?} belongs to database {database:?}"))
             .mend("Give this connector a slot of its own under [source] slot."));
     }
-    if slot.database != settings.connect.database() {
-        return Err(Error::operator(format!("replication slot {name:?} belongs to database {:?}", slot.database))
-            .mend("Give this connector a slot of its own under [source] slot."));
-    }
-    if let Some(reason) = slot.lost() {
-        return Err(Error::operator(format!("replication slot {name:?} has been invalidated ({reason}): {consequence}"))
-            .mend(format!("{mend} Raise max_slot_wal_keep_size if WAL was removed too early.")));
+    if slot.wal_status == Some(WalStatus::Lost) || slot.invalidation_reason.is_some() {
+        let reason = slot.invalidation_reason.as_deref().unwrap_or("its WAL was removed");
+        return Err(Error::operator(format!(
+            "replication slot {name:?} has been invalidated ({reason}): {consequence}"
+        ))
+        .mend(format!("{mend} Raise max_slot_wal_keep_size if WAL was removed too early.")));
     }
     Ok(())
 }
 
 /// A third of the server's patience, ten seconds at most.
 pub async fn status_interval(sql: &mut Client) -> Result<Duration> {
-    let rows = sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
+    let rows =
+        sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
     let millis: Option<u64> = rows.first().and_then(|row| row.get(0)).and_then(|text| text.parse().ok());
     Ok(match millis {
         Some(millis) if millis > 0 => Duration::from_millis(millis / 3).min(STATUS_INTERVAL_MAX),

@@ -54,14 +54,19 @@ impl Journal {
 
     /// The topics of tables with their newest shape.
     pub fn tables(&self) -> impl Iterator<Item = (&str, &TableName)> {
-        self.shapes.iter().filter_map(|(topic, versions)| Some((topic.as_str(), &versions.last_key_value()?.1.name)))
+        self.shapes
+            .iter()
+            .filter_map(|(topic, versions)| Some((topic.as_str(), &versions.last_key_value()?.1.name)))
     }
 
     /// A shape of a table.
     pub fn shape(&self, topic: &str, version: SchemaVersion) -> Result<&Arc<TableSchema>> {
         self.shapes.get(topic).and_then(|versions| versions.get(&version)).ok_or_else(|| {
-            Error::operator(format!("{} holds no version {} of the table of {topic}", self.ddl_topic, version.0))
-                .mend("The topic was trimmed or damaged; it must be kept whole.")
+            Error::operator(format!(
+                "{} holds no version {} of the table of {topic}",
+                self.ddl_topic, version.0
+            ))
+            .mend("The topic was trimmed or damaged; it must be kept whole.")
         })
     }
 

@@ -56,7 +56,8 @@ pub async fn run(
     let lease_name = format!("deliver/{}", settings.name);
     while !shutdown.is_raised() {
         let Some(lease) = coordinator.acquire(&lease_name, settings.lease_ttl).await? else {
-            let holder = coordinator.holder(&lease_name).await?.map_or_else(String::new, |lease| lease.holder);
+            let holder =
+                coordinator.holder(&lease_name).await?.map_or_else(String::new, |lease| lease.holder);
             component.waiting(format!("another process delivers ({holder}); standing by"));
             tokio::select! {
                 () = tokio::time::sleep(settings.lease_ttl / 4) => {}
@@ -167,10 +168,9 @@ impl<'a> Delivery<'a> {
         let Some(table) = self.tables.get_mut(topic) else { return Ok(false) };
         let none = BTreeMap::new();
         let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, ranges.unwrap_or(&none)).await?;
-        if turn.published
-            && let Some(ds) = table.published()
-        {
-            self.ops.days().table(ds, name, DayTable::Published);
+        if let Some(manifest) = turn.published.then(|| table.manifest()).flatten() {
+            let state = DayTable::Published { rows: manifest.rows, bytes: manifest.bytes() };
+            self.ops.days().table(manifest.ds, name, state);
         }
         if self.failed.remove(topic).is_some() {
             self.ops.table(name).set_state(crate::ops::TableState::Streaming);
@@ -187,7 +187,8 @@ impl<'a> Delivery<'a> {
     }
 
     fn bound_memory(&mut self) {
-        while self.tables.values().map(TableDelivery::memory).sum::<usize>() > self.settings.memory_bytes_max {
+        while self.tables.values().map(TableDelivery::memory).sum::<usize>() > self.settings.memory_bytes_max
+        {
             let Some(fullest) = self.tables.values_mut().max_by_key(|table| table.memory()) else { break };
             fullest.forget();
         }
@@ -214,7 +215,9 @@ impl<'a> Delivery<'a> {
     }
 }
 
-fn by_topic(ranges: BTreeMap<LogPartition, OffsetRange>) -> HashMap<String, BTreeMap<LogPartition, OffsetRange>> {
+fn by_topic(
+    ranges: BTreeMap<LogPartition, OffsetRange>,
+) -> HashMap<String, BTreeMap<LogPartition, OffsetRange>> {
     let mut topics: HashMap<String, BTreeMap<LogPartition, OffsetRange>> = HashMap::new();
     for (partition, range) in ranges {
         topics.entry(partition.topic.to_string()).or_default().insert(partition, range);

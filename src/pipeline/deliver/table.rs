@@ -47,7 +47,13 @@ pub struct Turn {
 
 impl TableDelivery {
     /// Finds out where the lake stands.
-    pub async fn open(lake: &Lake, topic: &str, name: &TableName, options: Options, watch: Arc<TableStats>) -> Result<Self> {
+    pub async fn open(
+        lake: &Lake,
+        topic: &str,
+        name: &TableName,
+        options: Options,
+        watch: Arc<TableStats>,
+    ) -> Result<Self> {
         let published = lake.latest_manifest(name).await?;
         if let Some(manifest) = &published {
             watch.set_published(manifest.ds);
@@ -66,6 +72,11 @@ impl TableDelivery {
     /// The last day published.
     pub fn published(&self) -> Option<crate::change::Ds> {
         self.published.as_ref().map(|manifest| manifest.ds)
+    }
+
+    /// The last manifest.
+    pub const fn manifest(&self) -> Option<&Manifest> {
+        self.published.as_ref()
     }
 
     /// Bytes held in memory.
@@ -89,7 +100,8 @@ impl TableDelivery {
         journal: &Journal,
         ranges: &BTreeMap<LogPartition, OffsetRange>,
     ) -> Result<Turn> {
-        let cut = journal.cuts_after(self.published()).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
+        let cut =
+            journal.cuts_after(self.published()).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
         let mut turn = Turn::default();
         let mut complete = true;
         for (partition, range) in ranges {
@@ -161,7 +173,13 @@ impl TableDelivery {
         Ok(())
     }
 
-    async fn take(&mut self, journal: &Journal, partition: u32, fetched: &Fetched, target: Offset) -> Result<()> {
+    async fn take(
+        &mut self,
+        journal: &Journal,
+        partition: u32,
+        fetched: &Fetched,
+        target: Offset,
+    ) -> Result<()> {
         let mut row = Vec::new();
         for (offset, record) in fetched.iter().take_while(|(offset, _)| *offset < target) {
             let Some(stager) = self.stagers.get_mut(&partition) else { return Ok(()) };
@@ -173,7 +191,9 @@ impl TableDelivery {
                 continue;
             }
             let decoder = match peek(&record) {
-                Ok(peeked) => decoder(&mut self.decoders, journal, &self.topic, peeked.schema_version, self.options)?,
+                Ok(peeked) => {
+                    decoder(&mut self.decoders, journal, &self.topic, peeked.schema_version, self.options)?
+                }
                 Err(error) => {
                     stager.push_dead(&dead(offset, &record, &error.to_string())).await?;
                     continue;
@@ -192,8 +212,8 @@ impl TableDelivery {
                         commit_us: decoded.commit_us,
                         schema: journal.shape(&self.topic, decoded.schema_version)?,
                         old_key: decoded.old_key.and_then(|key| std::str::from_utf8(key).ok()),
-                        before: if deleted { Some(&row) } else { decoded.before.as_deref() },
-                        row: if deleted || op == Op::Truncate { &[] } else { &row },
+                        before: if deleted { Some(&row[..]) } else { decoded.before.as_deref() },
+                        row: if deleted || op == Op::Truncate { &[][..] } else { &row[..] },
                         raw_key: record.key,
                         raw_value: record.value,
                     };

@@ -1,0 +1,53 @@
+# Every target installs what it needs first; `make` alone lists them.
+
+export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+VENV := $(CURDIR)/.venv
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all bench build venv fmt lint deny clean deps
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
+
+demo: deps venv ## a throwaway Postgres with traffic, a published day, and both compared (Ctrl-C ends it)
+	@demo/run.sh
+
+test: deps venv ## format check, clippy, unit and integration tests against real servers
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo test --locked
+
+test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
+	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} $(MAKE) test
+
+bench: deps ## speed beside pg_recvlogical and COPY, measured in the same run
+	cargo bench --locked --profile fast
+
+build: deps ## the release binary, target/release/tidemark (about ten minutes on two cores)
+	cargo build --locked --release
+
+venv: $(VENV)/ready ## Python readers to check files with (DuckDB, pyarrow), in .venv
+
+$(VENV)/ready: requirements.txt | deps
+	@python3 -m venv $(VENV) || { echo "No virtual environment could be made in $(VENV)." \
+	  "Install Python's venv module (Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	@touch $@
+
+fmt: ## format the code
+	cargo fmt
+
+lint: ## format check and clippy
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+
+deny: deps ## licences, bans and sources of all dependencies (installs cargo-deny when it is missing)
+	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
+	cargo deny check licenses bans sources
+
+clean: ## remove what was built
+	cargo clean
+	rm -rf $(VENV)
+
+deps:
+	@scripts/install-deps

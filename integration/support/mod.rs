@@ -1,0 +1,30 @@
+//! What the tests against real servers share: a throwaway Postgres, an oracle that is not our own client, and
+//! waiting on a condition with a deadline.
+
+#![allow(
+    dead_code,
+    unused_imports,
+    clippy::missing_panics_doc,
+    reason = "each test uses a part of it, and panics are its errors"
+)]
+
+mod certificates;
+mod postgres;
+
+use std::time::{Duration, Instant};
+
+pub use certificates::Certificates;
+pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
+
+/// Asks `condition` again and again until it is true; panics with `what` after `deadline`.
+pub async fn wait_until<F, Fut>(deadline: Duration, what: &str, mut condition: F)
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = bool>,
+{
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < deadline, "waited {deadline:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

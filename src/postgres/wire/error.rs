@@ -1,0 +1,163 @@
+//! What the server says went wrong, and whether trying again can help.
+//!
+//! Source: <https://www.postgresql.org/docs/current/protocol-error-fields.html>, `src/backend/utils/errcodes.txt`.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+
+use crate::runtime::{Class, Error};
+
+/// An `ErrorResponse`, with the fields that help. It is the cause of the [`Error`] made from it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerError {
+    /// `ERROR`, `FATAL` or `PANIC`.
+    pub severity: String,
+    /// Five characters.
+    pub sqlstate: String,
+    /// What went wrong.
+    pub message: String,
+    /// More about it.
+    pub detail: Option<String>,
+    /// What the server suggests.
+    pub hint: Option<String>,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.message)?;
+        if let Some(detail) = &self.detail {
+            write!(f, " ({detail})")?;
+        }
+        if let Some(hint) = &self.hint {
+            write!(f, " (hint: {hint})")?;
+        }
+        write!(f, " [SQLSTATE {}]", self.sqlstate)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+impl ServerError {
+    /// Reads the body of an `ErrorResponse` or `NoticeResponse`: fields of a letter and a C string, ended by a
+    /// zero. Fields that are missing stay empty: this runs on what a failing server says.
+    pub(super) fn parse(mut body: &[u8]) -> Self {
+        let mut error = Self { sqlstate: "XX000".into(), ..Self::default() };
+        while let Some((kind, rest)) = body.split_first() {
+            let Some(end) = memchr::memchr(0, rest) else { break };
+            let text = String::from_utf8_lossy(&rest[..end]).into_owned();
+            body = &rest[end + 1..];
+            match kind {
+                // `V` is never translated and comes after `S`.
+                b'S' | b'V' => error.severity = text,
+                b'C' => error.sqlstate = text,
+                b'M' => error.message = text,
+                b'D' => error.detail = Some(text),
+                b'H' => error.hint = Some(text),
+                _ => {}
+            }
+        }
+        error
+    }
+
+    /// Whether time may mend it.
+    fn class(&self) -> Class {
+        match self.sqlstate.as_str() {
+            // 53400 is a configured limit, such as "all replication slots are in use".
+            "53400" => Class::Operator,
+            // The slot is in use: most likely by the session that we have just lost.
+            "55006" => Class::Retry,
+            // Shut down by the administrator, after a crash, or still starting; a dropped database (57P04) is none.
+            "57P01" | "57P02" | "57P03" | "57P05" => Class::Retry,
+            // A cancelled statement, and a lock that was not available in time.
+            "57014" | "55P03" => Class::Retry,
+            state if ["08", "40", "53"].iter().any(|class| state.starts_with(class)) => Class::Retry,
+            // An I/O error or a system error of the server's machine, except a missing file (58P01).
+            "58000" | "58030" => Class::Retry,
+            _ => Class::Operator,
+        }
+    }
+
+    /// What the operator can do, where the state tells.
+    fn mend(&self) -> Option<&'static str> {
+        Some(match self.sqlstate.as_str() {
+            "28P01" => "Check user and password (URL, password file, PGPASSWORD or .pgpass).",
+            "28000" if self.message.contains("pg_hba.conf") => {
+                "Let this host, user and database in by a line in the server's pg_hba.conf, and check sslmode."
+            }
+            "28000" => "Check that the role exists, may log in, and presents what pg_hba.conf asks of it.",
+            "3D000" => "Check the database's name in the source URL.",
+            "53300" => "Raise max_connections or max_wal_senders on the server, or close other sessions.",
+            "53400" => "Raise max_replication_slots on the server, or drop a slot that is not used.",
+            "55006" => "Another process streams from the slot: see active_pid in pg_replication_slots.",
+            "42501" => "Give the role the right that is named; `tidemark setup --print` prints the SQL.",
+            "55000" if self.message.contains("wal_level") => {
+                "Set wal_level = logical on the server and restart it (rds.logical_replication = 1 on RDS)."
+            }
+            _ => return None,
+        })
+    }
+
+    /// The product's error for it. `doing` says what was being done.
+    pub(super) fn into_error(self, doing: impl fmt::Display) -> Error {
+        let error = Error::new(self.class(), doing.to_string());
+        let error = match self.mend() {
+            Some(mend) => error.mend(mend),
+            None => error,
+        };
+        error.cause(self)
+    }
+}
+
+/// The SQLSTATE of an error that came from the server.
+pub fn sqlstate(error: &Error) -> Option<&str> {
+    error.source()?.downcast_ref::<ServerError>().map(|e| e.sqlstate.as_str())
+}
+
+/// The connection broke: worth trying again.
+pub(super) fn lost(address: &str, error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::UnexpectedEof {
+        return Error::retry(format!("the server at {address} closed the connection"));
+    }
+    Error::retry(format!("the connection to {address} broke")).cause(error)
+}
+
+/// The server sent what the protocol does not allow here.
+pub(super) fn unexpected(what: &str, tag: u8) -> Error {
+    Error::retry(format!("the server sent message {:?} during {what}", char::from(tag)))
+        .mend("Check that the URL names a PostgreSQL server, or a proxy that passes replication through.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(sqlstate: &str, message: &str) -> ServerError {
+        ServerError { sqlstate: sqlstate.into(), message: message.into(), ..ServerError::default() }
+    }
+
+    #[test]
+    fn the_sqlstate_says_who_can_mend_it() {
+        for state in ["08006", "57P01", "57P02", "57P03", "53300", "53100", "55006", "40001"] {
+            assert_eq!(of(state, "").class(), Class::Retry, "{state}");
+        }
+        for state in ["28P01", "28000", "3D000", "42501", "42704", "55000", "58P01", "53400", "XX000"] {
+            assert_eq!(of(state, "").class(), Class::Operator, "{state}");
+        }
+    }
+
+    #[test]
+    fn fields_are_parsed_and_all_of_them_printed() {
+        let error = ServerError::parse(b"SFEHLER\0VERROR\0C42704\0Mno slot\0Dgone\0Hmake one\0F\0\0");
+        assert_eq!(error.severity, "ERROR");
+        let error = error.into_error("reading");
+        assert_eq!(error.to_string(), "reading: no slot (gone) (hint: make one) [SQLSTATE 42704]");
+        assert_eq!(sqlstate(&error), Some("42704"));
+    }
+
+    #[test]
+    fn a_body_cut_short_gives_what_is_there() {
+        assert_eq!(ServerError::parse(b"Mhalf").message, "");
+        assert_eq!(ServerError::parse(b"Mwhole\0Mha").message, "whole");
+    }
+}
