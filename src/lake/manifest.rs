@@ -42,6 +42,23 @@ pub struct Manifest {
     pub previous_ds: Option<Ds>,
 }
 
+impl Manifest {
+    /// First offset of a log partition that the snapshot does not hold; zero for one which it does not know.
+    pub fn end_of(&self, partition: u32) -> u64 {
+        self.log.iter().find(|range| range.partition == partition).map_or(0, |range| range.end)
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Changes of the day which could not be processed.
+    pub const fn dead_letters(&self) -> u64 {
+        self.changes.dead_letters
+    }
+}
+
 /// The part of a [`Cut`] that says where it lies.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutPoint {

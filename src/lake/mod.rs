@@ -24,19 +24,18 @@ mod verify;
 use std::path::PathBuf;
 
 use crate::batch::{Compression, Format};
-use crate::change::{Ds, TableName};
+use crate::change::{Calendar, Ds, TableName};
 use crate::runtime::Result;
 
-use layout::{DayRule, Layout, parse_ds};
+use layout::{Layout, parse_ds};
 use manifest::from_bytes;
+use stage::StageLimits;
 
 pub use manifest::{
     ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, PartFile,
 };
-pub use publish::Published;
 pub use stage::{
-    Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StageLimits, StagedChange, Stager,
-    change_schema,
+    Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
 };
 pub use store::{Put, Store, sha256};
 pub use verify::{VerifiedFile, VerifiedTable};
@@ -50,24 +49,24 @@ pub struct LakeOptions {
     pub part_bytes_max: usize,
     /// Memory of one merge, roughly, for everything.
     pub memory_bytes_max: usize,
-    /// Where change files end.
-    pub stage: StageLimits,
+    /// A change file ends when its decoded rows reach this size (or a million rows).
+    pub stage_bytes_max: usize,
     /// Local folder for files that live as long as a merge.
-    pub scratch: PathBuf,
-    /// When a day begins.
-    pub days: DayRule,
+    pub scratch_dir: PathBuf,
+    /// When a day ends.
+    pub calendar: Calendar,
 }
 
 impl LakeOptions {
     /// Parquet with zstd in parts of 64 MiB, merged in 256 MiB; change files of at most 16 MiB decoded.
-    pub fn new(scratch: PathBuf, days: DayRule) -> Self {
+    pub const fn new(scratch_dir: PathBuf, calendar: Calendar) -> Self {
         Self {
             format: Format::Parquet { compression: Compression::Zstd(3) },
             part_bytes_max: 64 << 20,
             memory_bytes_max: 256 << 20,
-            stage: StageLimits { rows_max: 1 << 20, bytes_max: 16 << 20 },
-            scratch,
-            days,
+            stage_bytes_max: 16 << 20,
+            scratch_dir,
+            calendar,
         }
     }
 }
@@ -83,7 +82,12 @@ pub struct Lake {
 
 impl Lake {
     /// Opens the lake at a URL (`file:///absolute/folder`) for the connector of that name.
-    pub fn open(url: &str, name: &str, options: LakeOptions) -> Result<Self> {
+    /// Cancel-safe.
+    #[expect(
+        clippy::unused_async,
+        reason = "an object store asks the network before it says that it is there"
+    )]
+    pub async fn open(url: &str, name: &str, options: LakeOptions) -> Result<Self> {
         Ok(Self::on(Store::open(url)?, name, options))
     }
 
@@ -102,22 +106,24 @@ impl Lake {
         &self.layout
     }
 
-    /// Stages a log partition of a table from `next` on, which is [`Chain::next`] of [`Self::recover`].
+    /// Stages a log partition of a table from `next` on, which is [`Chain::next`] of [`Self::chain`].
     pub fn stager(&self, table: &TableName, partition: u32, next: u64) -> Stager {
         let (store, layout, options) = (self.store.clone(), self.layout.clone(), &self.options);
-        Stager::new(store, layout, options.days.clone(), options.stage, table.clone(), partition, next)
+        let limits = StageLimits { rows_max: 1 << 20, bytes_max: options.stage_bytes_max };
+        Stager::new(store, layout, options.calendar.clone(), limits, table.clone(), partition, next)
     }
 
-    /// What is staged of a log partition from `from` on (the end of the last published cut). `since` is the
-    /// day of that cut, and spares listing older days. Cancel-safe.
-    pub async fn recover(
+    /// The change files which cover a log partition from an offset on (the end of the last published cut), up
+    /// to another (none: as far as they go). `since` is the day of that cut, and spares listing older days.
+    /// Cancel-safe.
+    pub async fn chain(
         &self,
         table: &TableName,
         partition: u32,
-        from: u64,
+        range: (u64, Option<u64>),
         since: Option<Ds>,
     ) -> Result<Chain> {
-        stage::chain(&self.store, &self.layout, table, partition, (from, None), since).await
+        stage::chain(&self.store, &self.layout, table, partition, range, since).await
     }
 
     /// A table's manifest of a day; `None` while it is not published. Cancel-safe.
@@ -146,6 +152,11 @@ impl Lake {
         let path = self.layout.day_manifest(ds);
         let bytes = self.store.get(&path).await?;
         bytes.map(|bytes| from_bytes(&bytes, &self.store.show(&path))).transpose()
+    }
+
+    /// The last day which is complete. Cancel-safe.
+    pub async fn latest_day(&self) -> Result<Option<Ds>> {
+        Ok(self.days().await?.pop())
     }
 
     /// Days which are complete, ascending. Cancel-safe.

@@ -43,15 +43,6 @@ struct Plan {
     row_group_bytes: usize,
 }
 
-/// A published day of a table.
-#[derive(Clone, Debug)]
-pub struct Published {
-    /// Its manifest.
-    pub manifest: Manifest,
-    /// Whether this call has made it visible (not found it so).
-    pub created: bool,
-}
-
 impl Lake {
     /// Merges the table's changes up to the cut with its day before, and publishes the day.
     ///
@@ -70,21 +61,21 @@ impl Lake {
         schema: &TableSchema,
         cut: &Cut,
         topic: &str,
-        previous: Option<Manifest>,
-    ) -> Result<Published> {
+        previous: Option<&Manifest>,
+    ) -> Result<Manifest> {
         let table = cut.tables.get(topic).ok_or_else(|| {
             Error::operator(format!("the cut of {} does not name the topic {topic}", cut.ds))
         })?;
         if let Some(manifest) = self.manifest(&schema.name, cut.ds).await? {
             self.same_cut(&manifest, cut)?;
             self.mark_success(&schema.name, cut.ds).await?;
-            return Ok(Published { manifest, created: false });
+            return Ok(manifest);
         }
-        let (files, log) = self.files_between(schema, cut, table, topic, previous.as_ref()).await?;
+        let (files, log) = self.files_between(schema, cut, table, topic, previous).await?;
         let plan = self.plan(&schema.name, cut.ds).await?;
         let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
 
-        let merged = self.run_merge(schema, cut.ds, &plan, previous.as_ref(), files).await?;
+        let merged = self.run_merge(schema, cut.ds, &plan, previous, files).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
         let changes = ChangeCounts {
             taken: table.changes,
@@ -146,13 +137,19 @@ impl Lake {
     async fn first_staged(&self, table: &TableName, partition: u32, end: u64) -> Result<u64> {
         let objects = self.store.list(&self.layout.changes(table)).await?;
         let ranges = objects.iter().filter_map(|object| parse_change_file(&object.location));
-        Ok(ranges.filter(|range| range.partition == partition).map(|range| range.first).min().unwrap_or(end).min(end))
+        Ok(ranges
+            .filter(|range| range.partition == partition)
+            .map(|range| range.first)
+            .min()
+            .unwrap_or(end)
+            .min(end))
     }
 
     async fn staged_dead_letters(&self, table: &TableName, files: &[ChangeFile]) -> Result<u64> {
         let mut count = 0;
         for object in self.store.list(&self.layout.dead_letters(table)).await? {
-            let name = object.location.filename().and_then(|name| name.strip_suffix(".jsonl")).unwrap_or_default();
+            let name =
+                object.location.filename().and_then(|name| name.strip_suffix(".jsonl")).unwrap_or_default();
             let same = |file: &&ChangeFile| {
                 file.path.filename().and_then(|name| name.strip_suffix(".parquet")) == Some(name)
             };
@@ -208,7 +205,7 @@ impl Lake {
         let input = MergeInput {
             store: Blocking::new(Handle::current(), self.store.clone(), abandoned),
             layout: self.layout.clone(),
-            scratch: Arc::new(Scratch::new(&self.options.scratch)?),
+            scratch: Arc::new(Scratch::new(&self.options.scratch_dir)?),
             schema: Arc::new(schema.clone()),
             ds,
             previous,
@@ -248,7 +245,7 @@ impl Lake {
         Ok(())
     }
 
-    async fn create_manifest(&self, manifest: Manifest, cut: &Cut) -> Result<Published> {
+    async fn create_manifest(&self, manifest: Manifest, cut: &Cut) -> Result<Manifest> {
         let path = self.layout.manifest(&manifest.table, manifest.ds);
         let put = self.store.put_once(&path, to_bytes(&manifest)?).await?;
         if put == Put::Differs {
@@ -265,7 +262,7 @@ impl Lake {
             .mend("The published day stands as it is. Run `tidemark verify`, and see that only one version of tidemark serves this lake."));
         }
         self.mark_success(&manifest.table, manifest.ds).await?;
-        Ok(Published { manifest, created: put == Put::Created })
+        Ok(manifest)
     }
 
     async fn mark_success(&self, table: &TableName, ds: Ds) -> Result<()> {
@@ -318,7 +315,13 @@ impl Lake {
 }
 
 /// Records in = records applied + dead letters, or nothing is published.
-fn check_sums(schema: &TableSchema, cut: &Cut, table: &CutTable, merged: &Merged, staged_dead: u64) -> Result<()> {
+fn check_sums(
+    schema: &TableSchema,
+    cut: &Cut,
+    table: &CutTable,
+    merged: &Merged,
+    staged_dead: u64,
+) -> Result<()> {
     if merged.records + staged_dead == table.changes {
         return Ok(());
     }
@@ -351,7 +354,8 @@ fn format_name(format: &Format) -> (&'static str, Option<String>) {
 
 /// The reverse of [`format_name`]; without a compression, one for reading.
 pub(super) fn parse_format(name: &str, compression: Option<&str>) -> Result<Format> {
-    let unknown = || Error::operator(format!("the lake holds files of the unknown format {name:?} ({compression:?})"));
+    let unknown =
+        || Error::operator(format!("the lake holds files of the unknown format {name:?} ({compression:?})"));
     match name {
         "parquet" => {
             let compression = match compression {

@@ -156,7 +156,8 @@ impl Store {
     /// fails, and is tried again. Cancel-safe.
     pub async fn sweep(&self, folder: &Path) -> Result<()> {
         let Some(local) = &self.local else { return Ok(()) };
-        let failed = |error: std::io::Error| Error::retry(format!("cannot clear {}", self.show(folder))).cause(error);
+        let failed =
+            |error: std::io::Error| Error::retry(format!("cannot clear {}", self.show(folder))).cause(error);
         let path = local.path_to_filesystem(folder).map_err(|error| self.error("list", folder, error))?;
         let mut entries = match tokio::fs::read_dir(&path).await {
             Ok(entries) => entries,

@@ -55,7 +55,8 @@ impl Lake {
             return Ok(vec![self.verify_table(ds, table, None).await?]);
         }
         let day = self.day(ds).await?.ok_or_else(|| {
-            Error::operator(format!("{ds} is not published")).mend("`tidemark status` says what it waits for.")
+            Error::operator(format!("{ds} is not published"))
+                .mend("`tidemark status` says what it waits for.")
         })?;
         let mut tables = Vec::with_capacity(day.tables.len());
         for table in &day.tables {
@@ -67,7 +68,10 @@ impl Lake {
     async fn verify_table(&self, ds: Ds, table: &TableName, named: Option<&str>) -> Result<VerifiedTable> {
         let path = self.layout.manifest(table, ds);
         let bytes = self.store.get(&path).await?.ok_or_else(|| {
-            Error::operator(format!("{table} is not published for {ds}: {} is missing", self.store.show(&path)))
+            Error::operator(format!(
+                "{table} is not published for {ds}: {} is missing",
+                self.store.show(&path)
+            ))
         })?;
         let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
         let problem = manifest_problem(&manifest, named.is_some_and(|named| named != sha256(&bytes)));
@@ -78,8 +82,14 @@ impl Lake {
         for object in self.store.list(&self.layout.snapshot(table, ds)).await? {
             let name = object.location.filename().unwrap_or_default();
             if !name.starts_with('_') && !manifest.files.iter().any(|part| part.path == name) {
-                let problem = Some("the manifest does not name it, but readers of the folder find it".to_owned());
-                files.push(VerifiedFile { path: object.location.to_string(), rows: 0, bytes: object.size, problem });
+                let problem =
+                    Some("the manifest does not name it, but readers of the folder find it".to_owned());
+                files.push(VerifiedFile {
+                    path: object.location.to_string(),
+                    rows: 0,
+                    bytes: object.size,
+                    problem,
+                });
             }
         }
         Ok(VerifiedTable { table: table.clone(), rows: manifest.rows, files, problem })
@@ -108,7 +118,8 @@ impl Lake {
                 Err(error) => Err(error.to_string()),
             }
         });
-        let checked = checked.await.map_err(|error| Error::retry("verifying was interrupted").cause(error))?;
+        let checked =
+            checked.await.map_err(|error| Error::retry("verifying was interrupted").cause(error))?;
         Ok(match checked {
             Ok(rows) => found(rows, size, None),
             Err(problem) => found(0, size, Some(problem)),

@@ -71,8 +71,10 @@ impl Base {
         let sha256 = self.store.download(&path, &mut file, &local)?;
         if sha256 != part.sha256 {
             let shown = self.store.store().show(&path);
-            return Err(Error::operator(format!("{shown} is not what its manifest says: its SHA-256 differs"))
-                .mend("Restore the object; `tidemark verify` lists all which differ."));
+            return Err(Error::operator(format!(
+                "{shown} is not what its manifest says: its SHA-256 differs"
+            ))
+            .mend("Restore the object; `tidemark verify` lists all which differ."));
         }
         let open = || {
             let file = File::open(&local)?;
@@ -82,8 +84,10 @@ impl Base {
         };
         let file = open().map_err(|error| failed("read", &local, error))?;
         let batch_rows = BATCH_BYTES.checked_div(part.bytes_decoded / part.rows.max(1)).unwrap_or(BATCH_ROWS);
-        let options =
-            ReaderOptions { batch_rows: batch_rows.clamp(1, BATCH_ROWS) as usize, ..ReaderOptions::default() };
+        let options = ReaderOptions {
+            batch_rows: batch_rows.clamp(1, BATCH_ROWS) as usize,
+            ..ReaderOptions::default()
+        };
         FileReader::open(&self.format, &self.schema, file, &options)
             .map_err(|error| error.context(self.store.store().show(&path)))
     }

@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::ObjectMeta;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -48,11 +47,6 @@ impl Blocking {
         self.handle.block_on(self.store.get_existing(path))
     }
 
-    pub(in crate::lake) fn list(&self, folder: &Path) -> Result<Vec<ObjectMeta>> {
-        self.check()?;
-        self.handle.block_on(self.store.list(folder))
-    }
-
     pub(in crate::lake) fn delete(&self, path: &Path) -> Result<()> {
         self.check()?;
         self.handle.block_on(self.store.delete(path))
@@ -69,7 +63,12 @@ impl Blocking {
     }
 
     /// Copies an object into a local file and gives its SHA-256.
-    pub(in crate::lake) fn download(&self, path: &Path, file: &mut File, local: &LocalPath) -> Result<String> {
+    pub(in crate::lake) fn download(
+        &self,
+        path: &Path,
+        file: &mut File,
+        local: &LocalPath,
+    ) -> Result<String> {
         self.check()?;
         self.handle.block_on(async {
             let mut stream = self.store.stream_existing(path).await?;

@@ -261,7 +261,8 @@ fn range_bytes(array: &dyn Array, start: usize, rows: usize) -> u64 {
         DataType::List(_) => {
             let list = array.as_list::<i32>();
             let (from, to) = (list.value_offsets()[start], list.value_offsets()[start + rows]);
-            return 4 * rows as u64 + range_bytes(list.values().as_ref(), from as usize, (to - from) as usize);
+            return 4 * rows as u64
+                + range_bytes(list.values().as_ref(), from as usize, (to - from) as usize);
         }
         other => other.primitive_width().unwrap_or(1),
     };
@@ -302,7 +303,8 @@ mod tests {
         while at < texts.len() {
             let rows = random.random_range(1..=(texts.len() - at).min(5000));
             let column: ArrayRef = Arc::new(StringArray::from(texts[at..at + rows].to_vec()));
-            let batch = Arc::new(RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&column)]).unwrap());
+            let batch =
+                Arc::new(RecordBatch::try_new(Arc::clone(&schema), vec![Arc::clone(&column)]).unwrap());
             let split = random.random_range(0..=rows);
             gather.slice(&batch, 0, 0, split).unwrap();
             for row in split..rows {
@@ -311,13 +313,18 @@ mod tests {
                 } else {
                     Vec::new()
                 };
-                let whole = RowRef { batch: Arc::clone(&batch), skip: 0, row: if patches.is_empty() { row } else { 0 } };
+                let whole = RowRef {
+                    batch: Arc::clone(&batch),
+                    skip: 0,
+                    row: if patches.is_empty() { row } else { 0 },
+                };
                 gather.row(&Row { whole, patches }).unwrap();
             }
             at += rows;
         }
         let chunks = gather.finish().unwrap().0;
-        let texts = |c: &RecordBatch| c.column(0).as_string::<i32>().iter().map(|t| t.unwrap().to_owned()).collect();
+        let texts =
+            |c: &RecordBatch| c.column(0).as_string::<i32>().iter().map(|t| t.unwrap().to_owned()).collect();
         chunks.iter().map(texts).collect()
     }
 

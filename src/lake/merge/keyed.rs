@@ -84,8 +84,10 @@ impl<S: Sink> KeyedMerge<'_, S> {
     }
 
     fn reason(&self, bits: &[u8]) -> String {
-        let names: Vec<_> =
-            columns_in(bits).filter_map(|c| self.schema.columns.get(c)).map(|c| format!("{:?}", c.name)).collect();
+        let names: Vec<_> = columns_in(bits)
+            .filter_map(|c| self.schema.columns.get(c))
+            .map(|c| format!("{:?}", c.name))
+            .collect();
         format!(
             "no row is held from which the values of {} could be taken, which the server did not send because the statement left them alone",
             names.join(", ")

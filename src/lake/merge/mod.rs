@@ -204,7 +204,12 @@ impl MergeInput {
 }
 
 /// Rows of a snapshot as the oldest changes; `first` is the number of the first of them.
-fn base_rows(batch: &RecordBatch, first: u64, order: &KeyOrder, reader: &ChangeReader) -> Result<RecordBatch> {
+fn base_rows(
+    batch: &RecordBatch,
+    first: u64,
+    order: &KeyOrder,
+    reader: &ChangeReader,
+) -> Result<RecordBatch> {
     let rows = batch.num_rows();
     // Position zero comes before every change; the row's number keeps the order the same each time.
     let seqs = (0..rows as u64).map(|row| Seq { offset: first + row, ..Seq::default() });

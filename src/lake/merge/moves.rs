@@ -71,7 +71,8 @@ impl Moves {
     /// Step 1, for every batch of changes.
     pub(super) fn note_moved(&mut self, batch: &RecordBatch) -> Result<()> {
         let sort = sort_column(batch);
-        let mut insert = self.db.prepare_cached("INSERT OR IGNORE INTO moved(position) VALUES (?)").map_err(failed)?;
+        let mut insert =
+            self.db.prepare_cached("INSERT OR IGNORE INTO moved(position) VALUES (?)").map_err(failed)?;
         for row in 0..batch.num_rows() {
             if let (_, true, Some(bits)) = op_and_unchanged(batch, row) {
                 self.columns.extend(columns_in(bits));
@@ -85,7 +86,8 @@ impl Moves {
     /// Step 2, for every batch of changes.
     pub(super) fn note_old_keys(&mut self, batch: &RecordBatch) -> Result<()> {
         let sort = sort_column(batch);
-        let mut update = self.db.prepare_cached("UPDATE moved SET old_key = ?2 WHERE position = ?1").map_err(failed)?;
+        let mut update =
+            self.db.prepare_cached("UPDATE moved SET old_key = ?2 WHERE position = ?1").map_err(failed)?;
         let mut want = self.db.prepare_cached("INSERT OR IGNORE INTO wanted VALUES (?)").map_err(failed)?;
         for row in 0..batch.num_rows() {
             if op_and_unchanged(batch, row).0 == Some(Op::Delete) {
@@ -159,7 +161,8 @@ impl Moves {
     /// Step 4, second half.
     pub(super) fn replay(self) -> Result<Completions> {
         let mut last: Vec<u8> = Vec::new();
-        let next_sql = "SELECT place, sort, op, moved, unchanged FROM replay WHERE place > ? ORDER BY place LIMIT 1";
+        let next_sql =
+            "SELECT place, sort, op, moved, unchanged FROM replay WHERE place > ? ORDER BY place LIMIT 1";
         loop {
             let next = self
                 .db
@@ -209,7 +212,9 @@ impl Moves {
             .execute(params![key, change.place])?;
         if change.moved {
             self.db
-                .prepare_cached("INSERT OR REPLACE INTO held SELECT ?1, col, value FROM completion WHERE sort = ?2")?
+                .prepare_cached(
+                    "INSERT OR REPLACE INTO held SELECT ?1, col, value FROM completion WHERE sort = ?2",
+                )?
                 .execute(params![key, change.sort])?;
         }
         Ok(())
@@ -237,7 +242,9 @@ impl Moves {
     fn encode(&mut self, array: &ArrayRef, column: usize, row: usize) -> Result<Vec<u8>> {
         let converter = match self.converters[column].take() {
             Some(converter) => converter,
-            None => RowConverter::new(vec![SortField::new(self.types[column].clone())]).map_err(arrow_error)?,
+            None => {
+                RowConverter::new(vec![SortField::new(self.types[column].clone())]).map_err(arrow_error)?
+            }
         };
         let rows = converter.convert_columns(&[array.slice(row, 1)]).map_err(arrow_error)?;
         self.converters[column] = Some(converter);

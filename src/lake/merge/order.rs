@@ -70,7 +70,8 @@ pub(super) struct KeyOrder {
 impl KeyOrder {
     pub(super) fn new(schema: &TableSchema) -> Result<Self> {
         let columns = key_columns(schema);
-        let fields = columns.iter().map(|index| SortField::new(data_type(&schema.columns[*index].column_type)));
+        let fields =
+            columns.iter().map(|index| SortField::new(data_type(&schema.columns[*index].column_type)));
         let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
         Ok(Self { columns, converter })
     }
@@ -96,7 +97,8 @@ impl KeyOrder {
         seqs: impl ExactSizeIterator<Item = Seq>,
     ) -> Result<BinaryArray> {
         let rows = self.rows(batch, skip, 0, batch.num_rows())?;
-        let mut out = BinaryBuilder::with_capacity(rows.num_rows(), rows.size() + rows.num_rows() * Seq::BYTES);
+        let mut out =
+            BinaryBuilder::with_capacity(rows.num_rows(), rows.size() + rows.num_rows() * Seq::BYTES);
         let mut sort = Vec::new();
         for (row, seq) in rows.iter().zip(seqs) {
             sort.clear();
