@@ -8,13 +8,17 @@ mod client;
 mod cut;
 mod duration;
 mod findings;
+mod lake;
 mod output;
+mod run;
 mod signals;
+mod source;
 mod status;
 
 use std::process::ExitCode;
 
 use crate::config::Config;
+use crate::pipeline::Sides;
 use crate::runtime::{Class, Error, Result};
 
 pub use args::{Args, Command, DeadLettersCommand};
@@ -47,14 +51,14 @@ pub fn run(args: &Args, config: &Config) -> Result<Outcome> {
     match &args.command {
         Command::Status { table } => status::run(config, table.as_deref(), args.json),
         Command::Cut { ds } => cut::run(config, *ds, args.json),
-        Command::Run
-        | Command::Capture
-        | Command::Deliver
-        | Command::Check
-        | Command::Setup { .. }
-        | Command::Wait { .. }
-        | Command::Verify { .. }
-        | Command::DeadLetters { .. } => Err(Error::operator("this command is not connected in this build")),
+        Command::Run => run::run(config, Sides::Both),
+        Command::Capture => run::run(config, Sides::Capture),
+        Command::Deliver => run::run(config, Sides::Deliver),
+        Command::Check => source::check(config, args.json),
+        Command::Setup { print } => source::setup(config, *print),
+        Command::Wait { ds, table, timeout } => lake::wait(config, *ds, table.as_ref(), *timeout, args.json),
+        Command::Verify { ds, table } => lake::verify(config, *ds, table.as_ref(), args.json),
+        Command::DeadLetters { command } => lake::dead_letters(config, command, args.json),
     }
 }
 
