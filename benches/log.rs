@@ -40,7 +40,11 @@ async fn run(folder: &std::path::Path, bytes: usize) {
     }
     let written = std::fs::metadata(&path).unwrap().len();
     report("append", records, done, wall.elapsed(), cpu_seconds() - cpu);
-    println!("        {:.0} bytes on disk a record of {:.0}", written as f64 / records as f64, done as f64 / records as f64);
+    println!(
+        "        {:.0} bytes on disk a record of {:.0}",
+        written as f64 / records as f64,
+        done as f64 / records as f64
+    );
 
     let partition = LogPartition { topic: topic(), partition: 0 };
     let (mut from, mut read, mut read_bytes) = (0, 0u64, 0usize);
@@ -96,7 +100,9 @@ fn batch(seed: u64) -> RecordBatch {
         let mut record = batch.topic(&topic()).begin(1_790_000_000_000 + (lsn % 100_000) as i64);
         record.field(|b| b.extend_from_slice(format!("{{\"id\":{id}}}").as_bytes()));
         record.field(|b| b.extend_from_slice(json.as_bytes()));
-        record.header("tidemark.position", |b| b.extend_from_slice(format!("1/{lsn:X}/{}", id % 1000).as_bytes()));
+        record.header("tidemark.position", |b| {
+            b.extend_from_slice(format!("1/{lsn:X}/{}", id % 1000).as_bytes())
+        });
         record.header("tidemark.schema", |b| b.extend_from_slice(b"1"));
         record.finish();
     }

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tidemark::log::conformance::{numbered, read_numbered};
-use tidemark::log::{Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions, Visibility};
+use tidemark::log::{
+    Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions, Visibility,
+};
 use tidemark::runtime::Class;
 
 const TOPIC: &str = "numbers";
@@ -159,7 +161,8 @@ impl SmallDisk {
     fn mount(bytes: u64) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let size = format!("size={bytes}");
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
         mounted.is_ok_and(|o| o.status.success()).then_some(Self(dir))
     }
 }
@@ -173,7 +176,9 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_freed() {
     let Some(disk) = SmallDisk::mount(48 << 20) else {
-        eprintln!("SKIPPED the full disk: no right to mount a tmpfs; bytes_max stands in for it in the unit tests");
+        eprintln!(
+            "SKIPPED the full disk: no right to mount a tmpfs; bytes_max stands in for it in the unit tests"
+        );
         return;
     };
     let folder = disk.0.path();

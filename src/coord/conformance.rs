@@ -1,6 +1,10 @@
 //! What every [`Coordinator`] must do, as one suite that each implementation runs on itself. Compiled into the
 //! library, so that integration tests reach it without a feature.
-#![expect(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a test suite: it panics where one fails")]
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test suite: it panics where one fails"
+)]
 
 use std::future::Future;
 use std::sync::Arc;

@@ -79,7 +79,8 @@ impl SqliteCoordinator {
             sqlite::immediate(&mut connection, |c| job(&shared, c))
                 .map_err(|e| sqlite::error(&shared.path, doing, e))
         });
-        task.await.map_err(|e| Error::operator(format!("cannot {doing}: the coordinator has stopped")).cause(e))?
+        task.await
+            .map_err(|e| Error::operator(format!("cannot {doing}: the coordinator has stopped")).cause(e))?
     }
 }
 
@@ -117,8 +118,10 @@ impl Coordinator for SqliteCoordinator {
     async fn release(&self, lease: &Lease) -> Result<()> {
         let lease = lease.clone();
         self.with("release a lease", move |_, c| {
-            c.prepare_cached("UPDATE leases SET ends_ms = NULL WHERE name = ?1 AND epoch = ?2 AND holder = ?3")?
-                .execute(params![lease.name, lease.epoch, lease.holder])?;
+            c.prepare_cached(
+                "UPDATE leases SET ends_ms = NULL WHERE name = ?1 AND epoch = ?2 AND holder = ?3",
+            )?
+            .execute(params![lease.name, lease.epoch, lease.holder])?;
             Ok(())
         })
         .await
@@ -191,7 +194,9 @@ fn kernel(name: &str) -> Result<String> {
     let path = format!("/proc/sys/kernel/{name}");
     match std::fs::read_to_string(&path) {
         Ok(text) => Ok(text.trim().to_owned()),
-        Err(e) => Err(Error::operator(format!("cannot read {path}, which tells one boot from another")).cause(e)),
+        Err(e) => {
+            Err(Error::operator(format!("cannot read {path}, which tells one boot from another")).cause(e))
+        }
     }
 }
 

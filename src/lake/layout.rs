@@ -262,10 +262,21 @@ mod tests {
     #[test]
     fn strange_names_never_share_a_folder_nor_leave_it() {
         let layout = Layout::new("shop");
-        let odd = [("a.b", "c"), ("a", "b.c"), ("..", ".."), ("a/b", "c"), ("é", "x=y"), ("a%2Fb", "c"), ("_", "#1")];
+        let odd = [
+            ("a.b", "c"),
+            ("a", "b.c"),
+            ("..", ".."),
+            ("a/b", "c"),
+            ("é", "x=y"),
+            ("a%2Fb", "c"),
+            ("_", "#1"),
+        ];
         let mut seen: Vec<_> =
             odd.iter().map(|(s, t)| layout.snapshots(&TableName::new(*s, *t)).to_string()).collect();
-        assert!(seen.iter().all(|p| p.starts_with("snapshots/shop/") && p.matches('/').count() == 2), "{seen:?}");
+        assert!(
+            seen.iter().all(|p| p.starts_with("snapshots/shop/") && p.matches('/').count() == 2),
+            "{seen:?}"
+        );
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), odd.len());

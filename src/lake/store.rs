@@ -65,7 +65,9 @@ impl Store {
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
                 let held = self.get(path).await?;
                 // Gone again between the two calls: someone clears leftovers; try the whole step again.
-                let held = held.ok_or_else(|| Error::retry(format!("{} was removed while it was read", self.show(path))))?;
+                let held = held.ok_or_else(|| {
+                    Error::retry(format!("{} was removed while it was read", self.show(path)))
+                })?;
                 Ok(if held == bytes { Put::Same } else { Put::Differs })
             }
             Err(error) => Err(self.error("write", path, error)),
@@ -162,8 +164,12 @@ fn mend(error: &StoreError) -> Option<&'static str> {
                     Some("Give the user which runs tidemark the right to write there.")
                 }
                 Kind::StorageFull | Kind::QuotaExceeded => Some("Free some space; nothing was lost."),
-                Kind::NotADirectory | Kind::IsADirectory => Some("A file stands where a folder belongs; move it away."),
-                Kind::InvalidFilename => Some("The name is too long for this file system; use an object store."),
+                Kind::NotADirectory | Kind::IsADirectory => {
+                    Some("A file stands where a folder belongs; move it away.")
+                }
+                Kind::InvalidFilename => {
+                    Some("The name is too long for this file system; use an object store.")
+                }
                 _ => None,
             };
         }

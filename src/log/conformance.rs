@@ -2,7 +2,11 @@
 //!
 //! It is compiled into the library, so that integration tests reach it without a feature. It needs nothing but the
 //! trait; what nobody calls does not get into the binary.
-#![expect(clippy::missing_panics_doc, clippy::unwrap_used, reason = "a test suite: it panics where a log fails")]
+#![expect(
+    clippy::missing_panics_doc,
+    clippy::unwrap_used,
+    reason = "a test suite: it panics where a log fails"
+)]
 
 use std::future::Future;
 use std::sync::Arc;
@@ -63,7 +67,12 @@ fn write_numbered(batch: &mut RecordBatch, topic: &str, n: u64) {
 
 /// Reads a topic's partition 0 from `from` to its end in portions, checks what [`numbered`] wrote, and gives the
 /// numbers with their offsets.
-pub async fn read_numbered(log: &dyn Log, topic: &str, from: Offset, bytes_max: usize) -> Result<Vec<(Offset, u64)>> {
+pub async fn read_numbered(
+    log: &dyn Log,
+    topic: &str,
+    from: Offset,
+    bytes_max: usize,
+) -> Result<Vec<(Offset, u64)>> {
     let partition = LogPartition { topic: topic.into(), partition: 0 };
     let mut found: Vec<(Offset, u64)> = Vec::new();
     let mut next = from;
@@ -117,7 +126,8 @@ async fn appended_records_read_back_in_order_with_headers(open: &impl Open) {
     let log = open("order".into()).await;
     let epoch = log.fence().await.unwrap().epoch;
     for n in 0..10 {
-        let given = log.append(epoch, append(numbered(TOPIC, n * 100..(n + 1) * 100), &[], Visibility::Now)).await;
+        let given =
+            log.append(epoch, append(numbered(TOPIC, n * 100..(n + 1) * 100), &[], Visibility::Now)).await;
         assert_eq!(given.unwrap().records.count(), 100, "the input comes back as it was");
     }
     assert_eq!(values(&*log).await, numbers(0..1000));
@@ -152,7 +162,8 @@ async fn a_fenced_writer_cannot_append_and_the_log_is_unchanged(open: &impl Open
     assert!(new_epoch > old_epoch);
     for visibility in [Visibility::Now, Visibility::Held] {
         let state: &[_] = if visibility == Visibility::Now { &[("a", "2")] } else { &[] };
-        let rejected = old.append(old_epoch, append(numbered(TOPIC, 9..12), state, visibility)).await.unwrap_err();
+        let rejected =
+            old.append(old_epoch, append(numbered(TOPIC, 9..12), state, visibility)).await.unwrap_err();
         assert_eq!(rejected.error.class(), Class::Fenced, "{}", rejected.error);
         assert_eq!(rejected.append.records.count(), 3, "the input comes back");
     }

@@ -84,10 +84,10 @@ pub(crate) fn error(path: &Path, doing: &str, e: rusqlite::Error) -> Error {
             Error::operator(format!("cannot {doing}: input/output error on {file}; nothing was written"))
                 .mend(format!("Check the disk and the kernel's log; {}", lower_first(&free_space_mend(path))))
         }
-        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => {
-            Error::operator(format!("cannot {doing}: {file} cannot be opened for writing; nothing was written"))
-                .mend("Give the user who runs Tidemark the right to write this file and its folder")
-        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied | ErrorCode::CannotOpen) => Error::operator(
+            format!("cannot {doing}: {file} cannot be opened for writing; nothing was written"),
+        )
+        .mend("Give the user who runs Tidemark the right to write this file and its folder"),
         Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => {
             Error::operator(format!("cannot {doing}: {file} is damaged or no file of Tidemark's"))
                 .mend("Restore it, or check the disk that holds it")
@@ -109,9 +109,8 @@ impl From<rusqlite::Error> for OpenError {
 }
 
 fn try_open(path: &Path, kind: &Kind) -> Result<Connection, OpenError> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_CREATE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let flags =
+        OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(BUSY_WAIT)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -224,8 +223,11 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), before);
 
         let text = dir.path().join("notes.txt");
-        fs::write(&text, "my notes, which are long enough to be read as a header of a database file ".repeat(9))
-            .unwrap();
+        fs::write(
+            &text,
+            "my notes, which are long enough to be read as a header of a database file ".repeat(9),
+        )
+        .unwrap();
         let e = open(&text, &KIND).unwrap_err();
         assert!(e.to_string().contains("notes.txt is damaged or no file of Tidemark's"), "{e}");
     }

@@ -223,7 +223,11 @@ impl TableDecoder {
         let key: Vec<_> = self.key.iter().map(take).collect();
         let whole = !key.iter().any(|datum| matches!(datum, Datum::Unchanged | Datum::Null))
             && row.iter().all(|datum| matches!(datum, Datum::Unchanged));
-        if whole { Ok(key) } else { Err(DecodeError::Envelope("the key does not hold just the key's columns")) }
+        if whole {
+            Ok(key)
+        } else {
+            Err(DecodeError::Envelope("the key does not hold just the key's columns"))
+        }
     }
 
     fn read_envelope<'a>(&self, text: &'a str, row: &mut Vec<Datum<'a>>) -> Result<Envelope, DecodeError> {
@@ -329,7 +333,9 @@ impl Envelope {
                 }
                 scan.skip()
             })?,
-            "after" | "before" if scan.peek() != Some(b'n') => return Err(Malformed("expected a row or null")),
+            "after" | "before" if scan.peek() != Some(b'n') => {
+                return Err(Malformed("expected a row or null"));
+            }
             _ => scan.skip()?,
         }
         Ok(())

@@ -10,9 +10,9 @@
 //!
 //! Without a key there is none, and no tombstone.
 
+use super::Options;
 use super::row::{EncodeError, Held, RowWriter};
 use super::source::{SourceInfo, Stamp};
-use super::Options;
 use crate::change::{Lsn, Op, Position, TableSchema, Value};
 use crate::envelope::headers;
 use crate::log::TopicRecords;
@@ -114,11 +114,7 @@ impl TableEncoder {
         encoded
     }
 
-    fn encode_change(
-        &mut self,
-        change: &RowChange<'_>,
-        out: &mut TopicRecords,
-    ) -> Result<u32, EncodeError> {
+    fn encode_change(&mut self, change: &RowChange<'_>, out: &mut TopicRecords) -> Result<u32, EncodeError> {
         const NO_NEW: EncodeError = EncodeError::Change("the change came without its new row");
         match change.op {
             Op::Create | Op::Read => self.encode_create(change, change.new.ok_or(NO_NEW)?, out),
@@ -183,11 +179,7 @@ impl TableEncoder {
         Ok(2)
     }
 
-    fn encode_delete(
-        &mut self,
-        change: &RowChange<'_>,
-        out: &mut TopicRecords,
-    ) -> Result<u32, EncodeError> {
+    fn encode_delete(&mut self, change: &RowChange<'_>, out: &mut TopicRecords) -> Result<u32, EncodeError> {
         let old = change.old.ok_or(EncodeError::Change("the delete came without its old row"))?;
         let key = fill_key(&mut self.rows, old.values, None, &mut self.key)?;
         let record = Record { op: Op::Delete, key, before: Some(old.values), after: None, header: None };

@@ -71,7 +71,11 @@ impl RowWriter {
     }
 
     /// Writes an old row as an object. The server sends old values in full, whatever their size.
-    pub(super) fn write_before(&mut self, values: &[Value<'_>], out: &mut Vec<u8>) -> Result<(), EncodeError> {
+    pub(super) fn write_before(
+        &mut self,
+        values: &[Value<'_>],
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
         for column in &self.columns {
             column.refuse_unchanged(column.value(values)?)?;
         }
@@ -175,7 +179,11 @@ impl ColumnWriter {
     }
 
     fn refuse_unchanged(&self, value: Value<'_>) -> Result<(), EncodeError> {
-        if value == Value::Unchanged { Err(self.error("an unchanged value that was not sent")) } else { Ok(()) }
+        if value == Value::Unchanged {
+            Err(self.error("an unchanged value that was not sent"))
+        } else {
+            Ok(())
+        }
     }
 
     fn refuse_unchanged_key(&self) -> Result<(), EncodeError> {

@@ -13,8 +13,7 @@ const HEX: &[u8; 16] = b"0123456789abcdef";
 const fn special_flags(word: u64) -> u64 {
     let quote = word ^ (ONES * b'"' as u64);
     let backslash = word ^ (ONES * b'\\' as u64);
-    let flags =
-        quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20);
+    let flags = quote.wrapping_sub(ONES) | backslash.wrapping_sub(ONES) | word.wrapping_sub(ONES * 0x20);
     flags & !word & HIGHS
 }
 

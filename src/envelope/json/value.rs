@@ -81,7 +81,9 @@ fn write_scalar(
         }
         ColumnType::Timestamp { precision } => write_timestamp(*precision, text, out)?,
         ColumnType::TimestampTz => in_quotes(out, |out| datetime::write_instant(text, out))?,
-        ColumnType::Array { .. } => return Err(Malformed("an array of arrays, which Postgres does not have")),
+        ColumnType::Array { .. } => {
+            return Err(Malformed("an array of arrays, which Postgres does not have"));
+        }
     }
     Ok(())
 }
@@ -146,7 +148,9 @@ fn write_float(text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
 fn write_decimal(scale: i16, options: Options, text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     match numeric::parse(text)? {
         Number::Special("NaN") => out.extend_from_slice(b"\"NaN\""),
-        Number::Special(_) => return Err(Malformed("an infinity, which a numeric with a precision cannot be")),
+        Number::Special(_) => {
+            return Err(Malformed("an infinity, which a numeric with a precision cannot be"));
+        }
         Number::Finite(digits) => {
             let unscaled = digits.unscaled(i32::from(scale))?;
             out.push(b'"');
@@ -298,7 +302,11 @@ fn read_decimal<'a>(scale: i16, options: Options, scan: &mut Scanner<'a>) -> Res
             Number::Special(_) => return Err(Malformed("an infinity in a numeric with a precision")),
         },
     };
-    if bytes.is_empty() { Err(Malformed("a number without bytes")) } else { Ok(Datum::Decimal(Cow::Owned(bytes))) }
+    if bytes.is_empty() {
+        Err(Malformed("a number without bytes"))
+    } else {
+        Ok(Datum::Decimal(Cow::Owned(bytes)))
+    }
 }
 
 /// A `numeric` of any scale, as the text which Postgres prints.

@@ -41,8 +41,8 @@ use async_trait::async_trait;
 use tokio::sync::Notify;
 
 use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected};
-use crate::runtime::sqlite::{self, Kind};
 use crate::runtime::Result;
+use crate::runtime::sqlite::{self, Kind};
 
 use reader::Readers;
 use writer::Writer;
@@ -73,12 +73,7 @@ pub struct SqliteLogOptions {
 impl SqliteLogOptions {
     /// Unlimited, and delivered records are kept for a week.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            bytes_max: None,
-            retention_ms: 7 * 24 * 3600 * 1000,
-            retention_bytes: None,
-        }
+        Self { path: path.into(), bytes_max: None, retention_ms: 7 * 24 * 3600 * 1000, retention_bytes: None }
     }
 }
 

@@ -37,10 +37,14 @@ impl Readers {
     /// See [`crate::log::Log::ranges`]. Cancel-safe.
     pub async fn ranges(self: &Arc<Self>) -> Result<BTreeMap<LogPartition, OffsetRange>> {
         self.with("list the log's partitions", |this, c| {
-            let mut select = this.sql(c.prepare_cached("SELECT topic, start_offset, end_offset FROM partitions"))?;
+            let mut select =
+                this.sql(c.prepare_cached("SELECT topic, start_offset, end_offset FROM partitions"))?;
             let rows = select.query_map([], |row| {
                 let topic: Arc<str> = row.get::<_, String>(0)?.into();
-                Ok((LogPartition { topic, partition: 0 }, OffsetRange { start: row.get(1)?, end: row.get(2)? }))
+                Ok((
+                    LogPartition { topic, partition: 0 },
+                    OffsetRange { start: row.get(1)?, end: row.get(2)? },
+                ))
             });
             // A topic of which all records are held is not there yet for a reader.
             let ranges: rusqlite::Result<BTreeMap<_, _>> = this.sql(rows)?.collect();
@@ -50,7 +54,12 @@ impl Readers {
     }
 
     /// See [`crate::log::Log::read`]. Cancel-safe.
-    pub async fn read(self: &Arc<Self>, partition: LogPartition, from: Offset, bytes_max: usize) -> Result<Fetched> {
+    pub async fn read(
+        self: &Arc<Self>,
+        partition: LogPartition,
+        from: Offset,
+        bytes_max: usize,
+    ) -> Result<Fetched> {
         self.with("read the log", move |this, c| this.read_blocking(c, &partition, from, bytes_max)).await
     }
 
@@ -126,7 +135,10 @@ impl Readers {
             }
             let damaged = |why: String| self.damaged(partition, first, &head, &why);
             if first > fetched.next {
-                return Err(damaged(format!("the batch before it, from offset {}, is missing", fetched.next)));
+                return Err(damaged(format!(
+                    "the batch before it, from offset {}, is missing",
+                    fetched.next
+                )));
             }
             let stored = self.sql(row.get_ref(5))?.as_blob().map_err(|e| damaged(e.to_string()))?;
             let at = fetched.frames.len();

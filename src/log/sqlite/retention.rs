@@ -151,7 +151,8 @@ fn give_back(connection: &mut Connection) -> rusqlite::Result<bool> {
     if free <= pages / 4 || free * page_bytes <= FREE_BYTES_KEPT {
         return Ok(false);
     }
-    let mut vacuum = connection.prepare(&format!("PRAGMA incremental_vacuum({})", STEP_VACUUM_BYTES / page_bytes))?;
+    let mut vacuum =
+        connection.prepare(&format!("PRAGMA incremental_vacuum({})", STEP_VACUUM_BYTES / page_bytes))?;
     let mut rows = vacuum.query([])?;
     while rows.next()?.is_some() {}
     Ok(get("freelist_count")? < free)

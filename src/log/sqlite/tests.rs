@@ -29,13 +29,15 @@ fn noise(bytes: usize) -> RecordBatch {
     record.null();
     let mut x = 0x9e37_79b9_7f4a_7c15_u64;
     record.field(|b| {
-        b.extend(std::iter::repeat_with(|| {
-            x ^= x << 13;
-            x ^= x >> 7;
-            x ^= x << 17;
-            x as u8
-        })
-        .take(bytes));
+        b.extend(
+            std::iter::repeat_with(|| {
+                x ^= x << 13;
+                x ^= x >> 7;
+                x ^= x << 17;
+                x as u8
+            })
+            .take(bytes),
+        );
     });
     record.finish();
     batch

@@ -176,7 +176,8 @@ impl WriterThread {
             // From here on nobody else appends; what is held may be dropped in many short steps.
             while sqlite::immediate(connection, |c| drop_held(c, epoch))? {}
             let mut select = connection.prepare_cached("SELECT key, value FROM state")?;
-            let state = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
+            let state =
+                select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
             Ok((Epoch(epoch), appends, state))
         })?;
         self.expected = Some((epoch, appends));
@@ -186,7 +187,9 @@ impl WriterThread {
 
     fn append(&mut self, epoch: Epoch, append: &Append) -> Result<()> {
         if append.visibility == Visibility::Held && !append.state.is_empty() {
-            return Err(Error::operator("an append that is held cannot set state; this is an error in Tidemark"));
+            return Err(Error::operator(
+                "an append that is held cannot set state; this is an error in Tidemark",
+            ));
         }
         self.packer.clear();
         let mut blobs = Vec::new();
@@ -203,7 +206,8 @@ impl WriterThread {
                         insert_batches(c, topic, range.clone().map(|i| packer.blob(i)), &packer)?;
                     }
                     if append.visibility == Visibility::Now {
-                        let sql = "UPDATE partitions SET end_offset = next_offset WHERE next_offset > end_offset";
+                        let sql =
+                            "UPDATE partitions SET end_offset = next_offset WHERE next_offset > end_offset";
                         c.prepare_cached(sql)?.execute([])?;
                     }
                     set_state(c, &append.state)?;
@@ -235,7 +239,8 @@ impl WriterThread {
     fn restrain_wal(&self) {
         let mut wal = OsString::from(&self.options.path);
         wal.push("-wal");
-        let is_long = std::fs::metadata(PathBuf::from(wal)).is_ok_and(|m| m.len() > u64::from(WAL_BYTES_KEPT));
+        let is_long =
+            std::fs::metadata(PathBuf::from(wal)).is_ok_and(|m| m.len() > u64::from(WAL_BYTES_KEPT));
         if let (true, Some(connection)) = (is_long, &self.connection) {
             // The append is done; a checkpoint that fails is tried again after the next one.
             let _ = connection.query_row("PRAGMA wal_checkpoint(RESTART)", [], |_| Ok(()));
@@ -262,7 +267,8 @@ impl WriterThread {
         let is_full = std::error::Error::source(&error)
             .and_then(|e| e.downcast_ref::<rusqlite::Error>())
             .is_some_and(|e| e.sqlite_error_code() == Some(ErrorCode::DiskFull));
-        let get = |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)).unwrap_or(0);
+        let get =
+            |pragma| connection.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)).unwrap_or(0);
         let (pages, free, page_bytes) = (get("page_count"), get("freelist_count"), get("page_size"));
         // Room for the pages of the tables besides the blobs'.
         let wanted = bytes as u64 + 64 * page_bytes;
@@ -291,7 +297,8 @@ fn insert_batches(
     blobs: impl Iterator<Item = super::blob::Blob>,
     packer: &Packer,
 ) -> rusqlite::Result<()> {
-    c.prepare_cached("INSERT INTO partitions (topic) VALUES (?1) ON CONFLICT DO NOTHING")?.execute([topic])?;
+    c.prepare_cached("INSERT INTO partitions (topic) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([topic])?;
     let (partition, mut offset): (i64, u64) = c
         .prepare_cached("SELECT id, next_offset FROM partitions WHERE topic = ?1")?
         .query_row([topic], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -315,7 +322,8 @@ fn insert_batches(
         ])?;
         offset += u64::from(blob.count);
     }
-    c.prepare_cached("UPDATE partitions SET next_offset = ?2 WHERE id = ?1")?.execute(params![partition, offset])?;
+    c.prepare_cached("UPDATE partitions SET next_offset = ?2 WHERE id = ?1")?
+        .execute(params![partition, offset])?;
     Ok(())
 }
 
@@ -356,7 +364,8 @@ fn now_ms() -> u64 {
 }
 
 fn ended() -> Error {
-    Error::operator("the log's writer thread has ended").mend("Restart Tidemark, and report the panic in its log")
+    Error::operator("the log's writer thread has ended")
+        .mend("Restart Tidemark, and report the panic in its log")
 }
 
 fn empty() -> Append {

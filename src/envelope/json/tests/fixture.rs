@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use crate::change::{
-    Column, ColumnType, Datum, Lsn, Op, Position, ReplicaIdentity, SchemaVersion, TableName, TableSchema, TextKind,
-    Value,
+    Column, ColumnType, Datum, Lsn, Op, Position, ReplicaIdentity, SchemaVersion, TableName, TableSchema,
+    TextKind, Value,
 };
 use crate::envelope::json::{
-    DecodeError, Decoded, EncodeError, OldKind, OldRow, Options, RowChange, SourceInfo, TableDecoder, TableEncoder,
+    DecodeError, Decoded, EncodeError, OldKind, OldRow, Options, RowChange, SourceInfo, TableDecoder,
+    TableEncoder,
 };
 use crate::log::TopicRecords;
 
@@ -65,7 +66,11 @@ pub fn key_only<'a>(values: &'a [Value<'a>]) -> Option<OldRow<'a>> {
 }
 
 /// One row of one column, inserted: its records.
-pub fn insert_one(column_type: &ColumnType, options: Options, value: Value<'_>) -> Result<TopicRecords, EncodeError> {
+pub fn insert_one(
+    column_type: &ColumnType,
+    options: Options,
+    value: Value<'_>,
+) -> Result<TopicRecords, EncodeError> {
     let schema = table(vec![column("v", column_type.clone())], vec![]);
     let mut out = records();
     encoder(&schema, options).encode(&change(Op::Create, None, Some(&[value])), &mut out)?;
@@ -74,7 +79,8 @@ pub fn insert_one(column_type: &ColumnType, options: Options, value: Value<'_>) 
 
 /// The JSON of a value within its row.
 pub fn json_of(column_type: &ColumnType, text: &str) -> Result<String, String> {
-    let out = insert_one(column_type, Options::default(), Value::Text(text.as_bytes())).map_err(|e| e.to_string())?;
+    let out = insert_one(column_type, Options::default(), Value::Text(text.as_bytes()))
+        .map_err(|e| e.to_string())?;
     let record = out.iter().next().unwrap();
     let value = std::str::from_utf8(record.value.unwrap()).unwrap();
     let (_, after) = value.split_once("\"after\":{\"v\":").unwrap();

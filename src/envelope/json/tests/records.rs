@@ -50,7 +50,8 @@ fn a_backfilled_row_says_so_and_has_neither_transaction_nor_earlier_commit() {
     (read.new, read.snapshot, read.xid, read.last_commit_lsn) = (Some(&row[..]), true, None, None);
     encoder(&orders(), Options::default()).encode(&read, &mut out).unwrap();
     let value = value_of(&out.iter().next().unwrap());
-    for part in [r#""snapshot":"true""#, r#""sequence":"[null,\""#, r#""txId":null"#, r#""op":"r""#, r#""name":null"#]
+    for part in
+        [r#""snapshot":"true""#, r#""sequence":"[null,\""#, r#""txId":null"#, r#""op":"r""#, r#""name":null"#]
     {
         assert!(value.contains(part), "{part} is missing in {value}");
     }
@@ -140,7 +141,9 @@ fn a_key_change_is_a_delete_a_tombstone_and_a_create_that_name_each_other() {
 fn an_old_key_equal_to_the_new_one_is_no_key_change() {
     let mut out = records();
     let old = key_only(&[ONE, Value::Null]);
-    encoder(&orders(), Options::default()).encode(&change(Op::Update, old, Some(&[ONE, BOB])), &mut out).unwrap();
+    encoder(&orders(), Options::default())
+        .encode(&change(Op::Update, old, Some(&[ONE, BOB])), &mut out)
+        .unwrap();
     assert_eq!(out.count(), 1);
     assert!(value_of(&out.iter().next().unwrap()).starts_with(r#"{"before":null,"after":{"id":1,"#));
 }
@@ -215,8 +218,7 @@ fn columns_follow_the_schema_whatever_their_order_on_the_wire() {
         vec![column("a", ColumnType::Int32), column("gone", ColumnType::TEXT), column("b", ColumnType::Bool)],
         vec![2, 0],
     );
-    let mut encoder =
-        TableEncoder::new(&source(), &schema, &[Some(1), None, Some(0)], Options::default());
+    let mut encoder = TableEncoder::new(&source(), &schema, &[Some(1), None, Some(0)], Options::default());
     let mut out = records();
     let wire = [Value::Text(b"t"), Value::Text(b"5")];
     encoder.encode(&change(Op::Create, None, Some(&wire)), &mut out).unwrap();
@@ -287,7 +289,9 @@ fn headers_alone_give_position_version_and_tombstone() {
 #[test]
 fn a_record_of_another_version_needs_another_decoder() {
     let mut out = records();
-    encoder(&orders(), Options::default()).encode(&change(Op::Create, None, Some(&[ONE, ANN])), &mut out).unwrap();
+    encoder(&orders(), Options::default())
+        .encode(&change(Op::Create, None, Some(&[ONE, ANN])), &mut out)
+        .unwrap();
     let mut schema = orders();
     schema.version = SchemaVersion(8);
     let error = decode_all(&schema, &out).unwrap_err();

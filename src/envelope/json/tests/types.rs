@@ -40,7 +40,8 @@ fn booleans_and_integers_are_themselves_within_their_range() {
     check(&ColumnType::Int64, "0", "0", &Datum::Int(0));
     refused(&ColumnType::Int16, "32768");
     refused(&ColumnType::Int32, "-2147483649");
-    for bad in ["", "-", "+1", "01", "1.0", "1e3", "9223372036854775808", "99999999999999999999", " 1", "0x1"] {
+    for bad in ["", "-", "+1", "01", "1.0", "1e3", "9223372036854775808", "99999999999999999999", " 1", "0x1"]
+    {
         refused(&ColumnType::Int64, bad);
     }
 }
@@ -48,7 +49,12 @@ fn booleans_and_integers_are_themselves_within_their_range() {
 #[test]
 fn floats_keep_every_bit_and_name_what_json_cannot_write() {
     check(&ColumnType::Float64, "0.1", "0.1", &Datum::Float(0.1));
-    check(&ColumnType::Float64, "1.7976931348623157e+308", "1.7976931348623157e+308", &Datum::Float(f64::MAX));
+    check(
+        &ColumnType::Float64,
+        "1.7976931348623157e+308",
+        "1.7976931348623157e+308",
+        &Datum::Float(f64::MAX),
+    );
     check(&ColumnType::Float64, "5e-324", "5e-324", &Datum::Float(5e-324));
     check(&ColumnType::Float32, "0.1", "0.1", &Datum::Float(f64::from(0.1_f32)));
     check(&ColumnType::Float32, "Infinity", r#""Infinity""#, &Datum::Float(f64::INFINITY));
@@ -112,12 +118,22 @@ fn numbers_as_strings_read_back_the_same() {
 #[test]
 fn text_of_every_kind_is_a_string() {
     check(&ColumnType::TEXT, "", r#""""#, &string(""));
-    check(&ColumnType::TEXT, "a\"b\\c\n\t\r\u{8}\u{c}\u{1}", r#""a\"b\\c\n\t\r\b\f\u0001""#, &string("a\"b\\c\n\t\r\u{8}\u{c}\u{1}"));
+    check(
+        &ColumnType::TEXT,
+        "a\"b\\c\n\t\r\u{8}\u{c}\u{1}",
+        r#""a\"b\\c\n\t\r\b\f\u0001""#,
+        &string("a\"b\\c\n\t\r\u{8}\u{c}\u{1}"),
+    );
     check(&ColumnType::TEXT, "Größe 日本 🦀", r#""Größe 日本 🦀""#, &string("Größe 日本 🦀"));
     check(&ColumnType::TEXT, "char(8) ", r#""char(8) ""#, &string("char(8) "));
     check(&text(TextKind::Json), r#"{"a": [1]}"#, r#""{\"a\": [1]}""#, &string(r#"{"a": [1]}"#));
     check(&text(TextKind::Enum(vec!["new".into()])), "later", r#""later""#, &string("later"));
-    check(&ColumnType::Interval, "P1Y2M3DT4H5M6.789S", r#""P1Y2M3DT4H5M6.789S""#, &string("P1Y2M3DT4H5M6.789S"));
+    check(
+        &ColumnType::Interval,
+        "P1Y2M3DT4H5M6.789S",
+        r#""P1Y2M3DT4H5M6.789S""#,
+        &string("P1Y2M3DT4H5M6.789S"),
+    );
     check(&ColumnType::TimeTz, "10:15:30+05:30", r#""10:15:30+05:30""#, &string("10:15:30+05:30"));
 }
 
@@ -131,7 +147,10 @@ fn strings_are_escaped_at_every_place_of_a_word() {
                 let plain: String = chars.into_iter().collect();
                 let json = json_of(&ColumnType::TEXT, &plain).unwrap();
                 assert_eq!(serde_json::from_str::<String>(&json).unwrap(), plain);
-                assert_eq!(round_trip(&ColumnType::TEXT, Options::default(), plain.as_bytes()), Ok(string(&plain).into_owned()));
+                assert_eq!(
+                    round_trip(&ColumnType::TEXT, Options::default(), plain.as_bytes()),
+                    Ok(string(&plain).into_owned())
+                );
             }
         }
     }
@@ -167,7 +186,9 @@ fn dates_reach_from_4714_bc_to_5874897_and_infinity() {
     check(&ColumnType::Date, "5874897-12-31", "2145042541", &Datum::Date(2_145_042_541));
     check(&ColumnType::Date, "infinity", "2147483647", &Datum::Date(i32::MAX));
     check(&ColumnType::Date, "-infinity", "-2147483648", &Datum::Date(i32::MIN));
-    for bad in ["", "2026-02-29", "2026-13-01", "2026-00-10", "2026-01-00", "26-01-01", "0000-01-01", "2026-01-01 "] {
+    for bad in
+        ["", "2026-02-29", "2026-13-01", "2026-00-10", "2026-01-00", "26-01-01", "0000-01-01", "2026-01-01 "]
+    {
         refused(&ColumnType::Date, bad);
     }
     check(&ColumnType::Date, "2000-02-29", "11016", &Datum::Date(11_016));
@@ -191,12 +212,32 @@ fn times_are_in_the_unit_of_their_precision_and_reach_24_00() {
 #[test]
 fn timestamps_reach_beyond_64_bits_and_are_never_taken_for_infinity() {
     let (millis, micros) = (ColumnType::Timestamp { precision: 3 }, ColumnType::Timestamp { precision: 6 });
-    check(&micros, "2026-11-20 10:15:30.123456", "1795169730123456", &Datum::Timestamp(1_795_169_730_123_456));
+    check(
+        &micros,
+        "2026-11-20 10:15:30.123456",
+        "1795169730123456",
+        &Datum::Timestamp(1_795_169_730_123_456),
+    );
     check(&millis, "2026-11-20 10:15:30.12", "1795169730120", &Datum::Timestamp(1_795_169_730_120_000));
     check(&micros, "1969-12-31 23:59:59.999999", "-1", &Datum::Timestamp(-1));
-    check(&micros, "294276-12-31 23:59:59.999999", "9224318015999999999", &Datum::Timestamp(9_224_318_015_999_999_999));
-    check(&millis, "294276-12-31 23:59:59.999", "9224318015999999", &Datum::Timestamp(9_224_318_015_999_999_000));
-    check(&micros, "4714-11-24 00:00:00 BC", "-210866803200000000", &Datum::Timestamp(-210_866_803_200_000_000));
+    check(
+        &micros,
+        "294276-12-31 23:59:59.999999",
+        "9224318015999999999",
+        &Datum::Timestamp(9_224_318_015_999_999_999),
+    );
+    check(
+        &millis,
+        "294276-12-31 23:59:59.999",
+        "9224318015999999",
+        &Datum::Timestamp(9_224_318_015_999_999_000),
+    );
+    check(
+        &micros,
+        "4714-11-24 00:00:00 BC",
+        "-210866803200000000",
+        &Datum::Timestamp(-210_866_803_200_000_000),
+    );
     let like = Datum::Timestamp(9_223_372_036_825_200_000);
     check(&micros, "292277-01-09 04:00:25.2", "9223372036825200000.0", &like);
     check(&millis, "292277-01-09 04:00:25.2", "9223372036825200", &like);
@@ -204,7 +245,14 @@ fn timestamps_reach_beyond_64_bits_and_are_never_taken_for_infinity() {
         check(unit, "infinity", "9223372036825200000", &Datum::Timestamp(Datum::INFINITY));
         check(unit, "-infinity", "-9223372036832400000", &Datum::Timestamp(Datum::NEG_INFINITY));
     }
-    for bad in ["", "2026-11-20", "2026-11-20T10:15:30", "2026-11-20 24:00:00", "2026-11-20 10:15:30+00", "+12026-11-20 10:15:30"] {
+    for bad in [
+        "",
+        "2026-11-20",
+        "2026-11-20T10:15:30",
+        "2026-11-20 24:00:00",
+        "2026-11-20 10:15:30+00",
+        "+12026-11-20 10:15:30",
+    ] {
         refused(&micros, bad);
     }
     refused(&millis, "2026-11-20 10:15:30.1234");
@@ -214,18 +262,34 @@ fn timestamps_reach_beyond_64_bits_and_are_never_taken_for_infinity() {
 fn instants_are_iso_8601_in_utc_with_expanded_years() {
     let instant = ColumnType::TimestampTz;
     let at = |micros| Datum::Timestamp(micros);
-    check(&instant, "2026-11-20 10:15:30.123456+00", r#""2026-11-20T10:15:30.123456Z""#, &at(1_795_169_730_123_456));
+    check(
+        &instant,
+        "2026-11-20 10:15:30.123456+00",
+        r#""2026-11-20T10:15:30.123456Z""#,
+        &at(1_795_169_730_123_456),
+    );
     check(&instant, "2026-11-20 10:15:30.12+00", r#""2026-11-20T10:15:30.12Z""#, &at(1_795_169_730_120_000));
     check(&instant, "2026-11-20 00:15:30+05:30", r#""2026-11-19T18:45:30Z""#, &at(1_795_113_930_000_000));
     check(&instant, "1883-11-18 12:03:58-07:52:58", r#""1883-11-18T19:56:56Z""#, &at(-2_717_640_184_000_000));
     check(&instant, "0044-03-15 00:00:00+00 BC", r#""-0043-03-15T00:00:00Z""#, &at(-63_517_219_200_000_000));
     check(&instant, "0001-12-31 23:00:00-02 BC", r#""0001-01-01T01:00:00Z""#, &at(-62_135_593_200_000_000));
     check(&instant, "0001-12-31 23:00:00+00 BC", r#""0000-12-31T23:00:00Z""#, &at(-62_135_600_400_000_000));
-    check(&instant, "294276-12-31 23:59:59.999999+00", r#""+294276-12-31T23:59:59.999999Z""#, &at(9_224_318_015_999_999_999));
+    check(
+        &instant,
+        "294276-12-31 23:59:59.999999+00",
+        r#""+294276-12-31T23:59:59.999999Z""#,
+        &at(9_224_318_015_999_999_999),
+    );
     check(&instant, "9999-12-31 23:59:59-01", r#""+10000-01-01T00:59:59Z""#, &at(253_402_304_399_000_000));
     check(&instant, "infinity", r#""infinity""#, &at(Datum::INFINITY));
     check(&instant, "-infinity", r#""-infinity""#, &at(Datum::NEG_INFINITY));
-    for bad in ["", "2026-11-20 10:15:30", "2026-11-20 10:15:30+5", "2026-11-20 10:15:30 +05", "2026-11-20 10:15:30+05:60"] {
+    for bad in [
+        "",
+        "2026-11-20 10:15:30",
+        "2026-11-20 10:15:30+5",
+        "2026-11-20 10:15:30 +05",
+        "2026-11-20 10:15:30+05:60",
+    ] {
         refused(&instant, bad);
     }
 }
@@ -243,12 +307,37 @@ fn arrays_hold_their_elements_nulls_and_dimensions() {
     let json = r#"["a b","","q\"b\\s","NULL","{,}","x"]"#;
     check(&words, r#"{"a b","","q\"b\\s","NULL","{,}",x}"#, json, &list(&parts));
     let money = array(ColumnType::Decimal { precision: 5, scale: 2 });
-    check(&money, "{1.27,NaN}", r#"["fw==","NaN"]"#, &list(&[Datum::Decimal(vec![127].into()), Datum::Text("NaN".into())]));
+    check(
+        &money,
+        "{1.27,NaN}",
+        r#"["fw==","NaN"]"#,
+        &list(&[Datum::Decimal(vec![127].into()), Datum::Text("NaN".into())]),
+    );
     let stamps = array(ColumnType::TimestampTz);
-    check(&stamps, r#"{"1970-01-01 00:00:01+00",infinity}"#, r#"["1970-01-01T00:00:01Z","infinity"]"#, &list(&[Datum::Timestamp(1_000_000), Datum::Timestamp(Datum::INFINITY)]));
+    check(
+        &stamps,
+        r#"{"1970-01-01 00:00:01+00",infinity}"#,
+        r#"["1970-01-01T00:00:01Z","infinity"]"#,
+        &list(&[Datum::Timestamp(1_000_000), Datum::Timestamp(Datum::INFINITY)]),
+    );
     let blobs = array(ColumnType::Bytes);
     check(&blobs, r#"{"\\x01"}"#, r#"["AQ=="]"#, &list(&[Datum::Bytes(vec![1].into())]));
-    for bad in ["", "{", "}", "{1", "{1,}", "{,1}", "{1}2", "{1}{2}", "{1 2}", "{\"1\"2}", "{{{{{{{1}}}}}}}", "1", "{\"", "{\"\\"] {
+    for bad in [
+        "",
+        "{",
+        "}",
+        "{1",
+        "{1,}",
+        "{,1}",
+        "{1}2",
+        "{1}{2}",
+        "{1 2}",
+        "{\"1\"2}",
+        "{{{{{{{1}}}}}}}",
+        "1",
+        "{\"",
+        "{\"\\",
+    ] {
         refused(&numbers, bad);
     }
 }
