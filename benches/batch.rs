@@ -98,7 +98,7 @@ fn build(columns: &[Column], rows: &[Vec<Datum<'static>>]) -> Vec<RecordBatch> {
 }
 
 fn main() {
-    let rows = std::env::args().filter_map(|argument| argument.parse().ok()).next().unwrap_or(500_000);
+    let rows = std::env::args().find_map(|argument| argument.parse().ok()).unwrap_or(500_000);
     let columns = columns();
     let schema = arrow_schema(&columns);
     let data: Vec<_> = (0..rows as u64).map(row).collect();
