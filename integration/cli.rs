@@ -157,7 +157,7 @@ fn status_tells_what_is_stuck_and_what_to_do() {
     let (code, out, err) = running.run(&["status"]);
     assert_eq!((code, err.as_str()), (0, ""));
     assert!(out.starts_with("shop: failing  Tidemark "), "{out}");
-    assert!(out.contains("stuck  lake: the disk is full (0 s)\n       → Free some space.\n"), "{out}");
+    assert!(out.contains("stuck    lake: the disk is full (0 s)\n         → Free some space.\n"), "{out}");
     assert!(!out.contains('\u{1b}'), "colours without a terminal");
     let orders = out.lines().position(|line| line.starts_with("public.orders")).unwrap();
     let customers = out.lines().position(|line| line.starts_with("public.customers")).unwrap();

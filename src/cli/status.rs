@@ -57,12 +57,12 @@ fn head(report: &Report, style: Style) -> String {
 fn reasons(report: &Report, style: Style) -> String {
     let mut out = String::new();
     for reason in &report.reasons {
-        let kind = format!("{:<5}", reason.kind);
+        let kind = format!("{:<7}", reason.kind);
         let kind = if reason.severity == Severity::Act { style.bad(&kind) } else { style.warning(&kind) };
         let since = reason.since.map_or(String::new(), |at| format!(" ({})", ago(report.time, at)));
         let _ = writeln!(out, "{kind}  {}: {}{}", reason.subject, reason.message, style.dim(&since));
         if let Some(mend) = &reason.mend {
-            let _ = writeln!(out, "       → {}", mend.trim_end().replace('\n', "\n         "));
+            let _ = writeln!(out, "         → {}", mend.trim_end().replace('\n', "\n           "));
         }
     }
     out
