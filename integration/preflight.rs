@@ -1,11 +1,13 @@
 //! What is asked of the server beside the stream: slots, the catalog, the preflight checks, setup.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
+
 mod support;
 
 use std::process::{Command, Stdio};
 
 use support::{Postgres, PostgresBuilder, Stop};
-use tidemark::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema, TextKind};
+use tidemark::change::{Column, ColumnType, Lsn, ReplicaIdentity, TableName, TableSchema, TextKind};
 use tidemark::postgres::preflight::{self, Finding, Level, PreflightSettings};
 use tidemark::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session, sqlstate};
 use tidemark::postgres::{catalog, setup, slot};
@@ -265,8 +267,7 @@ async fn the_printed_script_is_enough_for_a_role_with_the_least_rights() {
     assert_eq!(worst(&check_with(&mut client, false).await), Level::Ok);
     client.query("SELECT * FROM \"Odd\".\"T t\"").await.unwrap();
     let client = Client::connect(&options(&url), Session::Replication).await.unwrap();
-    let stream =
-        client.start_replication(&ReplicationOptions::new("s", Default::default(), "p")).await.unwrap();
+    let stream = client.start_replication(&ReplicationOptions::new("s", Lsn::ZERO, "p")).await.unwrap();
     stream.stop().await.unwrap();
 }
 
@@ -373,7 +374,7 @@ async fn tables_that_would_break_or_be_missing_are_named() {
     }
     // The oracle: that is what the server does.
     let refused = oracle.batch_execute("INSERT INTO almost VALUES (1); UPDATE almost SET x = 2").await;
-    assert_eq!(refused.unwrap_err().code().map(|code| code.code()), Some("55000"));
+    assert_eq!(refused.unwrap_err().code().map(tokio_postgres::error::SqlState::code), Some("55000"));
     expect(&findings, Level::Warn, "table public.no_thanks", "excluded");
     expect(&findings, Level::Warn, "table public.filtered", "row filter");
     expect(&findings, Level::Warn, "publication p", "partitions one by one");
@@ -416,7 +417,7 @@ async fn slots_that_are_of_no_use_are_named() {
     oracle.batch_execute(make).await.unwrap();
     let stream = replication(&server)
         .await
-        .start_replication(&ReplicationOptions::new("s", Default::default(), "p"))
+        .start_replication(&ReplicationOptions::new("s", Lsn::ZERO, "p"))
         .await
         .unwrap();
     let pid: i32 = oracle.query_one("SELECT active_pid FROM pg_replication_slots", &[]).await.unwrap().get(0);
@@ -429,10 +430,8 @@ async fn slots_that_are_of_no_use_are_named() {
     }
     let mend = expect(&check(&server).await, Level::Fail, "slot s", "invalidated (wal_removed)");
     assert!(mend.contains("pg_drop_replication_slot('s')"));
-    let error = replication(&server)
-        .await
-        .start_replication(&ReplicationOptions::new("s", Default::default(), "p"))
-        .await;
+    let error =
+        replication(&server).await.start_replication(&ReplicationOptions::new("s", Lsn::ZERO, "p")).await;
     let error = error.unwrap_err();
     assert_eq!(error.class(), Class::Operator, "{error}");
 }

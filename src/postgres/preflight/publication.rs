@@ -7,6 +7,7 @@ use crate::runtime::Result;
 
 /// A row of `pg_publication`.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked on its own")]
 pub(in crate::postgres) struct Publication {
     pub(in crate::postgres) all_tables: bool,
     pub(super) inserts: bool,

@@ -8,6 +8,7 @@ use crate::runtime::Result;
 
 /// Facts about the server and the session's role.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked on its own")]
 pub(in crate::postgres) struct Server {
     pub(in crate::postgres) version: u32,
     pub(in crate::postgres) version_text: String,

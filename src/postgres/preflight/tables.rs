@@ -7,6 +7,7 @@ use crate::runtime::Result;
 
 /// A table of the database, with what decides whether it can be captured.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked on its own")]
 pub(in crate::postgres) struct TableFacts {
     pub(in crate::postgres) name: TableName,
     pub(in crate::postgres) is_published: bool,

@@ -291,6 +291,7 @@ impl ReplicationStream {
     /// acknowledged, and comes again.
     pub async fn stop(mut self) -> Result<()> {
         let Some(task) = self.task.take() else { return Ok(()) };
+        let abort = task.abort_handle();
         self.shared.stop();
         let ended = timeout(STOP_TIMEOUT, async {
             // Reading goes on while the last status is written: else both sides could wait for each other.
@@ -303,6 +304,8 @@ impl ReplicationStream {
             writer.shutdown().await.map_err(|error| error::lost(&self.address, error))
         });
         ended.await.unwrap_or_else(|_| {
+            // A server that does not read must not keep the task, and with it the connection.
+            abort.abort();
             Err(Error::retry(format!("the server at {} did not end the stream in time", self.address)))
         })
     }
