@@ -153,7 +153,8 @@ impl ReplicationStream {
         let Connection { stream, buffer, address, .. } = connection;
         // A Unix socket holds some two hundred small messages whatever their size (each counts as a buffer of its
         // own), so that waiting would only stop the walsender; it also wakes us for several at a time anyway.
-        let coalesce = if matches!(stream, Stream::Unix(_)) { Duration::ZERO } else { Duration::from_millis(1) };
+        let coalesce =
+            if matches!(stream, Stream::Unix(_)) { Duration::ZERO } else { Duration::from_millis(1) };
         let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::new(options.start));
         let task = tokio::spawn(feedback::run(writer, shared.clone(), options.status_interval));
