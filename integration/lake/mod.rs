@@ -85,7 +85,7 @@ pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&
     Ok(())
 }
 
-async fn push(stager: &mut tidemark::lake::Stager, record: &Logged) -> Result<()> {
+pub async fn push(stager: &mut tidemark::lake::Stager, record: &Logged) -> Result<()> {
     let Some(change) = &record.change else { return stager.skip(record.offset) };
     stager
         .push(&StagedChange {

@@ -133,7 +133,7 @@ impl Lake {
         Ok((files, log))
     }
 
-    /// Where the change files of a log partition begin; `end` when there are none.
+    /// Where the change files of a log partition begin: at the log's first offset, for a table's first day.
     async fn first_staged(&self, table: &TableName, partition: u32, end: u64) -> Result<u64> {
         let objects = self.store.list(&self.layout.changes(table)).await?;
         let ranges = objects.iter().filter_map(|object| parse_change_file(&object.location));
@@ -141,7 +141,7 @@ impl Lake {
             .filter(|range| range.partition == partition)
             .map(|range| range.first)
             .min()
-            .unwrap_or(end)
+            .unwrap_or(0)
             .min(end))
     }
 
