@@ -11,12 +11,9 @@
 //! Names follow from content alone (table, day, log partition, offset range, part number), so that a step
 //! which is done twice meets its own object instead of making a second one.
 
-use jiff::civil::{self, DateTime};
-use jiff::tz::TimeZone;
-use jiff::{Timestamp, ToSpan};
 use object_store::path::Path;
 
-use crate::change::{Ds, TableName};
+use crate::change::{Calendar, Ds, TableName};
 
 const HOUR_US: i64 = 3_600_000_000;
 
@@ -117,6 +114,16 @@ impl Layout {
         path(format!("{}/ds={ds}/snapshot-{index:05}.jsonl", self.table_dir("dead_letters", table)))
     }
 
+    /// The folder above the tables' dead letters.
+    pub fn all_dead_letters(&self) -> Path {
+        path(format!("dead_letters/{}", self.name))
+    }
+
+    /// An object that is put and removed to see whether the lake can be written.
+    pub fn probe(&self) -> Path {
+        path(format!("cuts/{}/_probe", self.name))
+    }
+
     /// The database's own manifest of a day.
     pub fn day_manifest(&self, ds: Ds) -> Path {
         path(format!("cuts/{}/ds={ds}.json", self.name))
@@ -142,16 +149,15 @@ pub fn parse_ds(path: &Path) -> Option<Ds> {
     path.filename()?.strip_prefix("ds=")?.parse().ok()
 }
 
+/// The table in the path of a table's folder; `None` for any other folder.
+pub fn parse_table(path: &Path) -> Option<TableName> {
+    let (schema, table) = path.filename()?.split_once('.')?;
+    Some(TableName::new(unescape(schema)?, unescape(table)?))
+}
+
 /// A name of part `index`, such as `part-00000.parquet`.
 pub fn part_name(index: usize, extension: &str) -> String {
     format!("part-{index:05}.{extension}")
-}
-
-/// When one day of the lake ends and the next begins.
-#[derive(Clone, Debug)]
-pub struct DayRule {
-    time_zone: TimeZone,
-    at: civil::Time,
 }
 
 /// The folder for changes committed in `start_us <= commit_us < end_us` (microseconds since 1970).
@@ -167,43 +173,19 @@ pub struct Bucket {
     pub end_us: i64,
 }
 
-impl DayRule {
-    /// Days which begin at the local time `at`.
-    pub const fn new(time_zone: TimeZone, at: civil::Time) -> Self {
-        Self { time_zone, at }
-    }
-
-    /// The day to which an instant belongs: the local calendar day, or the one before while it is not yet
-    /// `at`. Instants beyond the calendar's years -9999 to 9999 are taken as its ends.
-    pub fn ds(&self, commit_us: i64) -> Ds {
-        let local = self.local(commit_us);
-        if local.time() < self.at { local.date().yesterday().unwrap_or(Ds::MIN) } else { local.date() }
-    }
-
-    /// The folder for changes committed at that instant.
-    pub fn bucket(&self, commit_us: i64) -> Bucket {
-        let ds = self.ds(commit_us);
+impl Bucket {
+    /// The folder for changes committed at that instant: a UTC hour, or the part of it that lies in one day.
+    pub fn of(calendar: &Calendar, commit_us: i64) -> Self {
+        let ds = calendar.day_of_us(commit_us);
         let hour_start = commit_us.div_euclid(HOUR_US).saturating_mul(HOUR_US);
-        let edge = |day: Ds| {
-            let zoned = day.to_datetime(self.at).to_zoned(self.time_zone.clone());
-            zoned.map_or(None, |at| Some(at.timestamp().as_microsecond()))
-        };
-        let day_start = edge(ds).unwrap_or(i64::MIN);
-        let day_end = ds.tomorrow().ok().and_then(edge).unwrap_or(i64::MAX);
-        Bucket {
+        let day_start = ds.yesterday().map_or(i64::MIN, |day| calendar.end_of(day).as_microsecond());
+        let day_end = calendar.end_of(ds).as_microsecond();
+        Self {
             ds,
-            hour: (hour_start.div_euclid(HOUR_US).rem_euclid(24)) as i8,
+            hour: commit_us.div_euclid(HOUR_US).rem_euclid(24) as i8,
             start_us: hour_start.max(day_start).min(commit_us),
             end_us: hour_start.saturating_add(HOUR_US).min(day_end).max(commit_us.saturating_add(1)),
         }
-    }
-
-    fn local(&self, commit_us: i64) -> DateTime {
-        let ends = (Timestamp::MIN + 48.hours(), Timestamp::MAX - 48.hours());
-        let instant = Timestamp::from_microsecond(commit_us)
-            .unwrap_or(if commit_us < 0 { ends.0 } else { ends.1 })
-            .clamp(ends.0, ends.1);
-        self.time_zone.to_datetime(instant)
     }
 }
 
@@ -226,6 +208,10 @@ fn escape(name: &str) -> String {
     out
 }
 
+fn unescape(segment: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(std::borrow::Cow::into_owned)
+}
+
 #[expect(clippy::expect_used, reason = "segments are escaped, so every one is valid")]
 fn path(text: String) -> Path {
     Path::parse(text).expect("segments are escaped")
@@ -233,6 +219,9 @@ fn path(text: String) -> Path {
 
 #[cfg(test)]
 mod tests {
+    use jiff::Timestamp;
+    use jiff::tz::TimeZone;
+
     use super::*;
 
     fn us(text: &str) -> i64 {
@@ -282,14 +271,17 @@ mod tests {
         assert_eq!(seen.len(), odd.len());
     }
 
+    fn calendar(at: &str, zone: &str) -> Calendar {
+        Calendar::new(at.parse().unwrap(), TimeZone::get(zone).unwrap())
+    }
+
     #[test]
     fn days_turn_at_the_configured_local_time() {
-        let dubai = DayRule::new(TimeZone::get("Asia/Dubai").unwrap(), civil::time(0, 0, 0, 0));
-        let bucket = dubai.bucket(us("2026-11-20T20:30:00Z"));
-        assert_eq!((bucket.ds.to_string().as_str(), bucket.hour), ("2026-11-21", 20));
-        let kabul = DayRule::new(TimeZone::get("Asia/Kabul").unwrap(), civil::time(6, 0, 0, 0));
-        let before = kabul.bucket(us("2026-11-20T01:20:00Z"));
-        let after = kabul.bucket(us("2026-11-20T01:40:00Z"));
+        let dubai = Bucket::of(&calendar("00:00", "Asia/Dubai"), us("2026-11-20T20:30:00Z"));
+        assert_eq!((dubai.ds.to_string().as_str(), dubai.hour), ("2026-11-21", 20));
+        let kabul = calendar("06:00", "Asia/Kabul");
+        let before = Bucket::of(&kabul, us("2026-11-20T01:20:00Z"));
+        let after = Bucket::of(&kabul, us("2026-11-20T01:40:00Z"));
         assert_eq!((before.ds.to_string().as_str(), before.hour), ("2026-11-19", 1));
         assert_eq!((after.ds.to_string().as_str(), after.hour), ("2026-11-20", 1));
         assert_eq!(before.end_us, after.start_us, "the day turns within the hour");
@@ -298,9 +290,9 @@ mod tests {
 
     #[test]
     fn a_bucket_holds_its_instant_at_the_ends_of_time() {
-        let rule = DayRule::new(TimeZone::UTC, civil::time(0, 0, 0, 0));
+        let utc = calendar("00:00", "UTC");
         for at in [i64::MIN, i64::MIN + 1, -1, 0, i64::MAX - 1, us("9999-12-30T22:00:00Z")] {
-            let bucket = rule.bucket(at);
+            let bucket = Bucket::of(&utc, at);
             assert!(bucket.start_us <= at && at < bucket.end_us, "{at}: {bucket:?}");
         }
     }

@@ -1,6 +1,202 @@
 //! The lake: layout of paths, staging, merging and publishing.
+//!
+//! ```text
+//!   log ── Stager ──> change files, dead letters ── merge ──> parts ── publish ──> _manifest.json ──> cuts/…
+//!            │            (immutable)                 ▲         (immutable)
+//!            └─ recover: list them                    └── yesterday's parts
+//! ```
+//!
+//! The immutable objects are the only state. There is no database beside them: progress of staging is the
+//! list of change files, progress of publishing is the manifests. Every object's name and bytes follow from
+//! the log and the cut, and is put by a conditional create for which the same bytes are a success; so any
+//! step may be repeated, by anybody, at any time.
 
 pub mod layout;
+mod manifest;
+mod merge;
+mod publish;
 mod scratch;
 mod sort;
-pub mod store;
+mod stage;
+mod store;
+mod verify;
+
+use std::path::PathBuf;
+
+use crate::batch::{Compression, Format};
+use crate::change::{Calendar, Ds, TableName};
+use crate::runtime::Result;
+
+use layout::{Layout, parse_ds};
+use manifest::from_bytes;
+use stage::StageLimits;
+
+pub use manifest::{
+    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, PartFile,
+};
+pub use stage::{
+    Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
+};
+pub use store::{Put, Store, sha256};
+pub use verify::{VerifiedFile, VerifiedTable};
+
+/// How the lake is written.
+#[derive(Clone, Debug)]
+pub struct LakeOptions {
+    /// Format of the snapshots.
+    pub format: Format,
+    /// A part ends when it reaches this size, at most a quarter of `memory_bytes_max`.
+    pub part_bytes_max: usize,
+    /// Memory of one merge, roughly, for everything.
+    pub memory_bytes_max: usize,
+    /// A change file ends when its decoded rows reach this size (or a million rows).
+    pub stage_bytes_max: usize,
+    /// Local folder for files that live as long as a merge.
+    pub scratch_dir: PathBuf,
+    /// When a day ends.
+    pub calendar: Calendar,
+}
+
+impl LakeOptions {
+    /// Parquet with zstd in parts of 64 MiB, merged in 256 MiB; change files of at most 16 MiB decoded.
+    pub const fn new(scratch_dir: PathBuf, calendar: Calendar) -> Self {
+        Self {
+            format: Format::Parquet { compression: Compression::Zstd(3) },
+            part_bytes_max: 64 << 20,
+            memory_bytes_max: 256 << 20,
+            stage_bytes_max: 16 << 20,
+            scratch_dir,
+            calendar,
+        }
+    }
+}
+
+/// One connector's part of a lake. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Lake {
+    store: Store,
+    layout: Layout,
+    name: String,
+    options: std::sync::Arc<LakeOptions>,
+}
+
+impl Lake {
+    /// Opens the lake at a URL (`file:///absolute/folder`) for the connector of that name.
+    /// Cancel-safe.
+    #[expect(
+        clippy::unused_async,
+        reason = "an object store asks the network before it says that it is there"
+    )]
+    pub async fn open(url: &str, name: &str, options: LakeOptions) -> Result<Self> {
+        Ok(Self::on(Store::open(url)?, name, options))
+    }
+
+    /// The lake on an opened store.
+    pub fn on(store: Store, name: &str, options: LakeOptions) -> Self {
+        Self { store, layout: Layout::new(name), name: name.to_owned(), options: options.into() }
+    }
+
+    /// The store.
+    pub const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Where things stand in it.
+    pub const fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// Stages a log partition of a table from `next` on, which is [`Chain::next`] of [`Self::chain`].
+    pub fn stager(&self, table: &TableName, partition: u32, next: u64) -> Stager {
+        let (store, layout, options) = (self.store.clone(), self.layout.clone(), &self.options);
+        let limits = StageLimits { rows_max: 1 << 20, bytes_max: options.stage_bytes_max };
+        Stager::new(store, layout, options.calendar.clone(), limits, table.clone(), partition, next)
+    }
+
+    /// The change files which cover a log partition from an offset on (the end of the last published cut), up
+    /// to another (none: as far as they go). `since` is the day of that cut, and spares listing older days.
+    /// Cancel-safe.
+    pub async fn chain(
+        &self,
+        table: &TableName,
+        partition: u32,
+        range: (u64, Option<u64>),
+        since: Option<Ds>,
+    ) -> Result<Chain> {
+        stage::chain(&self.store, &self.layout, table, partition, range, since).await
+    }
+
+    /// A table's manifest of a day; `None` while it is not published. Cancel-safe.
+    pub async fn manifest(&self, table: &TableName, ds: Ds) -> Result<Option<Manifest>> {
+        let path = self.layout.manifest(table, ds);
+        let bytes = self.store.get(&path).await?;
+        bytes.map(|bytes| from_bytes(&bytes, &self.store.show(&path))).transpose()
+    }
+
+    /// A table's last published day. Cancel-safe.
+    pub async fn latest_manifest(&self, table: &TableName) -> Result<Option<Manifest>> {
+        let mut days: Vec<Ds> =
+            self.store.folders(&self.layout.snapshots(table)).await?.iter().filter_map(parse_ds).collect();
+        days.sort_unstable();
+        for ds in days.into_iter().rev() {
+            // A folder without a manifest is an attempt.
+            if let Some(manifest) = self.manifest(table, ds).await? {
+                return Ok(Some(manifest));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The database's manifest of a day; `None` while the day is not complete. Cancel-safe.
+    pub async fn day(&self, ds: Ds) -> Result<Option<DayManifest>> {
+        let path = self.layout.day_manifest(ds);
+        let bytes = self.store.get(&path).await?;
+        bytes.map(|bytes| from_bytes(&bytes, &self.store.show(&path))).transpose()
+    }
+
+    /// The last day which is complete. Cancel-safe.
+    pub async fn latest_day(&self) -> Result<Option<Ds>> {
+        Ok(self.days().await?.pop())
+    }
+
+    /// Days which are complete, ascending. Cancel-safe.
+    pub async fn days(&self) -> Result<Vec<Ds>> {
+        let objects = self.store.list(&self.layout.day_manifests()).await?;
+        let name = |object: &object_store::ObjectMeta| {
+            object.location.filename()?.strip_prefix("ds=")?.strip_suffix(".json")?.parse().ok()
+        };
+        let mut days: Vec<Ds> = objects.iter().filter_map(name).collect();
+        days.sort_unstable();
+        Ok(days)
+    }
+
+    /// Tries whether the lake can be written: puts a small object and removes it. Cancel-safe.
+    pub async fn probe(&self) -> Result<()> {
+        let path = self.layout.probe();
+        self.store.delete(&path).await?;
+        self.store.put_once(&path, bytes::Bytes::from_static(b"tidemark\n")).await?;
+        self.store.delete(&path).await
+    }
+
+    /// Tables that have dead letters. Cancel-safe.
+    pub async fn tables_with_dead_letters(&self) -> Result<Vec<TableName>> {
+        let folders = self.store.folders(&self.layout.all_dead_letters()).await?;
+        Ok(folders.iter().filter_map(layout::parse_table).collect())
+    }
+
+    /// A table's dead letters of a day, or of all days, in the order of their objects' names. Cancel-safe.
+    pub async fn dead_letters(&self, table: &TableName, ds: Option<Ds>) -> Result<Vec<DeadLetter>> {
+        let folder = match ds {
+            Some(ds) => self.layout.dead_letters_of_day(table, ds),
+            None => self.layout.dead_letters(table),
+        };
+        let mut objects = self.store.list(&folder).await?;
+        objects.sort_by(|a, b| a.location.cmp(&b.location));
+        let mut letters = Vec::new();
+        for object in objects {
+            let bytes = self.store.get_existing(&object.location).await?;
+            letters.extend(stage::read_lines(&bytes, &self.store.show(&object.location))?);
+        }
+        Ok(letters)
+    }
+}

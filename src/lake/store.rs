@@ -6,7 +6,8 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, local::LocalFileSystem,
@@ -30,6 +31,8 @@ pub enum Put {
 #[derive(Clone, Debug)]
 pub struct Store {
     inner: Arc<dyn ObjectStore>,
+    /// The folder, where the store is one.
+    local: Option<Arc<LocalFileSystem>>,
     /// For messages: the URL without its user information.
     shown: String,
 }
@@ -49,12 +52,13 @@ impl Store {
         };
         std::fs::create_dir_all(folder.as_ref()).map_err(|e| failed(e.into()))?;
         let local = LocalFileSystem::new_with_prefix(folder.as_ref()).map_err(|e| failed(e.into()))?;
-        Ok(Self { inner: Arc::new(local.with_fsync(true)), shown: url.to_owned() })
+        let local = Arc::new(local.with_fsync(true));
+        Ok(Self { inner: Arc::clone(&local) as _, local: Some(local), shown: url.to_owned() })
     }
 
     /// A store on any backend; `shown` names it in messages.
     pub fn new(inner: Arc<dyn ObjectStore>, shown: impl Into<String>) -> Self {
-        Self { inner, shown: shown.into() }
+        Self { inner, local: None, shown: shown.into() }
     }
 
     /// Creates the object unless its path is taken; then compares. Cancel-safe: the object is there or not.
@@ -98,10 +102,23 @@ impl Store {
 
     /// The whole object, which must be there.
     pub async fn get_existing(&self, path: &Path) -> Result<Bytes> {
-        self.get(path).await?.ok_or_else(|| {
-            Error::operator(format!("{} is missing", self.show(path)))
-                .mend("Bring the object back: the lake's objects are what later days are built from.")
-        })
+        self.get(path).await?.ok_or_else(|| self.missing(path))
+    }
+
+    /// The bytes of an object, which must be there, piece by piece.
+    pub async fn stream_existing(&self, path: &Path) -> Result<BoxStream<'static, Result<Bytes>>> {
+        let found = match self.inner.get(path).await {
+            Ok(found) => found,
+            Err(StoreError::NotFound { .. }) => return Err(self.missing(path)),
+            Err(error) => return Err(self.error("read", path, error)),
+        };
+        let (store, path) = (self.clone(), path.clone());
+        Ok(found.into_stream().map_err(move |error| store.error("read", &path, error)).boxed())
+    }
+
+    fn missing(&self, path: &Path) -> Error {
+        Error::operator(format!("{} is missing", self.show(path)))
+            .mend("Bring the object back: the lake's objects are what later days are built from.")
     }
 
     /// Objects under a folder, in no order; none when the folder is not there. Cancel-safe.
@@ -132,6 +149,33 @@ impl Store {
             Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.error("remove", path, error)),
         }
+    }
+
+    /// Removes files that an interrupted put left in a local folder. `object_store` names them `<object>#<n>`
+    /// and hides them, but other readers of the folder would see them. A put which is still at work there
+    /// fails, and is tried again. Cancel-safe.
+    pub async fn sweep(&self, folder: &Path) -> Result<()> {
+        let Some(local) = &self.local else { return Ok(()) };
+        let failed =
+            |error: std::io::Error| Error::retry(format!("cannot clear {}", self.show(folder))).cause(error);
+        let path = local.path_to_filesystem(folder).map_err(|error| self.error("list", folder, error))?;
+        let mut entries = match tokio::fs::read_dir(&path).await {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
+        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
+            let name = entry.file_name();
+            let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
+            if number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
+                match tokio::fs::remove_file(entry.path()).await {
+                    Ok(()) => {}
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The object's full name, for messages.
@@ -184,8 +228,13 @@ fn scheme(url: &str) -> &str {
 
 /// SHA-256 in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
+    hexadecimal(&Sha256::digest(bytes))
+}
+
+/// Bytes in lower-case hexadecimal.
+pub fn hexadecimal(bytes: &[u8]) -> String {
     use std::fmt::Write;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut out, byte| {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
         // Writing to a string cannot fail.
         let _ = write!(out, "{byte:02x}");
         out

@@ -10,7 +10,9 @@ use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 
-use crate::batch::{Compression, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, partial_schema};
+use crate::batch::{
+    Compression, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, partial_schema,
+};
 use crate::change::{Column, Datum, Op, TableSchema};
 use crate::runtime::{Error, Result};
 
@@ -52,7 +54,8 @@ pub fn change_schema(columns: &[Column]) -> SchemaRef {
         (DataType::List(element), true),
         (DataType::Utf8, true),
     ];
-    let meta = META_COLUMNS.iter().zip(types).map(|(name, (kind, null))| Arc::new(Field::new(*name, kind, null)));
+    let meta =
+        META_COLUMNS.iter().zip(types).map(|(name, (kind, null))| Arc::new(Field::new(*name, kind, null)));
     let table = partial_schema(columns);
     Arc::new(Schema::new(meta.chain(table.fields().iter().cloned()).collect::<Vec<_>>()))
 }
@@ -111,7 +114,9 @@ impl OpenFile {
 
     /// Whether rows of that shape may go into the file: it has none yet, or they are of the same version.
     pub(super) fn has_schema(&self, schema: &Arc<TableSchema>) -> bool {
-        self.table.as_ref().is_none_or(|t| Arc::ptr_eq(&t.schema, schema) || t.schema.version == schema.version)
+        self.table
+            .as_ref()
+            .is_none_or(|t| Arc::ptr_eq(&t.schema, schema) || t.schema.version == schema.version)
     }
 
     /// Sets the shape of the rows, once.
@@ -154,10 +159,12 @@ impl OpenFile {
     }
 
     pub(super) fn push_dead(&mut self, letter: &DeadLetter) {
-        let payload = |p: &Option<super::Payload>| p.as_ref().map_or(0, |p| match p {
-            super::Payload::Text(text) => text.len(),
-            super::Payload::Binary { base64 } => base64.len(),
-        });
+        let payload = |p: &Option<super::Payload>| {
+            p.as_ref().map_or(0, |p| match p {
+                super::Payload::Text(text) => text.len(),
+                super::Payload::Binary { base64 } => base64.len(),
+            })
+        };
         self.dead_bytes += 128 + letter.reason.len() + payload(&letter.key) + payload(&letter.value);
         self.dead.push(letter.clone());
     }

@@ -17,17 +17,18 @@ mod file;
 
 use std::sync::Arc;
 
-use crate::change::{Datum, Op, Position, TableName, TableSchema};
+use crate::change::{Calendar, Datum, Op, Position, TableName, TableSchema};
 use crate::runtime::{Error, Result};
 
-use super::layout::{Bucket, ChangeRange, DayRule, Layout};
+use super::layout::{Bucket, ChangeRange, Layout};
 use super::store::Store;
 
 pub use chain::{Chain, ChangeFile, chain};
 pub use dead::{DeadLetter, Payload};
-pub use file::{META_COLUMNS, change_schema};
 pub(super) use dead::{lines, read_lines};
+pub(super) use file::FORMAT;
 use file::OpenFile;
+pub use file::{META_COLUMNS, change_schema};
 
 /// How far back a commit time may step within a file: clocks of concurrent commits differ by milliseconds,
 /// and a file for each row around a full hour would help nobody.
@@ -92,7 +93,7 @@ pub struct DeadRecord<'a> {
 pub struct Stager {
     store: Store,
     layout: Layout,
-    days: DayRule,
+    calendar: Calendar,
     limits: StageLimits,
     table: TableName,
     partition: u32,
@@ -107,13 +108,13 @@ impl Stager {
     pub(super) const fn new(
         store: Store,
         layout: Layout,
-        days: DayRule,
+        calendar: Calendar,
         limits: StageLimits,
         table: TableName,
         partition: u32,
         next: u64,
     ) -> Self {
-        Self { store, layout, days, limits, table, partition, first: next, next, open: None }
+        Self { store, layout, calendar, limits, table, partition, first: next, next, open: None }
     }
 
     /// First offset that no change file covers: from here the log is read again after a crash, and from here
@@ -207,7 +208,8 @@ impl Stager {
     /// Ends the open file before a record that belongs to another one.
     async fn rotate(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<()> {
         let Some(open) = &self.open else { return Ok(()) };
-        let stays = commit_us < open.bucket.end_us && commit_us >= open.bucket.start_us.saturating_sub(JITTER_US);
+        let stays =
+            commit_us < open.bucket.end_us && commit_us >= open.bucket.start_us.saturating_sub(JITTER_US);
         if stays && schema.is_none_or(|schema| open.has_schema(schema)) {
             return Ok(());
         }
@@ -225,9 +227,8 @@ impl Stager {
     }
 
     fn file(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<&mut OpenFile> {
-        let days = &self.days;
-        let bucket = |known: Option<Bucket>| known.unwrap_or_else(|| days.bucket(commit_us));
-        let open = self.open.get_or_insert_with(|| Box::new(OpenFile::new(bucket(None))));
+        let calendar = &self.calendar;
+        let open = self.open.get_or_insert_with(|| Box::new(OpenFile::new(Bucket::of(calendar, commit_us))));
         if let Some(schema) = schema {
             open.set_schema(schema)?;
         }

@@ -144,7 +144,7 @@ impl TableDelivery {
     ) -> Result<()> {
         let number = partition.partition;
         if !self.stagers.contains_key(&number) {
-            let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
+            let from = self.published.as_ref().map_or(0, |manifest| end_of(manifest, number));
             let since = self.published();
             let chain = lake.chain(&self.name, number, (from, None), since).await?;
             if chain.next < range.start && range.start < range.end {
@@ -232,7 +232,7 @@ impl TableDelivery {
         self.watch.set_published(manifest.ds);
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,
-            dead_letters = manifest.dead_letters(), seconds = started.elapsed().as_secs_f64(), "published"
+            dead_letters = manifest.changes.dead_letters, seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
         Ok(())
@@ -272,6 +272,11 @@ fn dead<'a>(offset: Offset, record: &RecordRef<'a>, reason: &'a str) -> DeadReco
         raw_key: record.key,
         raw_value: record.value,
     }
+}
+
+/// Where a day ended in a log partition.
+fn end_of(manifest: &Manifest, partition: u32) -> Offset {
+    manifest.log.iter().find(|range| range.partition == partition).map_or(0, |range| range.end)
 }
 
 /// An empty vector of another lifetime in the same buffer.

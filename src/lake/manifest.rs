@@ -1,0 +1,180 @@
+//! Manifests: what was published, in JSON that comes out the same byte for byte whoever writes it.
+//!
+//! No wall clock, no host, no random number goes in: everything follows from the cut, the log and the day
+//! before. Field order is the structs' own.
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::change::{Cut, Ds, Lsn, Position, TableName, TableSchema, Timeline};
+use crate::runtime::{Error, Result};
+
+/// Version of the manifests' layout.
+pub const MANIFEST_VERSION: u32 = 1;
+
+/// A table's day: `_manifest.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// [`MANIFEST_VERSION`].
+    pub manifest_version: u32,
+    /// The connector.
+    pub name: String,
+    /// The table.
+    pub table: TableName,
+    /// The day.
+    pub ds: Ds,
+    /// The cut at which the files hold the table.
+    pub cut: CutPoint,
+    /// The shape of the rows.
+    pub schema: TableSchema,
+    /// `parquet` or `csv`.
+    pub format: String,
+    /// The parts, in the order of their rows. There is at least one.
+    pub files: Vec<PartFile>,
+    /// Rows of all parts.
+    pub rows: u64,
+    /// Where the changes since the day before went.
+    pub changes: ChangeCounts,
+    /// What was read of the log.
+    pub log: Vec<LogRange>,
+    /// The day whose snapshot this one continues; none for a table's first.
+    pub previous_ds: Option<Ds>,
+}
+
+impl Manifest {
+    /// First offset of a log partition that the snapshot does not hold; zero for one which it does not know.
+    pub fn end_of(&self, partition: u32) -> u64 {
+        self.log.iter().find(|range| range.partition == partition).map_or(0, |range| range.end)
+    }
+
+    /// Bytes of all parts.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
+    /// Changes of the day which could not be processed.
+    pub const fn dead_letters(&self) -> u64 {
+        self.changes.dead_letters
+    }
+}
+
+/// The part of a [`Cut`] that says where it lies.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutPoint {
+    /// Timeline of `lsn`.
+    pub timeline: Timeline,
+    /// A position between two transactions.
+    pub lsn: Lsn,
+    /// Position of the last change before the cut.
+    pub position: Position,
+    /// The instant for which it stands.
+    pub at: Timestamp,
+    /// IANA name of the time zone in which the day is a day.
+    pub time_zone: String,
+}
+
+impl From<&Cut> for CutPoint {
+    fn from(cut: &Cut) -> Self {
+        Self {
+            timeline: cut.timeline,
+            lsn: cut.lsn,
+            position: cut.position,
+            at: cut.at,
+            time_zone: cut.time_zone.clone(),
+        }
+    }
+}
+
+/// A part of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartFile {
+    /// Name within the day's folder.
+    pub path: String,
+    /// Rows.
+    pub rows: u64,
+    /// Bytes of the object.
+    pub bytes: u64,
+    /// Bytes of its rows in memory, about; tells a reader how many rows fit.
+    pub bytes_decoded: u64,
+    /// SHA-256 of the object, hexadecimal.
+    pub sha256: String,
+    /// The first row's key as a JSON array; none without a key or without rows.
+    pub min_key: Option<String>,
+    /// The last row's key as a JSON array.
+    pub max_key: Option<String>,
+}
+
+/// Changes in = changes applied + dead letters.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeCounts {
+    /// Records with a value between the two cuts, as capture counted them.
+    #[serde(rename = "in")]
+    pub taken: u64,
+    /// Those which the files reflect.
+    pub applied: u64,
+    /// Those which could not be processed.
+    pub dead_letters: u64,
+}
+
+/// Offsets of one log partition: `from <= offset < end`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRange {
+    /// Topic.
+    pub topic: String,
+    /// Log partition.
+    pub partition: u32,
+    /// First offset.
+    pub from: u64,
+    /// First offset after.
+    pub end: u64,
+}
+
+/// The database's own manifest of a day: `cuts/<name>/ds=D.json`. When it exists, the day is complete.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayManifest {
+    /// [`MANIFEST_VERSION`].
+    pub manifest_version: u32,
+    /// The connector.
+    pub name: String,
+    /// The day.
+    pub ds: Ds,
+    /// The cut, as capture picked it.
+    pub cut: Cut,
+    /// The tables, by topic.
+    pub tables: Vec<DayTable>,
+}
+
+/// A table of a [`DayManifest`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayTable {
+    /// The table's topic.
+    pub topic: String,
+    /// The table.
+    pub table: TableName,
+    /// Its manifest, from the lake's root.
+    pub manifest: String,
+    /// SHA-256 of the manifest, hexadecimal.
+    pub sha256: String,
+    /// Rows.
+    pub rows: u64,
+    /// Where the changes since the day before went.
+    pub changes: ChangeCounts,
+}
+
+/// The one way a manifest is written.
+pub fn to_bytes(manifest: &impl Serialize) -> Result<Bytes> {
+    let mut text = serde_json::to_vec_pretty(manifest)
+        .map_err(|error| Error::operator("a manifest cannot be written as JSON").cause(error))?;
+    text.push(b'\n');
+    Ok(text.into())
+}
+
+/// Reads a manifest; `shown` names it in errors.
+pub fn from_bytes<T: for<'de> Deserialize<'de>>(bytes: &[u8], shown: &str) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Error::operator(format!("{shown} is not a manifest that this version reads"))
+            .cause(error)
+            .mend("Was it written by a newer tidemark, or damaged? `tidemark verify` compares checksums.")
+    })
+}

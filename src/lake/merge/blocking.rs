@@ -1,0 +1,84 @@
+//! The store as seen from the merging thread, which may wait.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path as LocalPath;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use object_store::path::Path;
+use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+
+use super::super::scratch::failed;
+use super::super::store::{Put, Store, hexadecimal};
+use crate::runtime::{Error, Result};
+
+/// A store whose calls wait. Only for threads of `spawn_blocking`.
+#[derive(Clone, Debug)]
+pub(in crate::lake) struct Blocking {
+    handle: Handle,
+    store: Store,
+    /// Raised when nobody waits for the result any more.
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Blocking {
+    pub(in crate::lake) const fn new(handle: Handle, store: Store, abandoned: Arc<AtomicBool>) -> Self {
+        Self { handle, store, abandoned }
+    }
+
+    pub(in crate::lake) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// An error once the work was abandoned: every step begins here.
+    pub(in crate::lake) fn check(&self) -> Result<()> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(Error::retry("the merge was abandoned"));
+        }
+        Ok(())
+    }
+
+    pub(in crate::lake) fn get_existing(&self, path: &Path) -> Result<Bytes> {
+        self.check()?;
+        self.handle.block_on(self.store.get_existing(path))
+    }
+
+    pub(in crate::lake) fn delete(&self, path: &Path) -> Result<()> {
+        self.check()?;
+        self.handle.block_on(self.store.delete(path))
+    }
+
+    /// Puts an object which nobody may see yet: a leftover with other content gives way.
+    pub(in crate::lake) fn put_unpublished(&self, path: &Path, bytes: &Bytes) -> Result<()> {
+        self.check()?;
+        if self.handle.block_on(self.store.put_once(path, bytes.clone()))? == Put::Differs {
+            self.delete(path)?;
+            self.handle.block_on(self.store.put_same(path, bytes.clone()))?;
+        }
+        Ok(())
+    }
+
+    /// Copies an object into a local file and gives its SHA-256.
+    pub(in crate::lake) fn download(
+        &self,
+        path: &Path,
+        file: &mut File,
+        local: &LocalPath,
+    ) -> Result<String> {
+        self.check()?;
+        self.handle.block_on(async {
+            let mut stream = self.store.stream_existing(path).await?;
+            let mut hash = Sha256::new();
+            while let Some(bytes) = stream.next().await {
+                let bytes = bytes?;
+                hash.update(&bytes);
+                file.write_all(&bytes).map_err(|error| failed("write", local, error))?;
+            }
+            Ok(hexadecimal(&hash.finalize()))
+        })
+    }
+}

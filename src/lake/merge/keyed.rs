@@ -1,0 +1,103 @@
+//! Tables with a key: a merge join of yesterday's rows and the changes, both sorted by key.
+//!
+//! ```text
+//!   base     k1 ──────── k4 k5 ─────── k9        slices between changes are copied as they are
+//!   changes        k3(c)  k4(u,u,d)   k7(c,u)    each key's changes are applied in order to the row held
+//! ```
+
+use crate::change::{Op, TableSchema};
+use crate::runtime::Result;
+
+use super::super::sort::Sorted;
+use super::base::BaseCursor;
+use super::changes::{SKIP, columns_in, op_and_unchanged};
+use super::dead::DeadWriter;
+use super::gather::{Gather, Row, RowRef, Sink};
+use super::key_json::key_json;
+use super::moves::Completions;
+use super::order::Seq;
+
+/// Everything the join reads and writes.
+pub(super) struct KeyedMerge<'a, S> {
+    pub(super) schema: &'a TableSchema,
+    pub(super) base: BaseCursor,
+    pub(super) changes: Sorted,
+    /// Values that a key change left in the old key's row.
+    pub(super) completions: Option<Completions>,
+    /// Changes below this position are gone.
+    pub(super) truncated: Option<crate::change::Position>,
+    pub(super) out: Gather<S>,
+    pub(super) dead: DeadWriter,
+}
+
+impl<S: Sink> KeyedMerge<'_, S> {
+    /// Joins; gives back the sink and the dead letters.
+    pub(super) fn run(mut self) -> Result<(S, DeadWriter)> {
+        let mut key = Vec::new();
+        while let Some(cursor) = self.changes.peek() {
+            key.clear();
+            key.extend_from_slice(Seq::split(cursor.sort()).0);
+            self.base.copy_below(Some(&key), &mut self.out)?;
+            let held = self.base.take(&key)?.map(|whole| Row { whole, patches: Vec::new() });
+            if let Some(row) = self.apply(&key, held)? {
+                self.out.row(&row)?;
+            }
+        }
+        self.base.copy_below(None, &mut self.out)?;
+        Ok((self.out.finish()?, self.dead))
+    }
+
+    /// Applies all changes of a key to the row held.
+    fn apply(&mut self, key: &[u8], mut held: Option<Row>) -> Result<Option<Row>> {
+        while let Some(cursor) = self.changes.peek() {
+            let (change_key, seq) = Seq::split(cursor.sort());
+            if change_key != key {
+                break;
+            }
+            if self.truncated.is_none_or(|truncated| seq.position >= truncated) {
+                let whole = RowRef { batch: cursor.batch().clone(), skip: SKIP, row: cursor.row() };
+                let (op, moved, unchanged) = op_and_unchanged(cursor.batch(), cursor.row());
+                held = match (op, unchanged) {
+                    (Some(Op::Delete) | None, _) => None,
+                    (_, None) => Some(Row { whole, patches: Vec::new() }),
+                    (_, Some(bits)) => {
+                        let completed = match (&mut self.completions, moved) {
+                            (Some(completions), true) => completions.complete(cursor.sort(), &whole, bits)?,
+                            (None, true) => None,
+                            (_, false) => completed(&whole, bits, held.as_ref()),
+                        };
+                        if completed.is_none() {
+                            self.dead.push(seq, self.key_of(&whole), self.reason(bits))?;
+                        }
+                        completed
+                    }
+                };
+            }
+            self.changes.advance()?;
+        }
+        Ok(held)
+    }
+
+    fn key_of(&self, row: &RowRef) -> Option<String> {
+        let table: Vec<_> = (row.skip..row.batch.num_columns()).collect();
+        key_json(self.schema, &row.batch.project(&table).ok()?, row.row)
+    }
+
+    fn reason(&self, bits: &[u8]) -> String {
+        let names: Vec<_> = columns_in(bits)
+            .filter_map(|c| self.schema.columns.get(c))
+            .map(|c| format!("{:?}", c.name))
+            .collect();
+        format!(
+            "no row is held from which the values of {} could be taken, which the server did not send because the statement left them alone",
+            names.join(", ")
+        )
+    }
+}
+
+/// The row with its missing values from `source`; `None` when there is none.
+fn completed(whole: &RowRef, bits: &[u8], source: Option<&Row>) -> Option<Row> {
+    let source = source?;
+    let patches = columns_in(bits).map(|column| (column, source.cell(column))).collect();
+    Some(Row { whole: whole.clone(), patches })
+}

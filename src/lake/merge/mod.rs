@@ -1,0 +1,225 @@
+//! Merging a day: yesterday's snapshot and the changes up to the cut, in; parts of today's, out.
+//!
+//! ```text
+//!   change files ──> sort by (key, position) ──┐
+//!       └─ key changes with values left behind ┤ moves     (only when there are any)
+//!   yesterday's parts, sorted by key ──────────┴─> join ──> chunks ──> parts ──> put
+//!                                                    └──> dead letters
+//! ```
+//!
+//! Why it is exact: a change file's rows carry their position, so each key's changes are applied in commit
+//! order whatever the files' division; the base is the state at the cut before, by induction. Why it can be
+//! repeated: output depends on nothing but these inputs and the plan (see `publish`). Memory: the sort
+//! buffer, one batch of each run or of the base, one part being written; everything else is on scratch.
+
+mod base;
+pub(super) mod blocking;
+mod changes;
+mod dead;
+mod gather;
+mod key_json;
+mod keyed;
+mod moves;
+mod multiset;
+mod order;
+mod parts;
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, UInt8Array, new_null_array};
+use arrow_schema::DataType;
+
+use crate::batch::{Format, arrow_schema, data_type};
+use crate::change::{Ds, Op, TableSchema};
+use crate::runtime::Result;
+
+use super::layout::Layout;
+use super::manifest::{Manifest, PartFile};
+use super::scratch::Scratch;
+use super::sort::{SortLimits, Sorter, arrow_error};
+use super::stage::ChangeFile;
+use base::{Base, BaseCursor};
+use blocking::Blocking;
+use changes::{ChangeReader, Found};
+use dead::DeadWriter;
+use gather::Gather;
+use keyed::KeyedMerge;
+use moves::{Completions, Moves};
+use multiset::MultisetMerge;
+use order::{KeyOrder, Seq, same_order};
+use parts::{PartOptions, PartWriter};
+
+/// What a merge reads, and how it writes.
+pub(super) struct MergeInput {
+    pub(super) store: Blocking,
+    pub(super) layout: Layout,
+    pub(super) scratch: Arc<Scratch>,
+    /// The table at the cut.
+    pub(super) schema: Arc<TableSchema>,
+    pub(super) ds: Ds,
+    /// The day before, and its format.
+    pub(super) previous: Option<(Manifest, Format)>,
+    /// Change files between the two cuts.
+    pub(super) files: Vec<ChangeFile>,
+    pub(super) format: Format,
+    pub(super) part_bytes_max: usize,
+    pub(super) row_group_bytes: usize,
+    /// Bytes that sorting may take.
+    pub(super) sort_bytes_max: usize,
+}
+
+/// What a merge has made.
+pub(super) struct Merged {
+    pub(super) files: Vec<PartFile>,
+    /// Records in the change files.
+    pub(super) records: u64,
+    /// Of them, those which no row could be made of.
+    pub(super) dead_letters: u64,
+    /// Objects that hold them.
+    pub(super) dead_letter_objects: usize,
+}
+
+/// Merges. Waits for the store and takes its time: only for a thread of `spawn_blocking`.
+pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
+    let order = Arc::new(KeyOrder::new(&input.schema)?);
+    let reader = ChangeReader::new(&input.schema, Arc::clone(&order));
+    let limits = SortLimits::new(input.sort_bytes_max);
+    let mut sorter = Sorter::new(reader.schema.clone(), Arc::clone(&input.scratch), limits);
+
+    let mut found = Found::default();
+    let mut moves = None;
+    input.each_batch(&reader, &mut found, |batch, found| {
+        if found.moves {
+            input.moves(&mut moves)?.note_moved(&batch)?;
+        }
+        sorter.push(batch)
+    })?;
+
+    let completions = match moves {
+        Some(moves) => Some(input.resolve(moves, &reader, &order, &found)?),
+        None => None,
+    };
+    let previous = input.previous.as_ref().filter(|_| found.truncated.is_none());
+    let sorted_alike = previous.is_none_or(|(manifest, _)| same_order(&manifest.schema, &input.schema));
+    if !sorted_alike {
+        input.sort_base(&order, &reader, &mut sorter)?;
+    }
+    let base = sorted_alike.then(|| input.base(&found)).flatten();
+    let base = BaseCursor::new(base, Arc::clone(&order), arrow_schema(&input.schema.columns));
+
+    let changes = sorter.finish()?;
+    let out = Gather::new(arrow_schema(&input.schema.columns), input.parts());
+    let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), input.ds, &input.schema);
+    let truncated = found.truncated;
+    let (parts, dead) = if input.schema.key.is_empty() {
+        let all_equal = input.schema.columns.iter().all(|column| !column.dropped);
+        MultisetMerge { base, changes, all_equal, truncated, out, dead }.run()?
+    } else {
+        KeyedMerge { schema: &input.schema, base, changes, completions, truncated, out, dead }.run()?
+    };
+    let files = parts.finish()?;
+    let (dead_letters, dead_letter_objects) = dead.finish()?;
+    Ok(Merged { files, records: found.records, dead_letters, dead_letter_objects })
+}
+
+impl MergeInput {
+    /// Reads all change files.
+    fn each_batch(
+        &self,
+        reader: &ChangeReader,
+        found: &mut Found,
+        mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
+    ) -> Result<()> {
+        for file in &self.files {
+            let bytes = self.store.get_existing(&file.path)?;
+            reader
+                .read(bytes, file.range.partition, found, &mut take)
+                .map_err(|error| error.context(self.store.store().show(&file.path)))?;
+        }
+        Ok(())
+    }
+
+    fn moves<'a>(&self, moves: &'a mut Option<Moves>) -> Result<&'a mut Moves> {
+        let made = match moves.take() {
+            Some(moves) => moves,
+            None => {
+                let types = self.schema.columns.iter().map(|c| data_type(&c.column_type)).collect();
+                Moves::new(&self.scratch.path("moves"), types)?
+            }
+        };
+        Ok(moves.insert(made))
+    }
+
+    fn resolve(
+        &self,
+        mut moves: Moves,
+        reader: &ChangeReader,
+        order: &Arc<KeyOrder>,
+        found: &Found,
+    ) -> Result<Completions> {
+        // Each reading finds the same things; they are counted once.
+        self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_old_keys(&batch))?;
+        let alike = self.previous.as_ref().is_none_or(|(m, _)| same_order(&m.schema, &self.schema));
+        if alike {
+            let schema = arrow_schema(&self.schema.columns);
+            moves.load_base(&mut BaseCursor::new(self.base(found), Arc::clone(order), schema))?;
+        } else if let Some(mut base) = self.base(found) {
+            while let Some(batch) = base.next()? {
+                moves.note_changes(&base_rows(&batch, 0, order, reader)?, None)?;
+            }
+        }
+        let truncated = found.truncated;
+        self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_changes(&batch, truncated))?;
+        moves.replay()
+    }
+
+    /// Yesterday's rows; none when a truncate has emptied the table since.
+    fn base(&self, found: &Found) -> Option<Base> {
+        let (manifest, format) = self.previous.clone().filter(|_| found.truncated.is_none())?;
+        let Self { store, layout, scratch, schema, .. } = self;
+        Some(Base::new(store.clone(), layout.clone(), Arc::clone(scratch), schema, manifest, format))
+    }
+
+    /// Sorts yesterday's rows again, as the oldest changes: the key or its type is another one now.
+    fn sort_base(&self, order: &KeyOrder, reader: &ChangeReader, sorter: &mut Sorter) -> Result<()> {
+        let Some(mut base) = self.base(&Found::default()) else { return Ok(()) };
+        let mut row = 0;
+        while let Some(batch) = base.next()? {
+            sorter.push(base_rows(&batch, row, order, reader)?)?;
+            row += batch.num_rows() as u64;
+        }
+        Ok(())
+    }
+
+    fn parts(&self) -> PartWriter {
+        let options = PartOptions {
+            layout: self.layout.clone(),
+            ds: self.ds,
+            format: self.format,
+            part_bytes_max: self.part_bytes_max,
+            row_group_bytes: self.row_group_bytes,
+        };
+        PartWriter::new(self.store.clone(), options, Arc::clone(&self.schema))
+    }
+}
+
+/// Rows of a snapshot as the oldest changes; `first` is the number of the first of them.
+fn base_rows(
+    batch: &RecordBatch,
+    first: u64,
+    order: &KeyOrder,
+    reader: &ChangeReader,
+) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    // Position zero comes before every change; the row's number keeps the order the same each time.
+    let seqs = (0..rows as u64).map(|row| Seq { offset: first + row, ..Seq::default() });
+    let seqs: Vec<_> = seqs.collect();
+    let sort = order.sort_column(batch, 0, seqs.into_iter())?;
+    let mut arrays: Vec<ArrayRef> = vec![
+        Arc::new(sort),
+        Arc::new(UInt8Array::from(vec![Op::Read.letter() as u8; rows])),
+        new_null_array(&DataType::Binary, rows),
+    ];
+    arrays.extend(batch.columns().iter().cloned());
+    RecordBatch::try_new(reader.schema.clone(), arrays).map_err(arrow_error)
+}

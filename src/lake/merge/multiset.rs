@@ -1,0 +1,89 @@
+//! Tables without a key: rows are a multiset, sorted by all their columns. A creation adds one of its kind,
+//! a deletion takes one away; of rows that are equal, it does not matter which.
+
+use crate::change::{Op, Position};
+use crate::runtime::Result;
+
+use super::super::sort::Sorted;
+use super::base::BaseCursor;
+use super::changes::{SKIP, op_and_unchanged};
+use super::dead::DeadWriter;
+use super::gather::{Gather, RowRef, Sink};
+use super::order::Seq;
+
+/// Everything the merge reads and writes.
+pub(super) struct MultisetMerge<S> {
+    pub(super) base: BaseCursor,
+    pub(super) changes: Sorted,
+    /// Rows of one kind are equal in every column (not when a column was dropped: it no longer tells them apart).
+    pub(super) all_equal: bool,
+    /// Changes below this position are gone.
+    pub(super) truncated: Option<Position>,
+    pub(super) out: Gather<S>,
+    pub(super) dead: DeadWriter,
+}
+
+impl<S: Sink> MultisetMerge<S> {
+    /// Merges; gives back the sink and the dead letters.
+    pub(super) fn run(mut self) -> Result<(S, DeadWriter)> {
+        let mut key = Vec::new();
+        while let Some(cursor) = self.changes.peek() {
+            key.clear();
+            key.extend_from_slice(Seq::split(cursor.sort()).0);
+            self.base.copy_below(Some(&key), &mut self.out)?;
+            self.kind(&key)?;
+        }
+        self.base.copy_below(None, &mut self.out)?;
+        Ok((self.out.finish()?, self.dead))
+    }
+
+    /// Merges rows of one kind.
+    ///
+    /// A deletion takes the newest creation first, and a row of the base only when there is none: then the
+    /// base gives its rows in order, however many they are, and one creation stands for all its equals.
+    fn kind(&mut self, key: &[u8]) -> Result<()> {
+        let mut added: Vec<(RowRef, u64)> = Vec::new();
+        while let Some(cursor) = self.changes.peek() {
+            let (change_key, seq) = Seq::split(cursor.sort());
+            if change_key != key {
+                break;
+            }
+            if self.truncated.is_none_or(|truncated| seq.position >= truncated) {
+                match op_and_unchanged(cursor.batch(), cursor.row()).0 {
+                    Some(Op::Delete) | None => self.delete(key, seq, &mut added)?,
+                    Some(_) => match added.last_mut() {
+                        Some((_, count)) if self.all_equal => *count += 1,
+                        _ => {
+                            let batch = cursor.batch().clone();
+                            added.push((RowRef { batch, skip: SKIP, row: cursor.row() }, 1));
+                        }
+                    },
+                }
+            }
+            self.changes.advance()?;
+        }
+        while let Some(row) = self.base.take(key)? {
+            self.out.slice(&row.batch, row.skip, row.row, 1)?;
+        }
+        for (row, count) in added {
+            for _ in 0..count {
+                self.out.slice(&row.batch, row.skip, row.row, 1)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn delete(&mut self, key: &[u8], seq: Seq, added: &mut Vec<(RowRef, u64)>) -> Result<()> {
+        if let Some((_, count)) = added.last_mut() {
+            *count -= 1;
+            if *count == 0 {
+                added.pop();
+            }
+            return Ok(());
+        }
+        if self.base.take(key)?.is_none() {
+            self.dead.push(seq, None, "the deleted row is not in the table held".to_owned())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,119 @@
+//! Chunks to part files, and part files to the store.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use object_store::path::Path;
+
+use crate::batch::{FileWriter, Format, WriterOptions, arrow_schema};
+use crate::change::{Ds, TableSchema};
+use crate::runtime::Result;
+
+use super::super::layout::{Layout, part_name};
+use super::super::manifest::PartFile;
+use super::super::store::sha256;
+use super::blocking::Blocking;
+use super::gather::Sink;
+use super::key_json::key_json;
+
+/// Where and how parts are written.
+#[derive(Clone, Debug)]
+pub(super) struct PartOptions {
+    pub(super) layout: Layout,
+    pub(super) ds: Ds,
+    pub(super) format: Format,
+    /// A part ends after the chunk with which it reaches this size.
+    pub(super) part_bytes_max: usize,
+    /// Most bytes of a row group, encoded.
+    pub(super) row_group_bytes: usize,
+}
+
+/// Writes parts one after the other; the bytes of one are held in memory.
+pub(super) struct PartWriter {
+    store: Blocking,
+    options: PartOptions,
+    schema: Arc<TableSchema>,
+    arrow: SchemaRef,
+    open: Option<OpenPart>,
+    /// Parts written.
+    parts: Vec<PartFile>,
+}
+
+struct OpenPart {
+    writer: FileWriter,
+    rows: u64,
+    bytes_decoded: u64,
+    first: Option<String>,
+    last: Option<RecordBatch>,
+}
+
+impl PartWriter {
+    pub(super) fn new(store: Blocking, options: PartOptions, schema: Arc<TableSchema>) -> Self {
+        let arrow = arrow_schema(&schema.columns);
+        Self { store, options, schema, arrow, open: None, parts: Vec::new() }
+    }
+
+    /// Ends the last part. There is always at least one.
+    pub(super) fn finish(mut self) -> Result<Vec<PartFile>> {
+        if self.parts.is_empty() && self.open.is_none() {
+            self.open = Some(self.begin()?);
+        }
+        self.end_part()?;
+        Ok(self.parts)
+    }
+
+    fn begin(&self) -> Result<OpenPart> {
+        let options = WriterOptions {
+            row_group_bytes: self.options.row_group_bytes,
+            key: self.schema.key.clone(),
+            ..WriterOptions::default()
+        };
+        let writer = FileWriter::new(&self.options.format, SchemaRef::clone(&self.arrow), &options)?;
+        Ok(OpenPart { writer, rows: 0, bytes_decoded: 0, first: None, last: None })
+    }
+
+    fn end_part(&mut self) -> Result<()> {
+        let Some(part) = self.open.take() else { return Ok(()) };
+        let name = part_name(self.parts.len(), self.options.format.extension());
+        let max_key = part.last.and_then(|row| key_json(&self.schema, &row, 0));
+        let bytes = Bytes::from(part.writer.finish()?);
+        let file = PartFile {
+            path: name,
+            rows: part.rows,
+            bytes: bytes.len() as u64,
+            bytes_decoded: part.bytes_decoded,
+            sha256: sha256(&bytes),
+            min_key: part.first,
+            max_key,
+        };
+        self.store.put_unpublished(&self.path(&file), &bytes)?;
+        self.parts.push(file);
+        Ok(())
+    }
+
+    fn path(&self, file: &PartFile) -> Path {
+        self.options.layout.snapshot_object(&self.schema.name, self.options.ds, &file.path)
+    }
+}
+
+impl Sink for PartWriter {
+    fn chunk(&mut self, chunk: RecordBatch, bytes: u64) -> Result<()> {
+        self.store.check()?;
+        let mut part = match self.open.take() {
+            Some(part) => part,
+            None => self.begin()?,
+        };
+        if part.first.is_none() {
+            part.first = key_json(&self.schema, &chunk, 0);
+        }
+        part.writer.write(&chunk)?;
+        part.rows += chunk.num_rows() as u64;
+        part.bytes_decoded += bytes;
+        part.last = Some(chunk.slice(chunk.num_rows() - 1, 1));
+        let full = part.writer.bytes_written() >= self.options.part_bytes_max;
+        self.open = Some(part);
+        if full { self.end_part() } else { Ok(()) }
+    }
+}

@@ -1,0 +1,383 @@
+//! Publishing a table's day, and then the database's.
+//!
+//! ```text
+//!   _plan.json ── parts, dead letters ── (strays removed, sums checked) ── _manifest.json ── _SUCCESS
+//!       │ conditional create: how the parts are made        └ conditional create: the day is there
+//!       └ whoever comes second makes the same bytes                        cuts/…/ds=D.json when all are
+//! ```
+//!
+//! Why two at once do no harm: the plan is created once and followed by everybody, so all make the same
+//! parts and the same manifest, and each create finds its own bytes. Until the manifest exists nobody reads
+//! the folder, so leftovers may be cleared; from then on nothing in it is touched. A plan by another version
+//! of the program, whose files may come out otherwise, is thrown away with its parts; the lease which the
+//! caller holds keeps the other version from working there at the same time.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
+
+use crate::batch::{Compression, Format};
+use crate::change::{Cut, CutTable, Ds, TableName, TableSchema};
+use crate::runtime::{Error, Result};
+
+use super::Lake;
+use super::layout::parse_change_file;
+use super::manifest::{
+    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, from_bytes, to_bytes,
+};
+use super::merge::blocking::Blocking;
+use super::merge::{MergeInput, Merged, merge};
+use super::scratch::Scratch;
+use super::stage::{ChangeFile, chain, lines};
+use super::store::{Put, sha256};
+
+/// How the parts of a day are made: all that their bytes depend on besides the data.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Plan {
+    writer: String,
+    format: String,
+    compression: Option<String>,
+    part_bytes_max: usize,
+    row_group_bytes: usize,
+}
+
+impl Lake {
+    /// Merges the table's changes up to the cut with its day before, and publishes the day.
+    ///
+    /// `schema` is the table's shape at the cut, `topic` its key in [`Cut::tables`], `previous` its manifest
+    /// of the cut before (none for its first). All change files up to the cut must be staged. Doing it again,
+    /// also at the same time elsewhere, publishes the same bytes.
+    ///
+    /// # Errors
+    /// `Operator` when change files are missing, when records and dead letters do not add up to what capture
+    /// counted, or when the day was published for another cut; nothing is published then. `Retry` for
+    /// passing troubles of the store or the scratch folder.
+    ///
+    /// Cancel-safe: a dropped call stops at its next step and leaves at most unpublished parts behind.
+    pub async fn merge_and_publish(
+        &self,
+        schema: &TableSchema,
+        cut: &Cut,
+        topic: &str,
+        previous: Option<&Manifest>,
+    ) -> Result<Manifest> {
+        let table = cut.tables.get(topic).ok_or_else(|| {
+            Error::operator(format!("the cut of {} does not name the topic {topic}", cut.ds))
+        })?;
+        if let Some(manifest) = self.manifest(&schema.name, cut.ds).await? {
+            self.same_cut(&manifest, cut)?;
+            self.mark_success(&schema.name, cut.ds).await?;
+            return Ok(manifest);
+        }
+        let (files, log) = self.files_between(schema, cut, table, topic, previous).await?;
+        let plan = self.plan(&schema.name, cut.ds).await?;
+        let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
+
+        let merged = self.run_merge(schema, cut.ds, &plan, previous, files).await?;
+        check_sums(schema, cut, table, &merged, staged_dead)?;
+        let changes = ChangeCounts {
+            taken: table.changes,
+            applied: merged.records - merged.dead_letters,
+            dead_letters: staged_dead + merged.dead_letters,
+        };
+        let manifest = Manifest {
+            manifest_version: MANIFEST_VERSION,
+            name: self.name.clone(),
+            table: schema.name.clone(),
+            ds: cut.ds,
+            cut: CutPoint::from(cut),
+            schema: schema.clone(),
+            format: plan.format.clone(),
+            rows: merged.files.iter().map(|file| file.rows).sum(),
+            files: merged.files,
+            changes,
+            log,
+            previous_ds: previous.map(|manifest| manifest.ds),
+        };
+        self.clear_strays(&manifest, merged.dead_letter_objects).await?;
+        self.create_manifest(manifest, cut).await
+    }
+
+    /// The change files between the two cuts, whole, and what they cover.
+    async fn files_between(
+        &self,
+        schema: &TableSchema,
+        cut: &Cut,
+        table: &CutTable,
+        topic: &str,
+        previous: Option<&Manifest>,
+    ) -> Result<(Vec<ChangeFile>, Vec<LogRange>)> {
+        let mut files = Vec::new();
+        let mut log = Vec::new();
+        for end in &table.ends {
+            let held = previous.and_then(|m| m.log.iter().find(|range| range.partition == end.partition));
+            let from = match held {
+                Some(range) => range.end,
+                None => self.first_staged(&schema.name, end.partition, end.end).await?,
+            };
+            let since = previous.map(|manifest| manifest.ds);
+            let range = (from, Some(end.end));
+            let found = chain(&self.store, &self.layout, &schema.name, end.partition, range, since).await?;
+            if found.next != end.end {
+                return Err(Error::operator(format!(
+                    "{} for {}: change files of log partition {topic}/{} reach offset {}, the cut ends at {}",
+                    schema.name, cut.ds, end.partition, found.next, end.end
+                ))
+                .mend("Staging has to finish first; if change files were removed, bring them back."));
+            }
+            files.extend(found.files);
+            log.push(LogRange { topic: topic.to_owned(), partition: end.partition, from, end: end.end });
+        }
+        Ok((files, log))
+    }
+
+    /// Where the change files of a log partition begin; `end` when there are none.
+    async fn first_staged(&self, table: &TableName, partition: u32, end: u64) -> Result<u64> {
+        let objects = self.store.list(&self.layout.changes(table)).await?;
+        let ranges = objects.iter().filter_map(|object| parse_change_file(&object.location));
+        Ok(ranges
+            .filter(|range| range.partition == partition)
+            .map(|range| range.first)
+            .min()
+            .unwrap_or(end)
+            .min(end))
+    }
+
+    async fn staged_dead_letters(&self, table: &TableName, files: &[ChangeFile]) -> Result<u64> {
+        let mut count = 0;
+        for object in self.store.list(&self.layout.dead_letters(table)).await? {
+            let name =
+                object.location.filename().and_then(|name| name.strip_suffix(".jsonl")).unwrap_or_default();
+            let same = |file: &&ChangeFile| {
+                file.path.filename().and_then(|name| name.strip_suffix(".parquet")) == Some(name)
+            };
+            if files.iter().any(|file| same(&file)) {
+                count += lines(&self.store.get_existing(&object.location).await?);
+            }
+        }
+        Ok(count)
+    }
+
+    /// The plan that everybody follows, made by whoever comes first.
+    async fn plan(&self, table: &TableName, ds: Ds) -> Result<Plan> {
+        let options = &self.options;
+        let (format, compression) = format_name(&options.format);
+        let plan = Plan {
+            writer: concat!("tidemark ", env!("CARGO_PKG_VERSION")).to_owned(),
+            format: format.to_owned(),
+            compression,
+            part_bytes_max: options.part_bytes_max.min(options.memory_bytes_max / 4),
+            row_group_bytes: (options.memory_bytes_max / 8).min(64 << 20),
+        };
+        let path = self.layout.snapshot_object(table, ds, "_plan.json");
+        let bytes = to_bytes(&plan)?;
+        if self.store.put_once(&path, bytes.clone()).await? != Put::Differs {
+            return Ok(plan);
+        }
+        let held: Plan = from_bytes(&self.store.get_existing(&path).await?, &self.store.show(&path))?;
+        if held.writer == plan.writer {
+            return Ok(held);
+        }
+        tracing::info!(table = %table, ds = %ds, writer = %held.writer, "parts left by another version are made again");
+        for object in self.store.list(&self.layout.snapshot(table, ds)).await? {
+            self.store.delete(&object.location).await?;
+        }
+        self.store.put_same(&path, bytes).await?;
+        Ok(plan)
+    }
+
+    async fn run_merge(
+        &self,
+        schema: &TableSchema,
+        ds: Ds,
+        plan: &Plan,
+        previous: Option<&Manifest>,
+        files: Vec<ChangeFile>,
+    ) -> Result<Merged> {
+        let previous = match previous {
+            Some(manifest) => Some((manifest.clone(), parse_format(&manifest.format, None)?)),
+            None => None,
+        };
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let _guard = RaiseOnDrop(Arc::clone(&abandoned));
+        let input = MergeInput {
+            store: Blocking::new(Handle::current(), self.store.clone(), abandoned),
+            layout: self.layout.clone(),
+            scratch: Arc::new(Scratch::new(&self.options.scratch_dir)?),
+            schema: Arc::new(schema.clone()),
+            ds,
+            previous,
+            files,
+            format: parse_format(&plan.format, plan.compression.as_deref())?,
+            part_bytes_max: plan.part_bytes_max,
+            row_group_bytes: plan.row_group_bytes,
+            sort_bytes_max: self.options.memory_bytes_max / 4,
+        };
+        let shown = format!("merging {} for {ds}", schema.name);
+        tokio::task::spawn_blocking(move || merge(&input))
+            .await
+            .map_err(|error| Error::operator("the merge stopped by a defect; please report it").cause(error))?
+            .map_err(|error| error.context(shown))
+    }
+
+    /// Removes what an interrupted attempt left and the manifest will not name.
+    async fn clear_strays(&self, manifest: &Manifest, dead_letter_objects: usize) -> Result<()> {
+        let folder = self.layout.snapshot(&manifest.table, manifest.ds);
+        for object in self.store.list(&folder).await? {
+            let name = object.location.filename().unwrap_or_default();
+            let ours = name.starts_with('_') || manifest.files.iter().any(|file| file.path == name);
+            if !ours {
+                self.store.delete(&object.location).await?;
+            }
+        }
+        self.store.sweep(&folder).await?;
+        let written: Vec<_> = (0..dead_letter_objects)
+            .map(|index| self.layout.merge_dead_letters(&manifest.table, manifest.ds, index))
+            .collect();
+        for object in self.store.list(&self.layout.dead_letters_of_day(&manifest.table, manifest.ds)).await? {
+            let merge = object.location.filename().is_some_and(|name| name.starts_with("snapshot-"));
+            if merge && !written.contains(&object.location) {
+                self.store.delete(&object.location).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn create_manifest(&self, manifest: Manifest, cut: &Cut) -> Result<Manifest> {
+        let path = self.layout.manifest(&manifest.table, manifest.ds);
+        let put = self.store.put_once(&path, to_bytes(&manifest)?).await?;
+        if put == Put::Differs {
+            let held: Manifest = from_bytes(&self.store.get_existing(&path).await?, &self.store.show(&path))?;
+            self.same_cut(&held, cut)?;
+            return Err(Error::operator(format!(
+                "{} was published by another writer in the meantime, with {} rows in {} files; this one has {} rows in {}",
+                self.store.show(&path),
+                held.rows,
+                held.files.len(),
+                manifest.rows,
+                manifest.files.len()
+            ))
+            .mend("The published day stands as it is. Run `tidemark verify`, and see that only one version of tidemark serves this lake."));
+        }
+        self.mark_success(&manifest.table, manifest.ds).await?;
+        Ok(manifest)
+    }
+
+    async fn mark_success(&self, table: &TableName, ds: Ds) -> Result<()> {
+        self.store.put_same(&self.layout.success(table, ds), bytes::Bytes::new()).await
+    }
+
+    fn same_cut(&self, manifest: &Manifest, cut: &Cut) -> Result<()> {
+        if manifest.cut == CutPoint::from(cut) {
+            return Ok(());
+        }
+        Err(Error::operator(format!(
+            "{} was published at the cut {}, and not at {} which the log holds for {}",
+            self.store.show(&self.layout.manifest(&manifest.table, manifest.ds)),
+            manifest.cut.lsn,
+            cut.lsn,
+            cut.ds
+        ))
+        .mend("A published day never changes. Does another connector of the same name write to this lake?"))
+    }
+
+    /// Publishes the database's own manifest of a day: with it, the day is complete.
+    ///
+    /// `None`: a table's day is not published yet, and nothing was done. Cancel-safe.
+    pub async fn publish_day(&self, cut: &Cut) -> Result<Option<DayManifest>> {
+        let mut tables = Vec::with_capacity(cut.tables.len());
+        for (topic, table) in &cut.tables {
+            let path = self.layout.manifest(&table.name, cut.ds);
+            let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
+            let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
+            self.same_cut(&manifest, cut)?;
+            tables.push(DayTable {
+                topic: topic.clone(),
+                table: table.name.clone(),
+                manifest: path.to_string(),
+                sha256: sha256(&bytes),
+                rows: manifest.rows,
+                changes: manifest.changes,
+            });
+        }
+        let day = DayManifest {
+            manifest_version: MANIFEST_VERSION,
+            name: self.name.clone(),
+            ds: cut.ds,
+            cut: cut.clone(),
+            tables,
+        };
+        self.store.put_same(&self.layout.day_manifest(cut.ds), to_bytes(&day)?).await?;
+        Ok(Some(day))
+    }
+}
+
+/// Records in = records applied + dead letters, or nothing is published.
+fn check_sums(
+    schema: &TableSchema,
+    cut: &Cut,
+    table: &CutTable,
+    merged: &Merged,
+    staged_dead: u64,
+) -> Result<()> {
+    if merged.records + staged_dead == table.changes {
+        return Ok(());
+    }
+    Err(Error::operator(format!(
+        "{} for {}: capture counted {} changes, but {} are staged and {} are dead letters, together {}; the day is not published",
+        schema.name,
+        cut.ds,
+        table.changes,
+        merged.records,
+        staged_dead,
+        merged.records + staged_dead
+    ))
+    .mend("Records were lost or doubled between the log and the lake. Move the table's change files of that day away to have them staged again from the log."))
+}
+
+/// The name under which a manifest has a format, and its compression.
+fn format_name(format: &Format) -> (&'static str, Option<String>) {
+    match format {
+        Format::Parquet { compression } => {
+            let compression = match compression {
+                Compression::None => "none".to_owned(),
+                Compression::Snappy => "snappy".to_owned(),
+                Compression::Zstd(level) => format!("zstd({level})"),
+            };
+            ("parquet", Some(compression))
+        }
+        Format::CsvGzip => ("csv", None),
+    }
+}
+
+/// The reverse of [`format_name`]; without a compression, one for reading.
+pub(super) fn parse_format(name: &str, compression: Option<&str>) -> Result<Format> {
+    let unknown =
+        || Error::operator(format!("the lake holds files of the unknown format {name:?} ({compression:?})"));
+    match name {
+        "parquet" => {
+            let compression = match compression {
+                None | Some("none") => Compression::None,
+                Some("snappy") => Compression::Snappy,
+                Some(text) => {
+                    let level = text.strip_prefix("zstd(").and_then(|text| text.strip_suffix(')'));
+                    Compression::Zstd(level.and_then(|level| level.parse().ok()).ok_or_else(unknown)?)
+                }
+            };
+            Ok(Format::Parquet { compression })
+        }
+        "csv" => Ok(Format::CsvGzip),
+        _ => Err(unknown()),
+    }
+}
+
+/// Tells a blocking merge that nobody waits for it any more.
+struct RaiseOnDrop(Arc<AtomicBool>);
+
+impl Drop for RaiseOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,142 @@
+//! Checking a published day: every object is there, has the checksum its manifest names, and the rows.
+
+use serde::Serialize;
+
+use crate::batch::{FileReader, ReaderOptions, arrow_schema};
+use crate::change::{Ds, TableName};
+use crate::runtime::{Error, Result};
+
+use super::Lake;
+use super::manifest::{Manifest, PartFile, from_bytes};
+use super::publish::parse_format;
+use super::store::sha256;
+
+/// What [`Lake::verify`] found of one object.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VerifiedFile {
+    /// The object, from the lake's root.
+    pub path: String,
+    /// Rows in it.
+    pub rows: u64,
+    /// Bytes of it.
+    pub bytes: u64,
+    /// What is wrong; none when all is as its manifest says.
+    pub problem: Option<String>,
+}
+
+/// What [`Lake::verify`] found of a table's day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct VerifiedTable {
+    /// The table.
+    pub table: TableName,
+    /// Rows that the manifest names.
+    pub rows: u64,
+    /// Its parts, and whatever else stands in the folder.
+    pub files: Vec<VerifiedFile>,
+    /// What is wrong with the manifest itself.
+    pub problem: Option<String>,
+}
+
+impl VerifiedTable {
+    /// Whether nothing is wrong.
+    pub fn is_right(&self) -> bool {
+        self.problem.is_none() && self.files.iter().all(|file| file.problem.is_none())
+    }
+}
+
+impl Lake {
+    /// Reads a published day again and compares it with its manifests: checksums, bytes, rows, sums and
+    /// strays. Without `table`, all tables which the database's manifest names. Cancel-safe.
+    ///
+    /// # Errors
+    /// The day, or the table's day, is not published.
+    pub async fn verify(&self, ds: Ds, table: Option<&TableName>) -> Result<Vec<VerifiedTable>> {
+        if let Some(table) = table {
+            return Ok(vec![self.verify_table(ds, table, None).await?]);
+        }
+        let day = self.day(ds).await?.ok_or_else(|| {
+            Error::operator(format!("{ds} is not published"))
+                .mend("`tidemark status` says what it waits for.")
+        })?;
+        let mut tables = Vec::with_capacity(day.tables.len());
+        for table in &day.tables {
+            tables.push(self.verify_table(ds, &table.table, Some(&table.sha256)).await?);
+        }
+        Ok(tables)
+    }
+
+    async fn verify_table(&self, ds: Ds, table: &TableName, named: Option<&str>) -> Result<VerifiedTable> {
+        let path = self.layout.manifest(table, ds);
+        let bytes = self.store.get(&path).await?.ok_or_else(|| {
+            Error::operator(format!(
+                "{table} is not published for {ds}: {} is missing",
+                self.store.show(&path)
+            ))
+        })?;
+        let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
+        let problem = manifest_problem(&manifest, named.is_some_and(|named| named != sha256(&bytes)));
+        let mut files = Vec::new();
+        for part in &manifest.files {
+            files.push(self.verify_part(&manifest, part).await?);
+        }
+        for object in self.store.list(&self.layout.snapshot(table, ds)).await? {
+            let name = object.location.filename().unwrap_or_default();
+            if !name.starts_with('_') && !manifest.files.iter().any(|part| part.path == name) {
+                let problem =
+                    Some("the manifest does not name it, but readers of the folder find it".to_owned());
+                files.push(VerifiedFile {
+                    path: object.location.to_string(),
+                    rows: 0,
+                    bytes: object.size,
+                    problem,
+                });
+            }
+        }
+        Ok(VerifiedTable { table: table.clone(), rows: manifest.rows, files, problem })
+    }
+
+    async fn verify_part(&self, manifest: &Manifest, part: &PartFile) -> Result<VerifiedFile> {
+        let path = self.layout.snapshot_object(&manifest.table, manifest.ds, &part.path);
+        let found = |rows, bytes, problem| VerifiedFile { path: path.to_string(), rows, bytes, problem };
+        let Some(bytes) = self.store.get(&path).await? else {
+            return Ok(found(0, 0, Some("it is missing".to_owned())));
+        };
+        let size = bytes.len() as u64;
+        let format = parse_format(&manifest.format, None)?;
+        let schema = arrow_schema(&manifest.schema.columns);
+        let part = part.clone();
+        let checked = tokio::task::spawn_blocking(move || {
+            if sha256(&bytes) != part.sha256 || size != part.bytes {
+                return Err("its SHA-256 or size is not what the manifest says".to_owned());
+            }
+            let reader = FileReader::open(&format, &schema, bytes, &ReaderOptions::default());
+            let rows: Result<u64> =
+                reader.and_then(|mut r| r.try_fold(0, |rows, batch| Ok(rows + batch?.num_rows() as u64)));
+            match rows {
+                Ok(rows) if rows == part.rows => Ok(rows),
+                Ok(rows) => Err(format!("it has {rows} rows, the manifest says {}", part.rows)),
+                Err(error) => Err(error.to_string()),
+            }
+        });
+        let checked =
+            checked.await.map_err(|error| Error::retry("verifying was interrupted").cause(error))?;
+        Ok(match checked {
+            Ok(rows) => found(rows, size, None),
+            Err(problem) => found(0, size, Some(problem)),
+        })
+    }
+}
+
+fn manifest_problem(manifest: &Manifest, differs: bool) -> Option<String> {
+    let changes = manifest.changes;
+    if differs {
+        return Some("the manifest is not the one which the database's manifest names".to_owned());
+    }
+    if manifest.files.iter().map(|file| file.rows).sum::<u64>() != manifest.rows {
+        return Some("the rows of its files do not add up".to_owned());
+    }
+    if changes.applied + changes.dead_letters != changes.taken {
+        return Some("changes applied and dead letters do not add up to changes in".to_owned());
+    }
+    None
+}
