@@ -192,7 +192,7 @@ note "$(sql --field-separator=', ' --command "SELECT (SELECT count(*) FROM custo
   (SELECT count(*) FROM products) || ' products', (SELECT count(*) FROM orders) || ' orders',
   (SELECT count(*) FROM order_lines) || ' order lines'")"
 
-say "Starting traffic: inserts, updates, deletes, key changes; two sessions, a few hundred transactions a second"
+say "Starting traffic: two sessions insert, update, delete and change keys, some hundred transactions a second"
 start_generator
 
 (umask 077 && cat >"$folder/connector.toml") <<EOF
