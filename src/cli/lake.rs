@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
+use serde_json::json;
 
 use super::findings::{Finding, Level, print_findings};
 use super::output::{print, print_json};
@@ -35,16 +36,10 @@ pub(super) fn wait(
             }
             tokio::time::sleep(POLL).await;
         }
-        #[derive(Serialize)]
-        struct Published<'a> {
-            ds: Ds,
-            table: Option<&'a TableName>,
-            published: bool,
-        }
         if json {
-            print_json(&Published { ds, table, published: true })?
+            print_json(&json!({ "ds": ds, "table": table, "published": true }))?;
         } else {
-            print(&format!("ds={ds} is published\n"))?
+            print(&format!("ds={ds} is published\n"))?;
         }
         Ok(Outcome::Done)
     })

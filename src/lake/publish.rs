@@ -163,7 +163,7 @@ impl Lake {
     /// The plan that everybody follows, made by whoever comes first.
     async fn plan(&self, table: &TableName, ds: Ds) -> Result<Plan> {
         let options = &self.options;
-        let (format, compression) = format_name(&options.format);
+        let (format, compression) = format_name(options.format);
         let part_bytes_max = options.part_bytes_max.min(options.memory_bytes_max / 4);
         let plan = Plan {
             writer: concat!("tidemark ", env!("CARGO_PKG_VERSION")).to_owned(),
@@ -339,7 +339,7 @@ fn check_sums(
 }
 
 /// The name under which a manifest has a format, and its compression.
-fn format_name(format: &Format) -> (&'static str, Option<String>) {
+fn format_name(format: Format) -> (&'static str, Option<String>) {
     match format {
         Format::Parquet { compression } => {
             let compression = match compression {

@@ -25,7 +25,7 @@ use crate::ops::{Ops, TableStats};
 use crate::postgres::copy::CopyText;
 use crate::postgres::wire::{Client, Session, quote_ident, quote_literal};
 use crate::postgres::{catalog, slot};
-use crate::runtime::{Error, Result, Shutdown};
+use crate::runtime::{Error, Result};
 
 use super::appender::{Appender, Progress};
 use super::cutter::Cutter;
@@ -34,15 +34,14 @@ use super::state::{CutState, StreamState};
 use super::tables::Tables;
 use super::{CaptureSettings, first_state, write_schema_change};
 
-/// Copies every table of the publication. `None`: the process is to stop, and nothing has been left behind.
+/// Copies every table of the publication. Cancel-safe: what was appended so far is held, and the next start drops it.
 pub async fn run(
     settings: &CaptureSettings,
     sql: &mut Client,
     tables: &mut Tables,
     appender: &mut Appender,
     ops: &Ops,
-    shutdown: &Shutdown,
-) -> Result<Option<(StreamState, CutState)>> {
+) -> Result<(StreamState, CutState)> {
     let started = Instant::now();
     let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
     let identity = slot::identify_system(&mut holder).await?;
@@ -51,6 +50,7 @@ pub async fn run(
         slot::create_slot(&mut holder, &settings.slot, false, false).await?;
     }
     let temporary = format!("{:.40}_copy_{}", settings.slot, std::process::id());
+    tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
     let created = slot::create_slot(&mut holder, &temporary, true, true).await?;
     let snapshot = created.snapshot_name.as_deref().unwrap_or_default();
     sql.execute(&format!(
@@ -66,11 +66,13 @@ pub async fn run(
         ordinal: 0,
         dead_letters: routing::dead_letters_topic(&settings.name).into(),
         text: CopyText::default(),
+        tables,
+        appender,
     };
-    let schemas = published(settings, sql, tables).await?;
+    let schemas = published(settings, sql, copy.tables).await?;
     for schema in &schemas {
-        if let Some(change) = tables.evolve(schema.clone(), copy.position())? {
-            write_schema_change(appender, &settings.name, &change);
+        if let Some(change) = copy.tables.evolve(schema.clone(), copy.position())? {
+            write_schema_change(copy.appender, &settings.name, &change);
         }
     }
     let mut sources = Vec::with_capacity(schemas.len());
@@ -80,15 +82,14 @@ pub async fn run(
         sources.push(source);
     }
     for (schema, source) in schemas.iter().zip(&sources) {
-        if !copy.table(sql, schema, source, tables, appender, &ops.table(&schema.name), shutdown).await? {
-            return Ok(None);
-        }
+        copy.table(sql, schema, source, &ops.table(&schema.name)).await?;
     }
     let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
     sql.execute("COMMIT").await?;
     drop(holder);
 
-    let progress = Progress { position: copy.position(), flush_lsn: copy.consistent_point, commit_us: 0 };
+    let (rows, at) = (copy.ordinal, copy.consistent_point);
+    let progress = Progress { position: copy.position(), flush_lsn: at, commit_us: 0 };
     let state = first_state(settings, identity.system_identifier, progress);
     appender.set(state.entry());
     appender.set(first_cut.entry());
@@ -101,9 +102,9 @@ pub async fn run(
     for schema in &schemas {
         ops.table(&schema.name).backfill_ended();
     }
-    let (rows, seconds) = (copy.ordinal, started.elapsed().as_secs_f64());
-    tracing::info!(tables = schemas.len(), rows, seconds, at = %copy.consistent_point, "backfill done");
-    Ok(Some((state, first_cut)))
+    let seconds = started.elapsed().as_secs_f64();
+    tracing::info!(tables = schemas.len(), rows, seconds, %at, "backfill done");
+    Ok((state, first_cut))
 }
 
 /// The shapes of the tables which the publication publishes and the configuration wants, by name.
@@ -126,7 +127,9 @@ async fn published(
     Ok(schemas)
 }
 
-struct Copy {
+struct Copy<'a> {
+    tables: &'a mut Tables,
+    appender: &'a mut Appender,
     timeline: Timeline,
     consistent_point: Lsn,
     commit_us: i64,
@@ -135,31 +138,27 @@ struct Copy {
     text: CopyText,
 }
 
-impl Copy {
-    /// The position of the row copied last: one byte before the consistent point (see [`Position`]).
+impl Copy<'_> {
+    /// The position of the row copied last.
     const fn position(&self) -> Position {
-        let commit_lsn = Lsn(self.consistent_point.0 - 1);
-        Position { timeline: self.timeline, commit_lsn, ordinal: self.ordinal }
+        position(self.timeline, self.consistent_point, self.ordinal)
     }
 
-    /// Copies a table; `false` when the process is to stop.
+    /// Copies a table.
     async fn table(
         &mut self,
         sql: &mut Client,
         schema: &TableSchema,
         source: &Facts,
-        tables: &mut Tables,
-        appender: &mut Appender,
         watch: &TableStats,
-        shutdown: &Shutdown,
-    ) -> Result<bool> {
+    ) -> Result<()> {
         let columns: Vec<String> = schema.columns.iter().map(|column| quote_ident(&column.name)).collect();
         let table = schema.name.quoted();
         // The query form also reads the partitions of a partitioned table; ONLY keeps to the table itself,
         // as replication does, where others inherit from it.
         let only = if source.partitioned { "" } else { "ONLY " };
         let statement = format!("COPY (SELECT {} FROM {only}{table}) TO STDOUT", columns.join(", "));
-        let known = tables.by_name(&schema.name).ok_or_else(|| {
+        let known = self.tables.by_name(&schema.name).ok_or_else(|| {
             Error::operator(format!("table {} was not taken in before its copy", schema.name))
         })?;
         let mut rows =
@@ -178,7 +177,7 @@ impl Copy {
             new.extend(self.text.values(row));
             let change = RowChange {
                 op: Op::Read,
-                position: self.position(),
+                position: position(self.timeline, self.consistent_point, self.ordinal),
                 lsn: self.consistent_point,
                 commit_us: self.commit_us,
                 now_ms: self.commit_us / 1000,
@@ -188,19 +187,21 @@ impl Copy {
                 old: None,
                 new: Some(&new),
             };
-            encode(known, &change, appender, &self.dead_letters)?;
+            encode(known, &change, self.appender, &self.dead_letters);
             values = recycle(new);
-            if appender.is_full() {
+            if self.appender.is_full() {
                 watch.backfilled(std::mem::take(&mut unreported), std::mem::take(&mut bytes));
-                super::append_held(appender).await?;
-                if shutdown.is_raised() {
-                    return Ok(false);
-                }
+                super::append_held(self.appender).await?;
             }
         }
         watch.backfilled(unreported, bytes);
-        Ok(true)
+        Ok(())
     }
+}
+
+/// Rows stand one byte before the consistent point (see [`Position`]).
+const fn position(timeline: Timeline, consistent_point: Lsn, ordinal: u64) -> Position {
+    Position { timeline, commit_lsn: Lsn(consistent_point.0 - 1), ordinal }
 }
 
 /// What the catalog says of a table's storage.

@@ -218,7 +218,7 @@ impl Engine {
             old: old_kind.map(|kind| OldRow { kind, values: &old_values }),
             new: new.is_some().then_some(&new_values[..]),
         };
-        encode(table, &row, &mut self.appender, &self.dead_letters)?;
+        encode(table, &row, &mut self.appender, &self.dead_letters);
         self.old = recycle(old_values);
         self.new = recycle(new_values);
         self.progress.position = position;
@@ -233,7 +233,7 @@ impl Engine {
             Ok(marker) if marker.slot == self.slot => self.marker = Some(marker),
             Ok(_) => {}
             Err(error) => {
-                tracing::warn!(%error, "a logical message with the prefix {MARKER_PREFIX} is not ours: left alone")
+                tracing::warn!(%error, "a logical message with the prefix {MARKER_PREFIX} is not ours: left alone");
             }
         }
     }
@@ -245,7 +245,7 @@ pub(super) fn encode(
     row: &RowChange<'_>,
     appender: &mut Appender,
     dead_letters: &Arc<str>,
-) -> Result<()> {
+) {
     let topic = Arc::clone(&table.topic);
     let encoded: Result<u32, EncodeError> = table.encoder().encode(row, appender.batch.topic(&topic));
     match encoded {
@@ -260,7 +260,6 @@ pub(super) fn encode(
         }
     }
     appender.added();
-    Ok(())
 }
 
 /// An empty vector of another lifetime in the same buffer, so that a row costs no allocation.

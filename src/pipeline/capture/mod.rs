@@ -142,9 +142,9 @@ async fn stream(
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
-            match backfill::run(settings, sql, &mut tables, &mut appender, ops, shutdown).await? {
-                Some(done) => done,
-                None => return Ok(()),
+            tokio::select! {
+                done = backfill::run(settings, sql, &mut tables, &mut appender, ops) => done?,
+                () = shutdown.raised() => return Ok(()),
             }
         }
     };

@@ -63,9 +63,9 @@ impl Source {
                 Client::connect(&options, Session::Sql).await?.execute(&sql).await
             });
             match sent.await {
-                Ok(Ok(_)) => {}
+                Ok(Ok(())) => {}
                 Ok(Err(error)) => {
-                    tracing::warn!(%error, "the marker for a cut could not be sent: trying again")
+                    tracing::warn!(%error, "the marker for a cut could not be sent: trying again");
                 }
                 Err(_) => tracing::warn!(
                     "the source did not take the marker for a cut in {PATIENCE:?}: trying again"

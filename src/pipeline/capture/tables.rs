@@ -79,7 +79,7 @@ pub struct Tables {
     options: Options,
     filter: TableFilter,
     ops: Ops,
-    tables: Vec<Table>,
+    all: Vec<Table>,
     by_topic: HashMap<Arc<str>, usize>,
     /// Described on this connection; `None`: not captured.
     by_oid: HashMap<u32, (Relation, Option<usize>)>,
@@ -89,7 +89,7 @@ impl std::fmt::Debug for Tables {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Tables")
             .field("name", &self.name)
-            .field("tables", &self.tables.len())
+            .field("tables", &self.all.len())
             .finish_non_exhaustive()
     }
 }
@@ -98,8 +98,8 @@ impl Tables {
     /// No tables yet, for a source of that name.
     pub fn new(source: SourceInfo, options: Options, filter: TableFilter, ops: Ops) -> Self {
         let name = source.name.clone();
-        let (tables, by_topic, by_oid) = (Vec::new(), HashMap::new(), HashMap::new());
-        Self { name, source, options, filter, ops, tables, by_topic, by_oid }
+        let (all, by_topic, by_oid) = (Vec::new(), HashMap::new(), HashMap::new());
+        Self { name, source, options, filter, ops, all, by_topic, by_oid }
     }
 
     /// Takes in the shapes in the topic `<name>.ddl`, and the counts of the state.
@@ -107,9 +107,9 @@ impl Tables {
         for change in
             read_json::<SchemaChange>(log, &routing::ddl_topic(&self.name), &mut HashMap::new()).await?
         {
-            let index = self.put(change.after)?;
+            let index = self.put(change.after);
             if let Some(count) = counts.get(&change.topic) {
-                self.tables[index].count = *count;
+                self.all[index].count = *count;
             }
         }
         Ok(())
@@ -117,19 +117,19 @@ impl Tables {
 
     /// The tables, in the order of their first sight.
     pub fn iter(&self) -> impl Iterator<Item = &Table> {
-        self.tables.iter()
+        self.all.iter()
     }
 
     /// The tables, to be counted.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Table> {
-        self.tables.iter_mut()
+        self.all.iter_mut()
     }
 
     /// The table which the wire calls `oid`: `Some(None)` when it is not captured, `None` when the server has
     /// not described it on this connection.
     pub fn by_oid(&mut self, oid: u32) -> Option<Option<&mut Table>> {
         let (_, index) = self.by_oid.get(&oid)?;
-        Some(index.map(|index| &mut self.tables[index]))
+        Some(index.map(|index| &mut self.all[index]))
     }
 
     /// Whether this very description has been taken in on this connection.
@@ -160,7 +160,7 @@ impl Tables {
         let change = self.evolve(source, position)?;
         let topic: Arc<str> = routing::topic_name(&self.name, &name).into();
         let index = self.by_topic[&topic];
-        let table = &mut self.tables[index];
+        let table = &mut self.all[index];
         table.encoder = encoder(&self.source, self.options, &table.schema, Some(&layout));
         self.by_oid.insert(relation.oid, (relation, Some(index)));
         Ok(change)
@@ -169,7 +169,7 @@ impl Tables {
     /// Takes in the shape of a table as the source has it now; its rows come in the order of `source.columns`.
     pub fn evolve(&mut self, source: TableSchema, position: Position) -> Result<Option<SchemaChange>> {
         let topic: Arc<str> = routing::topic_name(&self.name, &source.name).into();
-        let before = self.by_topic.get(&topic).map(|index| self.tables[*index].schema.clone());
+        let before = self.by_topic.get(&topic).map(|index| self.all[*index].schema.clone());
         if let Some(known) = before.as_ref().filter(|known| known.name != source.name) {
             return Err(Error::operator(format!(
                 "tables {} and {} would share the topic {topic}, since characters that topics do not allow become '_'",
@@ -184,7 +184,7 @@ impl Tables {
                 Some(next) => next,
             },
         };
-        self.put(after.clone())?;
+        self.put(after.clone());
         Ok(Some(SchemaChange { position, topic: topic.to_string(), statement: None, before, after }))
     }
 
@@ -192,22 +192,22 @@ impl Tables {
     pub fn by_name(&mut self, name: &TableName) -> Option<&mut Table> {
         let topic: Arc<str> = routing::topic_name(&self.name, name).into();
         let index = *self.by_topic.get(&topic)?;
-        Some(&mut self.tables[index])
+        Some(&mut self.all[index])
     }
 
-    fn put(&mut self, schema: TableSchema) -> Result<usize> {
+    fn put(&mut self, schema: TableSchema) -> usize {
         let topic: Arc<str> = routing::topic_name(&self.name, &schema.name).into();
         let encoder = encoder(&self.source, self.options, &schema, None);
         if let Some(index) = self.by_topic.get(&topic) {
-            let table = &mut self.tables[*index];
+            let table = &mut self.all[*index];
             (table.schema, table.encoder) = (schema, encoder);
-            return Ok(*index);
+            return *index;
         }
         let watch = self.ops.table(&schema.name);
         let (count, unreported) = (TableCount::default(), Unreported::default());
-        self.by_topic.insert(Arc::clone(&topic), self.tables.len());
-        self.tables.push(Table { schema, topic, count, touched: false, watch, encoder, unreported });
-        Ok(self.tables.len() - 1)
+        self.by_topic.insert(Arc::clone(&topic), self.all.len());
+        self.all.push(Table { schema, topic, count, touched: false, watch, encoder, unreported });
+        self.all.len() - 1
     }
 }
 
