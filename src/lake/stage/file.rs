@@ -173,7 +173,7 @@ impl OpenFile {
     pub(super) fn encode(mut self: Box<Self>, partition: u32) -> Result<Encoded> {
         let schema = match &mut self.table {
             Some(table) => {
-                if table.rows.len() > 0 {
+                if !table.rows.is_empty() {
                     self.batches.push(table.finish()?);
                 }
                 SchemaRef::clone(&table.arrow)
