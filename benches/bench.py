@@ -87,7 +87,10 @@ class Postgres:
 
     def sql(self, text, database="bench"):
         command = [str(self.bin / "psql"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", database, "-XAtq", "-v", "ON_ERROR_STOP=1", "-c", text]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"psql failed on {text!r}: {done.stderr}")
+        return done.stdout.strip()
 
     def url(self):
         return f"postgres://postgres@127.0.0.1:{self.port}/bench"
@@ -111,22 +114,23 @@ def peak_mb(pid):
     return 0
 
 
-def walsender(pg, application):
-    pid = pg.sql(f"select pid from pg_stat_replication where application_name like '{application}%'")
-    return int(pid.splitlines()[0]) if pid else None
+def walsender(pg, slot):
+    pid = pg.sql(f"select active_pid from pg_replication_slots where slot_name = '{slot}'")
+    return int(pid) if pid else None
 
 
 def load(pg, name, rows, per_transaction):
-    pg.sql(f"create table {name} {TABLE}; create publication pub_{name} for table {name};"
-           f"select pg_create_logical_replication_slot('master_{name}', 'pgoutput')")
+    pg.sql(f"create table {name} {TABLE}; create publication pub_{name} for table {name}")
+    pg.sql(f"select pg_create_logical_replication_slot('master_{name}', 'pgoutput')")
     if per_transaction:
         pg.sql(f"do $$ begin for t in 0..({rows}/{per_transaction}-1) loop insert into {name} select {ROW} "
                f"from generate_series(t*{per_transaction}+1,(t+1)*{per_transaction}) g; commit; end loop; end $$")
     else:
         pg.sql(f"insert into {name} select {ROW} from generate_series(1,{rows}) g")
-    pg.sql("checkpoint")
     end = pg.sql("select pg_current_wal_insert_lsn()")
-    pg.sql("select pg_logical_emit_message(false, 'end', 'x')")
+    # A transaction past the end, so that both sides see at once that they have passed it.
+    pg.sql("select pg_logical_emit_message(true, 'end', 'x')")
+    pg.sql("checkpoint")
     return end
 
 
@@ -147,7 +151,7 @@ def ceiling_drain(pg, name, end):
     command = [str(pg.bin / "pg_recvlogical"), "-h", "127.0.0.1", "-p", str(pg.port), "-U", "postgres", "-d", "bench",
                "-S", "ceiling", "--start", "-o", "proto_version=1", "-o", f"publication_names=pub_{name}", "-o", "messages=true",
                "--endpos", end, "-f", "/dev/null", "--no-loop", "-F", "0"]
-    process = subprocess.Popen(command, env={**os.environ, "PGAPPNAME": "ceiling"})
+    process = subprocess.Popen(command)
     sender, last = None, 0.0
     while process.poll() is None:
         sender = sender or walsender(pg, "ceiling")
@@ -197,7 +201,7 @@ def ours_drain(pg, name, end):
         while not active:
             if process.poll() is not None or time.time() > deadline:
                 fail(folder, process, "tidemark did not start to stream")
-            active = walsender(pg, "tidemark")
+            active = walsender(pg, slot)
         started, before = time.time(), cpu_s(process.pid)
         sender_before = cpu_s(active) or 0.0
         while pg.sql(f"select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name='{slot}'") != "t":

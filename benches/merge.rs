@@ -107,7 +107,13 @@ fn peak_rss_mib() -> u64 {
 }
 
 fn column(name: &str, column_type: ColumnType) -> Column {
-    Column { name: name.into(), column_type, type_name: String::new(), nullable: name != "id", dropped: false }
+    Column {
+        name: name.into(),
+        column_type,
+        type_name: String::new(),
+        nullable: name != "id",
+        dropped: false,
+    }
 }
 
 fn table() -> TableSchema {

@@ -8,7 +8,9 @@ use std::sync::Arc;
 
 use lake::faults::Dying;
 use lake::history::{Change, History, Logged, Shape, TOPIC, history, table};
-use lake::{deliver, deliver_day, difference, expected, lake as lake_on, objects, rows, stage, table_name, tiny};
+use lake::{
+    deliver, deliver_day, difference, expected, lake as lake_on, objects, rows, stage, table_name, tiny,
+};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -16,8 +18,15 @@ use tidemark::change::{Datum, Lsn, Op, Position};
 use tidemark::lake::DeadRecord;
 use tidemark::runtime::Class;
 
-const SHAPE: Shape =
-    Shape { seed: 5, keyed: true, partitions: 2, days: 2, changes_per_day: 90, truncates: false, evolve: true };
+const SHAPE: Shape = Shape {
+    seed: 5,
+    keyed: true,
+    partitions: 2,
+    days: 2,
+    changes_per_day: 90,
+    truncates: false,
+    evolve: true,
+};
 
 fn memory() -> Arc<dyn ObjectStore> {
     Arc::new(InMemory::new())
@@ -124,8 +133,10 @@ async fn leftovers_of_another_attempt_are_cleared_before_the_day_is_visible() {
     for table in lake.verify(ds, None).await.unwrap() {
         assert!(table.is_right(), "{table:#?}");
     }
-    let mut names: Vec<_> =
-        std::fs::read_dir(&day).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(&day)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     names.retain(|name| !(name.starts_with("part-000") && name.ends_with(".parquet")));
     names.sort();
     assert_eq!(names, ["_SUCCESS", "_manifest.json", "_plan.json"]);
@@ -147,7 +158,8 @@ async fn verify_finds_a_changed_a_missing_and_a_strange_part() {
     std::fs::remove_file(day.join("part-00001.parquet")).unwrap();
     std::fs::write(day.join("more.parquet"), "x").unwrap();
     let found = &lake.verify(manifest.ds, Some(&table_name())).await.unwrap()[0];
-    let problems: Vec<_> = found.files.iter().filter(|file| file.problem.is_some()).map(|file| &file.path).collect();
+    let problems: Vec<_> =
+        found.files.iter().filter(|file| file.problem.is_some()).map(|file| &file.path).collect();
     assert_eq!(problems.len(), 3, "{found:#?}");
     // The next day is not built on a damaged one.
     let error = deliver_day(&lake, &history, &history.days[1]).await.unwrap_err();
@@ -157,7 +169,8 @@ async fn verify_finds_a_changed_a_missing_and_a_strange_part() {
 
 /// A history of one day with the given changes, one a transaction.
 fn day_of(keyed: bool, changes: Vec<(Op, Vec<Datum<'static>>)>) -> History {
-    let mut history = history(Shape { days: 1, partitions: 1, changes_per_day: 0, evolve: false, keyed, ..SHAPE });
+    let mut history =
+        history(Shape { days: 1, partitions: 1, changes_per_day: 0, evolve: false, keyed, ..SHAPE });
     let schema = Arc::new(table(keyed));
     for (offset, (op, row)) in changes.into_iter().enumerate() {
         let (before, row) = if op == Op::Delete { (Some(row), Vec::new()) } else { (None, row) };
@@ -228,7 +241,8 @@ async fn what_the_files_cannot_hold_is_a_dead_letter_and_the_sums_are_right() {
     let scratch = tempfile::tempdir().unwrap();
     let store = memory();
     let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
-    let mut history = day_of(true, vec![(Op::Create, row(1, Datum::Null)), (Op::Create, row(1 << 40, Datum::Null))]);
+    let mut history =
+        day_of(true, vec![(Op::Create, row(1, Datum::Null)), (Op::Create, row(1 << 40, Datum::Null))]);
     let table = history.days[0].cut.tables.get_mut(TOPIC).unwrap();
     // A third record, which could not be decoded.
     table.changes = 3;

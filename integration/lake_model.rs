@@ -13,8 +13,15 @@ use lake::{deliver, difference, expected, objects, rows, tiny};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
-const SHAPE: Shape =
-    Shape { seed: 0, keyed: true, partitions: 1, days: 5, changes_per_day: 700, truncates: false, evolve: false };
+const SHAPE: Shape = Shape {
+    seed: 0,
+    keyed: true,
+    partitions: 1,
+    days: 5,
+    changes_per_day: 700,
+    truncates: false,
+    evolve: false,
+};
 
 async fn check(shape: Shape) {
     let scratch = tempfile::tempdir().unwrap();
@@ -31,7 +38,11 @@ async fn check(shape: Shape) {
         if found != expected {
             let lost: Vec<_> = expected.iter().filter(|row| !found.contains(row)).take(5).collect();
             let made: Vec<_> = found.iter().filter(|row| !expected.contains(row)).take(5).collect();
-            panic!("{shape:?} ds={ds}: {} rows, not {}\nlost {lost:#?}\nmade {made:#?}", found.len(), expected.len());
+            panic!(
+                "{shape:?} ds={ds}: {} rows, not {}\nlost {lost:#?}\nmade {made:#?}",
+                found.len(),
+                expected.len()
+            );
         }
     }
     for day in lake.days().await.unwrap() {

@@ -88,8 +88,8 @@ pub fn value(rng: &mut StdRng, column_type: &ColumnType) -> Datum<'static> {
             0 => i32::MIN,
             1 => i32::MAX,
             2 => -2_440_588,
-            3 => 2_145_031_948,
-            _ => rng.random_range(-2_440_588..2_145_031_948),
+            3 => 2_145_042_905,
+            _ => rng.random_range(-2_440_588..2_145_042_905),
         }),
         ColumnType::Time { .. } => Datum::Time(match rng.random_range(0..4) {
             0 => 86_400_000_000,

@@ -177,3 +177,135 @@ fn a_batch_of_another_schema_is_not_written() {
         assert!(writer.write(&other).is_err());
     }
 }
+
+/// Rows of one schema, read from every format as another.
+fn reread(
+    from: &[Column],
+    rows: &[Vec<Datum<'_>>],
+    to: &[Column],
+    options: &ReaderOptions,
+) -> Vec<RecordBatch> {
+    let read = |format: Format| {
+        let bytes = file(format, &[batch(from, rows)], &WriterOptions::default());
+        let reader = FileReader::open(&format, &arrow_schema(to), bytes, options).unwrap();
+        reader.map(|batch| batch.unwrap()).collect::<Vec<_>>()
+    };
+    let first = read(FORMATS[0]);
+    for format in FORMATS {
+        assert_eq!(read(format), first, "{format:?}");
+    }
+    first
+}
+
+fn unscaled(value: i128) -> Datum<'static> {
+    Datum::Decimal(super::decimal::from_i128(value).into())
+}
+
+#[test]
+fn a_file_of_an_older_schema_comes_out_in_the_newer_one() {
+    let array = |element| ColumnType::Array { element: Box::new(element) };
+    let decimal = |precision, scale| ColumnType::Decimal { precision, scale };
+    let cases = [
+        (ColumnType::Int16, ColumnType::Int32, Datum::Int(-7), Datum::Int(-7)),
+        (ColumnType::Int16, ColumnType::Int64, Datum::Int(-7), Datum::Int(-7)),
+        (ColumnType::Int32, ColumnType::Int64, Datum::Int(-7), Datum::Int(-7)),
+        (ColumnType::Int32, decimal(12, 2), Datum::Int(-7), unscaled(-700)),
+        (ColumnType::Int64, ColumnType::Numeric, Datum::Int(-7), Datum::Text("-7".into())),
+        (ColumnType::Float32, ColumnType::Float64, Datum::Float(0.5), Datum::Float(0.5)),
+        (decimal(5, 1), decimal(9, 3), unscaled(-12345), unscaled(-1_234_500)),
+        (decimal(3, -3), decimal(9, 0), unscaled(-12), unscaled(-12_000)),
+        (decimal(5, 2), ColumnType::Numeric, unscaled(-5), Datum::Text("-0.05".into())),
+        (decimal(5, 2), decimal(60, 2), unscaled(-5), unscaled(-5)),
+        (
+            array(ColumnType::Int32),
+            array(ColumnType::Int64),
+            Datum::List(vec![Datum::Int(1), Datum::Null]),
+            Datum::List(vec![Datum::Int(1), Datum::Null]),
+        ),
+    ];
+    for (old, new, written, expected) in cases {
+        let from = [column("x", old)];
+        let to = [column("added", ColumnType::Date), column("x", new)];
+        let batches = reread(&from, &[vec![written], vec![Datum::Null]], &to, &ReaderOptions::default());
+        let rows = [vec![Datum::Null, expected], vec![Datum::Null, Datum::Null]];
+        assert_rows(&to, &batches, &rows);
+    }
+}
+
+#[test]
+fn only_the_columns_asked_for_come_out_in_their_order() {
+    let columns = ["a", "b", "c"].map(|name| column(name, ColumnType::TEXT));
+    let rows = [["1", "2", "3"].map(|text| Datum::Text(text.into())).to_vec()];
+    let options = ReaderOptions { columns: Some(vec![2, 0]), ..ReaderOptions::default() };
+    let batches = reread(&columns, &rows, &columns, &options);
+    let wanted = [columns[2].clone(), columns[0].clone()];
+    assert_rows(&wanted, &batches, &[vec![Datum::Text("3".into()), Datum::Text("1".into())]]);
+}
+
+#[test]
+fn a_file_of_any_other_schema_is_refused_by_column_and_types() {
+    let not_null = |name| Column { nullable: false, ..column(name, ColumnType::Int32) };
+    let open = |format: Format, to: &[Column]| {
+        let bytes = file(format, &[batch(&[column("x", ColumnType::Int64)], &[])], &WriterOptions::default());
+        FileReader::open(&format, &arrow_schema(to), bytes, &ReaderOptions::default())
+            .err()
+            .unwrap()
+            .to_string()
+    };
+    assert_eq!(
+        open(FORMATS[0], &[column("x", ColumnType::Int32)]),
+        "column \"x\" is Int64 in the file, which does not widen to Int32, its type now"
+    );
+    for format in [FORMATS[0], Format::CsvGzip] {
+        assert!(open(format, &[column("y", ColumnType::Int64)]).starts_with("the file has a column \"x\""));
+        let to = [column("x", ColumnType::Int64), not_null("y")];
+        assert_eq!(open(format, &to), "the file lacks column \"y\" (Int32), which may not be null");
+    }
+}
+
+#[test]
+fn csv_that_does_not_fit_the_schema_is_refused_by_line_and_column() {
+    let bytes = file(
+        Format::CsvGzip,
+        &[batch(
+            &[column("x", ColumnType::TEXT)],
+            &[vec![Datum::Text("1".into())], vec![Datum::Text("two".into())]],
+        )],
+        &WriterOptions::default(),
+    );
+    let schema = arrow_schema(&[column("x", ColumnType::Int16)]);
+    let mut reader = FileReader::open(&Format::CsvGzip, &schema, bytes, &ReaderOptions::default()).unwrap();
+    let error = reader.next().unwrap().unwrap_err();
+    assert_eq!(error.to_string(), "line 3, column \"x\": an integer is expected");
+}
+
+#[test]
+fn a_batch_read_is_bounded_in_bytes() {
+    let columns = [column("x", ColumnType::TEXT)];
+    let rows: Vec<_> = (0..64).map(|_| vec![Datum::Text("x".repeat(1 << 16).into())]).collect();
+    let options = ReaderOptions { batch_bytes: 1 << 18, ..ReaderOptions::default() };
+    for format in FORMATS {
+        let bytes = file(format, &[batch(&columns, &rows)], &WriterOptions::default());
+        let reader = FileReader::open(&format, &arrow_schema(&columns), bytes, &options).unwrap();
+        assert!(reader.map(|batch| batch.unwrap().num_rows()).all(|rows| rows <= 4), "{format:?}");
+    }
+}
+
+#[test]
+fn a_damaged_file_is_an_error() {
+    let columns = [column("x", ColumnType::Int64)];
+    for format in FORMATS {
+        let mut bytes = file(format, &[batch(&columns, &[vec![Datum::Int(1)]])], &WriterOptions::default());
+        bytes.truncate(bytes.len() - 5);
+        let opened = FileReader::open(&format, &arrow_schema(&columns), bytes, &ReaderOptions::default());
+        assert!(opened.and_then(Iterator::collect::<Result<Vec<_>, _>>).is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn writers_and_readers_can_move_between_threads() {
+    fn movable<T: Send>() {}
+    movable::<FileWriter>();
+    movable::<FileReader>();
+    movable::<RowBuilder>();
+}

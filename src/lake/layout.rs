@@ -114,6 +114,16 @@ impl Layout {
         path(format!("{}/ds={ds}/snapshot-{index:05}.jsonl", self.table_dir("dead_letters", table)))
     }
 
+    /// The folder above the tables' dead letters.
+    pub fn all_dead_letters(&self) -> Path {
+        path(format!("dead_letters/{}", self.name))
+    }
+
+    /// An object that is put and removed to see whether the lake can be written.
+    pub fn probe(&self) -> Path {
+        path(format!("cuts/{}/_probe", self.name))
+    }
+
     /// The database's own manifest of a day.
     pub fn day_manifest(&self, ds: Ds) -> Path {
         path(format!("cuts/{}/ds={ds}.json", self.name))
@@ -137,6 +147,12 @@ pub fn parse_change_file(path: &Path) -> Option<ChangeRange> {
 /// The day in a `ds=YYYY-MM-DD` folder's path; `None` for any other folder.
 pub fn parse_ds(path: &Path) -> Option<Ds> {
     path.filename()?.strip_prefix("ds=")?.parse().ok()
+}
+
+/// The table in the path of a table's folder; `None` for any other folder.
+pub fn parse_table(path: &Path) -> Option<TableName> {
+    let (schema, table) = path.filename()?.split_once('.')?;
+    Some(TableName::new(unescape(schema)?, unescape(table)?))
 }
 
 /// A name of part `index`, such as `part-00000.parquet`.
@@ -190,6 +206,10 @@ fn escape(name: &str) -> String {
         }
     }
     out
+}
+
+fn unescape(segment: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(segment).decode_utf8().ok().map(std::borrow::Cow::into_owned)
 }
 
 #[expect(clippy::expect_used, reason = "segments are escaped, so every one is valid")]

@@ -170,6 +170,20 @@ impl Lake {
         Ok(days)
     }
 
+    /// Tries whether the lake can be written: puts a small object and removes it. Cancel-safe.
+    pub async fn probe(&self) -> Result<()> {
+        let path = self.layout.probe();
+        self.store.delete(&path).await?;
+        self.store.put_once(&path, bytes::Bytes::from_static(b"tidemark\n")).await?;
+        self.store.delete(&path).await
+    }
+
+    /// Tables that have dead letters. Cancel-safe.
+    pub async fn tables_with_dead_letters(&self) -> Result<Vec<TableName>> {
+        let folders = self.store.folders(&self.layout.all_dead_letters()).await?;
+        Ok(folders.iter().filter_map(layout::parse_table).collect())
+    }
+
     /// A table's dead letters of a day, or of all days, in the order of their objects' names. Cancel-safe.
     pub async fn dead_letters(&self, table: &TableName, ds: Option<Ds>) -> Result<Vec<DeadLetter>> {
         let folder = match ds {

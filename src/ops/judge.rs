@@ -1,12 +1,18 @@
-//! What is late, lost or stuck, and whether a person must look. The one place where that is decided.
+//! What is late, missing or stuck, and whether a person must look. The one place where that is decided.
+//!
+//! One cause is one reason, whether it hits one table or ten thousand: a list that is too long to read tells
+//! nothing. And each reason says what to do, if only where to look next.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::component::ComponentState;
 use super::days::{DayTable, Held};
-use super::report::{ComponentReport, Report, TableReport, Word};
-use crate::change::Ds;
+use super::human;
+use super::report::{ComponentReport, Report, Word};
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +52,7 @@ pub enum Severity {
 pub struct Reason {
     /// How bad.
     pub severity: Severity,
-    /// `late`, `lost` or `stuck`.
+    /// `late`, `missing` or `stuck`.
     pub kind: Word,
     /// The component, the table or the day.
     pub subject: String,
@@ -63,9 +69,9 @@ const WAITING_SECONDS: i64 = 60;
 /// A component that takes so long to begin is stuck.
 const STARTING_SECONDS: i64 = 300;
 /// The log may be so late without anybody being told.
-const LAG_WATCH_SECONDS: f64 = 60.0;
+pub(super) const LAG_WATCH_SECONDS: f64 = 60.0;
 /// From here on a person must look.
-const LAG_ACT_SECONDS: f64 = 900.0;
+pub(super) const LAG_ACT_SECONDS: f64 = 900.0;
 /// A cut may be overdue for so long: it waits for the transactions around midnight.
 const CUT_OVERDUE_SECONDS: i64 = 120;
 /// A day may take so long from its cut to its publication.
@@ -80,7 +86,8 @@ pub(super) fn reasons(report: &Report, held: &Held) -> Vec<Reason> {
     reasons.extend(log(report));
     reasons.extend(cut(report));
     reasons.extend(days(report, held));
-    reasons.extend(report.tables.iter().flat_map(|(name, state)| table(name, state)));
+    reasons.extend(failed_tables(report));
+    reasons.extend(dead_letters(report));
     reasons.sort_by_key(|reason| reason.severity);
     reasons
 }
@@ -103,15 +110,17 @@ fn component(name: &str, part: &ComponentReport, now: Timestamp) -> Option<Reaso
         ComponentState::Waiting if seconds < WAITING_SECONDS => (Severity::Watch, text(part)),
         ComponentState::Waiting | ComponentState::Failed => (Severity::Act, text(part)),
     };
-    let again = (part.state == ComponentState::Waiting)
-        .then(|| "It is tried again by itself; look at the other side.".to_owned());
+    let elsewhere = match part.state {
+        ComponentState::Waiting => "It is tried again by itself; look at the other side.",
+        _ => "Look at the log of this process.",
+    };
     Some(Reason {
         severity,
         kind: "stuck".into(),
         subject: name.to_owned(),
         message,
         since: Some(part.since),
-        mend: part.mend.clone().or(again),
+        mend: Some(part.mend.clone().unwrap_or_else(|| elsewhere.to_owned())),
     })
 }
 
@@ -129,8 +138,9 @@ fn source(report: &Report) -> Vec<Reason> {
             kind: "late".into(),
             subject: "source".to_owned(),
             message: format!(
-                "the log is {:.0} s ({} bytes of WAL) behind the database",
-                source.lag_seconds, source.lag_bytes
+                "the log is {} ({} of WAL) behind the database",
+                human::duration(source.lag_seconds),
+                human::bytes(source.lag_bytes)
             ),
             since: None,
             mend: Some("Nothing is lost: the slot keeps the WAL. Look at what is stuck; else at a long transaction or a bulk load at the source.".to_owned()),
@@ -142,9 +152,10 @@ fn source(report: &Report) -> Vec<Reason> {
             kind: "late".into(),
             subject: "source".to_owned(),
             message: format!(
-                "the slot retains {} bytes of WAL, more than half of max_slot_wal_keep_size ({limit} bytes); \
-                 beyond it the server drops the WAL, and changes are lost",
-                source.slot_retained_bytes
+                "the slot keeps {} of WAL, more than half of max_slot_wal_keep_size ({}); beyond it the server \
+                 drops the WAL, and changes are lost",
+                human::bytes(source.slot_retained_bytes),
+                human::bytes(limit)
             ),
             since: None,
             mend: Some("Mend what is stuck, or raise max_slot_wal_keep_size for the time being.".to_owned()),
@@ -160,7 +171,11 @@ fn log(report: &Report) -> Option<Reason> {
         severity: Severity::Act,
         kind: "stuck".into(),
         subject: "log".to_owned(),
-        message: format!("{} of {max} bytes are used; at the limit capture stops", log.bytes),
+        message: format!(
+            "{} of {} are used; at the limit capture stops",
+            human::bytes(log.bytes),
+            human::bytes(max)
+        ),
         since: None,
         mend: Some(
             "Mend delivery, so that the log can let go, or raise [log.embedded] bytes_max.".to_owned(),
@@ -185,62 +200,119 @@ fn days(report: &Report, held: &Held) -> Vec<Reason> {
     let mut reasons = Vec::new();
     for day in report.days.iter().filter(|day| day.published.is_none()) {
         let tables = held.days.get(&day.ds).into_iter().flat_map(|day| &day.detail);
-        for (name, state) in tables {
-            if let DayTable::Failed { reason, mend } = state {
-                reasons.push(unpublished(
-                    day.ds,
-                    format!("{name}: {reason}"),
-                    "stuck",
-                    day.cut,
-                    mend.clone(),
-                ));
-            }
+        let failed = tables.filter_map(|(name, state)| match state {
+            DayTable::Failed { reason, mend } => Some((name.to_string(), reason.as_str(), mend.as_deref())),
+            _ => None,
+        });
+        let look = format!("It is tried again by itself; /api/v1/days/{} tells each table.", day.ds);
+        for cause in causes(failed) {
+            reasons.push(Reason {
+                severity: Severity::Act,
+                kind: "stuck".into(),
+                subject: format!("ds={}", day.ds),
+                message: format!("{}: {}", cause.tables, cause.message),
+                since: Some(day.cut),
+                mend: Some(cause.mend.unwrap_or_else(|| look.clone())),
+            });
         }
         let seconds = report.time.as_second() - day.cut.as_second();
         if seconds > PUBLISH_SECONDS {
-            let message = format!(
-                "cut {} min ago and not published: {} of {} tables are there",
-                seconds / 60,
-                day.tables_published,
-                day.tables
-            );
-            let mend = format!("Look at deliver and lake; /api/v1/days/{} tells each table.", day.ds);
-            reasons.push(unpublished(day.ds, message, "late", day.cut, Some(mend)));
+            let (done, all) = (human::count(day.tables_published), human::count(day.tables));
+            reasons.push(Reason {
+                severity: Severity::Act,
+                kind: "late".into(),
+                subject: format!("ds={}", day.ds),
+                message: format!(
+                    "cut {} ago and not published: {done} of {all} tables are there",
+                    human::duration(seconds as f64)
+                ),
+                since: None,
+                mend: Some(format!("Look at deliver and lake; /api/v1/days/{} tells each table.", day.ds)),
+            });
         }
     }
     reasons
 }
 
-fn unpublished(ds: Ds, message: String, kind: &'static str, cut: Timestamp, mend: Option<String>) -> Reason {
-    let subject = format!("ds={ds}");
-    Reason { severity: Severity::Act, kind: kind.into(), subject, message, since: Some(cut), mend }
+fn failed_tables(report: &Report) -> Vec<Reason> {
+    let failed = report.tables.iter().filter(|(_, table)| table.state == "failed");
+    let since = failed.clone().map(|(_, table)| table.since).min();
+    let failed = failed.map(|(name, table)| {
+        (name.clone(), table.reason.as_deref().unwrap_or_default(), table.mend.as_deref())
+    });
+    let reason = |cause: Cause| Reason {
+        severity: Severity::Act,
+        kind: "stuck".into(),
+        subject: cause.tables,
+        message: cause.message,
+        since,
+        mend: Some(
+            cause
+                .mend
+                .unwrap_or_else(|| "The other tables go on. Look at the log of this process.".to_owned()),
+        ),
+    };
+    causes(failed).into_iter().map(reason).collect()
 }
 
-fn table(name: &str, table: &TableReport) -> Vec<Reason> {
-    let mut reasons = Vec::new();
-    if table.state == "failed" {
-        reasons.push(Reason {
-            severity: Severity::Act,
-            kind: "stuck".into(),
-            subject: name.to_owned(),
-            message: table.reason.clone().unwrap_or_default(),
-            since: Some(table.since),
-            mend: table.mend.clone(),
-        });
+fn dead_letters(report: &Report) -> Option<Reason> {
+    let with = report.tables.iter().filter(|(_, table)| table.dead_letters > 0);
+    let names: Vec<_> = with.map(|(name, _)| name.as_str()).collect();
+    let all = report.dead_letters();
+    let records = if all == 1 { "1 record is" } else { &format!("{} records are", human::count(all)) };
+    (all > 0).then(|| Reason {
+        severity: Severity::Watch,
+        kind: "missing".into(),
+        subject: some_of(&names),
+        message: format!(
+            "{records} missing from the lake: they could not be processed and wait as dead letters"
+        ),
+        since: None,
+        mend: Some("`tidemark dead-letters list` tells why.".to_owned()),
+    })
+}
+
+/// What several tables have in common.
+struct Cause {
+    tables: String,
+    message: String,
+    mend: Option<String>,
+}
+
+/// Causes that are told; the tables of further ones are only counted.
+const CAUSES_MAX: usize = 5;
+
+/// Failures of tables by their message, that of most tables first.
+fn causes<'a>(failed: impl Iterator<Item = (String, &'a str, Option<&'a str>)>) -> Vec<Cause> {
+    let mut by_message: BTreeMap<&str, (Vec<String>, Option<&str>)> = BTreeMap::new();
+    for (name, message, mend) in failed {
+        let cause = by_message.entry(message).or_default();
+        cause.0.push(name);
+        cause.1 = cause.1.or(mend);
     }
-    if table.dead_letters > 0 {
-        let records = if table.dead_letters == 1 { "record" } else { "records" };
-        reasons.push(Reason {
-            severity: Severity::Watch,
-            kind: "lost".into(),
-            subject: name.to_owned(),
-            message: format!(
-                "{} {records} could not be processed and wait as dead letters",
-                table.dead_letters
-            ),
-            since: None,
-            mend: Some("`tidemark dead-letters list` shows them with the reasons.".to_owned()),
-        });
+    let mut groups: Vec<_> = by_message.into_iter().collect();
+    groups.sort_by_key(|(_, (names, _))| Reverse(names.len()));
+    let rest: Vec<_> = groups.split_off(groups.len().min(CAUSES_MAX));
+    let cause = |(message, (names, mend)): (&str, (Vec<String>, Option<&str>))| Cause {
+        tables: some_of(&names.iter().map(String::as_str).collect::<Vec<_>>()),
+        message: message.to_owned(),
+        mend: mend.map(str::to_owned),
+    };
+    let mut causes: Vec<_> = groups.into_iter().map(cause).collect();
+    if !rest.is_empty() {
+        let names: Vec<_> = rest.iter().flat_map(|(_, (names, _))| names).map(String::as_str).collect();
+        let message = "failed for further reasons".to_owned();
+        causes.push(Cause { tables: some_of(&names), message, mend: None });
     }
-    reasons
+    causes
+}
+
+/// `public.a`, or `public.a and 2 more tables`.
+fn some_of(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first, _] => format!("{first} and 1 more table"),
+        [first, rest @ ..] => format!("{first} and {} more tables", human::count(rest.len() as u64)),
+    }
 }

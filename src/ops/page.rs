@@ -1,4 +1,4 @@
-//! The status page: what is late, lost or stuck, and what to do, on one self-contained page.
+//! The status page: what is late, missing or stuck, and what to do, on one self-contained page.
 //!
 //! It is made by the server, so that it also reads without scripts and through `curl`. Its script only fetches
 //! it again every few seconds, keeps the place where the reader is, and says so loudly when nothing answers.
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::component::ComponentState;
 use super::human;
-use super::judge::{Reason, Severity, Status};
+use super::judge::{self, Reason, Severity, Status};
 use super::report::{BackfillReport, ComponentReport, DayReport, Report, TableReport};
 
 const STYLE: &str = include_str!("page.css");
@@ -128,7 +128,7 @@ fn component(out: &mut String, name: &str, part: &ComponentReport, class: &str, 
     };
     let _ = write!(
         out,
-        "<li class=\"{class} {state}\"{earlier}><b>{}</b> {state} <span class=dim>{}</span></li>",
+        "<li class=\"{class} {state}\"{earlier}><b>{}</b> {state} <span class=dim>for {}</span></li>",
         escape(name),
         ago(now, part.since)
     );
@@ -149,8 +149,9 @@ fn tiles(out: &mut String, report: &Report) {
     if let Some(source) = &report.source {
         let late = source.lag_seconds;
         let value = if late < 1.0 { "up to date".to_owned() } else { human::duration(late) };
-        let note = format!("{} of WAL not in the log yet", human::bytes(source.lag_bytes));
-        tile(out, class(late >= 60.0, "act"), "Log behind database", &value, &note);
+        let note = format!("{} of WAL to go", human::bytes(source.lag_bytes));
+        let severity = if late >= judge::LAG_ACT_SECONDS { "act" } else { "watch" };
+        tile(out, class(late >= judge::LAG_WATCH_SECONDS, severity), "Log behind database", &value, &note);
         let retained = human::bytes(source.slot_retained_bytes);
         let limit = source.slot_limit_bytes;
         let note = limit.map_or("no limit set".to_owned(), |l| format!("limit {}", human::bytes(l)));
@@ -168,7 +169,7 @@ fn tiles(out: &mut String, report: &Report) {
     let note = format!("{records} records; log {}{size}", human::bytes(log.bytes));
     tile(out, "", "Lake behind log", &value, &note);
     let dead = report.dead_letters();
-    let note = if dead == 0 { "nothing was set aside" } else { "records set aside, not lost" };
+    let note = if dead == 0 { "nothing is missing" } else { "records missing from the lake" };
     tile(out, class(dead > 0, "watch"), "Dead letters", &human::count(dead), note);
     let cut = &report.cut;
     let last = cut.last_published_ds.map_or("none yet".to_owned(), |ds| ds.to_string());
@@ -189,7 +190,7 @@ fn days(out: &mut String, report: &Report) {
     }
     out.push_str(
         "<h3>Days</h3><div class=scroll><table><thead><tr><th>ds<th>State<th class=n>Tables<th class=n>Rows\
-         <th class=n>Size<th>Cut<th>Published</tr></thead><tbody>",
+         <th class=n>Size<th>Cut (UTC)<th>Published (UTC)</tr></thead><tbody>",
     );
     for day in &report.days {
         one_day(out, day, report.time);

@@ -265,7 +265,7 @@ fn lag_is_the_age_of_what_is_pending_and_zero_when_idle() {
 }
 
 #[tokio::test]
-async fn late_lost_and_stuck_are_told_with_what_to_do() {
+async fn late_missing_and_stuck_are_told_with_what_to_do() {
     let (ops, _commands) = Ops::new("shop");
     ops.source().heard(Lsn(5000));
     ops.source().received(Lsn(5000), now_ms() - 1_000_000);
@@ -282,10 +282,44 @@ async fn late_lost_and_stuck_are_told_with_what_to_do() {
         ("stuck", "log", Severity::Act),
         ("late", "cut", Severity::Act),
         ("late", "ds=2026-11-20", Severity::Act),
-        ("lost", "public.a", Severity::Watch),
+        ("missing", "public.a", Severity::Watch),
     ];
     assert_eq!(told, expected);
     assert!(report.reasons.iter().all(|reason| reason.mend.is_some()), "{:#?}", report.reasons);
+}
+
+#[test]
+fn one_cause_is_one_reason_however_many_tables_it_hits() {
+    let (ops, _commands) = Ops::new("shop");
+    let ds = day("2026-11-20");
+    let name = |number| TableName::new("public", format!("t{number:04}"));
+    ops.days().cut_made(ds, now_ms(), (0..1000).map(name));
+    for number in 0..1000 {
+        ops.table(&name(number)).failed(&Error::operator("type geometry").mend("Exclude it."));
+        ops.days().table(ds, &name(number), DayTable::failed(&Error::operator("disk full")));
+        ops.table(&name(number)).dead_lettered(2);
+    }
+    let told: Vec<_> =
+        ops.report().reasons.iter().map(|r| format!("{} {}: {}", r.kind, r.subject, r.message)).collect();
+    let expected = [
+        "stuck ds=2026-11-20: public.t0000 and 999 more tables: disk full",
+        "stuck public.t0000 and 999 more tables: type geometry",
+        "missing public.t0000 and 999 more tables: 2,000 records are missing from the lake: they could not be \
+         processed and wait as dead letters",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn many_causes_are_told_in_part_and_all_counted() {
+    let (ops, _commands) = Ops::new("shop");
+    for number in 0..20 {
+        let name = TableName::new("public", format!("t{number:02}"));
+        ops.table(&name).failed(&Error::operator(format!("reason {number:02}")));
+    }
+    let reasons = ops.report().reasons;
+    assert_eq!(reasons.len(), 6);
+    assert_eq!(reasons[5].subject, "public.t05 and 14 more tables");
 }
 
 #[tokio::test]

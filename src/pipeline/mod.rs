@@ -1,14 +1,13 @@
 //! Where the two sides meet: capture, deliver, and what keeps them running.
 //!
 //! ```text
-//!   source (prepare, check) ─> capture ─> log ─> deliver ─> lake
-//!                                 └──── supervise ────┘
+//!   source ─> capture ─> log ─> deliver ─> lake
+//!                └── supervise ──┘
 //! ```
 
 pub mod capture;
 pub mod deliver;
 pub mod settings;
-mod source;
 mod supervise;
 mod topics;
 mod watch;

@@ -84,7 +84,7 @@ pub async fn open_lake(config: &Config) -> Result<Lake> {
         format: match lake.format {
             LakeFormat::Parquet(compression) => crate::batch::Format::Parquet {
                 compression: match compression {
-                    ParquetCompression::Zstd => crate::batch::Compression::Zstd(3),
+                    ParquetCompression::Zstd => crate::batch::Compression::Zstd(1),
                     ParquetCompression::Snappy => crate::batch::Compression::Snappy,
                     ParquetCompression::None => crate::batch::Compression::None,
                 },

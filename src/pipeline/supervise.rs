@@ -12,10 +12,10 @@
 use std::sync::Arc;
 
 use crate::config::{Backfill, Config};
-use crate::ops::{Ops, Server};
+use crate::ops::{Ops, Server, Terminal, show_backfill};
 use crate::runtime::{Error, Result, Shutdown};
 
-use super::{capture, deliver, settings, source, watch};
+use super::{capture, deliver, settings, watch};
 
 /// Which sides run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl Sides {
 }
 
 /// Runs until a signal raises `shutdown` or a person is needed.
-pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()> {
+pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Shutdown) -> Result<()> {
     if sides.delivers() && config.source.backfill == Backfill::None {
         return Err(Error::usage("[source] backfill is \"none\", and snapshots need every row")
             .mend("Run `tidemark capture` for a log of changes alone, or set backfill = \"initial\"."));
@@ -51,9 +51,10 @@ pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()
     let mut sides_running = tokio::task::JoinSet::new();
     if sides.captures() {
         let settings = settings::capture(config)?;
-        source::prepare(config, &settings).await?;
         let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
-        sides_running.spawn(async move { capture::run(&settings, log, &ops, commands, &shutdown).await });
+        sides_running.spawn(on_a_thread_of_its_own("capture", move |runtime| {
+            runtime.block_on(capture::run(&settings, log, &ops, commands, &shutdown))
+        }));
     }
     if sides.delivers() {
         let settings = settings::deliver(config);
@@ -75,6 +76,8 @@ pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()
         watch_down.clone(),
     ));
 
+    let progress = tokio::spawn(show_backfill(ops.clone(), terminal, watch_down.clone()));
+
     let mut result = Ok(());
     while let Some(ended) = sides_running.join_next().await {
         let ended =
@@ -88,6 +91,23 @@ pub async fn run(config: &Config, sides: Sides, shutdown: Shutdown) -> Result<()
         shutdown.raise();
     }
     watch_down.raise();
-    let (_, _) = tokio::join!(http, watching);
+    let (_, _, _) = tokio::join!(http, watching, progress);
     result
+}
+
+/// Runs a side on a runtime with one thread: capture paces its reads by sleeping, and must not hold up others.
+async fn on_a_thread_of_its_own(
+    name: &'static str,
+    body: impl FnOnce(tokio::runtime::Runtime) -> Result<()> + Send + 'static,
+) -> Result<()> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::operator(format!("cannot start the runtime of {name}")).cause(error))?;
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(move || drop(done.send(body(runtime))))
+        .map_err(|error| Error::operator(format!("cannot start the thread of {name}")).cause(error))?;
+    result.await.unwrap_or_else(|_| Err(Error::operator(format!("{name} died; see the log for its panic"))))
 }

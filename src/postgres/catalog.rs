@@ -11,9 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Client, Row, quote_literal};
-use crate::change::{
-    Column, ColumnType, ReplicaIdentity, SchemaVersion, TableName, TableSchema, TextKind,
-};
+use crate::change::{Column, ColumnType, ReplicaIdentity, SchemaVersion, TableName, TableSchema, TextKind};
 use crate::runtime::{Error, Result};
 
 /// The tables of a publication with their OIDs, by name: partition roots or leaves as `publish_via_partition_root`
@@ -169,7 +167,8 @@ async fn load_keys(client: &mut Client, oids: &[u32]) -> Result<BTreeMap<u32, Ke
     let mut keys: BTreeMap<u32, Keys> = BTreeMap::new();
     for row in client.query(&sql).await? {
         let columns = text(&row, 3).split_whitespace().map(str::parse).collect::<Result<Vec<i16>, _>>();
-        let mut columns = columns.map_err(|error| Error::operator("pg_index.indkey cannot be read").cause(error))?;
+        let mut columns =
+            columns.map_err(|error| Error::operator("pg_index.indkey cannot be read").cause(error))?;
         columns.truncate(row.parse(4)?);
         let table = keys.entry(row.parse(0)?).or_default();
         if row.is_true(2) {
@@ -184,7 +183,9 @@ async fn load_keys(client: &mut Client, oids: &[u32]) -> Result<BTreeMap<u32, Ke
 
 /// A table from the rows of its columns.
 fn read_table(rows: &[Row], types: &Types, keys: &BTreeMap<u32, Keys>) -> Result<TableSchema> {
-    let Some(first) = rows.first() else { return Err(Error::operator("a table without a row in the catalog")) };
+    let Some(first) = rows.first() else {
+        return Err(Error::operator("a table without a row in the catalog"));
+    };
     let oid = first.parse(0)?;
     let identity = match text(first, 3) {
         "n" => ReplicaIdentity::Nothing,

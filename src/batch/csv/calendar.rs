@@ -171,7 +171,7 @@ mod tests {
             assert_eq!(text, format!("{sign}{:04}-{month:02}-{day:02}", year.abs()));
             assert_eq!(parse_date(text.as_bytes()), Some(days));
         }
-        for days in [i32::MIN + 2, -2_440_588, 2_145_031_948, i32::MAX - 1, i32::MAX, -i32::MAX] {
+        for days in [i32::MIN + 2, -2_440_588, 2_145_042_905, i32::MAX - 1, i32::MAX, -i32::MAX] {
             assert_eq!(parse_date(date(days).as_bytes()), Some(days));
         }
         assert_eq!(date(-719_528 - 365), "-0001-01-01", "2 BC");

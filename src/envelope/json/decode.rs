@@ -281,7 +281,7 @@ impl TableDecoder {
     /// Reads an object of columns; a column without a field stays [`Datum::Unchanged`].
     fn read_row<'a>(&self, scan: &mut Scanner<'a>, row: &mut Vec<Datum<'a>>) -> Result<(), DecodeError> {
         row.clear();
-        row.resize(self.columns.len(), Datum::Unchanged);
+        row.extend(std::iter::repeat_with(|| Datum::Unchanged).take(self.columns.len()));
         let mut more = scan.open_object().map_err(|error| at(scan, error))?;
         let mut next = 0;
         while more {
@@ -325,14 +325,7 @@ impl Envelope {
                 };
                 self.op = Some(op.ok_or(Malformed("an unknown operation"))?);
             }
-            "source" => scan.fields(|scan, name| {
-                if name == "ts_us" {
-                    let micros = scan.number()?.parse().map_err(|_| Malformed("not a commit time"))?;
-                    self.commit_us = Some(micros);
-                    return Ok(());
-                }
-                scan.skip()
-            })?,
+            "source" => self.read_source(scan)?,
             "after" | "before" if scan.peek() != Some(b'n') => {
                 return Err(Malformed("expected a row or null"));
             }
@@ -340,6 +333,51 @@ impl Envelope {
         }
         Ok(())
     }
+}
+
+impl Envelope {
+    /// The `source` block, of which only the commit time is wanted.
+    fn read_source(&mut self, scan: &mut Scanner<'_>) -> Result<(), Malformed> {
+        let start = scan.clone();
+        if let Some(commit_us) = own_source(scan) {
+            self.commit_us = Some(commit_us);
+            return Ok(());
+        }
+        *scan = start;
+        scan.fields(|scan, name| {
+            if name == "ts_us" {
+                let micros = scan.number()?.parse().map_err(|_| Malformed("not a commit time"))?;
+                self.commit_us = Some(micros);
+                return Ok(());
+            }
+            scan.skip()
+        })
+    }
+}
+
+/// A `source` block spelt as [`super::source`] writes it: its commit time. None for any other.
+fn own_source(scan: &mut Scanner<'_>) -> Option<i64> {
+    const BEFORE_TIME: [&str; 6] = [
+        "{\"version\":",
+        ",\"connector\":\"postgresql\",\"name\":",
+        ",\"ts_ms\":",
+        ",\"snapshot\":",
+        ",\"db\":",
+        ",\"sequence\":",
+    ];
+    const AFTER_TIME: [&str; 5] = [",\"ts_ns\":", ",\"schema\":", ",\"table\":", ",\"txId\":", ",\"lsn\":"];
+    const END: &str = ",\"xmin\":null,\"origin\":null,\"origin_lsn\":null}";
+    let skip = |scan: &mut Scanner<'_>, field: &str| {
+        (scan.take_verbatim(field.as_bytes()) && scan.skip().is_ok()).then_some(())
+    };
+    for field in BEFORE_TIME {
+        skip(scan, field)?;
+    }
+    let commit_us = scan.take_verbatim(b",\"ts_us\":").then(|| scan.number().ok()?.parse().ok())??;
+    for field in AFTER_TIME {
+        skip(scan, field)?;
+    }
+    scan.take_verbatim(END.as_bytes()).then_some(commit_us)
 }
 
 impl ColumnReader {

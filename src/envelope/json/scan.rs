@@ -90,21 +90,20 @@ impl<'a> Scanner<'a> {
             self.at += 1;
             return Ok(Cow::Borrowed(plain));
         }
-        let mut text = String::new();
-        let mut plain = start;
-        loop {
-            text.push_str(self.text.get(plain..self.at).ok_or(BAD)?);
-            match bytes.get(self.at) {
-                Some(b'"') => {
-                    self.at += 1;
-                    return Ok(Cow::Owned(text));
-                }
-                Some(b'\\') => text.push(self.escape()?),
-                _ => return Err(BAD),
-            }
-            plain = self.at;
+        // The end is found first: one allocation, since no escape is shorter than what it stands for.
+        let first = self.at;
+        self.end_string()?;
+        let past = std::mem::replace(&mut self.at, first);
+        let mut text = String::with_capacity(past - start);
+        text.push_str(self.text.get(start..first).ok_or(BAD)?);
+        while self.at + 1 < past {
+            text.push(self.escape()?);
+            let plain = self.at;
             self.at = next_special(bytes, plain);
+            text.push_str(self.text.get(plain..self.at).ok_or(BAD)?);
         }
+        self.at = past;
+        Ok(Cow::Owned(text))
     }
 
     /// One escape, from its backslash on.
@@ -225,8 +224,13 @@ impl<'a> Scanner<'a> {
     }
 
     fn skip_string(&mut self) -> Result<(), Malformed> {
+        self.at = next_special(self.text.as_bytes(), self.at + 1);
+        self.end_string()
+    }
+
+    /// Goes past the end of a string, from its first byte that is not plain on.
+    fn end_string(&mut self) -> Result<(), Malformed> {
         let bytes = self.text.as_bytes();
-        self.at = next_special(bytes, self.at + 1);
         loop {
             match bytes.get(self.at) {
                 Some(b'"') => {
@@ -244,8 +248,11 @@ impl<'a> Scanner<'a> {
 /// Length of the JSON number at the start of a text; none where there is no number.
 pub(super) fn number_length(bytes: &[u8]) -> Option<usize> {
     let digits = |from: usize| {
-        let rest = bytes.get(from..).unwrap_or_default();
-        rest.iter().position(|b| !b.is_ascii_digit()).unwrap_or(rest.len())
+        let mut to = from;
+        while bytes.get(to).is_some_and(u8::is_ascii_digit) {
+            to += 1;
+        }
+        to - from
     };
     let mut at = usize::from(bytes.first() == Some(&b'-'));
     let whole = digits(at);

@@ -26,7 +26,7 @@ pub fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
 
 fn write_hex(hex: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     const BAD: Malformed = Malformed("not bytes in hexadecimal form");
-    if hex.len() % 2 != 0 {
+    if !hex.len().is_multiple_of(2) {
         return Err(BAD);
     }
     let mut piece = [0_u8; PIECE];

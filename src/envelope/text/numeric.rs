@@ -5,8 +5,13 @@
 
 use super::Malformed;
 
-/// Digits after the point that Postgres can print (`NUMERIC_MAX_DISPLAY_SCALE` in `numeric.h` rounds up to it).
-const SCALE_MAX: i64 = 16_383;
+/// Digits after the point that a number may have: `NUMERIC_DSCALE_MAX` in `numeric.c`.
+const SCALE_MAX: usize = 16_383;
+/// Digits before the point that a number may have, by Postgres's documentation.
+const WHOLE_MAX: usize = 131_072;
+/// Bytes of an unscaled number of that many digits, and a little more.
+const BYTES_MAX: usize = 64 * 1024;
+const TOO_LONG: Malformed = Malformed("has more digits than a number can have in Postgres");
 const CHUNK_DIGITS: usize = 19;
 const CHUNK: u64 = 10_u64.pow(CHUNK_DIGITS as u32);
 
@@ -72,7 +77,13 @@ pub fn parse(text: &[u8]) -> Result<Number<'_>, Malformed> {
         Some((b'.', fraction)) if !fraction.is_empty() && fraction.iter().all(u8::is_ascii_digit) => fraction,
         Some(_) => return Err(BAD),
     };
-    if whole.is_empty() { Err(BAD) } else { Ok(Number::Finite(Digits { negative, whole, fraction })) }
+    if whole.is_empty() {
+        return Err(BAD);
+    }
+    if whole.len() > WHOLE_MAX || fraction.len() > SCALE_MAX {
+        return Err(TOO_LONG);
+    }
+    Ok(Number::Finite(Digits { negative, whole, fraction }))
 }
 
 impl Digits<'_> {
@@ -109,7 +120,7 @@ fn large(mut digits: impl Iterator<Item = u8>, count: usize, negative: bool) -> 
     let mut left = count;
     while left > 0 {
         // The first chunk takes the odd digits, so that all later ones are whole.
-        let length = if left % CHUNK_DIGITS == 0 { CHUNK_DIGITS } else { left % CHUNK_DIGITS };
+        let length = if left.is_multiple_of(CHUNK_DIGITS) { CHUNK_DIGITS } else { left % CHUNK_DIGITS };
         let mut carry = digits.by_ref().take(length).fold(0_u64, |v, d| v * 10 + u64::from(d - b'0'));
         for limb in &mut limbs {
             let product = u128::from(*limb) * u128::from(CHUNK) + u128::from(carry);
@@ -144,8 +155,10 @@ fn negate(bytes: &mut [u8]) {
 
 /// The decimal text of an unscaled integer, as Postgres prints it: with `scale` digits after the point.
 pub fn to_text(bytes: &[u8], scale: i64) -> Result<String, Malformed> {
-    if !(0..=SCALE_MAX).contains(&scale) {
-        return Err(Malformed("has a scale that Postgres cannot have"));
+    let scale = usize::try_from(scale).ok().filter(|scale| *scale <= SCALE_MAX);
+    let scale = scale.ok_or(Malformed("has a scale that Postgres cannot have"))?;
+    if bytes.len() > BYTES_MAX {
+        return Err(TOO_LONG);
     }
     let negative = bytes.first().ok_or(Malformed("an unscaled number without bytes"))? & 0x80 != 0;
     let mut digits = String::new();
@@ -156,7 +169,6 @@ pub fn to_text(bytes: &[u8], scale: i64) -> Result<String, Malformed> {
     } else {
         large_digits(bytes, negative, &mut digits);
     }
-    let scale = scale as usize;
     let mut text = String::with_capacity(digits.len().max(scale) + 3);
     if negative {
         text.push('-');

@@ -90,7 +90,16 @@ struct Piece {
 impl<S: Sink> Gather<S> {
     pub(super) fn new(schema: SchemaRef, chunk_bytes: u64, sink: S) -> Self {
         let patches = vec![Vec::new(); schema.fields().len()];
-        Self { sink, schema, chunk_bytes, sources: Vec::new(), pieces: Vec::new(), patches, rows: 0, bytes: 0 }
+        Self {
+            sink,
+            schema,
+            chunk_bytes,
+            sources: Vec::new(),
+            pieces: Vec::new(),
+            patches,
+            rows: 0,
+            bytes: 0,
+        }
     }
 
     /// Adds rows of a batch that holds the table's columns from `skip` on.

@@ -32,7 +32,7 @@ CREATE TABLE batches (
     appended_ms  INTEGER NOT NULL,  -- wall clock, milliseconds since 1970
     stored_bytes INTEGER NOT NULL,  -- length of blob
     frames_bytes INTEGER NOT NULL,  -- length of the frames that it unpacks to
-    codec        INTEGER NOT NULL,  -- 0: as they are, 1: LZ4 block
+    codec        INTEGER NOT NULL,  -- 0: as they are, 1: LZ4 in runs of 64 KiB
     crc          INTEGER NOT NULL,  -- CRC-32 of blob, codec i64, count u32, frames_bytes u64, little-endian
     blob         BLOB NOT NULL
 ) STRICT;

@@ -61,11 +61,6 @@ impl Cutter {
         &self.calendar
     }
 
-    /// The state.
-    pub const fn state(&self) -> CutState {
-        self.state
-    }
-
     /// The end of the day that is cut next, in microseconds since 1970.
     pub fn boundary_us(&self) -> i64 {
         self.calendar.end_of(self.state.next_ds).as_microsecond()

@@ -48,6 +48,7 @@ use source::Source;
 use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
 use tables::Tables;
+pub use verify::preflight_settings;
 
 /// What capture has to know.
 #[derive(Clone)]
@@ -133,11 +134,13 @@ async fn stream(
     let (stream_state, cut_state) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) => {
             verify::still_fits(settings, sql, &stream).await?;
+            verify::preflight(settings, sql, false).await?;
             (stream, cut)
         }
         _ if !settings.backfill => begin::at_slot(settings, sql).await?,
         _ => {
-            verify::ready_for_backfill(settings, sql).await?;
+            verify::preflight(settings, sql, true).await?;
+            verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
             match backfill::run(settings, sql, &mut tables, &mut appender, ops, shutdown).await? {
                 Some(done) => done,

@@ -24,11 +24,6 @@ impl Source {
         Self { options, client: None }
     }
 
-    /// How to connect.
-    pub const fn options(&self) -> &ConnectOptions {
-        &self.options
-    }
-
     /// The connection.
     pub async fn client(&mut self) -> Result<&mut Client> {
         let client = match self.client.take() {

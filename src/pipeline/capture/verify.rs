@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use crate::postgres::preflight::{self, Level, PreflightSettings};
+use crate::postgres::setup;
 use crate::postgres::slot::{self, SlotState, WalStatus};
-use crate::postgres::wire::{Client, Session};
+use crate::postgres::wire::{Client, Session, quote_literal};
 use crate::runtime::{Error, Result};
 
 use super::CaptureSettings;
@@ -53,13 +55,53 @@ pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &St
     }
 }
 
-/// Checks what a backfill needs, with the SQL for what is missing.
-pub async fn ready_for_backfill(settings: &CaptureSettings, sql: &mut Client) -> Result<()> {
-    if let Some(slot) = slot::slot_state(sql, &settings.slot).await? {
-        let mend = format!("Drop it (SELECT pg_drop_replication_slot('{}')) and start again.", settings.slot);
-        usable(settings, &slot, "it cannot be streamed from", &mend)?;
+/// Makes what a first start lacks: the publication, and the slot with it. A publication that exists is the
+/// DBA's and stays as it is.
+pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Result<()> {
+    let publication = quote_literal(&settings.publication);
+    let exists =
+        sql.query(&format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {publication}")).await?;
+    if exists.is_empty() {
+        let plan = setup::plan(sql, &preflight_settings(settings, true)).await?;
+        for statement in &plan.statements {
+            tracing::info!(sql = statement.sql, "{}", statement.purpose);
+        }
+        setup::apply(sql, &plan).await?;
     }
     Ok(())
+}
+
+/// Asks everything that could fail later. What fails is one error, with all the mends; what could be better is
+/// logged.
+pub async fn preflight(settings: &CaptureSettings, sql: &mut Client, create_missing: bool) -> Result<()> {
+    let findings = preflight::check(sql, &preflight_settings(settings, create_missing)).await?;
+    let mut failures = Vec::new();
+    let mut mends = Vec::new();
+    for finding in findings {
+        let line = format!("{}: {}", finding.subject, finding.message);
+        match finding.level {
+            Level::Fail => {
+                failures.push(line);
+                mends.extend(finding.mend);
+            }
+            Level::Warn => tracing::warn!(mend = finding.mend, "{line}"),
+            Level::Ok => {}
+        }
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    Err(Error::operator(format!("the source is not ready: {}", failures.join("; "))).mend(mends.join(" ")))
+}
+
+/// What is to be captured, in preflight's words.
+pub fn preflight_settings(settings: &CaptureSettings, create_missing: bool) -> PreflightSettings<'_> {
+    PreflightSettings {
+        slot: &settings.slot,
+        publication: &settings.publication,
+        wanted: settings.filter.as_ref(),
+        create_missing,
+    }
 }
 
 fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend: &str) -> Result<()> {

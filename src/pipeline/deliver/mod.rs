@@ -169,7 +169,10 @@ impl<'a> Delivery<'a> {
         let none = BTreeMap::new();
         let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, ranges.unwrap_or(&none)).await?;
         if let Some(manifest) = turn.published.then(|| table.manifest()).flatten() {
-            let state = DayTable::Published { rows: manifest.rows, bytes: manifest.bytes() };
+            let state = DayTable::Published {
+                rows: manifest.rows,
+                bytes: manifest.files.iter().map(|file| file.bytes).sum(),
+            };
             self.ops.days().table(manifest.ds, name, state);
         }
         if self.failed.remove(topic).is_some() {
@@ -205,7 +208,9 @@ impl<'a> Delivery<'a> {
             if !cut.tables.keys().all(done) {
                 break;
             }
-            self.lake.publish_day(&cut).await?;
+            if self.lake.publish_day(&cut).await?.is_none() {
+                break;
+            }
             self.ops.days().published(cut.ds);
             tracing::info!(ds = %cut.ds, tables = cut.tables.len(), lsn = %cut.lsn, "the day is complete");
             self.day = Some(cut.ds);

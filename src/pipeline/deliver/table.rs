@@ -33,6 +33,8 @@ pub struct TableDelivery {
     watch: Arc<TableStats>,
     published: Option<Manifest>,
     stagers: BTreeMap<u32, Stager>,
+    /// Up to where the log was told to let go, by log partition.
+    trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
 }
 
@@ -65,6 +67,7 @@ impl TableDelivery {
             watch,
             published,
             stagers: BTreeMap::new(),
+            trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
         })
     }
@@ -117,11 +120,11 @@ impl TableDelivery {
                 _ => complete = false,
             }
         }
+        self.trim(log, ranges).await?;
         self.watch.set_end_offset(ranges.values().map(|range| range.end).sum());
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if let Some(cut) = cut.filter(|_| complete) {
             self.publish(lake, journal, &cut).await?;
-            self.trim(log, ranges).await?;
             turn = Turn { more: true, published: true };
         }
         Ok(turn)
@@ -144,7 +147,7 @@ impl TableDelivery {
     ) -> Result<()> {
         let number = partition.partition;
         if !self.stagers.contains_key(&number) {
-            let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
+            let from = self.published.as_ref().map_or(0, |manifest| end_of(manifest, number));
             let since = self.published();
             let chain = lake.chain(&self.name, number, (from, None), since).await?;
             if chain.next < range.start && range.start < range.end {
@@ -232,17 +235,20 @@ impl TableDelivery {
         self.watch.set_published(manifest.ds);
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,
-            dead_letters = manifest.dead_letters(), seconds = started.elapsed().as_secs_f64(), "published"
+            dead_letters = manifest.changes.dead_letters, seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
         Ok(())
     }
 
     /// The change files hold everything below their end: the log may let go of it.
-    async fn trim(&self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
+    async fn trim(&mut self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
         for partition in ranges.keys() {
-            if let Some(stager) = self.stagers.get(&partition.partition) {
+            let Some(stager) = self.stagers.get(&partition.partition) else { continue };
+            let trimmed = self.trimmed.entry(partition.partition).or_default();
+            if stager.durable() > *trimmed {
                 log.trim(partition, stager.durable()).await?;
+                *trimmed = stager.durable();
             }
         }
         Ok(())
@@ -272,6 +278,11 @@ fn dead<'a>(offset: Offset, record: &RecordRef<'a>, reason: &'a str) -> DeadReco
         raw_key: record.key,
         raw_value: record.value,
     }
+}
+
+/// Where a day ended in a log partition.
+fn end_of(manifest: &Manifest, partition: u32) -> Offset {
+    manifest.log.iter().find(|range| range.partition == partition).map_or(0, |range| range.end)
 }
 
 /// An empty vector of another lifetime in the same buffer.

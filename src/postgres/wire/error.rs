@@ -65,15 +65,13 @@ impl ServerError {
         match self.sqlstate.as_str() {
             // 53400 is a configured limit, such as "all replication slots are in use".
             "53400" => Class::Operator,
-            // The slot is in use: most likely by the session that we have just lost.
-            "55006" => Class::Retry,
-            // Shut down by the administrator, after a crash, or still starting; a dropped database (57P04) is none.
-            "57P01" | "57P02" | "57P03" | "57P05" => Class::Retry,
-            // A cancelled statement, and a lock that was not available in time.
-            "57014" | "55P03" => Class::Retry,
+            // In use (most likely by the session that we have just lost); shut down, crashed or still starting (but
+            // not 57P04, a dropped database); a cancelled statement; a lock not had in time; a system or I/O error
+            // of the server's machine (but not 58P01, a missing file).
+            "55006" | "57P01" | "57P02" | "57P03" | "57P05" | "57014" | "55P03" | "58000" | "58030" => {
+                Class::Retry
+            }
             state if ["08", "40", "53"].iter().any(|class| state.starts_with(class)) => Class::Retry,
-            // An I/O error or a system error of the server's machine, except a missing file (58P01).
-            "58000" | "58030" => Class::Retry,
             _ => Class::Operator,
         }
     }

@@ -57,12 +57,12 @@ pub fn change<'a>(op: Op, old: Option<OldRow<'a>>, new: Option<&'a [Value<'a>]>)
     }
 }
 
-pub fn full<'a>(values: &'a [Value<'a>]) -> Option<OldRow<'a>> {
-    Some(OldRow { kind: OldKind::Full, values })
+pub fn full<'a>(values: &'a [Value<'a>]) -> OldRow<'a> {
+    OldRow { kind: OldKind::Full, values }
 }
 
-pub fn key_only<'a>(values: &'a [Value<'a>]) -> Option<OldRow<'a>> {
-    Some(OldRow { kind: OldKind::Key, values })
+pub fn key_only<'a>(values: &'a [Value<'a>]) -> OldRow<'a> {
+    OldRow { kind: OldKind::Key, values }
 }
 
 /// One row of one column, inserted: its records.
@@ -117,4 +117,9 @@ pub fn text(kind: TextKind) -> ColumnType {
 
 pub fn array(element: ColumnType) -> ColumnType {
     ColumnType::Array { element: Box::new(element) }
+}
+
+/// Bytes in Postgres's hex form.
+pub fn hex(raw: &[u8]) -> String {
+    raw.iter().fold("\\x".to_owned(), |text, byte| text + &format!("{byte:02x}"))
 }

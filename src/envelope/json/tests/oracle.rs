@@ -35,7 +35,7 @@ fn values_of_a_real_postgres_come_out_as_it_computes_them() {
         let datum = round_trip(&case.column_type, Options::default(), case.text.as_bytes());
         match (datum, case.micros) {
             (Ok(Datum::Timestamp(micros)), Some(expected)) => {
-                assert_eq!(micros.to_string(), expected, "{line}")
+                assert_eq!(micros.to_string(), expected, "{line}");
             }
             (Ok(Datum::Timestamp(micros)), None) => {
                 let unit =

@@ -87,7 +87,7 @@ fn an_update_has_the_old_row_only_when_it_was_sent_whole() {
     let mut out = records();
     let mut encoder = encoder(&orders(), Options::default());
     encoder.encode(&change(Op::Update, None, Some(&[ONE, BOB])), &mut out).unwrap();
-    encoder.encode(&change(Op::Update, full(&[ONE, ANN]), Some(&[ONE, BOB])), &mut out).unwrap();
+    encoder.encode(&change(Op::Update, Some(full(&[ONE, ANN])), Some(&[ONE, BOB])), &mut out).unwrap();
     let values: Vec<_> = out.iter().map(|record| value_of(&record)).collect();
     assert!(values[0].starts_with(r#"{"before":null,"after":{"id":1,"name":"Bob"},"#));
     assert!(values[1].starts_with(r#"{"before":{"id":1,"name":"Ann"},"after":{"id":1,"name":"Bob"},"#));
@@ -102,7 +102,7 @@ fn an_update_has_the_old_row_only_when_it_was_sent_whole() {
 fn a_delete_is_an_envelope_and_a_tombstone_of_the_same_key() {
     let mut out = records();
     let count = encoder(&orders(), Options::default())
-        .encode(&change(Op::Delete, key_only(&[ONE, Value::Null]), None), &mut out);
+        .encode(&change(Op::Delete, Some(key_only(&[ONE, Value::Null])), None), &mut out);
     assert_eq!((count, out.count()), (Ok(1), 2));
     let both: Vec<_> = out.iter().collect();
     assert!(value_of(&both[0]).starts_with(r#"{"before":{"id":1,"name":null},"after":null,"#));
@@ -116,7 +116,7 @@ fn a_delete_is_an_envelope_and_a_tombstone_of_the_same_key() {
 
 #[test]
 fn a_key_change_is_a_delete_a_tombstone_and_a_create_that_name_each_other() {
-    for old in [key_only(&[ONE, Value::Null]), full(&[ONE, ANN])] {
+    for old in [Some(key_only(&[ONE, Value::Null])), Some(full(&[ONE, ANN]))] {
         let mut out = records();
         let count = encoder(&orders(), Options::default())
             .encode(&change(Op::Update, old, Some(&[TWO, ANN])), &mut out);
@@ -140,7 +140,7 @@ fn a_key_change_is_a_delete_a_tombstone_and_a_create_that_name_each_other() {
 #[test]
 fn an_old_key_equal_to_the_new_one_is_no_key_change() {
     let mut out = records();
-    let old = key_only(&[ONE, Value::Null]);
+    let old = Some(key_only(&[ONE, Value::Null]));
     encoder(&orders(), Options::default())
         .encode(&change(Op::Update, old, Some(&[ONE, BOB])), &mut out)
         .unwrap();
@@ -162,8 +162,8 @@ fn an_unchanged_value_is_completed_from_a_whole_old_row_but_not_from_an_old_key(
     let mut out = records();
     let mut encoder = encoder(&orders(), Options::default());
     let new = [TWO, Value::Unchanged];
-    encoder.encode(&change(Op::Update, full(&[ONE, ANN]), Some(&new)), &mut out).unwrap();
-    encoder.encode(&change(Op::Update, key_only(&[ONE, Value::Null]), Some(&new)), &mut out).unwrap();
+    encoder.encode(&change(Op::Update, Some(full(&[ONE, ANN])), Some(&new)), &mut out).unwrap();
+    encoder.encode(&change(Op::Update, Some(key_only(&[ONE, Value::Null])), Some(&new)), &mut out).unwrap();
     let rows: Vec<_> = decode_all(&orders(), &out).unwrap().into_iter().map(|(_, row)| row).collect();
     assert_eq!(rows[2], [Datum::Int(2), Datum::Text("Ann".into())]);
     assert_eq!(rows[5], [Datum::Int(2), Datum::Unchanged]);
@@ -174,7 +174,7 @@ fn an_unchanged_key_is_completed_from_the_old_row_and_refused_without() {
     let schema = table(vec![column("id", ColumnType::TEXT), column("n", ColumnType::Int32)], vec![0]);
     let mut encoder = encoder(&schema, Options::default());
     let new = [Value::Unchanged, TWO];
-    for old in [key_only(&[ANN, Value::Null]), full(&[ANN, ONE])] {
+    for old in [Some(key_only(&[ANN, Value::Null])), Some(full(&[ANN, ONE]))] {
         let mut out = records();
         assert_eq!(encoder.encode(&change(Op::Update, old, Some(&new)), &mut out), Ok(1));
         assert_eq!(out.iter().next().unwrap().key, Some(&br#"{"id":"Ann"}"#[..]));
@@ -191,8 +191,10 @@ fn a_table_without_a_key_has_null_keys_no_tombstones_and_gives_the_replaced_row(
     let mut out = records();
     let mut encoder = encoder(&schema, Options::default());
     encoder.encode(&change(Op::Create, None, Some(&[ONE, ANN])), &mut out).unwrap();
-    encoder.encode(&change(Op::Update, full(&[ONE, ANN]), Some(&[TWO, Value::Unchanged])), &mut out).unwrap();
-    encoder.encode(&change(Op::Delete, full(&[TWO, ANN]), None), &mut out).unwrap();
+    encoder
+        .encode(&change(Op::Update, Some(full(&[ONE, ANN])), Some(&[TWO, Value::Unchanged])), &mut out)
+        .unwrap();
+    encoder.encode(&change(Op::Delete, Some(full(&[TWO, ANN])), None), &mut out).unwrap();
     assert_eq!(out.count(), 3);
     assert!(out.iter().all(|record| record.key.is_none()));
     let decoded = decode_all(&schema, &out).unwrap();
@@ -248,7 +250,8 @@ fn a_change_that_fails_leaves_no_record_behind() {
     let before = (out.count(), out.frames().to_vec());
     let bad = Value::Text(b"\xFF");
     let moved = [TWO, bad];
-    let error = encoder.encode(&change(Op::Update, key_only(&[ONE, Value::Null]), Some(&moved)), &mut out);
+    let error =
+        encoder.encode(&change(Op::Update, Some(key_only(&[ONE, Value::Null])), Some(&moved)), &mut out);
     let expected = EncodeError::Column {
         column: "name".into(),
         type_name: "its type".into(),
@@ -268,7 +271,7 @@ fn changes_that_lack_something_are_refused() {
         ("no old row", change(Op::Delete, None, None)),
         ("too few values", change(Op::Create, None, Some(&short))),
         ("a null key", change(Op::Create, None, Some(&null_key))),
-        ("an unchanged old value", change(Op::Delete, full(&[ONE, Value::Unchanged]), None)),
+        ("an unchanged old value", change(Op::Delete, Some(full(&[ONE, Value::Unchanged])), None)),
     ] {
         let mut out = records();
         assert!(encoder.encode(&change, &mut out).is_err(), "{case}");
@@ -279,7 +282,7 @@ fn changes_that_lack_something_are_refused() {
 #[test]
 fn headers_alone_give_position_version_and_tombstone() {
     let mut out = records();
-    let old = key_only(&[ONE, Value::Null]);
+    let old = Some(key_only(&[ONE, Value::Null]));
     encoder(&orders(), Options::default()).encode(&change(Op::Delete, old, None), &mut out).unwrap();
     let peeked: Vec<_> = out.iter().map(|record| peek(&record).unwrap()).collect();
     assert!(peeked.iter().all(|p| p.position == POSITION && p.schema_version == SchemaVersion(7)));

@@ -109,12 +109,7 @@ fn scalar(column_type: &ColumnType) -> BoxedStrategy<Sample> {
             .prop_map(|v| (v.clone(), Datum::Text(v.into())))
             .boxed(),
         ColumnType::Text { .. } => ".*".prop_map(|v| (v.clone(), Datum::Text(v.into()))).boxed(),
-        ColumnType::Bytes => any::<Vec<u8>>()
-            .prop_map(|v| {
-                let hex: String = v.iter().map(|b| format!("{b:02x}")).collect();
-                (format!("\\x{hex}"), Datum::Bytes(v.into()))
-            })
-            .boxed(),
+        ColumnType::Bytes => any::<Vec<u8>>().prop_map(|v| (hex(&v), Datum::Bytes(v.into()))).boxed(),
         ColumnType::Date => (-719_162_i32..=2_932_896)
             .prop_map(|days| {
                 let date = jiff::civil::date(1970, 1, 1) + jiff::Span::new().days(days);
@@ -196,7 +191,7 @@ proptest! {
             .map(|(_, cell)| cell.as_ref().map_or(Value::Null, |(text, _)| Value::Text(text.as_bytes())))
             .collect();
         let mut out = records();
-        encoder(&schema, options).encode(&change(Op::Update, full(&values), Some(&values)), &mut out).unwrap();
+        encoder(&schema, options).encode(&change(Op::Update, Some(full(&values)), Some(&values)), &mut out).unwrap();
         let record = out.iter().next().unwrap();
         serde_json::from_slice::<serde_json::Value>(record.value.unwrap()).expect("valid JSON");
         let mut row = Vec::new();

@@ -104,6 +104,8 @@ fn numerics_keep_the_scale_they_are_printed_with() {
     check(&numeric, "-Infinity", r#""-Infinity""#, &string("-Infinity"));
     let long = format!("-{}.{}", "123456789".repeat(1_500), "987654321".repeat(1_500));
     assert_eq!(round_trip(&numeric, Options::default(), long.as_bytes()), Ok(string(&long).into_owned()));
+    refused(&numeric, &"1".repeat(131_073));
+    refused(&numeric, &format!("0.{}", "1".repeat(16_384)));
 }
 
 #[test]
@@ -168,9 +170,9 @@ fn bytes_come_from_hex_and_from_the_escape_form() {
     }
     for length in 0..700_usize {
         let raw: Vec<u8> = (0..length).map(|n| (n * 7) as u8).collect();
-        let hex: String = raw.iter().map(|b| format!("{b:02x}")).collect();
-        let escaped: String = raw.iter().map(|b| format!("\\{b:03o}")).collect();
-        for text in [format!("\\x{hex}"), escaped] {
+
+        let escaped = raw.iter().fold(String::new(), |text, byte| text + &format!("\\{byte:03o}"));
+        for text in [hex(&raw), escaped] {
             assert_eq!(round_trip(&ColumnType::Bytes, Options::default(), text.as_bytes()), Ok(bytes(&raw)));
         }
     }

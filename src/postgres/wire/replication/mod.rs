@@ -21,7 +21,9 @@
 //! **Why reading waits.** The walsender makes one `send` per change. Waking up for each would cost more CPU than
 //! decoding it, so `fill` lets [`ReplicationStream::coalesce`] pass between two reads of the socket, unless the
 //! last one brought so much that more is surely there. At low rates a message is read at once; at high rates
-//! there is about one wake-up a millisecond.
+//! there is about one wake-up a millisecond. The pause is the thread's, not the task's: a task's pause would park
+//! the thread in `epoll_wait`, where each `send` of the server wakes it all the same. So `fill` belongs on a
+//! runtime of its own, with one thread, whose other tasks (feedback, appends) can wait a millisecond.
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-replication.html>.
 
@@ -127,7 +129,7 @@ impl Client {
 /// A running stream. Dropping it closes the connection, which releases the slot a moment later;
 /// [`ReplicationStream::stop`] does it in order.
 pub struct ReplicationStream {
-    /// Least time between two reads of the socket, unless much is there.
+    /// Least time between two reads of the socket, unless much is there: 1 ms; on a Unix socket none.
     pub coalesce: Duration,
     reader: ReadHalf<Stream>,
     buffer: FrameBuffer,
@@ -151,11 +153,15 @@ impl fmt::Debug for ReplicationStream {
 impl ReplicationStream {
     fn new(connection: Connection, options: &ReplicationOptions) -> Self {
         let Connection { stream, buffer, address, .. } = connection;
+        // A Unix socket holds some two hundred small messages whatever their size (each counts as a buffer of its
+        // own), so that waiting would only stop the walsender; it also wakes us for several at a time anyway.
+        let coalesce =
+            if matches!(stream, Stream::Unix(_)) { Duration::ZERO } else { Duration::from_millis(1) };
         let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::new(options.start));
         let task = tokio::spawn(feedback::run(writer, shared.clone(), options.status_interval));
         Self {
-            coalesce: Duration::from_millis(1),
+            coalesce,
             reader,
             buffer,
             shared,
@@ -180,9 +186,10 @@ impl ReplicationStream {
     /// was asked for a sign of life; all of class `Retry`.
     pub async fn fill(&mut self) -> Result<()> {
         if self.last_read_bytes < LARGE_READ_BYTES {
-            let next_read = self.last_read + self.coalesce;
-            if Instant::now() < next_read {
-                sleep_until(next_read).await;
+            let wait = self.coalesce.saturating_sub(self.last_read.elapsed());
+            if !wait.is_zero() {
+                // The thread sleeps, not the task: see the module's head.
+                std::thread::sleep(wait);
             }
         }
         loop {
@@ -288,6 +295,7 @@ impl ReplicationStream {
     /// acknowledged, and comes again.
     pub async fn stop(mut self) -> Result<()> {
         let Some(task) = self.task.take() else { return Ok(()) };
+        let abort = task.abort_handle();
         self.shared.stop();
         let ended = timeout(STOP_TIMEOUT, async {
             // Reading goes on while the last status is written: else both sides could wait for each other.
@@ -300,6 +308,8 @@ impl ReplicationStream {
             writer.shutdown().await.map_err(|error| error::lost(&self.address, error))
         });
         ended.await.unwrap_or_else(|_| {
+            // A server that does not read must not keep the task, and with it the connection.
+            abort.abort();
             Err(Error::retry(format!("the server at {} did not end the stream in time", self.address)))
         })
     }

@@ -1,0 +1,137 @@
+"""Prints what another reader sees in a file, as JSON.
+
+    values.py parquet-pyarrow FILE            columns: type, Parquet type, values as bits and numbers
+    values.py parquet-duckdb  FILE            columns: type, values as text
+    values.py csv-duckdb      FILE COLUMNS    the same; COLUMNS is {name: type} as JSON
+    values.py csv-pandas      FILE COLUMNS    columns: values as text; COLUMNS names those with instants
+    values.py metadata        FILE            footer and statistics
+    values.py sql             FILE QUERY      the rows of a query by DuckDB over the table `t`
+"""
+
+import json
+import struct
+import sys
+
+import duckdb
+import pandas
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+
+def bits(array):
+    """Values of an Arrow array, none of them passed through a lossy Python type."""
+    kind = array.type
+    if pa.types.is_list(kind):
+        return [None if not item.is_valid else bits(item.values) for item in array]
+    if pa.types.is_date32(kind):
+        return array.view(pa.int32()).to_pylist()
+    if pa.types.is_timestamp(kind) or pa.types.is_time64(kind):
+        return array.view(pa.int64()).to_pylist()
+    shown = {
+        pa.types.is_floating: lambda v: "nan" if v != v else struct.pack(">d", v).hex(),
+        pa.types.is_decimal: str,
+        pa.types.is_binary: bytes.hex,
+    }
+    show = next((show for test, show in shown.items() if test(kind)), lambda v: v)
+    return [None if v is None else show(v) for v in array.to_pylist()]
+
+
+def parquet_pyarrow(path):
+    file = pq.ParquetFile(path)
+    table = file.read()
+    leaves = [file.schema.column(i) for i in range(len(file.schema))]
+    return [
+        {
+            "name": name,
+            "type": str(column.type),
+            "parquet": f"{leaf.path} {leaf.physical_type} {leaf.logical_type}",
+            "values": bits(column.combine_chunks()),
+        }
+        for name, column, leaf in zip(table.column_names, table.columns, leaves)
+    ]
+
+
+def quoted(name):
+    return '"' + name.replace('"', '""') + '"'
+
+
+def duckdb_columns(relation, texts):
+    connection = duckdb.connect()
+    connection.execute("SET TimeZone = 'UTC'")
+    described = connection.execute(f"DESCRIBE SELECT {texts} FROM {relation}").fetchall()
+    names = [(name, kind) for name, kind, *_ in described]
+    shown = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name, _ in names)
+    rows = connection.execute(f"SELECT {shown} FROM (SELECT {texts} FROM {relation})").fetchall()
+    return [
+        {"name": name, "type": kind, "values": [row[i] for row in rows]} for i, (name, kind) in enumerate(names)
+    ]
+
+
+def csv_duckdb(path, columns):
+    # DuckDB's own CSV casts do not know JSON lists or hexadecimal bytes: those columns are read as text first.
+    texts, read = [], {}
+    for plain, kind in columns.items():
+        name = quoted(plain)
+        read[plain] = "VARCHAR" if kind.endswith("[]") or kind == "BLOB" else kind
+        if kind == "BLOB":
+            texts.append(f"unhex(substr({name}, 3)) AS {name}")
+        elif kind.endswith("[]"):
+            # By way of text: JSON numbers would be doubles on the way.
+            texts.append(f"{name}::JSON::VARCHAR[]::{kind} AS {name}")
+        else:
+            texts.append(name)
+    relation = f"""read_csv('{path}', header = true, delim = ',', quote = '"', escape = '"', nullstr = '',
+        allow_quoted_nulls = false, auto_detect = false, columns = {read}, compression = 'gzip')"""
+    return duckdb_columns(relation, ", ".join(texts))
+
+
+def csv_pandas(path, instants):
+    frame = pandas.read_csv(path, dtype=str, keep_default_na=False, na_values=[])
+    out = []
+    for name in frame.columns:
+        column = frame[name]
+        if name in instants:
+            column = pandas.to_datetime(column).map(str)
+        out.append({"name": name, "values": column.tolist()})
+    return out
+
+
+def metadata(path):
+    file = pq.ParquetFile(path)
+    footer = file.metadata
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    columns = [[group.column(i) for i in range(group.num_columns)] for group in groups]
+    return {
+        "created_by": footer.created_by,
+        "format": footer.format_version,
+        "key_values": footer.metadata,
+        "rows": [group.num_rows for group in groups],
+        "sorting": [[(s.column_index, s.descending, s.nulls_first) for s in g.sorting_columns] for g in groups],
+        "compression": sorted({c.compression for group in columns for c in group}),
+        "nulls": [[c.statistics.null_count for c in group] for group in columns],
+        "bounds": [[group[0].statistics.min, group[0].statistics.max] for group in columns],
+        "indexes": all(c.has_column_index and c.has_offset_index for group in columns for c in group),
+    }
+
+
+def sql(path, query):
+    connection = duckdb.connect()
+    connection.execute(f"CREATE VIEW t AS SELECT * FROM '{path}'")
+    return [list(map(str, row)) for row in connection.execute(query).fetchall()]
+
+
+def main(what, path, *rest):
+    if what == "parquet-pyarrow":
+        return parquet_pyarrow(path)
+    if what == "parquet-duckdb":
+        return duckdb_columns(f"'{path}'", "*")
+    if what == "csv-duckdb":
+        return csv_duckdb(path, json.loads(rest[0]))
+    if what == "csv-pandas":
+        return csv_pandas(path, json.loads(rest[0]))
+    if what == "metadata":
+        return metadata(path)
+    return sql(path, rest[0])
+
+
+json.dump(main(*sys.argv[1:]), sys.stdout)

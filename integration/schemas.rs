@@ -1,0 +1,293 @@
+//! What the program writes is what `schemas/` says, field by field: validated by Python's jsonschema.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use std::collections::BTreeMap;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+
+use serde_json::{Value as Json, json};
+use tidemark::change::{
+    Column, ColumnType, Cut, CutTable, LogEnd, Lsn, Op, Position, ReplicaIdentity, SchemaChange,
+    SchemaVersion, TableName, TableSchema, TextKind, Value,
+};
+use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
+use tidemark::lake::{
+    ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, LogRange, MANIFEST_VERSION, Manifest,
+    PartFile, Payload,
+};
+use tidemark::log::TopicRecords;
+
+const POSITION: Position = Position { timeline: 1, commit_lsn: Lsn(0x16_B374_D848), ordinal: 3 };
+const ONE: Value<'static> = Value::Text(b"1");
+const TWO: Value<'static> = Value::Text(b"2");
+const ANN: Value<'static> = Value::Text(b"Ann");
+
+#[test]
+fn envelopes_keys_and_headers_are_as_described() {
+    let (full, key) = ([ONE, ANN], [ONE, Value::Null]);
+    let full = OldRow { kind: OldKind::Full, values: &full };
+    let key = OldRow { kind: OldKind::Key, values: &key };
+    let mut documents = Vec::new();
+    for (op, old, new) in [
+        (Op::Create, None, Some(&[ONE, ANN])),
+        (Op::Read, None, Some(&[ONE, Value::Null])),
+        (Op::Update, None, Some(&[ONE, Value::Unchanged])),
+        (Op::Update, Some(full), Some(&[ONE, ANN])),
+        (Op::Update, Some(key), Some(&[TWO, ANN])),
+        (Op::Delete, Some(key), None),
+        (Op::Delete, Some(full), None),
+        (Op::Truncate, None, None),
+    ] {
+        for (key, value, headers) in records(op, old, new.map(|new| &new[..])) {
+            documents.extend(key.map(|key| ("key.json", key)));
+            documents.extend(value.map(|value| ("envelope.json", value)));
+            documents.push(("headers.json", headers));
+        }
+    }
+    assert!(documents.len() > 20);
+    all_are_described(&documents);
+}
+
+#[test]
+fn schema_changes_are_as_described() {
+    let after = table();
+    let before = TableSchema { columns: vec![after.columns[0].clone()], ..after.clone() };
+    let topic = "shop.public.orders".to_owned();
+    let first = SchemaChange { position: POSITION, topic, statement: None, before: None, after };
+    let statement = Some("ALTER TABLE orders ADD COLUMN a bool".to_owned());
+    let next = SchemaChange { statement, before: Some(before), ..first.clone() };
+    all_are_described(&[("ddl.json", json!(first)), ("ddl.json", json!(next))]);
+}
+
+#[test]
+fn cuts_are_as_described() {
+    all_are_described(&[("cut.json", json!(cut("midnight"))), ("cut.json", json!(cut("request")))]);
+}
+
+#[test]
+fn manifests_are_as_described() {
+    let cut = cut("midnight");
+    let name = TableName::new("public", "orders");
+    let changes = ChangeCounts { taken: 7, applied: 6, dead_letters: 1 };
+    let part = |min_key: Option<&str>| PartFile {
+        path: "part-00000.parquet".to_owned(),
+        rows: 5,
+        bytes: 1000,
+        bytes_decoded: 2000,
+        sha256: "0a".repeat(32),
+        min_key: min_key.map(str::to_owned),
+        max_key: min_key.map(str::to_owned),
+    };
+    let manifest = Manifest {
+        manifest_version: MANIFEST_VERSION,
+        name: "shop".to_owned(),
+        table: name.clone(),
+        ds: cut.ds,
+        cut: CutPoint::from(&cut),
+        schema: table(),
+        format: "parquet".to_owned(),
+        files: vec![part(Some("[1]")), part(None)],
+        rows: 10,
+        changes,
+        log: vec![LogRange { topic: "shop.public.orders".to_owned(), partition: 0, from: 3, end: 9 }],
+        previous_ds: None,
+    };
+    let next = Manifest { previous_ds: Some(cut.ds), ..manifest.clone() };
+    let day = DayManifest {
+        manifest_version: MANIFEST_VERSION,
+        name: "shop".to_owned(),
+        ds: cut.ds,
+        cut,
+        tables: vec![DayTable {
+            topic: "shop.public.orders".to_owned(),
+            table: name,
+            manifest: "snapshots/shop/public.orders/ds=2026-11-20/_manifest.json".to_owned(),
+            sha256: "ff".repeat(32),
+            rows: 10,
+            changes,
+        }],
+    };
+    all_are_described(&[
+        ("manifest.json", json!(manifest)),
+        ("manifest.json", json!(next)),
+        ("day_manifest.json", json!(day)),
+    ]);
+}
+
+#[test]
+fn dead_letters_are_as_described() {
+    let known = DeadLetter {
+        partition: 0,
+        offset: 12,
+        position: Some(POSITION),
+        reason: "column \"id\": not an integer of the column's size".to_owned(),
+        schema_version: Some(SchemaVersion(7)),
+        key: Some(Payload::new(b"{\"id\":1}")),
+        value: Some(Payload::new(b"\xFF")),
+    };
+    let unknown =
+        DeadLetter { position: None, schema_version: None, key: None, value: None, ..known.clone() };
+    all_are_described(&[("dead_letter.json", json!(known)), ("dead_letter.json", json!(unknown))]);
+}
+
+/// One record: key, value, headers.
+type Parsed = (Option<Json>, Option<Json>, Json);
+
+/// The records of a change of a table with the columns `id` and `name`.
+fn records(op: Op, old: Option<OldRow<'_>>, new: Option<&[Value<'_>]>) -> Vec<Parsed> {
+    let mut schema = table();
+    schema.columns = vec![column("id", ColumnType::Int64), column("name", ColumnType::TEXT)];
+    let source = SourceInfo { name: "shop".into(), database: "shopdb".into(), version: "0.1.0".into() };
+    let mut encoder = TableEncoder::new(&source, &schema, &[Some(0), Some(1)], Options::default());
+    let backfill = op == Op::Read;
+    let change = RowChange {
+        op,
+        position: POSITION,
+        lsn: Lsn(0x16_B374_0000),
+        commit_us: 1_795_342_530_123_456,
+        now_ms: 1_795_342_531_000,
+        xid: (!backfill).then_some(750),
+        snapshot: backfill,
+        last_commit_lsn: (!backfill).then_some(Lsn(0x16_B373_0000)),
+        old,
+        new,
+    };
+    let mut topic = TopicRecords::new(Arc::from("shop.public.orders"));
+    encoder.encode(&change, &mut topic).unwrap();
+    let parsed = |bytes: &[u8]| serde_json::from_slice(bytes).unwrap();
+    let text = |bytes: &[u8]| Json::from(std::str::from_utf8(bytes).unwrap());
+    topic
+        .iter()
+        .map(|record| {
+            let headers = record.headers().map(|(name, value)| (name.to_owned(), text(value))).collect();
+            (record.key.map(parsed), record.value.map(parsed), Json::Object(headers))
+        })
+        .collect()
+}
+
+fn column(name: &str, column_type: ColumnType) -> Column {
+    Column { name: name.into(), type_name: "its type".into(), column_type, nullable: true, dropped: false }
+}
+
+/// A table with a column of each representation.
+fn table() -> TableSchema {
+    let text = |text| ColumnType::Text { text };
+    let types = [
+        ColumnType::Int64,
+        ColumnType::Bool,
+        ColumnType::Int16,
+        ColumnType::Int32,
+        ColumnType::Float32,
+        ColumnType::Float64,
+        ColumnType::Decimal { precision: 12, scale: -2 },
+        ColumnType::Numeric,
+        text(TextKind::Plain),
+        text(TextKind::Uuid),
+        text(TextKind::Json),
+        text(TextKind::Enum(vec!["placed".into(), "paid".into()])),
+        text(TextKind::Other),
+        ColumnType::Bytes,
+        ColumnType::Date,
+        ColumnType::Time { precision: 6 },
+        ColumnType::Timestamp { precision: 3 },
+        ColumnType::TimestampTz,
+        ColumnType::TimeTz,
+        ColumnType::Interval,
+        ColumnType::Array { element: Box::new(ColumnType::Decimal { precision: 3, scale: 1 }) },
+    ];
+    let mut columns: Vec<_> =
+        types.into_iter().enumerate().map(|(index, kind)| column(&format!("c{index}"), kind)).collect();
+    columns[1].dropped = true;
+    TableSchema {
+        name: TableName::new("public", "orders"),
+        oid: 16_400,
+        version: SchemaVersion(7),
+        columns,
+        key: vec![0],
+        identity: ReplicaIdentity::Default,
+    }
+}
+
+fn cut(reason: &str) -> Cut {
+    let orders = CutTable {
+        name: TableName::new("public", "orders"),
+        schema_version: SchemaVersion(7),
+        changes: 12,
+        dead_letters: 1,
+        ends: vec![LogEnd { partition: 0, end: 9 }],
+    };
+    Cut {
+        ds: "2026-11-20".parse().unwrap(),
+        timeline: 1,
+        lsn: Lsn(0x16_B374_D880),
+        position: POSITION,
+        reason: reason.to_owned(),
+        at: "2026-11-20T20:00:00Z".parse().unwrap(),
+        time_zone: "Asia/Dubai".to_owned(),
+        tables: BTreeMap::from([("shop.public.orders".to_owned(), orders)]),
+    }
+}
+
+/// Each document is valid, and no longer is when a field is taken away or one is added.
+fn all_are_described(documents: &[(&str, Json)]) {
+    for ((schema, document), wrong) in documents.iter().zip(validate(documents)) {
+        assert!(wrong.is_empty(), "{schema}: {wrong:?}\n{document:#}");
+    }
+    let spoilt: Vec<_> = documents.iter().flat_map(|(schema, document)| spoil(schema, document)).collect();
+    for ((schema, document), wrong) in spoilt.iter().zip(validate(&spoilt)) {
+        assert!(!wrong.is_empty(), "{schema} takes this:\n{document:#}");
+    }
+}
+
+/// The document without each of its fields in turn, and with one that nobody knows.
+fn spoil<'a>(schema: &'a str, document: &Json) -> Vec<(&'a str, Json)> {
+    // A key may have any columns; the headers that name another key are there in key changes only.
+    let fields = document.as_object().unwrap();
+    let needed = fields.keys().filter(|name| schema != "key.json" && !name.starts_with("__debezium"));
+    let mut spoilt: Vec<_> = needed
+        .map(|name| {
+            let mut less = fields.clone();
+            less.remove(name);
+            (schema, Json::Object(less))
+        })
+        .collect();
+    if schema != "key.json" {
+        let mut more = fields.clone();
+        more.insert("unheard_of".into(), Json::Null);
+        spoilt.push((schema, Json::Object(more)));
+    }
+    spoilt
+}
+
+/// What is wrong with each document, in jsonschema's words.
+fn validate(documents: &[(&str, Json)]) -> Vec<Vec<String>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python =
+        std::env::var_os("TIDEMARK_TEST_PYTHON").map_or_else(|| root.join(".venv/bin/python"), PathBuf::from);
+    assert!(python.exists(), "{} is missing: run `make venv`", python.display());
+    let line = |(schema, document): &(&str, Json)| {
+        let mut line = json!({ "schema": schema, "document": document }).to_string();
+        line.push('\n');
+        line
+    };
+    let lines = documents.iter().map(line).collect::<Vec<_>>().concat();
+    let mut process = Command::new(python)
+        .arg(root.join("integration/schemas/validate.py"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Written from a thread of its own: the answers may fill their pipe before the last question is asked.
+    let mut stdin = process.stdin.take().unwrap();
+    let writer = std::thread::spawn(move || stdin.write_all(lines.as_bytes()).unwrap());
+    let output = process.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success(), "validate.py failed");
+    let answers: Vec<Vec<String>> =
+        output.stdout.split(|b| *b == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect();
+    assert_eq!(answers.len(), documents.len());
+    answers
+}

@@ -1,0 +1,136 @@
+//! Arguments.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use super::duration;
+use crate::change::{Ds, TableName};
+
+/// Streams every change of a Postgres database into a durable log, and turns it into write-once daily snapshots.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "tidemark", version, max_term_width = 100)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.")]
+pub struct Args {
+    /// Configuration file.
+    #[arg(long, global = true, default_value = "./connector.toml", value_name = "FILE")]
+    pub config: PathBuf,
+    /// Print JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Capture and deliver in one process.
+    Run,
+    /// From the database into the log.
+    Capture,
+    /// From the log into the lake. Any number of processes share the work.
+    Deliver,
+    /// Try all that could fail later, and say what to do about it.
+    Check,
+    /// Create publication, slot and event trigger.
+    Setup {
+        /// Print the SQL for the DBA instead.
+        #[arg(long)]
+        print: bool,
+    },
+    /// What runs, how late, what is stuck: asks the running process.
+    Status {
+        /// Only tables with this in their names.
+        #[arg(long, value_name = "TEXT")]
+        table: Option<String>,
+    },
+    /// Ask the running process for a cut now.
+    Cut {
+        /// The day that the cut ends; today in the cut's time zone unless given.
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+        ds: Option<Ds>,
+    },
+    /// Wait until a day is published in the lake.
+    Wait {
+        /// The day.
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+        ds: Ds,
+        /// Wait for this table only.
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: Option<TableName>,
+        /// Leave with 1 after so long, such as 45s, 30m or 2h.
+        #[arg(long, default_value = "2h", value_parser = duration::parse)]
+        timeout: Duration,
+    },
+    /// Check counts and checksums of a published day.
+    Verify {
+        /// The day.
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+        ds: Ds,
+        /// Check this table only.
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: Option<TableName>,
+    },
+    /// Records that could not be processed.
+    DeadLetters {
+        /// What to do with them.
+        #[command(subcommand)]
+        command: DeadLettersCommand,
+    },
+}
+
+/// What to do with dead letters.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// How many, by table and day.
+    List {
+        /// Of this table only.
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: Option<TableName>,
+        /// Of this day only.
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+        ds: Option<Ds>,
+    },
+    /// The records themselves, each with the reason.
+    Show {
+        /// Of this table.
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: TableName,
+        /// Of this day only.
+        #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
+        ds: Option<Ds>,
+        /// Show no more than so many.
+        #[arg(long, default_value_t = 20, value_name = "RECORDS")]
+        limit: u64,
+    },
+}
+
+/// jiff reads more than days; only `YYYY-MM-DD` is one.
+fn day(text: &str) -> Result<Ds, String> {
+    let expected = || "expected a day such as 2026-11-20".to_owned();
+    let plain = text.len() == 10 && text.bytes().all(|b| b.is_ascii_digit() || b == b'-');
+    if plain { text.parse().map_err(|_| expected()) } else { Err(expected()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn days_are_days_only() {
+        assert!(day("2026-11-20").is_ok());
+        for text in ["2026-11-31", "20261120", "2026-11-20T00:00", "today", "+02026-11-20"] {
+            assert!(day(text).is_err(), "{text}");
+        }
+    }
+}

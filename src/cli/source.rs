@@ -1,0 +1,89 @@
+//! `tidemark check` and `tidemark setup`.
+
+use super::findings::{Finding, Level, print_findings};
+use super::output::print;
+use super::run::runtime;
+use super::{Outcome, print_error};
+use crate::config::Config;
+use crate::pipeline::capture::preflight_settings;
+use crate::pipeline::settings;
+use crate::postgres::wire::{Client, Session};
+use crate::postgres::{preflight, setup};
+use crate::runtime::{Error, Result};
+
+/// Tries what could fail later, one thing after the other, and goes on after a failure.
+pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
+    let findings = runtime()?.block_on(async {
+        let mut findings = source(config).await;
+        findings
+            .push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
+        findings.push(local(
+            "coordinator",
+            settings::open_coordinator(config).map(|_| "opens, and can be written".to_owned()),
+        ));
+        let lake = match settings::open_lake(config).await {
+            Ok(lake) => lake.probe().await,
+            Err(error) => Err(error),
+        };
+        findings.push(local("lake", lake.map(|()| format!("{} can be written", config.lake.url))));
+        findings
+    });
+    print_findings(&findings, json)
+}
+
+async fn source(config: &Config) -> Vec<Finding> {
+    let checked = async {
+        let capture = settings::capture(config)?;
+        let mut client = Client::connect(&capture.connect, Session::Sql).await?;
+        Client::connect(&capture.connect, Session::Replication).await?.close().await;
+        preflight::check(&mut client, &preflight_settings(&capture, true)).await
+    };
+    match checked.await {
+        Ok(found) => found.into_iter().map(Finding::from).collect(),
+        Err(error) => vec![local("source", Err(error))],
+    }
+}
+
+fn local(subject: &str, result: Result<String>) -> Finding {
+    let (level, message, mend) = match result {
+        Ok(message) => (Level::Ok, message, None),
+        Err(error) => (Level::Fail, error.message(), error.mend_text().map(str::to_owned)),
+    };
+    Finding { level, subject: subject.to_owned(), message, mend }
+}
+
+impl From<preflight::Finding> for Finding {
+    fn from(found: preflight::Finding) -> Self {
+        let level = match found.level {
+            preflight::Level::Ok => Level::Ok,
+            preflight::Level::Warn => Level::Warn,
+            preflight::Level::Fail => Level::Fail,
+        };
+        Self { level, subject: found.subject, message: found.message, mend: found.mend }
+    }
+}
+
+/// Creates what is missing at the source, or prints the SQL that does.
+pub(super) fn setup(config: &Config, only_print: bool) -> Result<Outcome> {
+    runtime()?.block_on(async {
+        let capture = settings::capture(config)?;
+        let mut client = Client::connect(&capture.connect, Session::Sql).await?;
+        let plan = setup::plan(&mut client, &preflight_settings(&capture, true)).await?;
+        if only_print {
+            print(&plan.script())?;
+            return Ok(Outcome::Done);
+        }
+        for statement in &plan.statements {
+            print(&format!("-- {}\n{};\n", statement.purpose, statement.sql))?;
+        }
+        if let Err(error) = setup::apply(&mut client, &plan).await {
+            print_error(&error);
+            return Err(Error::operator("setup stopped there; what was made before stays").mend(
+                "Give this role the right, or have the DBA run what `tidemark setup --print` prints.",
+            ));
+        }
+        let done = if plan.statements.is_empty() { "Nothing was missing.\n" } else { "Done.\n" };
+        print(done)?;
+        Ok(Outcome::Done)
+    })
+}

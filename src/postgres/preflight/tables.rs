@@ -1,0 +1,233 @@
+//! The tables: rights, replica identity, and what would be missing without a word.
+
+use super::{Finding, PreflightSettings, Publication};
+use crate::change::TableName;
+use crate::postgres::wire::{Client, Row, quote_ident, quote_literal};
+use crate::runtime::Result;
+
+/// A table of the database, with what decides whether it can be captured.
+#[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked on its own")]
+pub(in crate::postgres) struct TableFacts {
+    pub(in crate::postgres) name: TableName,
+    pub(in crate::postgres) is_published: bool,
+    /// A partition of another table.
+    pub(in crate::postgres) is_partition: bool,
+    pub(in crate::postgres) is_unlogged: bool,
+    pub(super) is_owned: bool,
+    /// The role may read the table, and reach its schema.
+    pub(super) is_readable: bool,
+    /// Row-level security hides rows from the role.
+    pub(super) hides_rows: bool,
+    /// The publication has a row filter or a column list for it.
+    pub(super) is_filtered: bool,
+    /// The table, or one of its partitions, whose old rows cannot be identified.
+    pub(in crate::postgres) without_identity: Option<TableName>,
+    /// A unique index on columns that are not null, which could be the identity.
+    pub(in crate::postgres) candidate_index: Option<String>,
+    /// The primary key is there, but deferrable.
+    pub(in crate::postgres) deferrable_key: bool,
+}
+
+/// Every table of the database that could be captured or is published.
+pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) -> Result<Vec<TableFacts>> {
+    // Row filters and column lists came with 15.
+    let filtered = if client.server_version() >= 150_000 {
+        "EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+         WHERE r.prrelid = c.oid AND p.pubname = published.pubname AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
+    } else {
+        "false"
+    };
+    let sql = format!(
+        "WITH usable AS (SELECT i.indrelid, bool_or(i.indisprimary) AS is_primary, bool_or(i.indisreplident) AS chosen \
+         FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indisunique \
+         AND i.indimmediate AND i.indpred IS NULL GROUP BY 1), \
+         leaf AS (SELECT l.oid, l.relnamespace, l.relname, \
+         CASE l.relreplident WHEN 'f' THEN true WHEN 'd' THEN coalesce(u.is_primary, false) \
+         WHEN 'i' THEN coalesce(u.chosen, false) ELSE false END AS is_identified \
+         FROM pg_class l LEFT JOIN usable u ON u.indrelid = l.oid WHERE l.relkind = 'r'), \
+         member AS (SELECT oid AS root, oid AS leaf FROM pg_class WHERE relkind = 'r' UNION ALL \
+         SELECT r.oid, t.relid FROM pg_class r, LATERAL pg_partition_tree(r.oid) t WHERE r.relkind = 'p' AND t.isleaf), \
+         bad AS (SELECT DISTINCT ON (m.root) m.root, s.nspname, l.relname FROM member m JOIN leaf l ON l.oid = m.leaf \
+         JOIN pg_namespace s ON s.oid = l.relnamespace WHERE NOT l.is_identified ORDER BY 1, 2, 3) \
+         SELECT n.nspname, c.relname, published.pubname IS NOT NULL, c.relispartition, c.relpersistence = 'u', \
+         pg_has_role(c.relowner, 'USAGE'), \
+         has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), \
+         row_security_active(c.oid), {filtered}, bad.nspname, bad.relname, \
+         (SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid \
+         AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
+         AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
+         AND NOT a.attnotnull) ORDER BY i.indnkeyatts, x.relname LIMIT 1), \
+         EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) \
+         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+         LEFT JOIN pg_publication_tables published ON published.pubname = {publication} \
+         AND published.schemaname = n.nspname AND published.tablename = c.relname \
+         LEFT JOIN bad ON bad.root = c.oid \
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' \
+         AND n.nspname NOT LIKE 'pg\\_%' AND (NOT c.relispartition OR published.pubname IS NOT NULL) ORDER BY 1, 2",
+        publication = quote_literal(publication)
+    );
+    Ok(client.query(&sql).await?.iter().map(read).collect())
+}
+
+fn read(row: &Row) -> TableFacts {
+    let text = |column: usize| row.get(column).unwrap_or_default();
+    TableFacts {
+        name: TableName::new(text(0), text(1)),
+        is_published: row.is_true(2),
+        is_partition: row.is_true(3),
+        is_unlogged: row.is_true(4),
+        is_owned: row.is_true(5),
+        is_readable: row.is_true(6),
+        hides_rows: row.is_true(7),
+        is_filtered: row.is_true(8),
+        without_identity: row.get(10).map(|table| TableName::new(text(9), table)),
+        candidate_index: row.get(11).map(str::to_owned),
+        deferrable_key: row.is_true(12),
+    }
+}
+
+impl TableFacts {
+    /// How the table could get an identity; for the table that has none, which may be a partition of this one.
+    pub(in crate::postgres) fn identity_mend(&self, bad: &TableName) -> String {
+        let table = bad.quoted();
+        let quick = match &self.candidate_index {
+            Some(index) if *bad == self.name => {
+                format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {};", quote_ident(index))
+            }
+            _ => format!("ALTER TABLE {table} ADD PRIMARY KEY (…);"),
+        };
+        format!(
+            "{quick} Or, where no columns are unique: ALTER TABLE {table} REPLICA IDENTITY FULL; \
+             Or leave {} out by `exclude` in the configuration.",
+            self.name
+        )
+    }
+
+    /// Why there is no identity.
+    pub(in crate::postgres) fn identity_lack(&self, bad: &TableName) -> String {
+        if self.deferrable_key && *bad == self.name {
+            "its primary key is DEFERRABLE, which is no replica identity".to_owned()
+        } else if *bad == self.name {
+            "it has no primary key and no other replica identity".to_owned()
+        } else {
+            format!("its partition {bad} has no primary key and no other replica identity")
+        }
+    }
+}
+
+pub(super) fn findings(
+    publication: Option<&Publication>,
+    tables: &[TableFacts],
+    settings: &PreflightSettings<'_>,
+    role: &str,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut good = 0;
+    for table in tables {
+        let wanted = (settings.wanted)(&table.name);
+        let before = findings.len();
+        identity(publication, table, wanted, &mut findings);
+        if wanted {
+            reading(table, role, &mut findings);
+        }
+        membership(publication, table, wanted, settings.publication, &mut findings);
+        good += usize::from(wanted && findings.len() == before);
+    }
+    if !tables.iter().any(|table| (settings.wanted)(&table.name)) {
+        let message = format!("none of the database's {} tables is to be captured", tables.len());
+        findings.push(
+            Finding::fail("tables", message).mend("Check `tables` and `exclude` in the configuration."),
+        );
+    } else if good > 0 {
+        findings.push(Finding::ok("tables", format!("{good} tables can be captured as they are")));
+    }
+    findings
+}
+
+fn identity(
+    publication: Option<&Publication>,
+    table: &TableFacts,
+    wanted: bool,
+    findings: &mut Vec<Finding>,
+) {
+    let Some(bad) = &table.without_identity else { return };
+    let carries_old_rows = publication.is_none_or(|publication| publication.updates || publication.deletes);
+    if !carries_old_rows || table.is_unlogged {
+        return;
+    }
+    let subject = format!("table {}", table.name);
+    let lack = table.identity_lack(bad);
+    let mend = table.identity_mend(bad);
+    if table.is_published {
+        findings.push(
+            Finding::fail(
+                subject,
+                format!("is published, but {lack}: every UPDATE and DELETE on it fails at the source"),
+            )
+            .mend(mend),
+        );
+    } else if wanted && publication.is_none_or(|publication| !publication.all_tables) {
+        findings.push(Finding::fail(subject, format!("cannot be published: {lack}")).mend(mend));
+    }
+}
+
+fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
+    let subject = format!("table {}", table.name);
+    let role_name = quote_ident(role);
+    if !table.is_readable {
+        let schema = quote_ident(&table.name.schema);
+        findings.push(
+            Finding::fail(&subject, format!("{role} may not read it, so it cannot be copied")).mend(format!(
+                "GRANT USAGE ON SCHEMA {schema} TO {role_name}; GRANT SELECT ON {} TO {role_name};",
+                table.name.quoted()
+            )),
+        );
+    }
+    if table.hides_rows {
+        findings.push(
+            Finding::fail(
+                &subject,
+                format!("row-level security hides rows from {role}: a copy would lack them"),
+            )
+            .mend(format!("ALTER ROLE {role_name} BYPASSRLS;")),
+        );
+    }
+    if table.is_unlogged {
+        findings.push(
+            Finding::warn(&subject, "is unlogged: its changes are in no WAL, and it is left out")
+                .mend(format!("ALTER TABLE {} SET LOGGED;", table.name.quoted())),
+        );
+    }
+    if table.is_filtered {
+        findings.push(Finding::warn(
+            &subject,
+            "is published with a row filter or a column list: the rest of it will be missing",
+        ));
+    }
+}
+
+fn membership(
+    publication: Option<&Publication>,
+    table: &TableFacts,
+    wanted: bool,
+    publication_name: &str,
+    findings: &mut Vec<Finding>,
+) {
+    let subject = format!("table {}", table.name);
+    let (table_name, publication_name) = (table.name.quoted(), quote_ident(publication_name));
+    match publication {
+        Some(_) if wanted && !table.is_published && !table.is_unlogged => findings.push(
+            Finding::warn(subject, "is to be captured, but is not in the publication")
+                .mend(format!("ALTER PUBLICATION {publication_name} ADD TABLE {table_name};")),
+        ),
+        Some(publication) if !wanted && table.is_published && !publication.all_tables => findings.push(
+            Finding::warn(
+                subject,
+                "is in the publication, but excluded here: its changes are sent and thrown away",
+            )
+            .mend(format!("ALTER PUBLICATION {publication_name} DROP TABLE {table_name};")),
+        ),
+        _ => {}
+    }
+}
