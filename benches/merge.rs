@@ -3,6 +3,8 @@
 //! `cargo bench --profile fast --bench merge`; `MERGE_ROWS` (5,000,000) and `MERGE_CHANGED` (1, per cent) set
 //! the size. The first day is all backfill and so measures the external sort; the second merges the changes.
 
+#![allow(clippy::expect_used, reason = "constants of the bench are well-formed")]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -151,10 +153,10 @@ async fn push(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, id: u64, v
         Datum::Decimal(total[1..].into()),
         Datum::Decimal(total[2..].into()),
         Datum::Timestamp(1_700_000_000_000_000 + i128::from(mixed >> 30)),
-        Datum::Bool(mixed % 3 == 0),
+        Datum::Bool(mixed.is_multiple_of(3)),
         Datum::Float((mixed >> 11) as f64 / 1e9),
         Datum::Text(email.into()),
-        if mixed % 5 == 0 { Datum::Null } else { Datum::Text(note.into()) },
+        if mixed.is_multiple_of(5) { Datum::Null } else { Datum::Text(note.into()) },
         Datum::Date((mixed % 20_000) as i32),
         Datum::Int((mixed % 30) as i64),
     ];

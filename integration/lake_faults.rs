@@ -1,5 +1,7 @@
 //! Whatever is interrupted is done again with the same objects; whatever is published stays as it is.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
 mod lake;
 
 use std::sync::Arc;

@@ -105,7 +105,7 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
     let previous = input.previous.as_ref().filter(|_| found.truncated.is_none());
     let sorted_alike = previous.is_none_or(|(manifest, _)| same_order(&manifest.schema, &input.schema));
     if !sorted_alike {
-        input.sort_base(&order, &reader, &mut sorter)?;
+        input.each_base_row(&found, &order, &reader, |batch| sorter.push(batch))?;
     }
     let base = sorted_alike.then(|| input.base(&found)).flatten();
     let base = BaseCursor::new(base, Arc::clone(&order), arrow_schema(&input.schema.columns));
@@ -167,10 +167,8 @@ impl MergeInput {
         if alike {
             let schema = arrow_schema(&self.schema.columns);
             moves.load_base(&mut BaseCursor::new(self.base(found), Arc::clone(order), schema))?;
-        } else if let Some(mut base) = self.base(found) {
-            while let Some(batch) = base.next()? {
-                moves.note_changes(&base_rows(&batch, 0, order, reader)?, None)?;
-            }
+        } else {
+            self.each_base_row(found, order, reader, |batch| moves.note_changes(&batch, None))?;
         }
         let truncated = found.truncated;
         self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_changes(&batch, truncated))?;
@@ -184,12 +182,19 @@ impl MergeInput {
         Some(Base::new(store.clone(), layout.clone(), Arc::clone(scratch), schema, manifest, format))
     }
 
-    /// Sorts yesterday's rows again, as the oldest changes: the key or its type is another one now.
-    fn sort_base(&self, order: &KeyOrder, reader: &ChangeReader, sorter: &mut Sorter) -> Result<()> {
-        let Some(mut base) = self.base(&Found::default()) else { return Ok(()) };
+    /// Yesterday's rows as the oldest changes: for when the key or its type is another one now, and their
+    /// order no longer that of today's rows.
+    fn each_base_row(
+        &self,
+        found: &Found,
+        order: &KeyOrder,
+        reader: &ChangeReader,
+        mut take: impl FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        let Some(mut base) = self.base(found) else { return Ok(()) };
         let mut row = 0;
         while let Some(batch) = base.next()? {
-            sorter.push(base_rows(&batch, row, order, reader)?)?;
+            take(base_rows(&batch, row, order, reader)?)?;
             row += batch.num_rows() as u64;
         }
         Ok(())
