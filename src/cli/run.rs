@@ -1,10 +1,15 @@
 //! `tidemark run`, `capture` and `deliver`.
 
+use std::time::Duration;
+
 use super::{Outcome, raise_on_signal};
 use crate::config::{Config, LogFormat};
 use crate::ops::init_logging;
 use crate::pipeline::{self, Sides};
 use crate::runtime::{Error, Result, Shutdown};
+
+/// How long threads may take to end once everything has drained.
+const STRAGGLERS_PATIENCE: Duration = Duration::from_secs(2);
 
 pub(super) fn run(config: &Config, sides: Sides) -> Result<Outcome> {
     let json = match config.ops.log_format {
@@ -14,11 +19,14 @@ pub(super) fn run(config: &Config, sides: Sides) -> Result<Outcome> {
     };
     let terminal = init_logging(json, config.ops.log_level.as_str())?;
     let runtime = runtime()?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = Shutdown::new();
         raise_on_signal(&shutdown)?;
         pipeline::run(config, sides, terminal, shutdown).await
-    })?;
+    });
+    // A thread that waits for a disk which hangs cannot be ended, and must not keep the process.
+    runtime.shutdown_timeout(STRAGGLERS_PATIENCE);
+    outcome?;
     Ok(Outcome::Done)
 }
 

@@ -77,7 +77,7 @@ fn components(report: &Report, style: Style) -> String {
         states.push(part.state);
     }
     columns(&rows, &[false; 3], |row, column, text| match (column, states[row]) {
-        (1, ComponentState::Ok) => style.good(text),
+        (1, ComponentState::Ok | ComponentState::Standby) => style.good(text),
         (1, ComponentState::Failed) => style.bad(text),
         (1, _) => style.warning(text),
         (2, _) => style.dim(text),

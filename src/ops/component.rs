@@ -15,6 +15,8 @@ pub enum ComponentState {
     Starting,
     /// Does its work.
     Ok,
+    /// Another process does its work; takes over when that one ends.
+    Standby,
     /// Tries again by itself.
     Waiting,
     /// Needs a person.
@@ -27,6 +29,7 @@ impl ComponentState {
         match self {
             Self::Starting => "starting",
             Self::Ok => "ok",
+            Self::Standby => "standby",
             Self::Waiting => "waiting",
             Self::Failed => "failed",
         }
@@ -69,6 +72,11 @@ impl Component {
             status.state = ComponentState::Ok;
             status.since_ms = now_ms();
         }
+    }
+
+    /// Another process does its work, which is as it should be.
+    pub fn standby(&self, reason: impl Into<String>) {
+        self.set(ComponentState::Standby, reason.into(), None);
     }
 
     /// It tries again by itself.

@@ -104,7 +104,7 @@ pub(super) fn status(reasons: &[Reason]) -> Status {
 fn component(name: &str, part: &ComponentReport, now: Timestamp) -> Option<Reason> {
     let seconds = (now.as_second() - part.since.as_second()).max(0);
     let (severity, message) = match part.state {
-        ComponentState::Ok => return None,
+        ComponentState::Ok | ComponentState::Standby => return None,
         ComponentState::Starting if seconds < STARTING_SECONDS => return None,
         ComponentState::Starting => (Severity::Act, "does not get started".to_owned()),
         ComponentState::Waiting if seconds < WAITING_SECONDS => (Severity::Watch, text(part)),

@@ -80,8 +80,8 @@ fn components(out: &mut Exposition, report: &Report) {
     let mut family =
         out.family("tidemark_component_state", "gauge", "1 for the state in which a component is.");
     for (name, part) in &report.components {
-        use ComponentState::{Failed, Ok, Starting, Waiting};
-        for state in [Starting, Ok, Waiting, Failed] {
+        use ComponentState::{Failed, Ok, Standby, Starting, Waiting};
+        for state in [Starting, Ok, Standby, Waiting, Failed] {
             let value = f64::from(u8::from(part.state == state));
             family.sample(&[("component", name), ("state", state.as_str())], value);
         }

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 
 use crate::change::{Lsn, Position};
 use crate::log::{Append, Epoch, Log, RecordBatch, Rejected, Visibility};
+use crate::ops::Component;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 /// What is true once a batch is durable.
@@ -40,6 +41,9 @@ pub struct AppendLimits {
     pub linger: Duration,
 }
 
+/// An append that takes longer is told to those who watch.
+const SLOW_APPEND: Duration = Duration::from_secs(5);
+
 type State = HashMap<String, Vec<u8>>;
 
 /// Fills batches and appends them, one at a time. See the module's head.
@@ -48,6 +52,7 @@ pub struct Appender {
     log: Arc<dyn Log>,
     epoch: Epoch,
     limits: AppendLimits,
+    component: Component,
     shutdown: Shutdown,
     /// The batch being filled.
     pub batch: RecordBatch,
@@ -59,18 +64,20 @@ pub struct Appender {
 }
 
 impl Appender {
-    /// Appends as the writer of `epoch`, from what is durable already.
+    /// Appends as the writer of `epoch`, from what is durable already. `component` tells how the log does.
     pub fn new(
         log: Arc<dyn Log>,
         epoch: Epoch,
         limits: AppendLimits,
         durable: Progress,
+        component: Component,
         shutdown: Shutdown,
     ) -> Self {
         Self {
             log,
             epoch,
             limits,
+            component,
             shutdown,
             batch: RecordBatch::default(),
             state: State::new(),
@@ -130,8 +137,10 @@ impl Appender {
         let records = std::mem::replace(&mut self.batch, self.spare.take().unwrap_or_default());
         let append = Append { records, state: self.state.drain().collect(), visibility };
         self.oldest = None;
-        let (log, epoch, shutdown) = (Arc::clone(&self.log), self.epoch, self.shutdown.clone());
-        self.in_flight = Some((tokio::spawn(append_until_done(log, epoch, append, shutdown)), progress));
+        let (log, epoch) = (Arc::clone(&self.log), self.epoch);
+        let (component, shutdown) = (self.component.clone(), self.shutdown.clone());
+        let append = tokio::spawn(append_until_done(log, epoch, append, component, shutdown));
+        self.in_flight = Some((append, progress));
         Ok(())
     }
 
@@ -166,14 +175,19 @@ async fn append_until_done(
     log: Arc<dyn Log>,
     epoch: Epoch,
     mut append: Append,
+    component: Component,
     shutdown: Shutdown,
 ) -> Result<Append> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     loop {
-        let Rejected { error, append: again } = match log.append(epoch, append).await {
-            Ok(done) => return Ok(done),
+        let Rejected { error, append: again } = match watched(log.append(epoch, append), &component).await {
+            Ok(done) => {
+                component.ok();
+                return Ok(done);
+            }
             Err(rejected) => rejected,
         };
+        component.failed(&error);
         if error.class() != Class::Retry || shutdown.is_raised() {
             return Err(error);
         }
@@ -183,6 +197,21 @@ async fn append_until_done(
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = shutdown.raised() => return Err(error),
+        }
+    }
+}
+
+/// Waits for an append, and tells when it takes long: a disk that hangs gives no error.
+async fn watched<T>(append: impl Future<Output = T>, component: &Component) -> T {
+    let started = Instant::now();
+    let mut append = std::pin::pin!(append);
+    loop {
+        match tokio::time::timeout(SLOW_APPEND, &mut append).await {
+            Ok(outcome) => return outcome,
+            Err(_) => component.waiting(format!(
+                "an append to the log has been taking {} s; capture waits for it",
+                started.elapsed().as_secs()
+            )),
         }
     }
 }

@@ -85,10 +85,11 @@ pub async fn run(
     shutdown: &Shutdown,
 ) -> Result<()> {
     let component = ops.component("source");
+    let mut has_streamed = false;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     while !shutdown.is_raised() {
         let started = std::time::Instant::now();
-        let Err(error) = stream(settings, &log, ops, &mut commands, shutdown).await else { return Ok(()) };
+        let Err(error) = stream(settings, &log, ops, &mut commands, &mut has_streamed, shutdown).await else { return Ok(()) };
         component.failed(&error);
         if error.class() != Class::Retry {
             return Err(error);
@@ -115,6 +116,7 @@ async fn stream(
     log: &Arc<dyn Log>,
     ops: &Ops,
     commands: &mut mpsc::Receiver<Command>,
+    has_streamed: &mut bool,
     shutdown: &Shutdown,
 ) -> Result<()> {
     let fenced = log.fence().await?;
@@ -129,7 +131,10 @@ async fn stream(
     let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
     tables.restore(log.as_ref(), &state.counts).await?;
     let limits = AppendLimits { bytes_max: settings.append_bytes_max, linger: settings.linger };
-    let appender = |durable| Appender::new(Arc::clone(log), fenced.epoch, limits, durable, shutdown.clone());
+    let appender = |durable| {
+        let component = ops.component("log");
+        Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
+    };
 
     let (stream_state, cut_state) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) => {
@@ -158,7 +163,8 @@ async fn stream(
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
     let engine =
         Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
-    let stream = start(settings, &mut source, stream_state.flush_lsn, shutdown).await?;
+    let stream = start(settings, &mut source, stream_state.flush_lsn, *has_streamed, shutdown).await?;
+    *has_streamed = true;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
     let name = settings.name.clone();
@@ -177,11 +183,13 @@ async fn stream(
 }
 
 /// Starts replication on the slot. Right after a crash the server may not have noticed yet that the former
-/// connection is gone, so a slot in use is waited for, for a while.
+/// connection is gone, so a slot in use is waited for, for a while. A process which `has_streamed` waits as long
+/// as it takes: where the network took the connection away, the server believes in it for `wal_sender_timeout`.
 async fn start(
     settings: &CaptureSettings,
     source: &mut Source,
     from: crate::change::Lsn,
+    has_streamed: bool,
     shutdown: &Shutdown,
 ) -> Result<crate::postgres::wire::ReplicationStream> {
     const SLOT_PATIENCE: Duration = Duration::from_secs(15);
@@ -192,10 +200,11 @@ async fn start(
             .and_then(|s| s.active_pid);
         let Some(pid) = busy else { break };
         if tokio::time::Instant::now() >= deadline || shutdown.is_raised() {
-            return Err(Error::operator(format!(
-                "replication slot {:?} is in use by server process {pid}",
-                settings.slot
-            ))
+            let class = if has_streamed { Class::Retry } else { Class::Operator };
+            return Err(Error::new(
+                class,
+                format!("replication slot {:?} is in use by server process {pid}", settings.slot),
+            )
             .mend(format!(
                 "Stop the other consumer (SELECT * FROM pg_stat_replication WHERE pid = {pid}), or give this \
                      connector a slot of its own under [source] slot."

@@ -96,6 +96,7 @@ impl Session<'_> {
         waiting: &mut Waiting,
     ) -> Result<()> {
         let mut last = None;
+        let commit_before_us = self.engine.progress().commit_us;
         while let Some(message) = self.stream.next_message()? {
             let step = match message {
                 ReplicationMessage::XLogData { wal_start, wal_end, server_time_us, data } => {
@@ -120,7 +121,10 @@ impl Session<'_> {
             clock.seen(server_us);
             self.ops.source().heard(wal_end);
             let progress = self.engine.progress();
-            self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
+            // A keepalive moves the position, too, but no commit came with it: nothing is late.
+            if progress.commit_us != commit_before_us {
+                self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
+            }
         }
         Ok(())
     }

@@ -29,6 +29,10 @@ use table::TableDelivery;
 /// A table that failed is tried again after this long.
 const FAILED_TABLE_PAUSE: Duration = Duration::from_secs(30);
 
+/// How long a step in progress (a merge, a lake that hangs) may take when the process is to stop. Whatever is
+/// dropped then is done again, with the same outcome.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What deliver has to know.
 #[derive(Clone, Debug)]
 pub struct DeliverSettings {
@@ -58,7 +62,7 @@ pub async fn run(
         let Some(lease) = coordinator.acquire(&lease_name, settings.lease_ttl).await? else {
             let holder =
                 coordinator.holder(&lease_name).await?.map_or_else(String::new, |lease| lease.holder);
-            component.waiting(format!("another process delivers ({holder}); standing by"));
+            component.standby(format!("another process delivers ({holder}); standing by"));
             tokio::select! {
                 () = tokio::time::sleep(settings.lease_ttl / 4) => {}
                 () = shutdown.raised() => {}
@@ -70,6 +74,10 @@ pub async fn run(
         let result = tokio::select! {
             result = delivery.run(shutdown) => result,
             lost = keep(coordinator.as_ref(), &lease, settings.lease_ttl) => lost,
+            () = overdue(shutdown) => {
+                tracing::warn!("delivery did not come to an end in {DRAIN_PATIENCE:?}: what it was doing is done again at the next start");
+                Ok(())
+            }
         };
         coordinator.release(&lease).await?;
         let Err(error) = result else { return Ok(()) };
@@ -85,6 +93,12 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Waits until the process is to stop, and then as long as a step in progress may take.
+async fn overdue(shutdown: &Shutdown) {
+    shutdown.raised().await;
+    tokio::time::sleep(DRAIN_PATIENCE).await;
 }
 
 /// Renews the lease until it is lost.
