@@ -4,7 +4,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench build venv fmt lint deny clean deps
+.PHONY: help demo test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -20,8 +20,13 @@ test: deps venv ## format check, clippy, unit and integration tests against real
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} $(MAKE) test
 
-bench: deps ## speed beside pg_recvlogical and COPY, measured in the same run
-	cargo bench --locked --profile fast
+bench: deps ## speed beside pg_recvlogical and COPY, measured in the same run; then merging a day
+	cargo build --locked --profile fast
+	python3 benches/bench.py
+	cargo bench --locked --profile fast --bench merge
+
+bench-parts: deps ## speed of the parts alone: envelope, log, files
+	cargo bench --locked --profile fast --bench envelope --bench log --bench batch
 
 build: deps ## the release binary, target/release/tidemark (about ten minutes on two cores)
 	cargo build --locked --release

@@ -15,6 +15,7 @@ time_zone=UTC
 bold='' plain=''
 if [ -t 1 ]; then bold=$'\e[1m' plain=$'\e[0m'; fi
 say() { printf '\n%s[%3d s] %s%s\n' "$bold" "$SECONDS" "$*" "$plain"; }
+indent() { sed 's/^/        /'; }
 note() { printf '        %s\n' "$*"; }
 die() { printf '\ndemo: %s\n' "$*" >&2; exit 1; }
 
@@ -191,15 +192,17 @@ note "$(sql --field-separator=', ' --command "SELECT (SELECT count(*) FROM custo
   (SELECT count(*) FROM products) || ' products', (SELECT count(*) FROM orders) || ' orders',
   (SELECT count(*) FROM order_lines) || ' order lines'")"
 
-say "Starting traffic: inserts, updates, deletes, key changes; two sessions, a few hundred transactions a second"
+say "Starting traffic: two sessions insert, update, delete and change keys, some hundred transactions a second"
 start_generator
 
-say "Starting tidemark run, which copies the tables while the traffic goes on"
 (umask 077 && cat >"$folder/connector.toml") <<EOF
 [source]
 name = "$name"
 url = "postgres://postgres:$password@127.0.0.1:$pg_port/$name"
 tables = ["public.*"]
+
+[state]
+dir = "$folder/state"
 
 [lake]
 url = "file://$folder/lake"
@@ -210,6 +213,10 @@ time_zone = "$time_zone"
 [ops]
 listen = "$ops"
 EOF
+say "Asking tidemark check what could fail"
+tidemark check | indent
+
+say "Starting tidemark run, which copies the tables while the traffic goes on"
 start_tidemark
 note "ready: http://$ops/health/ready"
 sleep 5 # some traffic after the first copy, for the day to hold changes too
@@ -221,12 +228,12 @@ note "transactions so far: $(sql --command "SELECT xact_commit FROM pg_stat_data
 
 ds=$(TZ=$time_zone date +%F)
 say "Asking for a cut: the day $ds ends here"
-tidemark cut --ds "$ds"
+tidemark cut --ds "$ds" | indent
 start_generator
 note "the traffic goes on; what it writes from now on belongs to the next day"
 
 say "Waiting for the day to be published"
-tidemark wait --ds "$ds" --timeout 2m
+tidemark wait --ds "$ds" --timeout 2m | indent
 
 say "Reading the day with DuckDB, beside what Postgres held at the cut"
 if "$python" "$repo/demo/compare.py" lake "$folder/lake/snapshots/$name" "$ds" "$folder/expected.json"; then
@@ -246,11 +253,7 @@ cat <<EOF
   Metrics     curl -s http://$ops/metrics | grep ^tidemark_
   Log         tail -f $folder/tidemark.log
   Status      $binary status --config $folder/connector.toml
-  Query       $python - <<'SQL'
-              import duckdb
-              duckdb.sql("""SELECT status, count(*), sum(total) FROM read_parquet(
-                '$folder/lake/snapshots/$name/public.orders/ds=$ds/*.parquet') GROUP BY 1 ORDER BY 1""").show()
-              SQL
+  Query       $python -c "import duckdb; duckdb.sql(\"SELECT status, count(*), sum(total) FROM '$folder/lake/snapshots/$name/public.orders/ds=$ds/*.parquet' GROUP BY 1\").show()"
 
   Everything keeps running. Ctrl-C ends it and removes the folder.
 EOF

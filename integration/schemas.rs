@@ -268,10 +268,12 @@ fn validate(documents: &[(&str, Json)]) -> Vec<Vec<String>> {
     let python =
         std::env::var_os("TIDEMARK_TEST_PYTHON").map_or_else(|| root.join(".venv/bin/python"), PathBuf::from);
     assert!(python.exists(), "{} is missing: run `make venv`", python.display());
-    let lines: String = documents
-        .iter()
-        .map(|(schema, document)| format!("{}\n", json!({ "schema": schema, "document": document })))
-        .collect();
+    let line = |(schema, document): &(&str, Json)| {
+        let mut line = json!({ "schema": schema, "document": document }).to_string();
+        line.push('\n');
+        line
+    };
+    let lines = documents.iter().map(line).collect::<Vec<_>>().concat();
     let mut process = Command::new(python)
         .arg(root.join("integration/schemas/validate.py"))
         .stdin(Stdio::piped())

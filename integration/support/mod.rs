@@ -9,12 +9,17 @@
 )]
 
 mod certificates;
+pub mod lake;
 mod postgres;
+mod process;
+mod proxy;
 
 use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
+pub use process::{Connector, NAME, PATIENCE, Record, Running};
+pub use proxy::{Network, Proxy};
 
 /// Asks `condition` again and again until it is true; panics with `what` after `deadline`.
 pub async fn wait_until<F, Fut>(deadline: Duration, what: &str, mut condition: F)

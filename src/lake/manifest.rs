@@ -108,12 +108,12 @@ pub struct PartFile {
 /// Changes in = changes applied + dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeCounts {
-    /// Records with a value between the two cuts, as capture counted them.
+    /// Changes between the two cuts, as capture counted them.
     #[serde(rename = "in")]
     pub taken: u64,
     /// Those which the files reflect.
     pub applied: u64,
-    /// Those which could not be processed.
+    /// Those which could not be processed, by capture, while staging or while merging.
     pub dead_letters: u64,
 }
 

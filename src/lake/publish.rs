@@ -78,9 +78,9 @@ impl Lake {
         let merged = self.run_merge(schema, cut.ds, &plan, previous, files).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
         let changes = ChangeCounts {
-            taken: table.changes,
+            taken: table.changes + table.dead_letters,
             applied: merged.records - merged.dead_letters,
-            dead_letters: staged_dead + merged.dead_letters,
+            dead_letters: table.dead_letters + staged_dead + merged.dead_letters,
         };
         let manifest = Manifest {
             manifest_version: MANIFEST_VERSION,
@@ -133,7 +133,7 @@ impl Lake {
         Ok((files, log))
     }
 
-    /// Where the change files of a log partition begin; `end` when there are none.
+    /// Where the change files of a log partition begin: at the log's first offset, for a table's first day.
     async fn first_staged(&self, table: &TableName, partition: u32, end: u64) -> Result<u64> {
         let objects = self.store.list(&self.layout.changes(table)).await?;
         let ranges = objects.iter().filter_map(|object| parse_change_file(&object.location));
@@ -141,7 +141,7 @@ impl Lake {
             .filter(|range| range.partition == partition)
             .map(|range| range.first)
             .min()
-            .unwrap_or(end)
+            .unwrap_or(0)
             .min(end))
     }
 
@@ -164,12 +164,13 @@ impl Lake {
     async fn plan(&self, table: &TableName, ds: Ds) -> Result<Plan> {
         let options = &self.options;
         let (format, compression) = format_name(&options.format);
+        let part_bytes_max = options.part_bytes_max.min(options.memory_bytes_max / 4);
         let plan = Plan {
             writer: concat!("tidemark ", env!("CARGO_PKG_VERSION")).to_owned(),
             format: format.to_owned(),
             compression,
-            part_bytes_max: options.part_bytes_max.min(options.memory_bytes_max / 4),
-            row_group_bytes: (options.memory_bytes_max / 8).min(64 << 20),
+            part_bytes_max,
+            row_group_bytes: part_bytes_max / 2,
         };
         let path = self.layout.snapshot_object(table, ds, "_plan.json");
         let bytes = to_bytes(&plan)?;

@@ -72,7 +72,7 @@ pub struct Fenced {
 pub enum Visibility {
     /// At once, together with everything held before.
     Now,
-    /// Durable, but readers see them only together with the next append that is `Now`; the next
+    /// Readers see them only together with the next append that is `Now`, which makes them durable; the next
     /// [`Log::fence`] drops them. For a backfill, which is either whole or not there. `state` must be empty.
     Held,
 }

@@ -16,8 +16,6 @@ use crate::runtime::Result;
 
 /// Rows of a chunk.
 const CHUNK_ROWS: usize = 8192;
-/// Bytes of a chunk.
-const CHUNK_BYTES: u64 = 4 << 20;
 /// Batches referred to before the rows so far are copied, which lets go of them.
 const SOURCES_MAX: usize = 48;
 
@@ -72,6 +70,8 @@ pub(super) trait Sink {
 pub(super) struct Gather<S> {
     sink: S,
     schema: SchemaRef,
+    /// Bytes with which a chunk ends.
+    chunk_bytes: u64,
     sources: Vec<(Arc<RecordBatch>, usize)>,
     pieces: Vec<Piece>,
     /// By column: output row and value.
@@ -88,9 +88,18 @@ struct Piece {
 }
 
 impl<S: Sink> Gather<S> {
-    pub(super) fn new(schema: SchemaRef, sink: S) -> Self {
+    pub(super) fn new(schema: SchemaRef, chunk_bytes: u64, sink: S) -> Self {
         let patches = vec![Vec::new(); schema.fields().len()];
-        Self { sink, schema, sources: Vec::new(), pieces: Vec::new(), patches, rows: 0, bytes: 0 }
+        Self {
+            sink,
+            schema,
+            chunk_bytes,
+            sources: Vec::new(),
+            pieces: Vec::new(),
+            patches,
+            rows: 0,
+            bytes: 0,
+        }
     }
 
     /// Adds rows of a batch that holds the table's columns from `skip` on.
@@ -105,7 +114,7 @@ impl<S: Sink> Gather<S> {
         while start < end {
             let room = (CHUNK_ROWS - self.rows).min(end - start);
             let columns = &batch.columns()[skip..];
-            let (taken, bytes) = fitting(columns, start, room, CHUNK_BYTES.saturating_sub(self.bytes));
+            let (taken, bytes) = fitting(columns, start, room, self.chunk_bytes.saturating_sub(self.bytes));
             let source = self.source(batch, skip);
             match self.pieces.last_mut() {
                 Some(last) if last.source == source && last.start + last.rows == start => last.rows += taken,
@@ -144,7 +153,7 @@ impl<S: Sink> Gather<S> {
     fn added(&mut self, rows: usize, bytes: u64) -> Result<()> {
         self.rows += rows;
         self.bytes += bytes;
-        if self.rows >= CHUNK_ROWS || self.bytes >= CHUNK_BYTES {
+        if self.rows >= CHUNK_ROWS || self.bytes >= self.chunk_bytes {
             self.flush()
         } else if self.sources.len() >= SOURCES_MAX {
             self.compact()
@@ -298,7 +307,7 @@ mod tests {
     fn chunks(texts: &[String], seed: u64) -> Vec<Vec<String>> {
         let mut random = StdRng::seed_from_u64(seed);
         let schema = Arc::new(Schema::new(vec![Field::new("t", DataType::Utf8, false)]));
-        let mut gather = Gather::new(Arc::clone(&schema), Chunks::default());
+        let mut gather = Gather::new(Arc::clone(&schema), 4 << 20, Chunks::default());
         let mut at = 0;
         while at < texts.len() {
             let rows = random.random_range(1..=(texts.len() - at).min(5000));

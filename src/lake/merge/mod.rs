@@ -49,6 +49,9 @@ use multiset::MultisetMerge;
 use order::{KeyOrder, Seq, same_order};
 use parts::{PartOptions, PartWriter};
 
+/// Bytes of rows handed to the writer at once, unless parts are small.
+const CHUNK_BYTES_MAX: usize = 4 << 20;
+
 /// What a merge reads, and how it writes.
 pub(super) struct MergeInput {
     pub(super) store: Blocking,
@@ -108,7 +111,8 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
     let base = BaseCursor::new(base, Arc::clone(&order), arrow_schema(&input.schema.columns));
 
     let changes = sorter.finish()?;
-    let out = Gather::new(arrow_schema(&input.schema.columns), input.parts());
+    let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
+    let out = Gather::new(arrow_schema(&input.schema.columns), chunk_bytes, input.parts());
     let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), input.ds, &input.schema);
     let truncated = found.truncated;
     let (parts, dead) = if input.schema.key.is_empty() {

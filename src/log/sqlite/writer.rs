@@ -198,7 +198,10 @@ impl WriterThread {
         }
         let packer = std::mem::take(&mut self.packer);
         let expected = self.expected.filter(|(e, _)| *e == epoch).map(|(_, appends)| appends);
+        // What is held need not survive by itself: the append which shows it syncs the same WAL.
+        let synchronous = if append.visibility == Visibility::Held { "NORMAL" } else { "FULL" };
         let outcome = self.with("append to the log", |connection, _| {
+            connection.pragma_update(None, "synchronous", synchronous)?;
             sqlite::immediate(connection, |c| {
                 let appends = count_append(c, epoch, expected)?;
                 if appends.is_some() {

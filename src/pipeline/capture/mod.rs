@@ -47,8 +47,8 @@ use session::Session;
 use source::Source;
 use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
-pub use verify::preflight_settings;
 use tables::Tables;
+pub use verify::preflight_settings;
 
 /// What capture has to know.
 #[derive(Clone)]

@@ -33,6 +33,8 @@ pub struct TableDelivery {
     watch: Arc<TableStats>,
     published: Option<Manifest>,
     stagers: BTreeMap<u32, Stager>,
+    /// Up to where the log was told to let go, by log partition.
+    trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
 }
 
@@ -65,6 +67,7 @@ impl TableDelivery {
             watch,
             published,
             stagers: BTreeMap::new(),
+            trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
         })
     }
@@ -117,11 +120,11 @@ impl TableDelivery {
                 _ => complete = false,
             }
         }
+        self.trim(log, ranges).await?;
         self.watch.set_end_offset(ranges.values().map(|range| range.end).sum());
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if let Some(cut) = cut.filter(|_| complete) {
             self.publish(lake, journal, &cut).await?;
-            self.trim(log, ranges).await?;
             turn = Turn { more: true, published: true };
         }
         Ok(turn)
@@ -239,10 +242,13 @@ impl TableDelivery {
     }
 
     /// The change files hold everything below their end: the log may let go of it.
-    async fn trim(&self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
+    async fn trim(&mut self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
         for partition in ranges.keys() {
-            if let Some(stager) = self.stagers.get(&partition.partition) {
+            let Some(stager) = self.stagers.get(&partition.partition) else { continue };
+            let trimmed = self.trimmed.entry(partition.partition).or_default();
+            if stager.durable() > *trimmed {
                 log.trim(partition, stager.durable()).await?;
+                *trimmed = stager.durable();
             }
         }
         Ok(())

@@ -129,7 +129,7 @@ impl Client {
 /// A running stream. Dropping it closes the connection, which releases the slot a moment later;
 /// [`ReplicationStream::stop`] does it in order.
 pub struct ReplicationStream {
-    /// Least time between two reads of the socket, unless much is there.
+    /// Least time between two reads of the socket, unless much is there: 1 ms; on a Unix socket none.
     pub coalesce: Duration,
     reader: ReadHalf<Stream>,
     buffer: FrameBuffer,
@@ -153,11 +153,15 @@ impl fmt::Debug for ReplicationStream {
 impl ReplicationStream {
     fn new(connection: Connection, options: &ReplicationOptions) -> Self {
         let Connection { stream, buffer, address, .. } = connection;
+        // A Unix socket holds some two hundred small messages whatever their size (each counts as a buffer of its
+        // own), so that waiting would only stop the walsender; it also wakes us for several at a time anyway.
+        let coalesce =
+            if matches!(stream, Stream::Unix(_)) { Duration::ZERO } else { Duration::from_millis(1) };
         let (reader, writer) = tokio::io::split(stream);
         let shared = Arc::new(Shared::new(options.start));
         let task = tokio::spawn(feedback::run(writer, shared.clone(), options.status_interval));
         Self {
-            coalesce: Duration::from_millis(1),
+            coalesce,
             reader,
             buffer,
             shared,

@@ -1,0 +1,197 @@
+//! Merging a day: rows per second and peak memory, for a large table of which little has changed.
+//!
+//! `cargo bench --profile fast --bench merge`; `MERGE_ROWS` (5,000,000) and `MERGE_CHANGED` (1, per cent) set
+//! the size. The first day is all backfill and so measures the external sort; the second merges the changes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use jiff::tz::TimeZone;
+use tidemark::change::{
+    Calendar, Column, ColumnType, Cut, CutTable, Datum, Ds, LogEnd, Lsn, Op, Position, ReplicaIdentity,
+    SchemaVersion, TableName, TableSchema,
+};
+use tidemark::lake::{Lake, LakeOptions, Manifest, StagedChange, Stager};
+use tidemark::runtime::Result;
+
+const TOPIC: &str = "bench.public.orders";
+
+fn main() {
+    // `cargo test` runs benches too, with this argument, to see that they work.
+    let quick = std::env::args().any(|argument| argument == "--test");
+    let rows = setting("MERGE_ROWS", if quick { 20_000 } else { 5_000_000 });
+    let changed = setting("MERGE_CHANGED", 1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    if let Err(error) = runtime.expect("a runtime starts").block_on(run(rows, changed)) {
+        eprintln!("{error}");
+        std::process::exit(1);
+    }
+}
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+async fn run(rows: u64, changed: u64) -> Result<()> {
+    let folder = std::env::temp_dir().join(format!("tidemark-bench-merge-{}", std::process::id()));
+    let result = days(&folder, rows, changed).await;
+    let _ = std::fs::remove_dir_all(&folder);
+    result
+}
+
+async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
+    let calendar = Calendar::new(jiff::civil::Time::midnight(), TimeZone::UTC);
+    let options = LakeOptions::new(folder.join("scratch"), calendar);
+    println!(
+        "{rows} rows of {} columns, {changed}% changed, memory_bytes_max = {} MiB",
+        table().columns.len(),
+        options.memory_bytes_max >> 20
+    );
+    let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options).await?;
+    let schema = Arc::new(table());
+
+    let started = Instant::now();
+    let mut stager = lake.stager(&schema.name, 0, 0);
+    for id in 0..rows {
+        // Not in the order of the key.
+        let id = id * 7919 % rows;
+        push(&mut stager, &schema, Op::Read, id, 0).await?;
+    }
+    let first = cut("2026-11-20", rows, stager.next_offset());
+    stager.close(stager.next_offset(), first.at.as_microsecond()).await?;
+    report("stage", rows, started);
+    let previous = timed(&lake, &schema, &first, None, "merge of a first day (all sorted)").await?;
+
+    let step = (100 / changed.max(1)).max(1);
+    let mut stager = lake.stager(&schema.name, 0, first.tables[TOPIC].ends[0].end);
+    let mut changes = 0;
+    for id in (0..rows).step_by(step as usize) {
+        push(&mut stager, &schema, Op::Update, id, 1).await?;
+        changes += 1;
+    }
+    let second = cut("2026-11-21", changes, stager.next_offset());
+    stager.close(stager.next_offset(), second.at.as_microsecond()).await?;
+    let manifest = timed(&lake, &schema, &second, Some(&previous), "merge of a day").await?;
+    println!("{} rows in {} parts, {} MiB", manifest.rows, manifest.files.len(), manifest.bytes() >> 20);
+    Ok(())
+}
+
+async fn timed(
+    lake: &Lake,
+    schema: &TableSchema,
+    cut: &Cut,
+    previous: Option<&Manifest>,
+    what: &str,
+) -> Result<Manifest> {
+    // Starts the kernel's high-water mark again, where it is allowed.
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let started = Instant::now();
+    let manifest = lake.merge_and_publish(schema, cut, TOPIC, previous).await?;
+    report(what, manifest.rows, started);
+    Ok(manifest)
+}
+
+fn report(what: &str, rows: u64, started: Instant) {
+    let seconds = started.elapsed().as_secs_f64();
+    let rate = rows as f64 / seconds;
+    println!("{what:<36} {seconds:>7.1} s {rate:>12.0} rows/s   peak RSS {:>5} MiB", peak_rss_mib());
+}
+
+fn peak_rss_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    line.and_then(|text| text.trim().split(' ').next()?.parse::<u64>().ok()).unwrap_or(0) / 1024
+}
+
+fn column(name: &str, column_type: ColumnType) -> Column {
+    Column {
+        name: name.into(),
+        column_type,
+        type_name: String::new(),
+        nullable: name != "id",
+        dropped: false,
+    }
+}
+
+fn table() -> TableSchema {
+    let columns = vec![
+        column("id", ColumnType::Int64),
+        column("customer", ColumnType::Int32),
+        column("status", ColumnType::TEXT),
+        column("total", ColumnType::Decimal { precision: 12, scale: 2 }),
+        column("tax", ColumnType::Decimal { precision: 12, scale: 2 }),
+        column("placed_at", ColumnType::TimestampTz),
+        column("paid", ColumnType::Bool),
+        column("weight", ColumnType::Float64),
+        column("email", ColumnType::TEXT),
+        column("note", ColumnType::TEXT),
+        column("day", ColumnType::Date),
+        column("lines", ColumnType::Int16),
+    ];
+    TableSchema {
+        name: TableName::new("public", "orders"),
+        oid: 1,
+        version: SchemaVersion(1),
+        columns,
+        key: vec![0],
+        identity: ReplicaIdentity::Default,
+    }
+}
+
+async fn push(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, id: u64, version: u64) -> Result<()> {
+    let mixed = (id ^ version << 40).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let total = ((mixed >> 20) as u32).to_be_bytes();
+    let email = format!("customer{}@example.com", mixed >> 44);
+    let note = format!("note {mixed:016x} for order {id}");
+    let row = [
+        Datum::Int(id as i64),
+        Datum::Int((mixed >> 44) as i64),
+        Datum::Text(["new", "paid", "sent", "returned"][(mixed % 4) as usize].into()),
+        Datum::Decimal(total[1..].into()),
+        Datum::Decimal(total[2..].into()),
+        Datum::Timestamp(1_700_000_000_000_000 + i128::from(mixed >> 30)),
+        Datum::Bool(mixed % 3 == 0),
+        Datum::Float((mixed >> 11) as f64 / 1e9),
+        Datum::Text(email.into()),
+        if mixed % 5 == 0 { Datum::Null } else { Datum::Text(note.into()) },
+        Datum::Date((mixed % 20_000) as i32),
+        Datum::Int((mixed % 30) as i64),
+    ];
+    let offset = stager.next_offset();
+    stager
+        .push(&StagedChange {
+            offset,
+            position: Position { timeline: 1, commit_lsn: Lsn(1000 + offset * 8), ordinal: 1 },
+            op,
+            commit_us: 1_795_000_000_000_000,
+            schema,
+            old_key: None,
+            before: None,
+            row: &row,
+            raw_key: None,
+            raw_value: None,
+        })
+        .await
+}
+
+fn cut(ds: &str, changes: u64, end: u64) -> Cut {
+    let ds: Ds = ds.parse().expect("a date");
+    let table = CutTable {
+        name: TableName::new("public", "orders"),
+        schema_version: SchemaVersion(1),
+        changes,
+        dead_letters: 0,
+        ends: vec![LogEnd { partition: 0, end }],
+    };
+    Cut {
+        ds,
+        timeline: 1,
+        lsn: Lsn(end * 8 + 1001),
+        position: Position { timeline: 1, commit_lsn: Lsn(992 + end * 8), ordinal: 1 },
+        reason: "midnight".to_owned(),
+        at: format!("{ds}T23:59:59Z").parse().expect("an instant"),
+        time_zone: "UTC".to_owned(),
+        tables: [(TOPIC.to_owned(), table)].into(),
+    }
+}

@@ -1,0 +1,101 @@
+//! An object store that dies at a chosen operation.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+
+/// From operation `at` on everything fails; operation `at` itself happens when it is `after`.
+#[derive(Debug)]
+pub struct Dying {
+    inner: Arc<dyn ObjectStore>,
+    operations: AtomicU64,
+    at: u64,
+    after: bool,
+}
+
+impl Dying {
+    pub fn new(inner: Arc<dyn ObjectStore>, at: u64, after: bool) -> Self {
+        Self { inner, operations: AtomicU64::new(0), at, after }
+    }
+
+    /// Whether it has died.
+    pub fn died(&self) -> bool {
+        self.operations.load(Ordering::SeqCst) > self.at
+    }
+
+    /// Counts an operation: whether it happens, and whether its caller hears of it.
+    fn step(&self) -> (bool, bool) {
+        let number = self.operations.fetch_add(1, Ordering::SeqCst);
+        (number < self.at || (number == self.at && self.after), number < self.at)
+    }
+}
+
+fn dead<T>() -> Result<T> {
+    Err(Error::Generic { store: "Dying", source: "the connection was lost".into() })
+}
+
+impl fmt::Display for Dying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Dying({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Dying {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let (happens, heard) = self.step();
+        if !happens {
+            return dead();
+        }
+        let result = self.inner.put_opts(path, payload, options).await;
+        if heard { result } else { dead() }
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        if self.step().1 { self.inner.get_opts(path, options).await } else { dead() }
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        if self.step().1 { self.inner.get_ranges(path, ranges).await } else { dead() }
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let (happens, heard) = self.step();
+        if !happens {
+            return futures::stream::once(async { dead() }).boxed();
+        }
+        let deleted = self.inner.delete_stream(paths);
+        if heard { deleted } else { deleted.map(|_| dead()).boxed() }
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        if self.step().1 { self.inner.list(prefix) } else { futures::stream::once(async { dead() }).boxed() }
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        if self.step().1 { self.inner.list_with_delimiter(prefix).await } else { dead() }
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

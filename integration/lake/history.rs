@@ -1,0 +1,401 @@
+//! Random histories of a table, and what the table holds at each cut.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use rand::rngs::StdRng;
+use rand::seq::IteratorRandom;
+use rand::{Rng, SeedableRng};
+use tidemark::change::{
+    Column, ColumnType, Cut, CutTable, Datum, Ds, LogEnd, Lsn, Op, Position, ReplicaIdentity, SchemaVersion,
+    TableName, TableSchema,
+};
+
+pub type Row = Vec<Datum<'static>>;
+
+/// A record of the log.
+#[derive(Clone, Debug)]
+pub struct Logged {
+    pub offset: u64,
+    /// None: a tombstone.
+    pub change: Option<Change>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub position: Position,
+    pub op: Op,
+    pub commit_us: i64,
+    pub schema: Arc<TableSchema>,
+    pub old_key: Option<String>,
+    pub before: Option<Row>,
+    pub row: Row,
+}
+
+/// A day: its cut, the shape at it, and the rows that the table must have.
+#[derive(Clone, Debug)]
+pub struct Day {
+    pub cut: Cut,
+    pub schema: Arc<TableSchema>,
+    pub rows: Vec<Row>,
+}
+
+/// A table's log, and its days.
+#[derive(Clone, Debug)]
+pub struct History {
+    pub partitions: Vec<Vec<Logged>>,
+    pub days: Vec<Day>,
+}
+
+pub const TOPIC: &str = "shop.public.t";
+
+/// What to make.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape {
+    pub seed: u64,
+    pub keyed: bool,
+    pub partitions: usize,
+    pub days: usize,
+    pub changes_per_day: usize,
+    pub truncates: bool,
+    pub evolve: bool,
+}
+
+fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
+    Column { name: name.into(), column_type, type_name: String::new(), nullable, dropped: false }
+}
+
+/// Columns 4 and 5 are those whose values may be unchanged TOAST values.
+pub const TOAST: [usize; 2] = [4, 5];
+
+pub fn table(keyed: bool) -> TableSchema {
+    let columns = vec![
+        column("id", ColumnType::Int32, false),
+        column("code", ColumnType::TEXT, false),
+        column("n", ColumnType::Int64, true),
+        column("amount", ColumnType::Decimal { precision: 12, scale: 2 }, true),
+        column("note", ColumnType::TEXT, true),
+        column("tags", ColumnType::Array { element: Box::new(ColumnType::Int32) }, true),
+        column("f", ColumnType::Float64, true),
+        column("at", ColumnType::TimestampTz, true),
+    ];
+    TableSchema {
+        name: TableName::new("public", "t"),
+        oid: 1,
+        version: SchemaVersion(1),
+        columns,
+        key: if keyed { vec![0, 1] } else { Vec::new() },
+        identity: if keyed { ReplicaIdentity::Default } else { ReplicaIdentity::Full },
+    }
+}
+
+struct Maker {
+    random: StdRng,
+    shape: Shape,
+    schema: Arc<TableSchema>,
+    /// Keyed: by key. Else: by number.
+    rows: BTreeMap<(i64, String), Row>,
+    partitions: Vec<Vec<Logged>>,
+    next: Vec<u64>,
+    position: Position,
+    commit_us: i64,
+    changes: u64,
+    unique: u64,
+}
+
+/// Makes a history; the same seed gives the same one.
+pub fn history(shape: Shape) -> History {
+    let start: Timestamp = "2026-11-19T20:00:00Z".parse().unwrap();
+    let mut maker = Maker {
+        random: StdRng::seed_from_u64(shape.seed),
+        shape,
+        schema: Arc::new(table(shape.keyed)),
+        rows: BTreeMap::new(),
+        partitions: vec![Vec::new(); shape.partitions],
+        next: vec![0; shape.partitions],
+        position: Position { timeline: 1, commit_lsn: Lsn(1000), ordinal: 0 },
+        commit_us: start.as_microsecond(),
+        changes: 0,
+        unique: 0,
+    };
+    let days = (0..shape.days).map(|day| maker.day(day)).collect();
+    History { partitions: maker.partitions, days }
+}
+
+impl Maker {
+    fn day(&mut self, day: usize) -> Day {
+        let ds: Ds = "2026-11-20".parse().unwrap();
+        let ds = ds.saturating_add(jiff::Span::new().days(day as i64));
+        let count = if day == 3 { 0 } else { self.shape.changes_per_day };
+        for step in 0..count {
+            if self.random.random_ratio(1, 3) || step == 0 {
+                self.commit();
+            }
+            self.position.ordinal += 1;
+            self.step();
+        }
+        if self.shape.evolve {
+            self.evolve(day);
+        }
+        let at = format!("{}T20:00:00Z", ds);
+        let at: Timestamp = at.parse().unwrap();
+        self.commit_us = at.as_microsecond();
+        let ends = self.next.iter().enumerate().map(|(p, end)| LogEnd { partition: p as u32, end: *end });
+        let table = CutTable {
+            name: self.schema.name.clone(),
+            schema_version: self.schema.version,
+            changes: std::mem::take(&mut self.changes),
+            dead_letters: 0,
+            ends: ends.collect(),
+        };
+        let cut = Cut {
+            ds,
+            timeline: self.position.timeline,
+            lsn: Lsn(self.position.commit_lsn.0 + 8),
+            position: self.position,
+            reason: "midnight".to_owned(),
+            at,
+            time_zone: "Asia/Dubai".to_owned(),
+            tables: [(TOPIC.to_owned(), table)].into(),
+        };
+        Day { cut, schema: Arc::clone(&self.schema), rows: self.rows.values().cloned().collect() }
+    }
+
+    fn commit(&mut self) {
+        self.position.commit_lsn = Lsn(self.position.commit_lsn.0 + 8 * self.random.random_range(1..100));
+        self.position.ordinal = 0;
+        // Commit times of neighbours jitter.
+        self.commit_us += self.random.random_range(-2_000_000..40_000_000);
+        for next in &mut self.next {
+            *next += self.random.random_range(0..2);
+        }
+    }
+
+    fn step(&mut self) {
+        let truncate = self.shape.truncates && self.random.random_ratio(1, 200);
+        if truncate {
+            self.rows.clear();
+            self.log(0, Op::Truncate, None, None, Vec::new());
+            return;
+        }
+        match (self.shape.keyed, self.random.random_range(0..10)) {
+            (true, 0..4) => self.insert(),
+            (true, 4..7) => self.update(),
+            (true, 7) => self.delete(),
+            (true, _) => self.move_key(),
+            (false, 0..5) => self.insert_any(),
+            (false, 5..8) => self.update_any(),
+            (false, _) => self.delete_any(),
+        }
+    }
+
+    fn log(&mut self, partition: usize, op: Op, old_key: Option<String>, before: Option<Row>, row: Row) {
+        let change = Change {
+            position: self.position,
+            op,
+            commit_us: self.commit_us,
+            schema: Arc::clone(&self.schema),
+            old_key,
+            before,
+            row,
+        };
+        self.changes += 1;
+        self.record(partition, Some(change));
+    }
+
+    fn record(&mut self, partition: usize, change: Option<Change>) {
+        let offset = self.next[partition];
+        self.next[partition] += 1;
+        self.partitions[partition].push(Logged { offset, change });
+    }
+
+    fn partition_of(&self, key: &(i64, String)) -> usize {
+        (key.0.unsigned_abs() as usize + key.1.len()) % self.shape.partitions
+    }
+
+    fn some_key(&mut self) -> Option<(i64, String)> {
+        self.rows.keys().choose(&mut self.random).cloned()
+    }
+
+    fn free_key(&mut self) -> (i64, String) {
+        loop {
+            let key = (self.random.random_range(-40..40), "x".repeat(self.random.random_range(0..4)));
+            if !self.rows.contains_key(&key) {
+                return key;
+            }
+            self.unique += 1;
+            if self.unique % 7 == 0 {
+                let key = (1000 + self.unique as i64, String::new());
+                return key;
+            }
+        }
+    }
+
+    fn value(&mut self, index: usize) -> Datum<'static> {
+        let random = &mut self.random;
+        let column = &self.schema.columns[index];
+        if column.dropped || (column.nullable && random.random_ratio(1, 5)) {
+            return Datum::Null;
+        }
+        // Few different values without a key, so that there are equal rows.
+        let few = if self.shape.keyed { 1000 } else { 2 };
+        match column.name.as_str() {
+            "id" => Datum::Int(random.random_range(0..few)),
+            "code" => Datum::Text("c".into()),
+            "n" => Datum::Int(random.random_range(0..few)),
+            "amount" => Datum::Decimal(random.random_range(-few..few).to_be_bytes().to_vec().into()),
+            "tags" => {
+                let item = |random: &mut StdRng| match random.random_range(0..3) {
+                    0 => Datum::Null,
+                    n => Datum::Int(n),
+                };
+                let many = random.random_range(0..if self.shape.keyed { 4 } else { 2 });
+                Datum::List((0..many).map(|_| item(random)).collect())
+            }
+            "f" => Datum::Float([0.0, -0.0, f64::NAN, f64::INFINITY, 1.5][random.random_range(0..5)]),
+            "at" => match random.random_range(0..few) {
+                0 => Datum::Timestamp(Datum::INFINITY),
+                n => Datum::Timestamp(i128::from(n) * 1_000_000),
+            },
+            _ => Datum::Text("t".repeat(random.random_range(0..few as usize / 2 + 1)).into()),
+        }
+    }
+
+    fn new_row(&mut self, key: Option<&(i64, String)>) -> Row {
+        let mut row: Row = (0..self.schema.columns.len()).map(|index| self.value(index)).collect();
+        if let Some(key) = key {
+            row[0] = Datum::Int(key.0);
+            row[1] = Datum::Text(key.1.clone().into());
+        }
+        row
+    }
+
+    fn insert(&mut self) {
+        let key = self.free_key();
+        let row = self.new_row(Some(&key));
+        let op = if self.random.random_ratio(1, 5) { Op::Read } else { Op::Create };
+        self.log(self.partition_of(&key), op, None, None, row.clone());
+        self.rows.insert(key, row);
+    }
+
+    /// The held row with some values changed, and what the server sends of it.
+    fn changed(&mut self, held: &Row, key: Option<&(i64, String)>) -> (Row, Row) {
+        let mut row = self.new_row(key);
+        let mut sent = row.clone();
+        for index in 0..row.len() {
+            let toast = TOAST.contains(&index) && !matches!(held[index], Datum::Null);
+            let dropped = self.schema.columns[index].dropped;
+            if toast && !dropped && self.random.random_ratio(2, 3) {
+                row[index] = held[index].clone();
+                sent[index] = Datum::Unchanged;
+            }
+        }
+        (row, sent)
+    }
+
+    fn update(&mut self) {
+        let Some(key) = self.some_key() else { return self.insert() };
+        let held = self.rows[&key].clone();
+        let (row, sent) = self.changed(&held, Some(&key));
+        self.log(self.partition_of(&key), Op::Update, None, None, sent);
+        self.rows.insert(key, row);
+    }
+
+    fn key_row(&self, key: &(i64, String)) -> Row {
+        let mut row = vec![Datum::Null; self.schema.columns.len()];
+        row[0] = Datum::Int(key.0);
+        row[1] = Datum::Text(key.1.clone().into());
+        row
+    }
+
+    fn log_delete(&mut self, key: &(i64, String)) {
+        let partition = self.partition_of(key);
+        let before = self.key_row(key);
+        self.log(partition, Op::Delete, None, Some(before), Vec::new());
+        self.record(partition, None);
+    }
+
+    fn delete(&mut self) {
+        let Some(key) = self.some_key() else { return self.insert() };
+        self.rows.remove(&key);
+        self.log_delete(&key);
+    }
+
+    fn move_key(&mut self) {
+        let Some(from) = self.some_key() else { return self.insert() };
+        let to = self.free_key();
+        self.move_row(&from, &to);
+        if self.random.random_ratio(1, 4) {
+            // A swap, or a chain: another row takes the place just left, and the first comes on.
+            if let Some(other) = self.some_key().filter(|other| *other != to) {
+                self.position.ordinal += 1;
+                self.move_row(&other, &from);
+                self.position.ordinal += 1;
+                self.move_row(&to, &other);
+            }
+        }
+    }
+
+    fn move_row(&mut self, from: &(i64, String), to: &(i64, String)) {
+        let held = self.rows.remove(from).unwrap();
+        self.log_delete(from);
+        let (row, sent) = self.changed(&held, Some(to));
+        let old_key = format!("{{\"id\":{},\"code\":\"{}\"}}", from.0, from.1);
+        self.log(self.partition_of(to), Op::Create, Some(old_key), None, sent);
+        self.rows.insert(to.clone(), row);
+    }
+
+    fn insert_any(&mut self) {
+        let row = self.new_row(None);
+        self.log_any(Op::Create, None, row.clone());
+        self.unique += 1;
+        self.rows.insert((self.unique as i64, String::new()), row);
+    }
+
+    fn update_any(&mut self) {
+        let Some(key) = self.some_key() else { return self.insert_any() };
+        let held = self.rows[&key].clone();
+        let (row, sent) = self.changed(&held, None);
+        self.log_any(Op::Update, Some(self.as_logged(&held)), sent);
+        self.rows.insert(key, row);
+    }
+
+    fn delete_any(&mut self) {
+        let Some(key) = self.some_key() else { return self.insert_any() };
+        let held = self.rows.remove(&key).unwrap();
+        self.log_any(Op::Delete, Some(self.as_logged(&held)), Vec::new());
+    }
+
+    /// The old row as the server logs it: without dropped columns. Which of several rows that differ only in
+    /// those goes is not said, so these histories have none.
+    fn as_logged(&self, held: &Row) -> Row {
+        held.clone()
+    }
+
+    fn log_any(&mut self, op: Op, before: Option<Row>, row: Row) {
+        // Rows without a key go to one log partition.
+        self.log(0, op, None, before, row);
+    }
+
+    fn evolve(&mut self, day: usize) {
+        let mut source = (*self.schema).clone();
+        match day {
+            0 => source.columns.push(column("extra", ColumnType::TEXT, true)),
+            1 if self.shape.keyed => {
+                source.columns.retain(|column| column.name != "n");
+                source.key = vec![0, 1];
+                source.columns[0].column_type = ColumnType::Int64;
+            }
+            2 => source.columns[1].column_type = ColumnType::TEXT,
+            _ => return,
+        }
+        source.columns.retain(|column| !column.dropped);
+        if let Some(next) = self.schema.evolve(&source) {
+            self.schema = Arc::new(next);
+            for row in self.rows.values_mut() {
+                row.resize(self.schema.columns.len(), Datum::Null);
+            }
+        }
+    }
+}

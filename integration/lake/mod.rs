@@ -1,0 +1,172 @@
+//! What the lake's tests share.
+
+#![allow(dead_code, reason = "each test uses its part")]
+
+pub mod faults;
+pub mod history;
+
+use std::collections::BTreeMap;
+use std::path::Path as LocalPath;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use jiff::tz::TimeZone;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tidemark::batch::{FileReader, Format, ReaderOptions, arrow_schema, datum};
+use tidemark::change::{Calendar, Ds, TableName};
+use tidemark::lake::{Lake, LakeOptions, Manifest, StagedChange, Store};
+use tidemark::runtime::Result;
+
+use history::{Day, History, Logged, TOPIC};
+
+pub fn table_name() -> TableName {
+    TableName::new("public", "t")
+}
+
+/// Limits so small that everything spills, and files are many.
+pub fn tiny(scratch: &LocalPath) -> LakeOptions {
+    let calendar = Calendar::new("00:00".parse().unwrap(), TimeZone::get("Asia/Dubai").unwrap());
+    let mut options = LakeOptions::new(scratch.to_owned(), calendar);
+    options.part_bytes_max = 6 << 10;
+    options.memory_bytes_max = 64 << 10;
+    options.stage_bytes_max = 8 << 10;
+    options
+}
+
+pub fn lake(store: Arc<dyn ObjectStore>, options: LakeOptions) -> Lake {
+    Lake::on(Store::new(store, "memory:"), "shop", options)
+}
+
+/// Stages and publishes every day of a history, as a pipeline does: only what is not there yet.
+pub async fn deliver(lake: &Lake, history: &History) -> Result<()> {
+    for day in &history.days {
+        deliver_day(lake, history, day).await?;
+    }
+    Ok(())
+}
+
+pub async fn deliver_day(lake: &Lake, history: &History, day: &Day) -> Result<Manifest> {
+    let table = &day.schema.name;
+    let latest = lake.latest_manifest(table).await?;
+    let previous = match latest {
+        Some(manifest) if manifest.ds >= day.cut.ds => {
+            let held = lake.manifest(table, day.cut.ds).await?.unwrap();
+            let earlier = held.previous_ds;
+            match earlier {
+                Some(ds) => lake.manifest(table, ds).await?,
+                None => None,
+            }
+        }
+        other => other,
+    };
+    stage(lake, history, day, previous.as_ref()).await?;
+    let manifest = lake.merge_and_publish(&day.schema, &day.cut, TOPIC, previous.as_ref()).await?;
+    lake.publish_day(&day.cut).await?.expect("its only table is published");
+    Ok(manifest)
+}
+
+pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&Manifest>) -> Result<()> {
+    for end in &day.cut.tables[TOPIC].ends {
+        let from = previous.map_or(0, |manifest| manifest.end_of(end.partition));
+        let since = previous.map(|manifest| manifest.ds);
+        let chain = lake.chain(&day.schema.name, end.partition, (from, None), since).await?;
+        if chain.next >= end.end {
+            continue;
+        }
+        let mut stager = lake.stager(&day.schema.name, end.partition, chain.next);
+        for record in &history.partitions[end.partition as usize] {
+            if record.offset >= stager.next_offset() && record.offset < end.end {
+                push(&mut stager, record).await?;
+            }
+        }
+        stager.close(end.end, day.cut.at.as_microsecond()).await?;
+    }
+    Ok(())
+}
+
+pub async fn push(stager: &mut tidemark::lake::Stager, record: &Logged) -> Result<()> {
+    let Some(change) = &record.change else { return stager.skip(record.offset) };
+    stager
+        .push(&StagedChange {
+            offset: record.offset,
+            position: change.position,
+            op: change.op,
+            commit_us: change.commit_us,
+            schema: &change.schema,
+            old_key: change.old_key.as_deref(),
+            before: change.before.as_deref(),
+            row: &change.row,
+            raw_key: None,
+            raw_value: Some(b"value"),
+        })
+        .await
+}
+
+/// The rows of a published day, printed and sorted.
+pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds) -> Vec<String> {
+    let manifest = lake.manifest(&table_name(), ds).await.unwrap().unwrap();
+    let format = match manifest.format.as_str() {
+        "parquet" => Format::Parquet { compression: tidemark::batch::Compression::None },
+        _ => Format::CsvGzip,
+    };
+    let schema = arrow_schema(&manifest.schema.columns);
+    let mut rows = Vec::new();
+    for file in &manifest.files {
+        let path = lake.layout().snapshot_object(&table_name(), ds, &file.path).to_string();
+        let bytes = objects[&path].clone();
+        for batch in FileReader::open(&format, &schema, bytes, &ReaderOptions::default()).unwrap() {
+            let batch = batch.unwrap();
+            for row in 0..batch.num_rows() {
+                let cells = manifest.schema.columns.iter().enumerate();
+                let cells: Vec<_> =
+                    cells.map(|(i, c)| datum(batch.column(i).as_ref(), &c.column_type, row)).collect();
+                rows.push(shown(&cells));
+            }
+        }
+    }
+    assert_eq!(rows.len() as u64, manifest.rows);
+    rows.sort();
+    rows
+}
+
+/// A row, with unscaled values as numbers (their bytes may be longer than needed).
+pub fn shown(row: &[tidemark::change::Datum<'_>]) -> String {
+    use tidemark::change::Datum;
+    let cell = |datum: &Datum<'_>| match datum {
+        Datum::Decimal(bytes) => {
+            let sign = if bytes[0] >= 0x80 { 0xFF } else { 0 };
+            let mut full = [sign; 16];
+            full[16 - bytes.len()..].copy_from_slice(bytes);
+            format!("Decimal({})", i128::from_be_bytes(full))
+        }
+        other => format!("{other:?}"),
+    };
+    row.iter().map(cell).collect::<Vec<_>>().join(" | ")
+}
+
+pub fn expected(day: &Day) -> Vec<String> {
+    let mut rows: Vec<_> = day.rows.iter().map(|row| shown(row)).collect();
+    rows.sort();
+    rows
+}
+
+/// Every object of a store.
+pub async fn objects(store: &dyn ObjectStore) -> BTreeMap<String, Bytes> {
+    let found: Vec<_> = store.list(None).try_collect().await.unwrap();
+    let mut objects = BTreeMap::new();
+    for object in found {
+        let bytes = store.get(&object.location).await.unwrap().bytes().await.unwrap();
+        objects.insert(object.location.to_string(), bytes);
+    }
+    objects
+}
+
+/// What differs between two stores, by path.
+pub fn difference(one: &BTreeMap<String, Bytes>, other: &BTreeMap<String, Bytes>) -> Vec<String> {
+    let mut paths: Vec<_> = one.keys().chain(other.keys()).cloned().collect();
+    paths.sort();
+    paths.dedup();
+    paths.retain(|path| one.get(path) != other.get(path));
+    paths
+}

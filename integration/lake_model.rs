@@ -1,0 +1,101 @@
+//! The lake against a model: random histories of a table, staged, merged and published with limits so small
+//! that sorts spill, merges take several passes, and change files and parts are many.
+
+mod lake;
+
+use std::sync::Arc;
+
+use lake::history::{Shape, history};
+use lake::{deliver, difference, expected, objects, rows, tiny};
+use object_store::ObjectStore;
+use object_store::memory::InMemory;
+
+const SHAPE: Shape = Shape {
+    seed: 0,
+    keyed: true,
+    partitions: 1,
+    days: 5,
+    changes_per_day: 700,
+    truncates: false,
+    evolve: false,
+};
+
+async fn check(shape: Shape) {
+    let scratch = tempfile::tempdir().unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let history = history(shape);
+    let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
+    deliver(&lake, &history).await.unwrap_or_else(|error| panic!("{shape:?}: {error}"));
+    let objects = objects(store.as_ref()).await;
+    for day in &history.days {
+        let ds = day.cut.ds;
+        let (found, expected) = (rows(&lake, &objects, ds).await, expected(day));
+        if found != expected {
+            let lost: Vec<_> = expected.iter().filter(|row| !found.contains(row)).take(5).collect();
+            let made: Vec<_> = found.iter().filter(|row| !expected.contains(row)).take(5).collect();
+            panic!(
+                "{shape:?} ds={ds}: {} rows, not {}\nlost {lost:#?}\nmade {made:#?}",
+                found.len(),
+                expected.len()
+            );
+        }
+        let letters = lake.dead_letters(&lake::table_name(), Some(ds)).await.unwrap();
+        assert!(letters.is_empty(), "{shape:?}: {letters:#?}");
+    }
+    for day in lake.days().await.unwrap() {
+        for table in lake.verify(day, None).await.unwrap() {
+            assert!(table.is_right(), "{table:#?}");
+        }
+    }
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "scratch files are left");
+}
+
+fn seeds() -> std::ops::Range<u64> {
+    let rounds = std::env::var("LAKE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(8);
+    1..rounds + 1
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_with_a_key_are_those_of_the_model() {
+    for seed in seeds() {
+        check(Shape { seed, ..SHAPE }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn truncates_empty_the_table_also_across_log_partitions() {
+    for seed in seeds() {
+        check(Shape { seed, truncates: true, partitions: 3, ..SHAPE }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_come_go_and_widen_are_carried() {
+    for seed in seeds() {
+        check(Shape { seed, evolve: true, ..SHAPE }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_without_a_key_are_a_multiset() {
+    for seed in seeds() {
+        check(Shape { seed, keyed: false, truncates: seed % 2 == 0, evolve: seed % 3 == 0, ..SHAPE }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_does_not_change_a_byte() {
+    for (seed, keyed) in [(21, true), (22, false)] {
+        let history = history(Shape { seed, keyed, ..SHAPE });
+        let mut stores = Vec::new();
+        for memory in [64 << 10, 16 << 20] {
+            let scratch = tempfile::tempdir().unwrap();
+            let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+            let mut options = tiny(scratch.path());
+            options.memory_bytes_max = memory;
+            deliver(&lake::lake(Arc::clone(&store), options), &history).await.unwrap();
+            stores.push(objects(store.as_ref()).await);
+        }
+        assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "seed {seed}");
+    }
+}

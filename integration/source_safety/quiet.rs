@@ -1,0 +1,79 @@
+//! A database in which nothing happens, and what is left in one where something does.
+
+use crate::support::lake::postgres;
+use crate::support::{Connector, Postgres};
+use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_database_keeps_no_wal_while_another_one_writes_much() {
+    let server = Postgres::builder().set("max_wal_size", "128MB").start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLE).await.unwrap();
+    insert(&client, 1, 1).await;
+    client.batch_execute("CREATE DATABASE busy").await.unwrap();
+    let busy = server.connect_to("busy").await;
+    busy.batch_execute("CREATE TABLE noise (pad text)").await.unwrap();
+    let connector = Connector::new(&server.url());
+    let running = connector.start_ready("run").await;
+
+    for _ in 0..2 {
+        let before = crate::support::lake::value(&client, "SELECT pg_current_wal_lsn()").await;
+        for _ in 0..30 {
+            busy.batch_execute(
+                "INSERT INTO noise SELECT repeat(md5(i::text), 60) FROM generate_series(1, 1000) i",
+            )
+            .await
+            .unwrap();
+        }
+        let sql = format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{before}')::bigint");
+        let written: u64 = crate::support::lake::value(&client, &sql).await.parse().unwrap();
+        assert!(written > 50 * MB, "the other database wrote {written} bytes only");
+        let kept = settle_wal(&client, 8 * MB).await;
+        eprintln!("idle: {} MB of WAL by another database, the slot keeps {kept} bytes", written / MB);
+    }
+    insert(&client, 2, 3).await;
+    assert_each_row_once(&connector, 3).await;
+    drop(running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_written_to_the_users_tables_or_schemas() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLE).await.unwrap();
+    client.batch_execute("CREATE SCHEMA other; CREATE TABLE other.u (a int PRIMARY KEY)").await.unwrap();
+    insert(&client, 1, 100).await;
+    let traces = [
+        "SELECT oid, relname, relnamespace, relkind, relfilenode, relreplident, relhastriggers FROM pg_class ORDER BY 1",
+        "SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' ORDER BY 1",
+        "SELECT oid, proname FROM pg_proc ORDER BY 1",
+        "SELECT oid, tgname FROM pg_trigger ORDER BY 1",
+        "SELECT oid, evtname FROM pg_event_trigger ORDER BY 1",
+        "SELECT relid, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables ORDER BY 1",
+        "SELECT xmin, ctid, id FROM t ORDER BY id",
+    ];
+    let mut before = Vec::new();
+    client.batch_execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+    for sql in traces {
+        before.push(postgres(&client, sql).await);
+    }
+
+    let connector = Connector::new(&server.url());
+    let mut running = connector.start_ready("run").await;
+    let ds = crate::support::lake::value(&client, "SELECT (now() AT TIME ZONE 'UTC')::date").await;
+    running.cut(&ds);
+    connector.wait_published(&ds).await;
+    assert!(running.terminate().await.success());
+    let mut running = connector.start_ready("run").await;
+    assert!(running.terminate().await.success());
+
+    for (sql, before) in traces.iter().zip(before) {
+        assert_eq!(postgres(&client, sql).await, before, "{sql}");
+    }
+    let made = postgres(&client, "SELECT pubname FROM pg_publication").await;
+    assert_eq!(made, [[Some("tidemark_shop".to_owned())]]);
+    let made = postgres(&client, "SELECT slot_name, active::text FROM pg_replication_slots").await;
+    assert_eq!(made, [[Some("tidemark_shop".to_owned()), Some("false".to_owned())]]);
+    let locks = "SELECT count(*) FROM pg_stat_activity WHERE application_name ILIKE 'tidemark%'";
+    assert_eq!(crate::support::lake::value(&client, locks).await, "0", "sessions are left");
+}

@@ -1,0 +1,298 @@
+//! The real binary: a connector's folder with its configuration, and the processes that run on it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
+
+use super::{free_port, wait_until};
+
+/// Name of every connector of the tests: the first part of topics and folders.
+pub const NAME: &str = "shop";
+
+/// How long anything may take that is not itself the test's subject.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A folder with state and lake, and the settings of its processes.
+#[derive(Debug)]
+pub struct Connector {
+    folder: tempfile::TempDir,
+    settings: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// A running process. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    port: u16,
+    config: PathBuf,
+    output: PathBuf,
+}
+
+/// A record of the log, with its JSON taken apart.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// Offset.
+    pub offset: u64,
+    /// `tidemark.position`.
+    pub position: String,
+    /// Key; null without one.
+    pub key: Value,
+    /// Value; null for a tombstone.
+    pub value: Value,
+}
+
+impl Connector {
+    /// A connector of the database at `url`.
+    pub fn new(url: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("tidemark-test-").tempdir().unwrap();
+        let (state, lake) = (folder.path().join("state"), folder.path().join("lake"));
+        let connector = Self { folder, settings: BTreeMap::new() };
+        connector
+            .set("source", "url", url)
+            .set("source", "name", NAME)
+            .set("source", "tables", ["public.*"])
+            .set("state", "dir", state.to_str().unwrap())
+            .set("lake", "url", format!("file://{}", lake.display()))
+    }
+
+    /// Sets a key of `connector.toml`, for processes which are started from now on.
+    #[must_use]
+    pub fn set(mut self, section: &str, key: &str, value: impl Into<Value>) -> Self {
+        self.change(section, key, value);
+        self
+    }
+
+    /// The same, in place. JSON's strings, numbers and lists are TOML's as well.
+    pub fn change(&mut self, section: &str, key: &str, value: impl Into<Value>) {
+        let section = self.settings.entry(section.to_owned()).or_default();
+        section.insert(key.to_owned(), value.into().to_string());
+    }
+
+    /// The folder of everything.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The state folder.
+    pub fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    /// The lake's folder.
+    pub fn lake(&self) -> PathBuf {
+        self.folder.path().join("lake")
+    }
+
+    /// The folder of a table's day.
+    pub fn snapshot(&self, table: &str, ds: &str) -> PathBuf {
+        self.lake().join(format!("snapshots/{NAME}/public.{table}/ds={ds}"))
+    }
+
+    /// The database's own manifest of a day.
+    pub fn day(&self, ds: &str) -> PathBuf {
+        self.lake().join(format!("cuts/{NAME}/ds={ds}.json"))
+    }
+
+    /// Starts `run`, `capture` or `deliver`, listening at a port of its own.
+    pub fn start(&self, command: &str) -> Running {
+        let port = free_port();
+        let config = self.folder.path().join(format!("connector-{port}.toml"));
+        let mut text = String::new();
+        for (section, keys) in &self.settings {
+            writeln!(text, "[{section}]").unwrap();
+            keys.iter().for_each(|(key, value)| writeln!(text, "{key} = {value}").unwrap());
+        }
+        writeln!(text, "[ops]\nlisten = \"127.0.0.1:{port}\"").unwrap();
+        fs::write(&config, text).unwrap();
+        let output = self.folder.path().join(format!("{command}-{port}.log"));
+        let file = fs::File::create(&output).unwrap();
+        let child = binary(&config, &[command])
+            .stdin(Stdio::null())
+            .stdout(file.try_clone().unwrap())
+            .stderr(file)
+            .spawn()
+            .unwrap();
+        Running { child, port, config, output }
+    }
+
+    /// Starts a process and waits until it is ready, which includes the backfill.
+    pub async fn start_ready(&self, command: &str) -> Running {
+        let mut running = self.start(command);
+        running.ready().await;
+        running
+    }
+
+    /// Every record of a topic that the log still holds.
+    pub async fn records(&self, topic: &str) -> Vec<Record> {
+        let log = SqliteLog::open(SqliteLogOptions::new(self.state().join("log.db"))).unwrap();
+        let partition = LogPartition { topic: topic.into(), partition: 0 };
+        let ranges = log.ranges().await.unwrap();
+        let Some(range) = ranges.get(&partition) else { return Vec::new() };
+        let mut records = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            let fetched = log.read(&partition, at, 8 << 20).await.unwrap();
+            for (offset, record) in fetched.iter() {
+                let json = |bytes: Option<&[u8]>| {
+                    bytes.map_or(Value::Null, |bytes| serde_json::from_slice(bytes).unwrap())
+                };
+                let position = record.header("tidemark.position").unwrap_or_default();
+                records.push(Record {
+                    offset,
+                    position: String::from_utf8(position.to_vec()).unwrap(),
+                    key: json(record.key),
+                    value: json(record.value),
+                });
+            }
+            at = fetched.next;
+        }
+        records
+    }
+
+    /// Records of a table's topic.
+    pub async fn table_records(&self, table: &str) -> Vec<Record> {
+        self.records(&format!("{NAME}.public.{table}")).await
+    }
+
+    /// Waits until the log holds `count` records of a table. Asks for the end of the topic only.
+    pub async fn wait_for_records(&self, table: &str, count: u64) {
+        let log = SqliteLog::open(SqliteLogOptions::new(self.state().join("log.db"))).unwrap();
+        let partition = LogPartition { topic: format!("{NAME}.public.{table}").into(), partition: 0 };
+        wait_until(PATIENCE, &format!("the log holds {count} records of {table}"), async || {
+            log.ranges().await.unwrap().get(&partition).is_some_and(|range| range.end >= count)
+        })
+        .await;
+    }
+
+    /// Waits until a day of the whole database is published.
+    pub async fn wait_published(&self, ds: &str) {
+        wait_until(PATIENCE, &format!("ds={ds} is published"), async || self.day(ds).exists()).await;
+    }
+
+    /// JSON of an object of the lake.
+    pub fn json(&self, path: &Path) -> Value {
+        serde_json::from_slice(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
+    }
+}
+
+impl Running {
+    /// Process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Address of the HTTP side.
+    pub fn address(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// What the process has said.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// Asks the HTTP side: status code and body; none when nothing answers within two seconds.
+    pub fn get(&self, path: &str) -> Option<(u16, String)> {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(2)))
+            .http_status_as_error(false)
+            .build()
+            .into();
+        let mut answer = agent.get(format!("{}{path}", self.address())).call().ok()?;
+        Some((answer.status().as_u16(), answer.body_mut().read_to_string().ok()?))
+    }
+
+    /// `/health`: status code and JSON.
+    pub fn health(&self) -> (u16, Value) {
+        let (code, body) = self.get("/health").expect("/health answers");
+        (code, serde_json::from_str(&body).unwrap())
+    }
+
+    /// Waits until all parts have begun their work.
+    pub async fn ready(&mut self) {
+        let start = Instant::now();
+        while self.get("/health/ready").is_none_or(|(code, _)| code != 200) {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                panic!("the process has ended by itself ({status})");
+            }
+            assert!(start.elapsed() < PATIENCE, "not ready: {:?}", self.get("/health"));
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether the process still runs.
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    /// A figure of `/proc/<pid>/status` in bytes, such as `VmRSS` or `VmHWM`.
+    pub fn memory(&self, figure: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find(|line| line.starts_with(figure)).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// Runs another command of the binary with this process's configuration.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        binary(&self.config, arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// `tidemark cut --ds`, which must succeed.
+    pub fn cut(&self, ds: &str) {
+        let output = self.command(&["cut", "--ds", ds]);
+        assert!(output.status.success(), "cut of {ds}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// SIGTERM, and waits for the end.
+    pub async fn terminate(&mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended().await
+    }
+
+    /// Waits for the end.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let start = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(start.elapsed() < Duration::from_secs(40), "the process does not leave");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// SIGKILL, and waits for the end.
+    pub fn kill(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
+        if std::thread::panicking() {
+            let output = self.output();
+            let tail: Vec<_> = output.lines().rev().take(25).collect();
+            eprintln!("the end of {}, newest first:\n{}", self.output.display(), tail.join("\n"));
+        }
+    }
+}
+
+fn binary(config: &Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemark"));
+    command.args(arguments).arg("--config").arg(config).env_remove("RUST_LOG").env_remove("TIDEMARK_LOG");
+    command
+}

@@ -1,0 +1,98 @@
+//! A network between two processes that can be cut: a TCP proxy with a switch.
+
+use std::sync::Arc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+
+/// What the network does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Network {
+    /// Works.
+    Up,
+    /// Loses everything: nothing arrives, nobody is told.
+    Stalled,
+    /// Connections break, and new ones are refused at once.
+    Cut,
+    /// The client's side of connections breaks, the server never hears of it; new connections work.
+    HalfOpen,
+}
+
+/// A proxy in front of a port of 127.0.0.1.
+#[derive(Debug)]
+pub struct Proxy {
+    port: u16,
+    network: Arc<watch::Sender<Network>>,
+}
+
+impl Proxy {
+    /// Forwards to `server`.
+    pub async fn start(server: u16) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", super::free_port())).await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let network = Arc::new(watch::Sender::new(Network::Up));
+        let changes = Arc::clone(&network);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                if *changes.borrow() == Network::Cut {
+                    continue;
+                }
+                let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
+                tokio::spawn(forward(client, server, changes.subscribe()));
+            }
+        });
+        Self { port, network }
+    }
+
+    /// Where to connect.
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Changes the network.
+    pub fn set(&self, network: Network) {
+        self.network.send_replace(network);
+    }
+}
+
+/// Passes bytes both ways until a side closes or the network is cut.
+async fn forward(client: TcpStream, server: TcpStream, mut network: watch::Receiver<Network>) {
+    network.mark_unchanged();
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = server.into_split();
+    let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
+    loop {
+        if *network.borrow() == Network::Stalled {
+            if network.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
+        tokio::select! {
+            changed = network.changed() => {
+                let state = *network.borrow();
+                match state {
+                    _ if changed.is_err() => return,
+                    Network::Cut => return,
+                    Network::HalfOpen => {
+                        drop((from_client, to_client));
+                        // Holds the server's side as it is, and reads nothing.
+                        let _held = (from_server, to_server);
+                        std::future::pending::<()>().await;
+                        return;
+                    }
+                    Network::Up | Network::Stalled => {}
+                }
+            }
+            read = from_client.read(&mut up) => match read {
+                Ok(count) if count > 0 => if to_server.write_all(&up[..count]).await.is_err() { return },
+                _ => return,
+            },
+            read = from_server.read(&mut down) => match read {
+                Ok(count) if count > 0 => if to_client.write_all(&down[..count]).await.is_err() { return },
+                _ => return,
+            },
+        }
+    }
+}
