@@ -156,6 +156,24 @@ async fn a_complete_day_has_its_success_marker_though_a_process_died_before_maki
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_written_change_files_are_cleared_and_whole_ones_stay() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let history = history(SHAPE);
+    let url = format!("file://{}", folder.path().display());
+    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).await.unwrap();
+    stage(&lake, &history, &history.days[0], None).await.unwrap();
+    let changes = lake.store().list(&lake.layout().changes(&table_name())).await.unwrap();
+    let whole = folder.path().join(changes[0].location.as_ref());
+    let half = folder.path().join(format!("{}#1", changes[0].location));
+    for since in [None, Some(history.days[0].cut.ds)] {
+        std::fs::write(&half, "half").unwrap();
+        lake.sweep_changes(&table_name(), since).await.unwrap();
+        assert!(whole.exists() && !half.exists(), "{since:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_finds_a_changed_a_missing_and_a_strange_part() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();
