@@ -143,6 +143,39 @@ async fn leftovers_of_another_attempt_are_cleared_before_the_day_is_visible() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_complete_day_has_its_success_marker_though_a_process_died_before_making_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = memory();
+    let history = history(SHAPE);
+    let cut = &history.days[0].cut;
+    let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
+    stage(&lake, &history, &history.days[0], None).await.unwrap();
+    lake.merge_and_publish(&history.days[0].schema, cut, TOPIC, None).await.unwrap();
+    let marker = lake.layout().success(&table_name(), cut.ds);
+    lake.store().delete(&marker).await.unwrap();
+    lake.publish_day(cut).await.unwrap().unwrap();
+    assert!(lake.store().get(&marker).await.unwrap().is_some());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_written_change_files_are_cleared_and_whole_ones_stay() {
+    let scratch = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let history = history(SHAPE);
+    let url = format!("file://{}", folder.path().display());
+    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).await.unwrap();
+    stage(&lake, &history, &history.days[0], None).await.unwrap();
+    let changes = lake.store().list(&lake.layout().changes(&table_name())).await.unwrap();
+    let whole = folder.path().join(changes[0].location.as_ref());
+    let half = folder.path().join(format!("{}#1", changes[0].location));
+    for since in [None, Some(history.days[0].cut.ds)] {
+        std::fs::write(&half, "half").unwrap();
+        lake.sweep_changes(&table_name(), since).await.unwrap();
+        assert!(whole.exists() && !half.exists(), "{since:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn verify_finds_a_changed_a_missing_and_a_strange_part() {
     let scratch = tempfile::tempdir().unwrap();
     let folder = tempfile::tempdir().unwrap();

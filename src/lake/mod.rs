@@ -126,6 +126,23 @@ impl Lake {
         stage::chain(&self.store, &self.layout, table, partition, range, since).await
     }
 
+    /// Clears what a process that died left half written among a table's change files, from the day before
+    /// `since` on. Readers of the folder would take it for one more file. Cancel-safe.
+    pub async fn sweep_changes(&self, table: &TableName, since: Option<Ds>) -> Result<()> {
+        if !self.store.leaves_halves() {
+            return Ok(());
+        }
+        let since = since.and_then(|ds| ds.yesterday().ok());
+        for day in self.store.folders(&self.layout.changes(table)).await? {
+            if parse_ds(&day) >= since {
+                for hour in self.store.folders(&day).await? {
+                    self.store.sweep(&hour).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// A table's manifest of a day; `None` while it is not published. Cancel-safe.
     pub async fn manifest(&self, table: &TableName, ds: Ds) -> Result<Option<Manifest>> {
         let path = self.layout.manifest(table, ds);

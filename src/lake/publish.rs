@@ -284,7 +284,8 @@ impl Lake {
         .mend("A published day never changes. Does another connector of the same name write to this lake?"))
     }
 
-    /// Publishes the database's own manifest of a day: with it, the day is complete.
+    /// Publishes the database's own manifest of a day: with it, the day is complete, and so are its folders:
+    /// whoever died between a table's manifest and its `_SUCCESS` never comes back to that table's day.
     ///
     /// `None`: a table's day is not published yet, and nothing was done. Cancel-safe.
     pub async fn publish_day(&self, cut: &Cut) -> Result<Option<DayManifest>> {
@@ -294,6 +295,7 @@ impl Lake {
             let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
             let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
             self.same_cut(&manifest, cut)?;
+            self.mark_success(&table.name, cut.ds).await?;
             tables.push(DayTable {
                 topic: topic.clone(),
                 table: table.name.clone(),

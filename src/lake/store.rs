@@ -151,6 +151,11 @@ impl Store {
         }
     }
 
+    /// Whether an interrupted put leaves files which [`Self::sweep`] has to remove.
+    pub const fn leaves_halves(&self) -> bool {
+        self.local.is_some()
+    }
+
     /// Removes files that an interrupted put left in a local folder. `object_store` names them `<object>#<n>`
     /// and hides them, but other readers of the folder would see them. A put which is still at work there
     /// fails, and is tried again. Cancel-safe.

@@ -149,6 +149,7 @@ impl TableDelivery {
         if !self.stagers.contains_key(&number) {
             let from = self.published.as_ref().map_or(0, |manifest| end_of(manifest, number));
             let since = self.published();
+            lake.sweep_changes(&self.name, since).await?;
             let chain = lake.chain(&self.name, number, (from, None), since).await?;
             if chain.next < range.start && range.start < range.end {
                 return Err(Error::operator(format!(

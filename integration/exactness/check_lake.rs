@@ -1,0 +1,209 @@
+//! The lake beside the oracle: each published day is the state at its cut, and never changes.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use serde_json::{Value as Json, json};
+use tidemark::change::Cut;
+
+use crate::check_log::{CheckedLog, sha256};
+use crate::clock::Clock;
+use crate::connector::{Connector, NAME};
+use crate::oracle::{History, Row, Rows, State};
+use crate::source::{TABLES, Table};
+
+/// Compares every cut and every published day with the oracle. Panics at the first difference.
+pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: &Clock) {
+    check_cuts(history, log, clock);
+    let states = history.states_at(&log.cuts.iter().map(|cut| cut.lsn).collect::<Vec<_>>());
+    let mut reader = Reader::start();
+    let mut before: Option<&Cut> = None;
+    for (cut, state) in log.cuts.iter().zip(&states) {
+        let path = connector.lake().join(format!("cuts/{NAME}/ds={}.json", cut.ds));
+        let day = read_json(&path);
+        assert_eq!(day["cut"], serde_json::to_value(cut).unwrap(), "ds={}: the day's manifest has another cut", cut.ds);
+        assert_eq!(day["tables"].as_array().unwrap().len(), TABLES.len(), "ds={}: tables", cut.ds);
+        for table in TABLES {
+            check_sums(connector, log, table, before, cut);
+            check_rows(&mut reader, connector, table, cut, state);
+        }
+        let (right, said) = connector.run(&["verify", "--ds", &cut.ds.to_string()]);
+        assert!(right, "tidemark verify --ds {}: {said}", cut.ds);
+        before = Some(cut);
+    }
+    let days = fs::read_dir(connector.lake().join(format!("cuts/{NAME}"))).unwrap().count();
+    assert_eq!(days, log.cuts.len(), "days in the lake and cuts in the log");
+}
+
+/// Where the cuts lie, by the server's own commit times.
+fn check_cuts(history: &History, log: &CheckedLog, clock: &Clock) {
+    let mut done = history.count_below(log.consistent_point);
+    let mut before: Option<&Cut> = None;
+    for cut in &log.cuts {
+        let follows = before.is_none_or(|b| b.ds.tomorrow().unwrap() == cut.ds && b.lsn <= cut.lsn);
+        assert!(follows, "the cut of {} does not follow that of {:?}", cut.ds, before.map(|cut| cut.ds));
+        let end_us = clock.end_of(cut.ds).as_microsecond();
+        let until = history.count_below(cut.lsn);
+        for transaction in &history.transactions[done.min(until)..until] {
+            // A transaction that shows nothing to the publication is not seen.
+            let seen = transaction.has_message || !transaction.changes.is_empty();
+            assert!(!seen || transaction.commit_us < end_us, "ds={}: past midnight, and in: {transaction:?}", cut.ds);
+        }
+        match cut.reason.as_str() {
+            "midnight" => {
+                let next = history.at_commit(cut.lsn);
+                assert!(next.commit_us >= end_us, "ds={}: before midnight, and not in: {next:?}", cut.ds);
+                assert_eq!(cut.at, clock.end_of(cut.ds), "ds={}", cut.ds);
+            }
+            "request" => {
+                let marker = &history.transactions[until - 1];
+                assert_eq!(marker.end_lsn, cut.lsn, "ds={}: the cut does not end at a marker", cut.ds);
+                let asked = marker.marker.as_ref().expect("a cut asked for by something else than a marker");
+                assert!(asked.contains(&cut.ds.to_string()), "ds={}: the marker asks for {asked}", cut.ds);
+                assert_eq!(cut.at.as_microsecond(), marker.commit_us, "ds={}", cut.ds);
+            }
+            other => panic!("a cut made by {other}"),
+        }
+        done = until;
+        before = Some(cut);
+    }
+}
+
+/// The ends of the log at the cut, and: changes in = applied + dead letters.
+fn check_sums(connector: &Connector, log: &CheckedLog, table: &Table, before: Option<&Cut>, cut: &Cut) {
+    let topic = format!("{NAME}.public.{}", table.name);
+    let at = format!("{} ds={}", table.name, cut.ds);
+    let end = |cut: &Cut| cut.tables[&topic].ends.first().map_or(0, |end| end.end as usize);
+    let (from, until) = (before.map_or(0, end), end(cut));
+    let entries = &log.records[table.name];
+    let is_in = |offset: usize| entries[offset].position.commit_lsn < cut.lsn;
+    assert!(until == 0 || is_in(until - 1), "{at}: offset {} lies behind the cut: {:?}", until - 1, entries[until - 1]);
+    assert!(until == entries.len() || !is_in(until), "{at}: offset {until} lies before the cut: {:?}", entries[until]);
+    let values = entries[from..until].iter().filter(|entry| entry.has_value).count() as u64;
+    assert_eq!(cut.tables[&topic].changes, values, "{at}: changes counted by capture");
+    let manifest = read_json(&folder(connector, table, cut).join("_manifest.json"));
+    let expected = json!({"in": values, "applied": values, "dead_letters": 0});
+    assert_eq!(manifest["changes"], expected, "{at}: sums of the manifest");
+    assert_eq!(manifest["cut"]["lsn"], cut.lsn.to_string(), "{at}: cut of the manifest");
+}
+
+fn check_rows(reader: &mut Reader, connector: &Connector, table: &Table, cut: &Cut, state: &State) {
+    let mut found = reader.rows(&folder(connector, table, cut), table);
+    for (row, count) in &state[table.name] {
+        *found.entry(row.clone()).or_default() -= count;
+    }
+    found.retain(|_, count| *count != 0);
+    if found.is_empty() {
+        return;
+    }
+    // Rows of one key stand side by side.
+    let key = |row: &Row| table.key_columns().iter().map(|at| row[*at].clone()).collect::<Vec<_>>();
+    let mut wrong: Vec<_> = found.iter().collect();
+    wrong.sort_by_key(|(row, _)| key(row));
+    let list: Vec<_> = wrong
+        .iter()
+        .take(20)
+        .map(|(row, count)| format!("  {} {row:?}", if **count > 0 { format!("{count} too many in the lake:") } else { format!("{} missing in the lake: ", -**count) }))
+        .collect();
+    panic!("{} ds={} is not the state at {}: {} rows differ\n{}", table.name, cut.ds, cut.lsn, wrong.len(), list.join("\n"));
+}
+
+fn folder(connector: &Connector, table: &Table, cut: &Cut) -> PathBuf {
+    connector.lake().join(format!("snapshots/{NAME}/public.{}/ds={}", table.name, cut.ds))
+}
+
+fn read_json(path: &Path) -> Json {
+    let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    serde_json::from_slice(&text).unwrap()
+}
+
+/// pyarrow, in a process of its own.
+struct Reader {
+    child: Child,
+    lines: BufReader<std::process::ChildStdout>,
+}
+
+impl Reader {
+    fn start() -> Self {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/exactness/read_lake.py");
+        let mut child =
+            Command::new(python()).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap());
+        Self { child, lines }
+    }
+
+    fn rows(&mut self, folder: &Path, table: &Table) -> Rows {
+        let columns: Vec<_> = table.columns.iter().map(|column| [column.name, column.kind.name()]).collect();
+        let asked = json!({"folder": folder, "columns": columns});
+        writeln!(self.child.stdin.as_mut().unwrap(), "{asked}").unwrap();
+        let mut line = String::new();
+        self.lines.read_line(&mut line).unwrap();
+        let list: Vec<Row> = serde_json::from_str(&line)
+            .unwrap_or_else(|error| panic!("{} could not be read: {error}", folder.display()));
+        let mut rows = Rows::new();
+        for row in list {
+            *rows.entry(row).or_default() += 1;
+        }
+        rows
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A Python with pyarrow.
+pub fn python() -> PathBuf {
+    let python = std::env::var_os("TIDEMARK_TEST_PYTHON")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python"), PathBuf::from);
+    assert!(python.exists(), "{} is missing: run `make venv`", python.display());
+    python
+}
+
+/// Every object below a folder with its SHA-256. What an object store's own half-done uploads are called is not
+/// an object.
+pub fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
+    let mut objects = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if !is_half_done(&path) {
+                objects.insert(path.clone(), sha256(&fs::read(&path).unwrap()));
+            }
+        }
+    }
+    objects
+}
+
+/// `object_store` writes to `<name>#<number>` and renames.
+fn is_half_done(path: &Path) -> bool {
+    path.file_name().unwrap().to_string_lossy().contains('#')
+}
+
+/// What is published: the days' own manifests and all objects in folders that have a manifest.
+pub fn published(lake: &Path) -> BTreeMap<PathBuf, String> {
+    let mut published = objects(&lake.join("snapshots"));
+    published.retain(|path, _| path.parent().unwrap().join("_manifest.json").exists());
+    published.extend(objects(&lake.join("cuts")));
+    published
+}
+
+/// Panics where something is gone or different.
+pub fn assert_unchanged(before: &BTreeMap<PathBuf, String>, now: &BTreeMap<PathBuf, String>, when: &str) {
+    for (path, hash) in before {
+        match now.get(path) {
+            Some(same) if same == hash => {}
+            Some(_) => panic!("{when}: {} was changed", path.display()),
+            None => panic!("{when}: {} is gone", path.display()),
+        }
+    }
+}

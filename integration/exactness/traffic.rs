@@ -1,0 +1,211 @@
+//! Traffic: sessions that write at the same time, each as unkindly as it can.
+//!
+//! Whatever the server refuses (deadlocks, duplicate keys, a session killed with the server) is part of it:
+//! the oracle knows only what was committed.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Error, NoTls};
+
+/// Sessions that write until they are told to stop.
+pub struct Traffic {
+    stop: Arc<AtomicBool>,
+    committed: Arc<AtomicU64>,
+    sessions: Vec<JoinHandle<()>>,
+}
+
+impl Traffic {
+    /// Starts `count` sessions.
+    pub fn start(url: &str, seed: u64, count: u64) -> Self {
+        let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let sessions = (0..count)
+            .map(|number| {
+                let random = StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number));
+                let committed = Arc::clone(&committed);
+                let mut session = Session { url: url.to_owned(), number, random, committed };
+                let stop = Arc::clone(&stop);
+                tokio::spawn(async move { session.run(&stop).await })
+            })
+            .collect();
+        Self { stop, committed, sessions }
+    }
+
+    /// Transactions committed so far.
+    pub fn committed(&self) -> u64 {
+        self.committed.load(Ordering::Relaxed)
+    }
+
+    /// Returns after the last commit.
+    pub async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for session in self.sessions {
+            session.await.unwrap();
+        }
+    }
+}
+
+struct Session {
+    url: String,
+    number: u64,
+    random: StdRng,
+    committed: Arc<AtomicU64>,
+}
+
+impl Session {
+    async fn run(&mut self, stop: &AtomicBool) {
+        while !stop.load(Ordering::Relaxed) {
+            let Ok((client, connection)) = tokio_postgres::connect(&self.url, NoTls).await else {
+                // The server is away: it comes back.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                continue;
+            };
+            let connection = tokio::spawn(connection);
+            self.talk(&client, stop).await;
+            drop(client);
+            let _ = connection.await;
+        }
+    }
+
+    async fn talk(&mut self, client: &Client, stop: &AtomicBool) {
+        // A transaction which the last session left prepared would hold up every new slot.
+        let _ = client.batch_execute(&format!("ROLLBACK PREPARED 's{}'", self.number)).await;
+        while !stop.load(Ordering::Relaxed) && !client.is_closed() {
+            match self.transaction(client).await {
+                Ok(()) => drop(self.committed.fetch_add(1, Ordering::Relaxed)),
+                Err(_) => drop(client.batch_execute("ROLLBACK").await),
+            }
+        }
+    }
+
+    async fn transaction(&mut self, client: &Client) -> Result<(), Error> {
+        let lazy = if self.random.random_ratio(1, 5) { "SET LOCAL synchronous_commit = off;" } else { "" };
+        match self.random.random_range(0..1000) {
+            0..8 => return client.batch_execute(&self.large()).await,
+            8..300 => return client.batch_execute(&format!("BEGIN; {lazy} {}; COMMIT", self.change())).await,
+            _ => {}
+        }
+        client.batch_execute(&format!("BEGIN; {lazy}")).await?;
+        for step in 0..self.random.random_range(1..12) {
+            let change = self.change();
+            // Each step is a message of its own, so that transactions of the sessions interleave.
+            match self.random.random_range(0..12) {
+                0 => {
+                    let undone = self.change();
+                    client
+                        .batch_execute(&format!(
+                            "SAVEPOINT s{step}; {undone}; SAVEPOINT inner_s; {change}; RELEASE inner_s; ROLLBACK TO s{step}"
+                        ))
+                        .await?;
+                }
+                1 => client.batch_execute(&format!("SAVEPOINT s{step}; {change}; RELEASE s{step}")).await?,
+                _ => client.batch_execute(&change).await?,
+            }
+        }
+        match self.random.random_range(0..20) {
+            0 => client.batch_execute("ROLLBACK").await,
+            1 => {
+                let name = format!("s{}", self.number);
+                client.batch_execute(&format!("PREPARE TRANSACTION '{name}'")).await?;
+                let between = self.change();
+                // It may wait for a lock which the prepared transaction holds: not for ever.
+                let _ = client.batch_execute(&format!("SET lock_timeout = '20ms'; {between}")).await;
+                let end = if self.random.random() { "COMMIT" } else { "ROLLBACK" };
+                client.batch_execute("RESET lock_timeout").await?;
+                // Not in one message with anything else: it cannot run inside a transaction.
+                client.batch_execute(&format!("{end} PREPARED '{name}'")).await
+            }
+            _ => client.batch_execute("COMMIT").await,
+        }
+    }
+
+    /// Thousands of rows in one transaction.
+    fn large(&mut self) -> String {
+        let from = self.random.random_range(0..3000);
+        match self.random.random_range(0..5) {
+            0 => format!("UPDATE items SET price = coalesce(price, 0) + 1 WHERE id BETWEEN {from} AND {}", from + 2000),
+            1 => "INSERT INTO journal (at, text) SELECT instant(g), 'line ' || g FROM generate_series(1, 5000) g".into(),
+            2 => format!(
+                "BEGIN; DELETE FROM items WHERE id > 6000; INSERT INTO items (id, body, tags)
+                 SELECT g, CASE WHEN g % 10 = 0 THEN wide(g) END, ARRAY[g] FROM generate_series(6001, 8500) g
+                 ON CONFLICT DO NOTHING; UPDATE items SET id = id + 10000 WHERE id BETWEEN 6001 AND 6100;
+                 DELETE FROM items WHERE id > {from} + 6000; COMMIT"
+            ),
+            3 => "INSERT INTO bag SELECT g % 5, 'b' || g % 3, g % 2, CASE WHEN g % 4 = 0 THEN wide(g % 2) END
+                  FROM generate_series(1, 1500) g".into(),
+            _ => "DELETE FROM bag WHERE a IN (1, 2)".into(),
+        }
+    }
+
+    fn change(&mut self) -> String {
+        let r = &mut self.random;
+        // Half of it meets on a few hot rows.
+        let id = if r.random() { r.random_range(1..40) } else { r.random_range(1..4500) };
+        let (seed, small) = (r.random_range(0..100_000), r.random_range(1..60));
+        match r.random_range(0..100) {
+            0..10 => format!(
+                "INSERT INTO items VALUES ({id}, {seed} / 7.0, instant({seed}), '{{\"k\": [{seed}, null, \"ü\\\"\"]}}',
+                 '{{{seed},NULL}}', 'ok', '\\x00ff{small:02}', wide({seed}))
+                 ON CONFLICT (id) DO UPDATE SET price = excluded.price, at = excluded.at"
+            ),
+            10..25 => format!("UPDATE items SET price = {seed} / 3.0, at = instant({seed}) WHERE id = {id}"),
+            25..30 => format!("UPDATE items SET body = wide({seed}), mood = 'happy \"day\"' WHERE id = {id}"),
+            30..34 => format!("UPDATE items SET body = NULL, doc = NULL, tags = NULL WHERE id = {id}"),
+            34..39 => format!("DELETE FROM items WHERE id = {id}"),
+            39..45 => format!("UPDATE items SET id = {} WHERE id = {id}", r.random_range(1..4500)),
+            // A swap, and a chain: every row moves on by one, unchanged TOAST and all.
+            45..49 => format!(
+                "UPDATE items SET id = -{id} WHERE id = {id}; UPDATE items SET id = {id} WHERE id = {small};
+                 UPDATE items SET id = {small} WHERE id = -{id}"
+            ),
+            49..52 => format!(
+                "DELETE FROM whole WHERE id = {small} + 3; UPDATE whole SET id = id + 1 WHERE id = {small} + 2;
+                 UPDATE whole SET id = id + 1 WHERE id = {small} + 1; UPDATE whole SET id = id + 1 WHERE id = {small}"
+            ),
+            52..56 => format!(
+                "INSERT INTO pairs VALUES (wide({seed}), {small} % 3, code({small}), '{}', date '2026-01-01' + {seed} % 900)
+                 ON CONFLICT (code, num) DO UPDATE SET num = pairs.num + 3",
+                ["NaN", "0.10", "-12345678901234567890.123456789", "1e-20", "Infinity"][small as usize % 5]
+            ),
+            56..60 => format!("UPDATE pairs SET \"any\" = {seed} / 7.0 WHERE code = code({small})"),
+            60..63 => format!("UPDATE pairs SET code = code({seed} % 400) WHERE code = code({small}) AND num = {seed} % 3"),
+            63..65 => format!("DELETE FROM pairs WHERE code = code({small})"),
+            65..69 => format!(
+                "INSERT INTO tokens VALUES (token({id}), true, instant({seed}), wide({seed}), {seed})
+                 ON CONFLICT (id) DO UPDATE SET hits = tokens.hits + 1"
+            ),
+            69..72 => format!("UPDATE tokens SET hits = coalesce(hits, 0) + 1, live = NOT live WHERE id = token({id})"),
+            72..74 => format!("UPDATE tokens SET id = token({seed}) WHERE id = token({id})"),
+            74..76 => format!("DELETE FROM tokens WHERE id = token({id})"),
+            76..80 => format!("INSERT INTO bag VALUES ({small} % 5, 'b' || {small} % 3, {small} % 2, wide({small} % 2))"),
+            80..83 => format!(
+                "UPDATE bag SET price = price + 1 WHERE ctid IN (SELECT ctid FROM bag WHERE a = {small} % 5 LIMIT 3)"
+            ),
+            83..85 => format!("DELETE FROM bag WHERE ctid IN (SELECT ctid FROM bag WHERE a = {small} % 5 LIMIT 2)"),
+            85..87 => format!("INSERT INTO whole VALUES ({small}, 'new {seed}', wide({seed})) ON CONFLICT (id) DO UPDATE SET note = excluded.note"),
+            87..89 => format!("UPDATE whole SET note = 'n{seed}' WHERE id BETWEEN {small} AND {small} + 3"),
+            89..91 => format!("INSERT INTO indexed VALUES ('p{seed}', {small} % 7, {small}, wide({seed})) ON CONFLICT (k1, k2) DO UPDATE SET pad = 'again'"),
+            91..92 => format!("UPDATE indexed SET k2 = k2 + 7, pad = NULL WHERE k1 = {small}"),
+            92..93 => format!("DELETE FROM indexed WHERE k1 = {small}"),
+            93..96 => format!("INSERT INTO journal (at, text) VALUES (instant({seed}), 'line {seed}')"),
+            96..97 => format!("SELECT noise({small})"),
+            97..98 => format!("SELECT pg_logical_emit_message(false, 'noise', 'n{seed}')"),
+            // One statement that changes two tables.
+            98..99 => format!(
+                "WITH gone AS (DELETE FROM tokens WHERE id = token({id}) RETURNING hits)
+                 INSERT INTO journal (at, text) SELECT instant({seed}), 'moved ' || hits FROM gone"
+            ),
+            _ => match r.random_range(0..8) {
+                0 => "TRUNCATE whole".into(),
+                1 => "TRUNCATE bag; INSERT INTO bag VALUES (1, 'after', 1, wide(1)), (1, 'after', 1, wide(1))".into(),
+                2 => format!("SET LOCAL oracle.many = '{seed}'; TRUNCATE indexed, whole; SET LOCAL oracle.many = ''"),
+                3 => "INSERT INTO indexed SELECT 'pad', g % 7, g, wide(g) FROM generate_series(100, 160) g ON CONFLICT DO NOTHING".into(),
+                _ => format!("UPDATE items SET tags = '{{}}' WHERE id BETWEEN {id} AND {id} + 30"),
+            },
+        }
+    }
+}
