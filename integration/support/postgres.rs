@@ -35,6 +35,7 @@ pub struct PostgresBuilder {
     settings: Vec<(String, String)>,
     hba: Option<String>,
     own_initdb: bool,
+    environment: Vec<(String, String)>,
 }
 
 /// A running (or stopped) server. Dropping it kills the server and removes its folder.
@@ -44,6 +45,7 @@ pub struct Postgres {
     dir: tempfile::TempDir,
     port: u16,
     child: Option<Child>,
+    environment: Vec<(String, String)>,
 }
 
 impl Postgres {
@@ -65,7 +67,8 @@ impl Postgres {
             ("log_min_messages", "info"),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        PostgresBuilder { bin: find_binaries(), settings, hba: None, own_initdb: false }
+        let bin = find_binaries();
+        PostgresBuilder { bin, settings, hba: None, own_initdb: false, environment: Vec::new() }
     }
 
     /// Port on 127.0.0.1.
@@ -191,6 +194,7 @@ impl Postgres {
         let child = server_command(&self.bin, "postgres")
             .arg("-D")
             .arg(self.data())
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -235,6 +239,13 @@ impl PostgresBuilder {
         self
     }
 
+    /// An environment variable of the server's processes.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// The whole of `pg_hba.conf`; keep `local all all trust`, which the harness itself uses.
     #[must_use]
     pub fn hba(mut self, lines: &str) -> Self {
@@ -262,7 +273,7 @@ impl PostgresBuilder {
             run(Command::new("cp").arg("-a").arg(template(&self.bin)).arg(&data));
         }
         let port = free_port();
-        let mut server = Postgres { bin: self.bin, dir, port, child: None };
+        let mut server = Postgres { bin: self.bin, dir, port, child: None, environment: self.environment };
         let socket_dir = server.dir().display().to_string();
         server.configure(&[("port", &port.to_string()), ("unix_socket_directories", &socket_dir)]);
         for (name, value) in &self.settings {
