@@ -42,7 +42,7 @@ pub struct Record {
     pub offset: u64,
     /// `tidemark.position`.
     pub position: String,
-    /// Key; null without one.
+    /// Key; null without one, a string where it is no JSON.
     pub key: Value,
     /// Value; null for a tombstone.
     pub value: Value,
@@ -141,7 +141,10 @@ impl Connector {
             let fetched = log.read(&partition, at, 8 << 20).await.unwrap();
             for (offset, record) in fetched.iter() {
                 let json = |bytes: Option<&[u8]>| {
-                    bytes.map_or(Value::Null, |bytes| serde_json::from_slice(bytes).unwrap())
+                    bytes.map_or(Value::Null, |bytes| {
+                        let text = || String::from_utf8(bytes.to_vec()).unwrap().into();
+                        serde_json::from_slice(bytes).unwrap_or_else(|_| text())
+                    })
                 };
                 let position = record.header("tidemark.position").unwrap_or_default();
                 records.push(Record {
