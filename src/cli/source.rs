@@ -15,7 +15,8 @@ use crate::runtime::{Error, Result};
 pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
     let findings = runtime()?.block_on(async {
         let mut findings = source(config).await;
-        findings.push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
+        findings
+            .push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
         findings.push(local(
             "coordinator",
             settings::open_coordinator(config).map(|_| "opens, and can be written".to_owned()),
@@ -34,11 +35,19 @@ async fn source(config: &Config) -> Vec<Finding> {
     let checked = async {
         let capture = settings::capture(config)?;
         let mut client = Client::connect(&capture.connect, Session::Sql).await?;
-        Client::connect(&capture.connect, Session::Replication).await?.close().await;
-        preflight::check(&mut client, &preflight_settings(&capture, true)).await
+        let found = preflight::check(&mut client, &preflight_settings(&capture, true)).await?;
+        let mut findings: Vec<_> = found.into_iter().map(Finding::from).collect();
+        let told = findings.iter().any(|finding| finding.subject == "role" && finding.level == Level::Fail);
+        // pg_hba.conf has lines of its own for replication sessions, and max_wal_senders limits them.
+        match Client::connect(&capture.connect, Session::Replication).await {
+            Ok(client) => client.close().await,
+            Err(_) if told => {}
+            Err(error) => findings.push(local("replication", Err(error))),
+        }
+        Ok(findings)
     };
     match checked.await {
-        Ok(found) => found.into_iter().map(Finding::from).collect(),
+        Ok(found) => found,
         Err(error) => vec![local("source", Err(error))],
     }
 }
@@ -77,8 +86,9 @@ pub(super) fn setup(config: &Config, only_print: bool) -> Result<Outcome> {
         }
         if let Err(error) = setup::apply(&mut client, &plan).await {
             print_error(&error);
-            return Err(Error::operator("setup stopped there; what was made before stays")
-                .mend("Give this role the right, or have the DBA run what `tidemark setup --print` prints."));
+            return Err(Error::operator("setup stopped there; what was made before stays").mend(
+                "Give this role the right, or have the DBA run what `tidemark setup --print` prints.",
+            ));
         }
         let done = if plan.statements.is_empty() { "Nothing was missing.\n" } else { "Done.\n" };
         print(done)?;

@@ -119,6 +119,11 @@ impl Layout {
         path(format!("dead_letters/{}", self.name))
     }
 
+    /// What the log began with that the change files came from.
+    pub fn log_beginning(&self) -> Path {
+        path(format!("changes/{}/_log", self.name))
+    }
+
     /// An object that is put and removed to see whether the lake can be written.
     pub fn probe(&self) -> Path {
         path(format!("cuts/{}/_probe", self.name))

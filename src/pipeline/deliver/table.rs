@@ -33,6 +33,8 @@ pub struct TableDelivery {
     watch: Arc<TableStats>,
     published: Option<Manifest>,
     stagers: BTreeMap<u32, Stager>,
+    /// Up to where the log was told that it may let go, by log partition.
+    trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
 }
 
@@ -65,6 +67,7 @@ impl TableDelivery {
             watch,
             published,
             stagers: BTreeMap::new(),
+            trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
         })
     }
@@ -121,9 +124,9 @@ impl TableDelivery {
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if let Some(cut) = cut.filter(|_| complete) {
             self.publish(lake, journal, &cut).await?;
-            self.trim(log, ranges).await?;
             turn = Turn { more: true, published: true };
         }
+        self.trim(log, ranges).await?;
         Ok(turn)
     }
 
@@ -238,11 +241,15 @@ impl TableDelivery {
         Ok(())
     }
 
-    /// The change files hold everything below their end: the log may let go of it.
-    async fn trim(&self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
+    /// The change files hold everything below their end: the log may let go of it. Also between two cuts, or
+    /// a log with a limit would have to hold a whole day.
+    async fn trim(&mut self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
         for partition in ranges.keys() {
-            if let Some(stager) = self.stagers.get(&partition.partition) {
+            let Some(stager) = self.stagers.get(&partition.partition) else { continue };
+            let trimmed = self.trimmed.entry(partition.partition).or_default();
+            if stager.durable() > *trimmed {
                 log.trim(partition, stager.durable()).await?;
+                *trimmed = stager.durable();
             }
         }
         Ok(())
