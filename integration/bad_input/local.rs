@@ -219,7 +219,7 @@ async fn a_log_at_its_limit_names_the_key_and_goes_on_when_it_is_raised() {
     oracle.batch_execute("CREATE TABLE wide (id int PRIMARY KEY, x text)").await.unwrap();
     let connector = Connector::new(&server, &format!("{CSV}[log.embedded]\nbytes_max = 67_108_864\n"));
     let running = connector.stream();
-    oracle.batch_execute(&noise(0..1300)).await.unwrap();
+    oracle.batch_execute(&noise(0..1100)).await.unwrap();
     let ended = running.ended();
     ended.says(1, &["has come to its limit, [log.embedded] bytes_max = 67108864", "raise bytes_max"]);
     connector.configure(&server.url_as(&format!("postgres:{PASSWORD}"), "postgres"), CSV);

@@ -35,7 +35,7 @@ async fn a_slot_in_use_by_another_is_given_up_in_bounded_time_and_nothing_is_los
         &["\"tidemark_shop\" is in use by server process", "pg_stat_replication", "[source] slot"],
     );
     assert!(start.elapsed() < Duration::from_secs(25), "it took {:?}", start.elapsed());
-    drop(held);
+    held.stop().await.unwrap();
     let running = connector.stream();
     connector.publishes_what_postgres_holds(&server, &["t"]).await;
     running.stop();

@@ -3,6 +3,7 @@
 //! ```text
 //!   snapshots/<name>/<schema>.<table>/ds=D/part-00000.parquet …  _manifest.json  _SUCCESS
 //!   changes/<name>/<schema>.<table>/ds=D/hour=HH/<log partition>-<first>-<last>.parquet
+//!   changes/<name>/_log                                                                (which log fills it)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
