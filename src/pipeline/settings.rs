@@ -21,7 +21,12 @@ use super::deliver::DeliverSettings;
 pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
     let env = |name: &str| std::env::var(name).ok();
     let options = ConnectOptions::parse(config.source.url.expose(), &env)
-        .map_err(|error| error.context("[source] url"))?;
+        .map_err(|error| error.context("[source] url"))
+        .map_err(|error| match error.mend_text() {
+            Some(_) => error,
+            None => error
+                .mend("Expected postgresql://user@host:5432/database, with libpq's parameters after a `?`."),
+        })?;
     Ok(match &config.source.password {
         Some(password) => options.with_password(password.expose()),
         None => options,

@@ -70,6 +70,10 @@ impl Session<'_> {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut clock =
             Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
+        // What came in one read with the answer to START_REPLICATION is in the buffer already; it may be all
+        // that comes, such as an error.
+        self.engine.set_now(jiff::Timestamp::now().as_millisecond());
+        self.drain(&feedback, &mut clock, &mut waiting).await?;
         loop {
             let due = self.engine.appender.due();
             tokio::select! {

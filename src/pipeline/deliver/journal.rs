@@ -23,6 +23,8 @@ pub struct Journal {
     shapes: HashMap<String, Versions>,
     /// Cuts by day.
     cuts: BTreeMap<Ds, Arc<Cut>>,
+    /// What the log begins with.
+    beginning: Option<String>,
 }
 
 impl Journal {
@@ -34,6 +36,7 @@ impl Journal {
             places: Places::new(),
             shapes: HashMap::new(),
             cuts: BTreeMap::new(),
+            beginning: None,
         }
     }
 
@@ -43,6 +46,8 @@ impl Journal {
     /// appended before any record that lies behind it.
     pub async fn refresh(&mut self, log: &dyn Log) -> Result<()> {
         for change in read_json::<SchemaChange>(log, &self.ddl_topic, &mut self.places).await? {
+            self.beginning
+                .get_or_insert_with(|| format!("{} {} {}", change.topic, change.after.oid, change.position));
             let versions = self.shapes.entry(change.topic).or_default();
             versions.insert(change.after.version, Arc::new(change.after));
         }
@@ -50,6 +55,12 @@ impl Journal {
             self.cuts.insert(cut.ds, Arc::new(cut));
         }
         Ok(())
+    }
+
+    /// The log's first record of a schema, in words: no two logs of a source begin alike. None while there is
+    /// no record.
+    pub fn beginning(&self) -> Option<&str> {
+        self.beginning.as_deref()
     }
 
     /// The topics of tables with their newest shape.

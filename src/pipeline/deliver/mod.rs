@@ -26,8 +26,8 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 use journal::Journal;
 use table::TableDelivery;
 
-/// A table that failed is tried again after this long.
-const FAILED_TABLE_PAUSE: Duration = Duration::from_secs(30);
+/// A table, or a day's manifest, that failed is tried again after this long.
+const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a step in progress (a merge, a lake that hangs) may take when the process is to stop. Whatever is
 /// dropped then is done again, with the same outcome.
@@ -118,7 +118,12 @@ struct Delivery<'a> {
     ops: &'a Ops,
     journal: Journal,
     tables: HashMap<String, TableDelivery>,
+    /// When a table that failed is tried again.
     failed: HashMap<String, tokio::time::Instant>,
+    /// When the manifest of a day is tried again.
+    day_failed: Option<tokio::time::Instant>,
+    /// Whether the lake is known to be filled from this log.
+    bound: bool,
     /// The last day whose own manifest is there.
     day: Option<Ds>,
 }
@@ -126,7 +131,8 @@ struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     fn new(settings: &'a DeliverSettings, log: &'a Arc<dyn Log>, lake: &'a Lake, ops: &'a Ops) -> Self {
         let journal = Journal::new(&settings.name);
-        Self { settings, log, lake, ops, journal, tables: HashMap::new(), failed: HashMap::new(), day: None }
+        let (tables, failed) = (HashMap::new(), HashMap::new());
+        Self { settings, log, lake, ops, journal, tables, failed, day_failed: None, bound: false, day: None }
     }
 
     async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
@@ -134,8 +140,10 @@ impl<'a> Delivery<'a> {
         while !shutdown.is_raised() {
             let more = self.round(shutdown).await?;
             if !more {
+                let again = self.failed.values().chain(&self.day_failed).min().copied();
                 tokio::select! {
                     () = self.log.appended() => {}
+                    () = until(again) => {}
                     () = shutdown.raised() => {}
                 }
             }
@@ -147,6 +155,10 @@ impl<'a> Delivery<'a> {
     async fn round(&mut self, shutdown: &Shutdown) -> Result<bool> {
         let ranges = by_topic(self.log.ranges().await?);
         self.journal.refresh(self.log.as_ref()).await?;
+        if let (false, Some(beginning)) = (self.bound, self.journal.beginning()) {
+            self.lake.bind(beginning).await?;
+            self.bound = true;
+        }
         let tables: Vec<(String, TableName)> =
             self.journal.tables().map(|(topic, name)| (topic.to_owned(), name.clone())).collect();
         let mut more = false;
@@ -164,7 +176,23 @@ impl<'a> Delivery<'a> {
             }
             self.bound_memory();
         }
-        more |= self.publish_days().await?;
+        if self.day_failed.is_some_and(|until| tokio::time::Instant::now() < until) {
+            return Ok(more);
+        }
+        match self.publish_days().await {
+            Ok(published) => {
+                if self.day_failed.take().is_some() {
+                    self.ops.component("lake").ok();
+                }
+                more |= published;
+            }
+            Err(error) if error.class() == Class::Operator => {
+                tracing::error!(%error, "the day's manifest cannot be made: it is tried again in {FAILED_PAUSE:?}");
+                self.ops.component("lake").failed(&error);
+                self.day_failed = Some(tokio::time::Instant::now() + FAILED_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(more)
     }
 
@@ -197,10 +225,10 @@ impl<'a> Delivery<'a> {
 
     /// The table waits, the others go on; it is tried again after a while.
     fn isolate(&mut self, topic: String, name: &TableName, error: &Error) {
-        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {FAILED_TABLE_PAUSE:?}");
+        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {FAILED_PAUSE:?}");
         self.ops.table(name).failed(error);
         self.tables.remove(&topic);
-        self.failed.insert(topic, tokio::time::Instant::now() + FAILED_TABLE_PAUSE);
+        self.failed.insert(topic, tokio::time::Instant::now() + FAILED_PAUSE);
     }
 
     fn bound_memory(&mut self) {
@@ -231,6 +259,13 @@ impl<'a> Delivery<'a> {
             published = true;
         }
         Ok(published)
+    }
+}
+
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -175,6 +175,13 @@ fn identity(
 fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
     let subject = format!("table {}", table.name);
     let role_name = quote_ident(role);
+    if table.is_unlogged {
+        findings.push(
+            Finding::warn(&subject, "is unlogged: its changes are in no WAL, and it is left out")
+                .mend(format!("ALTER TABLE {} SET LOGGED;", table.name.quoted())),
+        );
+        return;
+    }
     if !table.is_readable {
         let schema = quote_ident(&table.name.schema);
         findings.push(
@@ -191,12 +198,6 @@ fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
                 format!("row-level security hides rows from {role}: a copy would lack them"),
             )
             .mend(format!("ALTER ROLE {role_name} BYPASSRLS;")),
-        );
-    }
-    if table.is_unlogged {
-        findings.push(
-            Finding::warn(&subject, "is unlogged: its changes are in no WAL, and it is left out")
-                .mend(format!("ALTER TABLE {} SET LOGGED;", table.name.quoted())),
         );
     }
     if table.is_filtered {
