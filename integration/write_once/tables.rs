@@ -36,7 +36,9 @@ async fn empty_truncated_untouched_keyless_and_append_only_tables_have_their_day
     for (table, query) in tables {
         world.assert_same(0, table, query).await;
     }
-    world.sql("INSERT INTO empty VALUES (1, 'no more'); DELETE FROM nokey WHERE a = 3; TRUNCATE refilled").await;
+    world
+        .sql("INSERT INTO empty VALUES (1, 'no more'); DELETE FROM nokey WHERE a = 3; TRUNCATE refilled")
+        .await;
     world.end_day(1, &running).await;
     for (table, query) in tables {
         world.assert_same(1, table, query).await;
@@ -99,7 +101,10 @@ async fn a_large_value_that_an_update_does_not_touch_stays_also_when_the_key_cha
     world.end_day(1, &running).await;
     world.assert_same(1, "t", query).await;
     let records = world.connector.table_records("t").await;
-    assert!(records.iter().any(|r| r.value["after"].get("wide").is_none() && r.value["op"] == "u"), "missing at rest");
+    assert!(
+        records.iter().any(|r| r.value["after"].get("wide").is_none() && r.value["op"] == "u"),
+        "missing at rest"
+    );
     world.sql("UPDATE t SET n = 0").await;
     world.end_day(2, &running).await;
     world.assert_same(2, "t", query).await;

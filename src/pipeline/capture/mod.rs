@@ -130,7 +130,8 @@ pub async fn run(
     Ok(())
 }
 
-/// One start: fence, restore, check, backfill if nothing is there, stream. Notes in `contact` how far it came.
+/// One start, and what it leads to. While it is on its way a wish to stop ends it at once: nothing has been
+/// taken from the stream yet.
 async fn stream(
     settings: &CaptureSettings,
     log: &Arc<dyn Log>,
@@ -139,6 +140,22 @@ async fn stream(
     shutdown: &Shutdown,
     contact: &mut Contact,
 ) -> Result<()> {
+    let session = tokio::select! {
+        session = open(settings, log, ops, commands, shutdown, contact) => session?,
+        () = shutdown.raised() => return Ok(()),
+    };
+    session.run().await
+}
+
+/// One start: fence, restore, check, backfill if nothing is there, start to stream. Notes in `contact` how far it came.
+async fn open<'a>(
+    settings: &CaptureSettings,
+    log: &Arc<dyn Log>,
+    ops: &Ops,
+    commands: &'a mut mpsc::Receiver<Command>,
+    shutdown: &Shutdown,
+    contact: &mut Contact,
+) -> Result<Session<'a>> {
     let mut source = Source::new(settings.connect.clone());
     source.client().await?;
     contact.connected = true;
@@ -156,7 +173,10 @@ async fn stream(
     let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
     tables.restore(log.as_ref(), &state.counts).await?;
     let limits = AppendLimits { bytes_max: settings.append_bytes_max, linger: settings.linger };
-    let appender = |durable| Appender::new(Arc::clone(log), fenced.epoch, limits, durable, shutdown.clone());
+    let appender = |durable| {
+        let component = ops.component("log");
+        Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
+    };
 
     let (stream_state, cut_state) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) => {
@@ -172,10 +192,7 @@ async fn stream(
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
-            tokio::select! {
-                done = backfill::run(settings, sql, &mut tables, &mut appender, ops) => done?,
-                () = shutdown.raised() => return Ok(()),
-            }
+            backfill::run(settings, sql, &mut tables, &mut appender, ops).await?
         }
     };
 
@@ -193,7 +210,7 @@ async fn stream(
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
     let name = settings.name.clone();
-    Session {
+    Ok(Session {
         stream,
         engine,
         state: stream_state,
@@ -202,9 +219,7 @@ async fn stream(
         ops: ops.clone(),
         name,
         shutdown: shutdown.clone(),
-    }
-    .run()
-    .await
+    })
 }
 
 /// Waits until nobody streams from the slot. Right after a crash the server may not have noticed yet that the

@@ -99,7 +99,7 @@ impl Session<'_> {
         clock: &mut Housekeeping,
         waiting: &mut Waiting,
     ) -> Result<()> {
-        let mut last = None;
+        let (mut last, mut wanted) = (None, false);
         let commit_before_us = self.engine.progress().commit_us;
         while let Some(message) = self.stream.next_message()? {
             let step = match message {
@@ -107,9 +107,10 @@ impl Session<'_> {
                     last = Some((wal_end, server_time_us));
                     self.engine.accept(data, wal_start)?
                 }
-                ReplicationMessage::Keepalive { wal_end, server_time_us, .. } => {
+                ReplicationMessage::Keepalive { wal_end, server_time_us, reply_requested } => {
                     last = Some((wal_end, server_time_us));
                     self.engine.keepalive(wal_end);
+                    wanted |= reply_requested;
                     Step::Next
                 }
             };
@@ -130,6 +131,13 @@ impl Session<'_> {
                 self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
             }
         }
+        // A server that is being stopped waits for us, and asks: what an idle stream has passed is told at once.
+        if wanted && self.engine.is_idle() && self.engine.progress() != self.engine.appender.durable() {
+            self.submit().await?;
+            let progress = self.engine.appender.settle().await?;
+            self.acknowledge(feedback, progress.flush_lsn);
+            feedback.send_now();
+        }
         Ok(())
     }
 
@@ -143,6 +151,7 @@ impl Session<'_> {
                     let change = self.engine.tables.adopt(relation, catalog.as_ref(), position)?;
                     if let Some(change) = change {
                         super::write_schema_change(&mut self.engine.appender, &self.name, &change);
+                        self.engine.begin_anew(&change);
                     }
                     Step::Next
                 }
@@ -182,6 +191,8 @@ impl Session<'_> {
     async fn cut(&mut self, due: Due, lsn: Lsn, reason: &str) -> Result<()> {
         self.submit().await?;
         self.engine.appender.settle().await?;
+        // Only now may the transaction of a request be passed: until the cut is there, it has to come again.
+        self.engine.pass_marker();
         let mut ends = super::ends_by_topic(self.engine.appender.log().as_ref()).await?;
         let tables = self.engine.tables.iter().map(|table| {
             let cut = CutTable {

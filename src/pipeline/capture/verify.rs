@@ -42,6 +42,14 @@ pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &St
         ))
         .mend(anew));
     }
+    if identity.current_lsn < state.flush_lsn {
+        return Err(Error::operator(format!(
+            "the source was set back: its WAL ends at {}, the log holds changes up to {}; what the log holds beyond \
+             that never happened there, and what is written there now may be taken for known",
+            identity.current_lsn, state.flush_lsn
+        ))
+        .mend(anew));
+    }
     let Some(slot) = slot::slot_state(sql, &settings.slot).await? else {
         return Err(Error::operator(format!(
             "replication slot {:?} does not exist any more: {gap} cannot be had",

@@ -81,6 +81,32 @@ impl Journal {
         })
     }
 
+    /// Refuses a table whose key changed between two of its versions: changes made under the one cannot be
+    /// matched with rows held under the other.
+    pub fn same_key(&self, topic: &str, from: SchemaVersion, to: SchemaVersion) -> Result<()> {
+        let Some(versions) = self.shapes.get(topic) else { return Ok(()) };
+        let names = |schema: &TableSchema| schema.key_columns().map(|c| c.name.clone()).collect::<Vec<_>>();
+        let mut before: Option<Vec<String>> = None;
+        for schema in versions.range(from..=to).map(|(_, schema)| schema) {
+            let key = names(schema);
+            if let Some(before) = before.filter(|before| *before != key) {
+                return Err(Error::operator(format!(
+                    "the key of {} changed from ({}) to ({}) with version {}: the days before and after it cannot be merged",
+                    schema.name,
+                    before.join(", "),
+                    key.join(", "),
+                    schema.version.0
+                ))
+                .mend(
+                    "Exclude the table, or begin it anew: move the log and this source's folders in the lake aside \
+                     and start again.",
+                ));
+            }
+            before = Some(key);
+        }
+        Ok(())
+    }
+
     /// The cuts after a day, oldest first (all of them without one).
     pub fn cuts_after(&self, ds: Option<Ds>) -> impl Iterator<Item = &Arc<Cut>> {
         self.cuts.values().filter(move |cut| ds.is_none_or(|ds| cut.ds > ds))

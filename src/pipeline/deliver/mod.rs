@@ -20,7 +20,7 @@ use crate::coord::{Coordinator, Lease};
 use crate::envelope::json::Options;
 use crate::lake::Lake;
 use crate::log::{Log, LogPartition, OffsetRange};
-use crate::ops::{DayTable, Ops};
+use crate::ops::{Component, DayTable, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use journal::Journal;
@@ -59,9 +59,17 @@ pub async fn run(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     let lease_name = format!("deliver/{}", settings.name);
     while !shutdown.is_raised() {
-        let Some(lease) = coordinator.acquire(&lease_name, settings.lease_ttl).await? else {
-            let holder =
-                coordinator.holder(&lease_name).await?.map_or_else(String::new, |lease| lease.holder);
+        let acquired = match coordinator.acquire(&lease_name, settings.lease_ttl).await {
+            Ok(lease) => lease,
+            Err(error) if error.class() == Class::Retry => {
+                pause(&component, &error, &mut backoff, shutdown).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(lease) = acquired else {
+            let holder = coordinator.holder(&lease_name).await.ok().flatten();
+            let holder = holder.map_or_else(String::new, |lease| lease.holder);
             component.standby(format!("another process delivers ({holder}); standing by"));
             tokio::select! {
                 () = tokio::time::sleep(settings.lease_ttl / 4) => {}
@@ -79,20 +87,28 @@ pub async fn run(
                 Ok(())
             }
         };
-        coordinator.release(&lease).await?;
+        // What cannot be given back comes to its end by itself.
+        if let Err(error) = coordinator.release(&lease).await {
+            tracing::warn!(%error, "the lease of delivery could not be given back");
+        }
         let Err(error) = result else { return Ok(()) };
         if !matches!(error.class(), Class::Retry | Class::Fenced) {
             return Err(error);
         }
-        component.failed(&error);
-        let wait = backoff.next_wait();
-        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "delivery was interrupted: trying again");
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shutdown.raised() => {}
-        }
+        pause(&component, &error, &mut backoff, shutdown).await;
     }
     Ok(())
+}
+
+/// Tells of an error that passes, and waits.
+async fn pause(component: &Component, error: &Error, backoff: &mut Backoff, shutdown: &Shutdown) {
+    component.failed(error);
+    let wait = backoff.next_wait();
+    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "delivery was interrupted: trying again");
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = shutdown.raised() => {}
+    }
 }
 
 /// Waits until the process is to stop, and then as long as a step in progress may take.
@@ -174,7 +190,7 @@ impl<'a> Delivery<'a> {
                 Err(error) if error.class() == Class::Operator => self.isolate(topic, &name, &error),
                 Err(error) => return Err(error),
             }
-            self.bound_memory();
+            self.bound_memory().await?;
         }
         if self.day_failed.is_some_and(|until| tokio::time::Instant::now() < until) {
             return Ok(more);
@@ -231,12 +247,14 @@ impl<'a> Delivery<'a> {
         self.failed.insert(topic, tokio::time::Instant::now() + FAILED_PAUSE);
     }
 
-    fn bound_memory(&mut self) {
+    /// Writes the fullest tables' files early while all together hold too much.
+    async fn bound_memory(&mut self) -> Result<()> {
         while self.tables.values().map(TableDelivery::memory).sum::<usize>() > self.settings.memory_bytes_max
         {
             let Some(fullest) = self.tables.values_mut().max_by_key(|table| table.memory()) else { break };
-            fullest.forget();
+            fullest.flush().await?;
         }
+        Ok(())
     }
 
     /// A day is complete when all its tables are: then its own manifest is made.

@@ -87,9 +87,12 @@ impl TableDelivery {
         self.stagers.values().map(Stager::memory).sum()
     }
 
-    /// Lets go of what is held in memory; it is read from the log again.
-    pub fn forget(&mut self) {
-        self.stagers.clear();
+    /// Writes what is held in memory.
+    pub async fn flush(&mut self) -> Result<()> {
+        for stager in self.stagers.values_mut() {
+            stager.flush().await?;
+        }
+        Ok(())
     }
 
     /// Stages what the log holds, up to the next cut, and publishes the day when the cut is reached.
@@ -230,6 +233,8 @@ impl TableDelivery {
     async fn publish(&mut self, lake: &Lake, journal: &Journal, cut: &Cut) -> Result<()> {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let schema = journal.shape(&self.topic, table.schema_version)?;
+        let from = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
+        journal.same_key(&self.topic, from, table.schema_version)?;
         let started = std::time::Instant::now();
         let manifest = lake.merge_and_publish(schema, cut, &self.topic, self.published.as_ref()).await?;
         self.watch.set_published(manifest.ds);

@@ -201,10 +201,14 @@ fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
         );
     }
     if table.is_filtered {
-        findings.push(Finding::warn(
-            &subject,
-            "is published with a row filter or a column list: the rest of it will be missing",
-        ));
+        findings.push(
+            Finding::fail(
+                &subject,
+                "is published with a row filter or a column list: a copy would hold rows and columns of which no \
+                 change is ever sent",
+            )
+            .mend("Publish it whole in a publication of Tidemark's own, or exclude it."),
+        );
     }
 }
 
