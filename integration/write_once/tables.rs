@@ -44,7 +44,7 @@ async fn empty_truncated_untouched_keyless_and_append_only_tables_have_their_day
     let day = world.connector.json(&world.connector.day(DAYS[1]));
     assert_eq!(day["tables"].as_array().unwrap().len(), tables.len());
     let health = running.health().1;
-    assert_eq!(health["status"], "ok", "{health}");
+    assert_eq!(health["status"], "ok", "{}", health["reasons"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -103,5 +103,6 @@ async fn a_large_value_that_an_update_does_not_touch_stays_also_when_the_key_cha
     world.sql("UPDATE t SET n = 0").await;
     world.end_day(2, &running).await;
     world.assert_same(2, "t", query).await;
-    assert_eq!(running.health().1["status"], "ok");
+    let health = running.health().1;
+    assert_eq!(health["status"], "ok", "{}", health["reasons"]);
 }
