@@ -58,7 +58,8 @@ impl World {
             let day = self.connector.json(&self.connector.day(ds));
             assert_eq!(day["cut"], record.value, "the record and cuts/{NAME}/ds={ds}.json");
             for table in day["tables"].as_array().unwrap() {
-                let manifest = self.connector.json(&self.connector.lake().join(table["manifest"].as_str().unwrap()));
+                let manifest =
+                    self.connector.json(&self.connector.lake().join(table["manifest"].as_str().unwrap()));
                 assert_eq!(manifest["cut"]["lsn"], record.value["lsn"], "all tables at the same place");
             }
         }
@@ -113,7 +114,11 @@ async fn days_on_which_nothing_ran_get_their_cuts_at_the_next_start() {
     assert_eq!(days, [0, 1, 2].map(|number| day(number).to_string()));
     assert!(cuts.iter().all(|cut| cut["lsn"] == cuts[0]["lsn"]), "{cuts:?}");
     for number in 0..3 {
-        let rows = support::lake::duckdb(&world.connector, &day(number).to_string(), "SELECT id FROM {t} ORDER BY 1");
+        let rows = support::lake::duckdb(
+            &world.connector,
+            &day(number).to_string(),
+            "SELECT id FROM {t} ORDER BY 1",
+        );
         assert_eq!(rows, [[Some("1".to_owned())], [Some("2".to_owned())]]);
     }
     drop(running);

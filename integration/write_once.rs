@@ -40,7 +40,8 @@ impl World {
     /// With these tables.
     async fn new(schema: &str) -> Self {
         let folder = support::clock_folder();
-        let clock = Clock::new(folder.path(), NOON.parse::<Timestamp>().unwrap(), jiff::civil::Time::MIN, "UTC");
+        let clock =
+            Clock::new(folder.path(), NOON.parse::<Timestamp>().unwrap(), jiff::civil::Time::MIN, "UTC");
         let mut builder = Postgres::builder();
         for (name, value) in clock.environment() {
             builder = builder.env(name, &value);
@@ -70,7 +71,11 @@ impl World {
 
     /// The rows that a query finds on a day and those in Postgres now are the same. `TABLE` stands for the table.
     async fn assert_same(&self, day: usize, table: &str, query: &str) {
-        let ours = support::lake::duckdb(&self.connector, DAYS[day], &query.replace("TABLE", &format!("{{{table}}}")));
+        let ours = support::lake::duckdb(
+            &self.connector,
+            DAYS[day],
+            &query.replace("TABLE", &format!("{{{table}}}")),
+        );
         let theirs = support::lake::postgres(&self.client, &query.replace("TABLE", table)).await;
         assert_eq!(ours, theirs, "{table} on {}", DAYS[day]);
     }

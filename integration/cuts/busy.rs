@@ -136,8 +136,10 @@ async fn a_busy_database_is_cut_between_two_transactions_also_across_a_restart()
     }
     let cuts = world.cuts().await;
     assert_eq!(cuts.len(), 3, "one cut a day");
-    let last: tidemark::change::Lsn = value(&world.client, "SELECT pg_current_wal_lsn()").await.parse().unwrap();
-    let lsns: Vec<tidemark::change::Lsn> = cuts.iter().map(|c| c["lsn"].as_str().unwrap().parse().unwrap()).collect();
+    let last: tidemark::change::Lsn =
+        value(&world.client, "SELECT pg_current_wal_lsn()").await.parse().unwrap();
+    let lsns: Vec<tidemark::change::Lsn> =
+        cuts.iter().map(|c| c["lsn"].as_str().unwrap().parse().unwrap()).collect();
     assert!(lsns.is_sorted() && lsns[2] < last, "{lsns:?}");
     drop(running);
 }

@@ -9,11 +9,15 @@ async fn a_transaction_of_any_size_passes_in_bounded_memory() {
     const ROWS: u64 = 300_000;
     let server = Postgres::builder().set("logical_decoding_work_mem", "64MB").start().await;
     let client = server.connect().await;
-    client.batch_execute("CREATE TABLE t (id bigint PRIMARY KEY, a int, b numeric(12,2), c text)").await.unwrap();
+    client
+        .batch_execute("CREATE TABLE t (id bigint PRIMARY KEY, a int, b numeric(12,2), c text)")
+        .await
+        .unwrap();
     let connector = Connector::new(&server.url());
     let capture = connector.start_ready("capture").await;
     let idle = capture.memory("VmHWM");
-    let sql = format!("INSERT INTO t SELECT i, i % 7, i / 100.0, md5(i::text) FROM generate_series(1, {ROWS}) i");
+    let sql =
+        format!("INSERT INTO t SELECT i, i % 7, i / 100.0, md5(i::text) FROM generate_series(1, {ROWS}) i");
     client.batch_execute(&sql).await.unwrap();
     connector.wait_for_records("t", ROWS).await;
     let peak = capture.memory("VmHWM");
@@ -53,5 +57,6 @@ async fn a_value_of_50_mb_passes_and_disturbs_nothing() {
     let expected = crate::support::lake::postgres(&client, &sql.replace("TABLE", "t")).await;
     assert_eq!(duckdb(&connector, &ds, &sql.replace("TABLE", "{t}")), expected);
     assert_eq!(duckdb(&connector, &ds, "SELECT id FROM {u}"), [[Some("1".to_owned())]]);
-    wait_until(crate::support::PATIENCE, "health is well", async || running.health().1["status"] == "ok").await;
+    wait_until(crate::support::PATIENCE, "health is well", async || running.health().1["status"] == "ok")
+        .await;
 }

@@ -54,7 +54,8 @@ async fn a_network_that_breaks_or_stalls_or_loses_one_side_is_survived() {
 
     proxy.set(Network::Stalled);
     insert(&client, 21, 30).await;
-    wait_until(PATIENCE, "the server gives the connection up", async || walsender(&client).await.is_none()).await;
+    wait_until(PATIENCE, "the server gives the connection up", async || walsender(&client).await.is_none())
+        .await;
     proxy.set(Network::Up);
     assert_each_row_once(&connector, 30).await;
 

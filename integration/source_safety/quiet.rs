@@ -19,9 +19,11 @@ async fn an_idle_database_keeps_no_wal_while_another_one_writes_much() {
     for _ in 0..2 {
         let before = crate::support::lake::value(&client, "SELECT pg_current_wal_lsn()").await;
         for _ in 0..30 {
-            busy.batch_execute("INSERT INTO noise SELECT repeat(md5(i::text), 60) FROM generate_series(1, 1000) i")
-                .await
-                .unwrap();
+            busy.batch_execute(
+                "INSERT INTO noise SELECT repeat(md5(i::text), 60) FROM generate_series(1, 1000) i",
+            )
+            .await
+            .unwrap();
         }
         let sql = format!("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '{before}')::bigint");
         let written: u64 = crate::support::lake::value(&client, &sql).await.parse().unwrap();

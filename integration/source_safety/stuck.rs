@@ -33,7 +33,11 @@ async fn a_stuck_log_costs_neither_the_connection_nor_memory_and_nothing_is_lost
         rss = rss.max(running.memory("VmRSS"));
         assert_eq!(running.get("/health/live").expect("/health/live answers").0, 200);
         let (_, health) = running.health();
-        told |= health["reasons"].as_array().unwrap().iter().any(|r| r["subject"] == "log" && r["kind"] == "stuck");
+        told |= health["reasons"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|r| r["subject"] == "log" && r["kind"] == "stuck");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     eprintln!("log stuck for {:?}: peak RSS {} MB", stuck.elapsed(), rss / MB);

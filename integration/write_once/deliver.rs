@@ -52,7 +52,9 @@ async fn two_that_both_believe_to_be_alone_publish_the_same_objects() {
     world.connector.change("lake", "scratch_dir", scratch.to_str().unwrap());
     let second = world.connector.start_ready("deliver").await;
     for day in 0..3 {
-        world.sql("UPDATE t SET a = a || 'x' WHERE id % 5 = 0; INSERT INTO u SELECT max(id) + 1 FROM u").await;
+        world
+            .sql("UPDATE t SET a = a || 'x' WHERE id % 5 = 0; INSERT INTO u SELECT max(id) + 1 FROM u")
+            .await;
         world.end_day(day, &capture).await;
         world.assert_same(day, "t", "SELECT id, a FROM TABLE ORDER BY id").await;
         world.assert_same(day, "u", "SELECT id FROM TABLE ORDER BY id").await;

@@ -37,22 +37,20 @@ async fn an_added_column_a_dropped_one_and_a_renamed_one_flow_in_order() {
         .await;
     world.end_day(1, &running).await;
     world.assert_same(1, "t", "SELECT id, a, n FROM TABLE ORDER BY id").await;
-    let old = duckdb(&world.connector, DAYS[1], "SELECT id, old FROM {t} WHERE id IN (1, 2, 11, 12) ORDER BY id");
+    let old =
+        duckdb(&world.connector, DAYS[1], "SELECT id, old FROM {t} WHERE id IN (1, 2, 11, 12) ORDER BY id");
     let old: Vec<_> = old.iter().map(|row| row[1].as_deref()).collect();
     assert_eq!(old, [None, Some("o2"), None, None]);
 
     // A renamed one is a new one beside it.
     world.sql("ALTER TABLE t RENAME a TO b; UPDATE t SET b = 'renamed' WHERE id = 3; INSERT INTO t VALUES (13, 'b13', 0)").await;
     world.end_day(2, &running).await;
-    let rows = duckdb(&world.connector, DAYS[2], "SELECT id, a, b FROM {t} WHERE id IN (3, 4, 13) ORDER BY id");
+    let rows =
+        duckdb(&world.connector, DAYS[2], "SELECT id, a, b FROM {t} WHERE id IN (3, 4, 13) ORDER BY id");
     let text = |text: &str| Some(text.to_owned());
     assert_eq!(
         rows,
-        [
-            [text("3"), None, text("renamed")],
-            [text("4"), text("a4"), None],
-            [text("13"), None, text("b13")]
-        ]
+        [[text("3"), None, text("renamed")], [text("4"), text("a4"), None], [text("13"), None, text("b13")]]
     );
 
     let versions: Vec<_> = world.connector.records("shop.ddl").await.into_iter().map(|r| r.value).collect();

@@ -17,7 +17,13 @@ use crate::runtime::{Error, Result};
 const POLL: Duration = Duration::from_millis(250);
 
 /// Leaves as soon as the day, or the table's day, is published.
-pub(super) fn wait(config: &Config, ds: Ds, table: Option<&TableName>, timeout: Duration, json: bool) -> Result<Outcome> {
+pub(super) fn wait(
+    config: &Config,
+    ds: Ds,
+    table: Option<&TableName>,
+    timeout: Duration,
+    json: bool,
+) -> Result<Outcome> {
     let deadline = Instant::now() + timeout;
     runtime()?.block_on(async {
         let lake = settings::open_lake(config).await?;
@@ -35,7 +41,11 @@ pub(super) fn wait(config: &Config, ds: Ds, table: Option<&TableName>, timeout: 
             table: Option<&'a TableName>,
             published: bool,
         }
-        if json { print_json(&Published { ds, table, published: true })? } else { print(&format!("ds={ds} is published\n"))? }
+        if json {
+            print_json(&Published { ds, table, published: true })?
+        } else {
+            print(&format!("ds={ds} is published\n"))?
+        }
         Ok(Outcome::Done)
     })
 }
@@ -49,10 +59,14 @@ async fn is_published(lake: &Lake, ds: Ds, table: Option<&TableName>) -> Result<
 
 /// Reads a published day again and compares it with its manifests.
 pub(super) fn verify(config: &Config, ds: Ds, table: Option<&TableName>, json: bool) -> Result<Outcome> {
-    let verified = runtime()?.block_on(async { settings::open_lake(config).await?.verify(ds, table).await })?;
+    let verified =
+        runtime()?.block_on(async { settings::open_lake(config).await?.verify(ds, table).await })?;
     let mut findings = Vec::new();
     for table in verified {
-        let wrong = table.files.iter().filter_map(|file| file.problem.as_ref().map(|p| format!("{}: {p}", file.path)));
+        let wrong = table
+            .files
+            .iter()
+            .filter_map(|file| file.problem.as_ref().map(|p| format!("{}: {p}", file.path)));
         let problems: Vec<String> = table.problem.iter().cloned().chain(wrong).collect();
         let bytes: u64 = table.files.iter().map(|file| file.bytes).sum();
         let (level, message) = if problems.is_empty() {
@@ -114,8 +128,12 @@ fn show(letters: &[DeadLetter], json: bool) -> Result<Outcome> {
         return Ok(Outcome::Done);
     }
     for letter in letters {
-        let position = letter.position.map_or_else(|| "position unknown".to_owned(), |position| position.to_string());
-        print(&format!("offset {} of log partition {}, {position}: {}\n", letter.offset, letter.partition, letter.reason))?;
+        let position =
+            letter.position.map_or_else(|| "position unknown".to_owned(), |position| position.to_string());
+        print(&format!(
+            "offset {} of log partition {}, {position}: {}\n",
+            letter.offset, letter.partition, letter.reason
+        ))?;
     }
     Ok(Outcome::Done)
 }

@@ -15,7 +15,8 @@ use crate::runtime::{Error, Result};
 pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
     let findings = runtime()?.block_on(async {
         let mut findings = source(config).await;
-        findings.push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
+        findings
+            .push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
         findings.push(local(
             "coordinator",
             settings::open_coordinator(config).map(|_| "opens, and can be written".to_owned()),
@@ -77,8 +78,9 @@ pub(super) fn setup(config: &Config, only_print: bool) -> Result<Outcome> {
         }
         if let Err(error) = setup::apply(&mut client, &plan).await {
             print_error(&error);
-            return Err(Error::operator("setup stopped there; what was made before stays")
-                .mend("Give this role the right, or have the DBA run what `tidemark setup --print` prints."));
+            return Err(Error::operator("setup stopped there; what was made before stays").mend(
+                "Give this role the right, or have the DBA run what `tidemark setup --print` prints.",
+            ));
         }
         let done = if plan.statements.is_empty() { "Nothing was missing.\n" } else { "Done.\n" };
         print(done)?;

@@ -59,7 +59,8 @@ pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &St
 /// DBA's and stays as it is.
 pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Result<()> {
     let publication = quote_literal(&settings.publication);
-    let exists = sql.query(&format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {publication}")).await?;
+    let exists =
+        sql.query(&format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {publication}")).await?;
     if exists.is_empty() {
         let plan = setup::plan(sql, &preflight_settings(settings, true)).await?;
         for statement in &plan.statements {

@@ -183,7 +183,10 @@ impl<'a> Delivery<'a> {
         let none = BTreeMap::new();
         let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, ranges.unwrap_or(&none)).await?;
         if let Some(manifest) = turn.published.then(|| table.manifest()).flatten() {
-            let state = DayTable::Published { rows: manifest.rows, bytes: manifest.files.iter().map(|file| file.bytes).sum() };
+            let state = DayTable::Published {
+                rows: manifest.rows,
+                bytes: manifest.files.iter().map(|file| file.bytes).sum(),
+            };
             self.ops.days().table(manifest.ds, name, state);
         }
         if self.failed.remove(topic).is_some() {
