@@ -73,7 +73,7 @@ fn day(number: i64) -> Date {
 }
 
 async fn an_idle_database(at: &str, zone: &str) {
-    let world = World::new(at, zone, Duration::from_secs(7)).await;
+    let world = World::new(at, zone, Duration::from_secs(12)).await;
     world.sql("CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1)").await;
     let end = world.clock.end_of(day(0));
     let running = world.connector.start_ready("run").await;

@@ -18,8 +18,7 @@ use crate::{World, day};
 const SHOP: &str = "
     CREATE TABLE orders (id bigserial PRIMARY KEY, lines int NOT NULL, total int NOT NULL, paid bool NOT NULL DEFAULT false);
     CREATE TABLE order_lines (order_id bigint NOT NULL REFERENCES orders, line int, amount int NOT NULL, PRIMARY KEY (order_id, line));
-    CREATE TABLE journal (id bigserial PRIMARY KEY, xid bigint NOT NULL DEFAULT txid_current());
-    SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')";
+    CREATE TABLE journal (id bigserial PRIMARY KEY, xid bigint NOT NULL DEFAULT txid_current())";
 
 /// One order with its lines, an earlier one changed or deleted, and the journal's entry: one transaction.
 const ORDER: &str = "
@@ -106,8 +105,9 @@ async fn assert_day_is_exact(world: &World, ds: Date) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_database_is_cut_between_two_transactions_also_across_a_restart() {
-    let mut world = World::new("00:00", "Asia/Dubai", Duration::from_secs(6)).await;
+    let mut world = World::new("00:00", "Asia/Dubai", Duration::from_secs(12)).await;
     world.sql(SHOP).await;
+    world.sql("SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')").await;
     let traffic = Traffic::start(&world).await;
     let mut running = world.connector.start_ready("run").await;
     assert!(world.clock.now() < world.clock.end_of(day(0)), "the machine is too slow for this test");

@@ -43,7 +43,7 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
-use session::Session;
+use session::{Clock, Session};
 use source::Source;
 use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
@@ -205,6 +205,8 @@ async fn open<'a>(
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
     let engine =
         Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
+    let server_us = backfill::now_us(source.client().await?).await?;
+    let clock = Clock::new(server_us);
     let stream = start(settings, &mut source, stream_state.flush_lsn, *contact, shutdown).await?;
     contact.streamed = true;
     ops.component("source").ok();
@@ -215,6 +217,7 @@ async fn open<'a>(
         engine,
         state: stream_state,
         source,
+        clock,
         commands,
         ops: ops.clone(),
         name,
