@@ -83,7 +83,6 @@ struct Test {
     clock: Clock,
     connector: Connector,
     random: StdRng,
-    backfilled: bool,
     /// What was published half way, with its hashes.
     midway: BTreeMap<PathBuf, String>,
     began: Instant,
@@ -120,8 +119,13 @@ impl Test {
         let connector = Connector::new(&path.join("connector"), &server.url(), zone, at);
         let keep = std::env::var_os("TIDEMARK_TEST_KEEP").is_some();
         let (midway, began) = (BTreeMap::new(), Instant::now());
-        let _dir = if keep { drop(dir.keep()); None } else { Some(dir) };
-        Self { server, clock, connector, random, backfilled: false, midway, began, _dir }
+        let _dir = if keep {
+            drop(dir.keep());
+            None
+        } else {
+            Some(dir)
+        };
+        Self { server, clock, connector, random, midway, began, _dir }
     }
 
     /// One life of the program, and its end.
@@ -172,7 +176,11 @@ impl Test {
             }
             _ => self.kill_when_something_appears(process, kind, life).await,
         };
-        eprintln!("{:?}: round {round}: {what} after {life:?}, clock {step}, {}", self.began.elapsed(), self.clock.now());
+        eprintln!(
+            "{:?}: round {round}: {what} after {life:?}, clock {step}, {}",
+            self.began.elapsed(),
+            self.clock.now()
+        );
         if let Some(mut asked) = asked {
             // Its process has died, or it was answered.
             let _ = asked.kill();
@@ -196,19 +204,30 @@ impl Test {
 
     /// Waits until the process streams, which it does only after the backfill.
     async fn until_streaming(&mut self, process: &mut Process) {
+        let streams = self.streams(process).await;
+        assert!(streams, "the process ended by itself:\n{}", process.said());
+    }
+
+    /// The same; false if the process has ended.
+    async fn streams(&mut self, process: &mut Process) -> bool {
         let start = Instant::now();
         while !process.has_said("\"streaming\"") {
-            if let Some(status) = process.ended() {
-                panic!("the process ended by itself with {status}:\n{}", process.said());
+            if process.ended().is_some() {
+                return false;
             }
             assert!(start.elapsed() < PATIENCE, "not streaming within {PATIENCE:?}:\n{}", process.said());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.backfilled = true;
+        true
     }
 
     /// Kills at the moment in which something happens that is short: a part, a manifest, a day, a cut.
-    async fn kill_when_something_appears(&mut self, process: Process, kind: u32, life: Duration) -> &'static str {
+    async fn kill_when_something_appears(
+        &mut self,
+        process: Process,
+        kind: u32,
+        life: Duration,
+    ) -> &'static str {
         let lake = self.connector.lake();
         let (what, name) = match kind {
             66..75 => ("kill at a part", "part-"),
@@ -234,13 +253,19 @@ impl Test {
         let sql = self.server.connect().await;
         sql.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await.unwrap();
         let mut other = self.connector.start("run", 1);
-        self.until_streaming(&mut other).await;
+        if !self.streams(&mut other).await {
+            // Paused in the middle of a write, it holds the file's lock, and nobody can take over.
+            assert!(other.has_said("is being written by another process"), "{}", other.said());
+        }
         tokio::time::sleep(life).await;
         process.signal(Signal::CONT);
         tokio::time::sleep(life).await;
         // Either may fence the other, but they cannot both go on.
         let start = Instant::now();
-        while process.ended().is_none() && other.ended().is_none() && start.elapsed() < Duration::from_secs(10) {
+        while process.ended().is_none()
+            && other.ended().is_none()
+            && start.elapsed() < Duration::from_secs(10)
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         process.kill();
@@ -287,9 +312,17 @@ impl Test {
     async fn compare(&self) {
         let history = History::load(&self.server.connect().await).await;
         let changes: usize = history.transactions.iter().map(|t| t.changes.len()).sum();
-        eprintln!("{:?}: {} transactions, {changes} changes", self.began.elapsed(), history.transactions.len());
+        eprintln!(
+            "{:?}: {} transactions, {changes} changes",
+            self.began.elapsed(),
+            history.transactions.len()
+        );
         let log = check_log::check(&self.connector, &history).await;
-        eprintln!("{:?}: the log is right; {} values were left out as unchanged", self.began.elapsed(), log.unchanged);
+        eprintln!(
+            "{:?}: the log is right; {} values were left out as unchanged",
+            self.began.elapsed(),
+            log.unchanged
+        );
         assert!(log.unchanged > 0, "the traffic never left a long value unchanged");
         check_lake::check(&self.connector, &history, &log, &self.clock);
         eprintln!("{:?}: {} days are right", self.began.elapsed(), log.cuts.len());
@@ -332,7 +365,10 @@ impl Test {
         assert!(done, "{said}\n{}", process.said());
         process.signal(Signal::TERM);
         assert!(process.wait(PATIENCE).success(), "{}", process.said());
-        let below = |root: &Path, area: &str, objects: &BTreeMap<PathBuf, String>| -> BTreeMap<PathBuf, String> {
+        let below = |root: &Path,
+                     area: &str,
+                     objects: &BTreeMap<PathBuf, String>|
+         -> BTreeMap<PathBuf, String> {
             let inside = |path: &PathBuf| path.strip_prefix(root).unwrap().starts_with(area);
             let pairs = objects.iter().filter(|(path, _)| inside(path));
             pairs.map(|(path, hash)| (path.strip_prefix(root).unwrap().to_owned(), hash.clone())).collect()
