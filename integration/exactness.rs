@@ -291,13 +291,14 @@ impl Test {
 
     /// Lets the program catch up, cuts the last day, and waits until it is published.
     async fn drain(&mut self) {
-        let mut process = self.connector.start("run", 0);
-        self.until_streaming(&mut process).await;
-        // Into a day which surely has no cut yet, wherever the clock was stepped back to.
+        // Into a day which surely has no cut yet, wherever the clock was stepped back to. Nobody writes any
+        // more: the days until then end by themselves.
         for _ in 0..2 {
             self.clock.set(self.clock.end_of(self.clock.today()));
         }
         self.clock.step_ms(1000);
+        let mut process = self.connector.start("run", 0);
+        self.until_streaming(&mut process).await;
         let today = self.clock.today().to_string();
         let (made, said) = self.connector.run(&["cut", "--ds", &today]);
         assert!(made, "cut of {today}: {said}\n{}", process.said());

@@ -158,6 +158,8 @@ async fn stream(
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
     let engine =
         Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
+    // A server that has nothing to say may not tell its time for long, or never (wal_sender_timeout = 0).
+    let server_us = backfill::now_us(source.client().await?).await?;
     let stream = start(settings, &mut source, stream_state.flush_lsn, shutdown).await?;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
@@ -167,6 +169,7 @@ async fn stream(
         engine,
         state: stream_state,
         source,
+        server_us,
         commands,
         ops: ops.clone(),
         name,

@@ -49,6 +49,8 @@ pub struct Session<'a> {
     pub state: StreamState,
     /// For the catalog and for markers.
     pub source: Source,
+    /// The server's clock as it was just now, microseconds since 1970.
+    pub server_us: i64,
     /// Requests.
     pub commands: &'a mut mpsc::Receiver<Command>,
     /// For people to watch.
@@ -68,8 +70,7 @@ impl Session<'_> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut clock =
-            Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
+        let mut clock = Housekeeping::new(self.server_us);
         loop {
             let due = self.engine.appender.due();
             tokio::select! {
@@ -233,7 +234,7 @@ impl Session<'_> {
             clock.saved = Instant::now();
             self.submit().await?;
         }
-        let past_midnight = clock.server_us > 0 && clock.now_us() >= self.engine.cutter.boundary_us();
+        let past_midnight = clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
         if (past_midnight || asked.is_some())
             && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
@@ -270,7 +271,7 @@ impl Session<'_> {
     }
 }
 
-/// The server's clock, as its messages tell it, and what is done from time to time.
+/// The server's clock, as it told it last, and what is done from time to time.
 struct Housekeeping {
     server_us: i64,
     read_at: Instant,
@@ -279,16 +280,17 @@ struct Housekeeping {
 }
 
 impl Housekeeping {
+    fn new(server_us: i64) -> Self {
+        Self { server_us, read_at: Instant::now(), saved: Instant::now(), marker: None }
+    }
+
     fn seen(&mut self, server_us: i64) {
         self.server_us = server_us;
         self.read_at = Instant::now();
     }
 
-    /// The server's clock now; before its first message, ours.
+    /// The server's clock now.
     fn now_us(&self) -> i64 {
-        if self.server_us == 0 {
-            return jiff::Timestamp::now().as_microsecond();
-        }
         self.server_us + self.read_at.elapsed().as_micros() as i64
     }
 }
