@@ -79,14 +79,20 @@ pub async fn run(
         };
         component.ok();
         let mut delivery = Delivery::new(settings, log, lake, ops);
+        // In a task of its own: a turn which computes for long must not hold up the renewal.
+        let mut keeper = tokio::task::JoinSet::new();
+        keeper.spawn(keep(Arc::clone(coordinator), lease.clone(), settings.lease_ttl));
         let result = tokio::select! {
             result = delivery.run(shutdown) => result,
-            lost = keep(coordinator.as_ref(), &lease, settings.lease_ttl) => lost,
+            Some(lost) = keeper.join_next() => {
+                lost.unwrap_or_else(|error| Err(Error::retry("the task that renews the lease died").cause(error)))
+            }
             () = overdue(shutdown) => {
                 tracing::warn!("delivery did not come to an end in {DRAIN_PATIENCE:?}: what it was doing is done again at the next start");
                 Ok(())
             }
         };
+        keeper.shutdown().await;
         // What cannot be given back comes to its end by itself.
         if let Err(error) = coordinator.release(&lease).await {
             tracing::warn!(%error, "the lease of delivery could not be given back");
@@ -118,11 +124,14 @@ async fn overdue(shutdown: &Shutdown) {
 }
 
 /// Renews the lease until it is lost.
-async fn keep(coordinator: &dyn Coordinator, lease: &Lease, ttl: Duration) -> Result<()> {
+async fn keep(coordinator: Arc<dyn Coordinator>, lease: Lease, ttl: Duration) -> Result<()> {
     loop {
         tokio::time::sleep(ttl / 3).await;
-        if !coordinator.renew(lease, ttl).await? {
-            return Err(Error::fenced(format!("the lease {} was lost to another process", lease.name)));
+        if !coordinator.renew(&lease, ttl).await? {
+            let name = &lease.name;
+            return Err(Error::fenced(format!(
+                "the lease {name} ran out before it was renewed, or was taken over"
+            )));
         }
     }
 }
