@@ -15,7 +15,7 @@ use crate::support::{Postgres, free_port};
 pub const PASSWORD: &str = "geheim-4711";
 
 /// Longer than anything here takes; a test that gets there has failed.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A folder with a `connector.toml` for the database `postgres` of a server.
 pub struct Connector {
@@ -117,7 +117,7 @@ impl Connector {
         assert_eq!(cut.code, 0, "{cut:?}");
         let day: serde_json::Value = serde_json::from_str(&cut.out).unwrap();
         let ds = day["ds"].as_str().unwrap().to_owned();
-        let wait = self.run(&["wait", "--ds", &ds, "--timeout", "50s"]);
+        let wait = self.run(&["wait", "--ds", &ds, "--timeout", "110s"]);
         assert_eq!(wait.code, 0, "{wait:?}");
         let verify = self.run(&["verify", "--ds", &ds]);
         assert_eq!(verify.code, 0, "{verify:?}");
