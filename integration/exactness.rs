@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The oracle (`exactness/oracle.rs`) is inside the database and not of our making: triggers note every change,
-//! and Postgres's own test_decoding tells in what order transactions committed. At the end the log must hold
+//! and Postgres's own `test_decoding` tells in what order transactions committed. At the end the log must hold
 //! each change once, in that order, with those values, and each published day the state at its cut.
 //!
 //! `CRASH_ROUNDS` sets the number of rounds, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
@@ -119,13 +119,13 @@ impl Test {
         let connector = Connector::new(&path.join("connector"), &server.url(), zone, at);
         let keep = std::env::var_os("TIDEMARK_TEST_KEEP").is_some();
         let (midway, began) = (BTreeMap::new(), Instant::now());
-        let _dir = if keep {
+        let held = if keep {
             drop(dir.keep());
             None
         } else {
             Some(dir)
         };
-        Self { server, clock, connector, random, midway, began, _dir }
+        Self { server, clock, connector, random, midway, began, _dir: held }
     }
 
     /// One life of the program, and its end.

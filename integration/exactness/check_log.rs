@@ -400,9 +400,7 @@ fn shown(column: &Column, value: &Json) -> Option<String> {
         Kind::Bool | Kind::Ints => value.to_string(),
         Kind::Text => text().to_owned(),
         Kind::Wide => sha256(text().as_bytes()),
-        Kind::Bytes => {
-            BASE64_STANDARD.decode(text()).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
-        }
+        Kind::Bytes => hexadecimal(&BASE64_STANDARD.decode(text()).unwrap()),
         Kind::Instant => match text() {
             infinite @ ("infinity" | "-infinity") => infinite.to_owned(),
             instant => instant.parse::<jiff::Timestamp>().unwrap().as_microsecond().to_string(),
@@ -420,7 +418,7 @@ fn shown(column: &Column, value: &Json) -> Option<String> {
 /// In lower-case hexadecimal, by a library, not by the product.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&sha2::Sha256::digest(bytes))
 }
 
 /// Big-endian two's complement in base64.
@@ -435,4 +433,12 @@ fn decimal(unscaled: i128, scale: usize) -> String {
     let digits = format!("{:0width$}", unscaled.unsigned_abs(), width = scale + 1);
     let (whole, fraction) = digits.split_at(digits.len() - scale);
     if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }
