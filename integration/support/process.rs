@@ -107,7 +107,7 @@ impl Connector {
         let mut text = String::new();
         for (section, keys) in &self.settings {
             writeln!(text, "[{section}]").unwrap();
-            for (key, value) in *keys {
+            for (key, value) in keys {
                 writeln!(text, "{key} = {value}").unwrap();
             }
         }

@@ -16,6 +16,7 @@ use crate::runtime::Result;
 
 use super::capture::CaptureSettings;
 use super::deliver::DeliverSettings;
+use super::watch::LogFile;
 
 /// How to connect to the source: its URL, what the environment and `.pgpass` add, and the configured password.
 pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
@@ -74,6 +75,12 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
         retention_ms: embedded.retention_ms,
         retention_bytes: Some(embedded.retention_bytes),
     })?))
+}
+
+/// The embedded log's file, to be watched.
+pub(super) fn log_file(config: &Config) -> LogFile {
+    let LogKind::Embedded(embedded) = &config.log.kind;
+    LogFile { path: embedded.path.clone(), bytes_max: embedded.bytes_max }
 }
 
 /// Opens the coordinator.
