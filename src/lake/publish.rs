@@ -170,7 +170,7 @@ impl Lake {
             format: format.to_owned(),
             compression,
             part_bytes_max,
-            row_group_bytes: part_bytes_max / 2,
+            row_group_bytes: part_bytes_max / 4,
         };
         let path = self.layout.snapshot_object(table, ds, "_plan.json");
         let bytes = to_bytes(&plan)?;

@@ -10,7 +10,7 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, local::LocalFileSystem,
+    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, local::LocalFileSystem,
 };
 use sha2::{Digest, Sha256};
 
@@ -63,24 +63,55 @@ impl Store {
     }
 
     /// Creates the object unless its path is taken; then compares. Cancel-safe: the object is there or not.
-    pub async fn put_once(&self, path: &Path, bytes: Bytes) -> Result<Put> {
+    pub async fn put_once(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<Put> {
+        let bytes = bytes.into();
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.inner.put_opts(path, bytes.clone().into(), options).await {
+        match self.inner.put_opts(path, bytes.clone(), options).await {
             Ok(_) => Ok(Put::Created),
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
-                let held = self.get(path).await?;
-                // Gone again between the two calls: someone clears leftovers; try the whole step again.
-                let held = held.ok_or_else(|| {
-                    Error::retry(format!("{} was removed while it was read", self.show(path)))
-                })?;
-                Ok(if held == bytes { Put::Same } else { Put::Differs })
+                Ok(if self.holds(path, &bytes).await? { Put::Same } else { Put::Differs })
             }
             Err(error) => Err(self.error("write", path, error)),
         }
     }
 
+    /// Whether the object is of those bytes, read piece by piece: both may be large.
+    async fn holds(&self, path: &Path, bytes: &PutPayload) -> Result<bool> {
+        let found = match self.inner.get(path).await {
+            Ok(found) => found,
+            // Gone again since: someone clears leftovers; try the whole step again.
+            Err(StoreError::NotFound { .. }) => {
+                return Err(Error::retry(format!("{} was removed while it was read", self.show(path))));
+            }
+            Err(error) => return Err(self.error("read", path, error)),
+        };
+        if found.meta.size != bytes.content_length() as u64 {
+            return Ok(false);
+        }
+        let mut held = found.into_stream();
+        let mut wanted = bytes.iter();
+        let mut rest: &[u8] = &[];
+        while let Some(piece) = held.next().await {
+            let piece = piece.map_err(|error| self.error("read", path, error))?;
+            let mut piece: &[u8] = &piece;
+            while !piece.is_empty() {
+                if rest.is_empty() {
+                    let Some(next) = wanted.next() else { return Ok(false) };
+                    rest = next;
+                    continue;
+                }
+                let both = piece.len().min(rest.len());
+                if piece[..both] != rest[..both] {
+                    return Ok(false);
+                }
+                (piece, rest) = (&piece[both..], &rest[both..]);
+            }
+        }
+        Ok(rest.is_empty() && wanted.all(Bytes::is_empty))
+    }
+
     /// Creates the object, or finds it with the same bytes; anything else is an error for the operator.
-    pub async fn put_same(&self, path: &Path, bytes: Bytes) -> Result<()> {
+    pub async fn put_same(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<()> {
         match self.put_once(path, bytes).await? {
             Put::Created | Put::Same => Ok(()),
             Put::Differs => Err(Error::operator(format!(
@@ -262,6 +293,10 @@ mod tests {
         assert_eq!(store.put_once(&path, Bytes::from("one")).await.unwrap(), Put::Created);
         assert_eq!(store.put_once(&path, Bytes::from("one")).await.unwrap(), Put::Same);
         assert_eq!(store.put_once(&path, Bytes::from("two")).await.unwrap(), Put::Differs);
+        let pieces = |pieces: [&'static str; 3]| PutPayload::from_iter(pieces.map(Bytes::from));
+        assert_eq!(store.put_once(&path, pieces(["o", "", "ne"])).await.unwrap(), Put::Same);
+        assert_eq!(store.put_once(&path, pieces(["o", "n", "f"])).await.unwrap(), Put::Differs);
+        assert_eq!(store.put_once(&path, pieces(["one", "o", "ne"])).await.unwrap(), Put::Differs);
         let error = store.put_same(&path, Bytes::from("two")).await.unwrap_err();
         assert_eq!(error.class(), Class::Operator);
         assert!(error.to_string().contains("/new/a/b"), "{error}");

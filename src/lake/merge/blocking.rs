@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::StreamExt;
+use object_store::PutPayload;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
@@ -53,7 +54,7 @@ impl Blocking {
     }
 
     /// Puts an object which nobody may see yet: a leftover with other content gives way.
-    pub(in crate::lake) fn put_unpublished(&self, path: &Path, bytes: &Bytes) -> Result<()> {
+    pub(in crate::lake) fn put_unpublished(&self, path: &Path, bytes: &PutPayload) -> Result<()> {
         self.check()?;
         if self.handle.block_on(self.store.put_once(path, bytes.clone()))? == Put::Differs {
             self.delete(path)?;

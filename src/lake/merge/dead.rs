@@ -66,7 +66,7 @@ impl DeadWriter {
     fn write(&mut self) -> Result<()> {
         let bytes = Bytes::from(std::mem::take(&mut self.lines));
         let path = self.layout.merge_dead_letters(&self.table, self.ds, self.objects);
-        self.store.put_unpublished(&path, &bytes)?;
+        self.store.put_unpublished(&path, &bytes.into())?;
         self.objects += 1;
         Ok(())
     }

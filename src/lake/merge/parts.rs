@@ -5,7 +5,9 @@ use std::sync::Arc;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
+use object_store::PutPayload;
 use object_store::path::Path;
+use sha2::{Digest, Sha256};
 
 use crate::batch::{FileWriter, Format, WriterOptions, arrow_schema};
 use crate::change::{Ds, TableSchema};
@@ -13,7 +15,7 @@ use crate::runtime::Result;
 
 use super::super::layout::{Layout, part_name};
 use super::super::manifest::PartFile;
-use super::super::store::sha256;
+use super::super::store::hexadecimal;
 use super::blocking::Blocking;
 use super::gather::Sink;
 use super::key_json::key_json;
@@ -43,6 +45,10 @@ pub(super) struct PartWriter {
 
 struct OpenPart {
     writer: FileWriter,
+    /// The file so far, in the pieces in which the writer let go of it: one buffer that grows would at
+    /// times hold three times as much.
+    pieces: Vec<Bytes>,
+    hash: Sha256,
     rows: u64,
     bytes_decoded: u64,
     first: Option<String>,
@@ -71,20 +77,23 @@ impl PartWriter {
             ..WriterOptions::default()
         };
         let writer = FileWriter::new(&self.options.format, SchemaRef::clone(&self.arrow), &options)?;
-        Ok(OpenPart { writer, rows: 0, bytes_decoded: 0, first: None, last: None })
+        Ok(OpenPart { writer, pieces: Vec::new(), hash: Sha256::new(), rows: 0, bytes_decoded: 0, first: None, last: None })
     }
 
     fn end_part(&mut self) -> Result<()> {
-        let Some(part) = self.open.take() else { return Ok(()) };
+        let Some(mut part) = self.open.take() else { return Ok(()) };
         let name = part_name(self.parts.len(), self.options.format.extension());
         let max_key = part.last.and_then(|row| key_json(&self.schema, &row, 0));
-        let bytes = Bytes::from(part.writer.finish()?);
+        let last = Bytes::from(part.writer.finish()?);
+        part.hash.update(&last);
+        part.pieces.push(last);
+        let bytes = PutPayload::from_iter(part.pieces);
         let file = PartFile {
             path: name,
             rows: part.rows,
-            bytes: bytes.len() as u64,
+            bytes: bytes.content_length() as u64,
             bytes_decoded: part.bytes_decoded,
-            sha256: sha256(&bytes),
+            sha256: hexadecimal(&part.hash.finalize()),
             min_key: part.first,
             max_key,
         };
@@ -109,6 +118,12 @@ impl Sink for PartWriter {
             part.first = key_json(&self.schema, &chunk, 0);
         }
         part.writer.write(&chunk)?;
+        let written = part.writer.take();
+        if !written.is_empty() {
+            let written = Bytes::from(written.into_boxed_slice());
+            part.hash.update(&written);
+            part.pieces.push(written);
+        }
         part.rows += chunk.num_rows() as u64;
         part.bytes_decoded += bytes;
         part.last = Some(chunk.slice(chunk.num_rows() - 1, 1));
