@@ -107,7 +107,9 @@ impl Connector {
         let mut text = String::new();
         for (section, keys) in &self.settings {
             writeln!(text, "[{section}]").unwrap();
-            keys.iter().for_each(|(key, value)| writeln!(text, "{key} = {value}").unwrap());
+            for (key, value) in keys {
+                writeln!(text, "{key} = {value}").unwrap();
+            }
         }
         writeln!(text, "[ops]\nlisten = \"127.0.0.1:{port}\"").unwrap();
         fs::write(&config, text).unwrap();
@@ -180,7 +182,7 @@ impl Connector {
     }
 
     /// JSON of an object of the lake.
-    pub fn json(&self, path: &Path) -> Value {
+    pub fn json(path: &Path) -> Value {
         serde_json::from_slice(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
     }
 }
