@@ -55,11 +55,12 @@ impl World {
         for record in &records {
             let ds = record.value["ds"].as_str().unwrap();
             self.connector.wait_published(ds).await;
-            let day = self.connector.json(&self.connector.day(ds));
+            let day = support::Connector::json(&self.connector.day(ds));
             assert_eq!(day["cut"], record.value, "the record and cuts/{NAME}/ds={ds}.json");
             for table in day["tables"].as_array().unwrap() {
-                let manifest =
-                    self.connector.json(&self.connector.lake().join(table["manifest"].as_str().unwrap()));
+                let manifest = support::Connector::json(
+                    &self.connector.lake().join(table["manifest"].as_str().unwrap()),
+                );
                 assert_eq!(manifest["cut"]["lsn"], record.value["lsn"], "all tables at the same place");
             }
         }

@@ -49,7 +49,7 @@ async fn empty_truncated_untouched_keyless_and_append_only_tables_have_their_day
     for (table, query) in tables {
         world.assert_same(1, table, query).await;
     }
-    let day = world.connector.json(&world.connector.day(DAYS[1]));
+    let day = crate::support::Connector::json(&world.connector.day(DAYS[1]));
     assert_eq!(day["tables"].as_array().unwrap().len(), tables.len());
     assert_well(&running).await;
 }
