@@ -200,7 +200,7 @@ impl Lake {
     /// `Operator`: they were filled from another log. Cancel-safe.
     pub async fn bind(&self, beginning: &str) -> Result<()> {
         let path = self.layout.log_beginning();
-        if self.store.put_once(&path, format!("{beginning}\n").into()).await? != Put::Differs {
+        if self.store.put_once(&path, bytes::Bytes::from(format!("{beginning}\n"))).await? != Put::Differs {
             return Ok(());
         }
         let held = self.store.get(&path).await?.unwrap_or_default();
