@@ -12,6 +12,9 @@ use rand::{Rng, SeedableRng};
 use tokio::task::JoinHandle;
 use tokio_postgres::{Client, Error, NoTls};
 
+/// A transaction that takes longer waits in a circle.
+const DEADLOCK_PATIENCE: Duration = Duration::from_secs(3);
+
 /// Sessions that write until they are told to stop.
 pub struct Traffic {
     stop: Arc<AtomicBool>,
@@ -75,7 +78,15 @@ impl Session {
         // A transaction which the last session left prepared would hold up every new slot.
         let _ = client.batch_execute(&format!("ROLLBACK PREPARED 's{}'", self.number)).await;
         while !stop.load(Ordering::Relaxed) && !client.is_closed() {
-            match self.transaction(client).await {
+            // Under a clock that steps the server may never notice a deadlock.
+            let cancel = client.cancel_token();
+            let watchdog = tokio::spawn(async move {
+                tokio::time::sleep(DEADLOCK_PATIENCE).await;
+                drop(cancel.cancel_query(NoTls).await);
+            });
+            let done = self.transaction(client).await;
+            watchdog.abort();
+            match done {
                 Ok(()) => drop(self.committed.fetch_add(1, Ordering::Relaxed)),
                 Err(_) => drop(client.batch_execute("ROLLBACK").await),
             }

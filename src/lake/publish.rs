@@ -236,7 +236,10 @@ impl Lake {
 
     /// Removes what an interrupted attempt left and the manifest will not name.
     async fn clear_strays(&self, manifest: &Manifest, dead_letter_objects: usize) -> Result<()> {
-        self.refuse_if_published(&manifest.table, manifest.ds).await?;
+        // Once the day is published, by whomever, nothing of it is touched.
+        if self.manifest(&manifest.table, manifest.ds).await?.is_some() {
+            return Ok(());
+        }
         let folder = self.layout.snapshot(&manifest.table, manifest.ds);
         for object in self.store.list(&folder).await? {
             let name = object.location.filename().unwrap_or_default();

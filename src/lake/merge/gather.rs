@@ -307,7 +307,7 @@ mod tests {
     fn chunks(texts: &[String], seed: u64) -> Vec<Vec<String>> {
         let mut random = StdRng::seed_from_u64(seed);
         let schema = Arc::new(Schema::new(vec![Field::new("t", DataType::Utf8, false)]));
-        let mut gather = Gather::new(Arc::clone(&schema), 4 << 20, Chunks::default());
+        let mut gather = Gather::new(Arc::clone(&schema), 1 << 20, Chunks::default());
         let mut at = 0;
         while at < texts.len() {
             let rows = random.random_range(1..=(texts.len() - at).min(5000));
