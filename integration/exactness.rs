@@ -120,7 +120,12 @@ impl Test {
         let connector = Connector::new(&path.join("connector"), &server.url(), zone, at);
         let keep = std::env::var_os("TIDEMARK_TEST_KEEP").is_some();
         let (midway, began) = (BTreeMap::new(), Instant::now());
-        let _dir = if keep { drop(dir.keep()); None } else { Some(dir) };
+        let _dir = if keep {
+            drop(dir.keep());
+            None
+        } else {
+            Some(dir)
+        };
         Self { server, clock, connector, random, backfilled: false, midway, began, _dir }
     }
 
@@ -172,7 +177,11 @@ impl Test {
             }
             _ => self.kill_when_something_appears(process, kind, life).await,
         };
-        eprintln!("{:?}: round {round}: {what} after {life:?}, clock {step}, {}", self.began.elapsed(), self.clock.now());
+        eprintln!(
+            "{:?}: round {round}: {what} after {life:?}, clock {step}, {}",
+            self.began.elapsed(),
+            self.clock.now()
+        );
         if let Some(mut asked) = asked {
             // Its process has died, or it was answered.
             let _ = asked.kill();
@@ -208,7 +217,12 @@ impl Test {
     }
 
     /// Kills at the moment in which something happens that is short: a part, a manifest, a day, a cut.
-    async fn kill_when_something_appears(&mut self, process: Process, kind: u32, life: Duration) -> &'static str {
+    async fn kill_when_something_appears(
+        &mut self,
+        process: Process,
+        kind: u32,
+        life: Duration,
+    ) -> &'static str {
         let lake = self.connector.lake();
         let (what, name) = match kind {
             66..75 => ("kill at a part", "part-"),
@@ -240,7 +254,10 @@ impl Test {
         tokio::time::sleep(life).await;
         // Either may fence the other, but they cannot both go on.
         let start = Instant::now();
-        while process.ended().is_none() && other.ended().is_none() && start.elapsed() < Duration::from_secs(10) {
+        while process.ended().is_none()
+            && other.ended().is_none()
+            && start.elapsed() < Duration::from_secs(10)
+        {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         process.kill();
@@ -287,9 +304,17 @@ impl Test {
     async fn compare(&self) {
         let history = History::load(&self.server.connect().await).await;
         let changes: usize = history.transactions.iter().map(|t| t.changes.len()).sum();
-        eprintln!("{:?}: {} transactions, {changes} changes", self.began.elapsed(), history.transactions.len());
+        eprintln!(
+            "{:?}: {} transactions, {changes} changes",
+            self.began.elapsed(),
+            history.transactions.len()
+        );
         let log = check_log::check(&self.connector, &history).await;
-        eprintln!("{:?}: the log is right; {} values were left out as unchanged", self.began.elapsed(), log.unchanged);
+        eprintln!(
+            "{:?}: the log is right; {} values were left out as unchanged",
+            self.began.elapsed(),
+            log.unchanged
+        );
         assert!(log.unchanged > 0, "the traffic never left a long value unchanged");
         check_lake::check(&self.connector, &history, &log, &self.clock);
         eprintln!("{:?}: {} days are right", self.began.elapsed(), log.cuts.len());
@@ -332,7 +357,10 @@ impl Test {
         assert!(done, "{said}\n{}", process.said());
         process.signal(Signal::TERM);
         assert!(process.wait(PATIENCE).success(), "{}", process.said());
-        let below = |root: &Path, area: &str, objects: &BTreeMap<PathBuf, String>| -> BTreeMap<PathBuf, String> {
+        let below = |root: &Path,
+                     area: &str,
+                     objects: &BTreeMap<PathBuf, String>|
+         -> BTreeMap<PathBuf, String> {
             let inside = |path: &PathBuf| path.strip_prefix(root).unwrap().starts_with(area);
             let pairs = objects.iter().filter(|(path, _)| inside(path));
             pairs.map(|(path, hash)| (path.strip_prefix(root).unwrap().to_owned(), hash.clone())).collect()

@@ -24,7 +24,12 @@ pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: 
     for (cut, state) in log.cuts.iter().zip(&states) {
         let path = connector.lake().join(format!("cuts/{NAME}/ds={}.json", cut.ds));
         let day = read_json(&path);
-        assert_eq!(day["cut"], serde_json::to_value(cut).unwrap(), "ds={}: the day's manifest has another cut", cut.ds);
+        assert_eq!(
+            day["cut"],
+            serde_json::to_value(cut).unwrap(),
+            "ds={}: the day's manifest has another cut",
+            cut.ds
+        );
         assert_eq!(day["tables"].as_array().unwrap().len(), TABLES.len(), "ds={}: tables", cut.ds);
         for table in TABLES {
             check_sums(connector, log, table, before, cut);
@@ -50,7 +55,11 @@ fn check_cuts(history: &History, log: &CheckedLog, clock: &Clock) {
         for transaction in &history.transactions[done.min(until)..until] {
             // A transaction that shows nothing to the publication is not seen.
             let seen = transaction.has_message || !transaction.changes.is_empty();
-            assert!(!seen || transaction.commit_us < end_us, "ds={}: past midnight, and in: {transaction:?}", cut.ds);
+            assert!(
+                !seen || transaction.commit_us < end_us,
+                "ds={}: past midnight, and in: {transaction:?}",
+                cut.ds
+            );
         }
         match cut.reason.as_str() {
             "midnight" => {
@@ -80,8 +89,17 @@ fn check_sums(connector: &Connector, log: &CheckedLog, table: &Table, before: Op
     let (from, until) = (before.map_or(0, end), end(cut));
     let entries = &log.records[table.name];
     let is_in = |offset: usize| entries[offset].position.commit_lsn < cut.lsn;
-    assert!(until == 0 || is_in(until - 1), "{at}: offset {} lies behind the cut: {:?}", until - 1, entries[until - 1]);
-    assert!(until == entries.len() || !is_in(until), "{at}: offset {until} lies before the cut: {:?}", entries[until]);
+    assert!(
+        until == 0 || is_in(until - 1),
+        "{at}: offset {} lies behind the cut: {:?}",
+        until - 1,
+        entries[until - 1]
+    );
+    assert!(
+        until == entries.len() || !is_in(until),
+        "{at}: offset {until} lies before the cut: {:?}",
+        entries[until]
+    );
     let values = entries[from..until].iter().filter(|entry| entry.has_value).count() as u64;
     assert_eq!(cut.tables[&topic].changes, values, "{at}: changes counted by capture");
     let manifest = read_json(&folder(connector, table, cut).join("_manifest.json"));
@@ -106,9 +124,25 @@ fn check_rows(reader: &mut Reader, connector: &Connector, table: &Table, cut: &C
     let list: Vec<_> = wrong
         .iter()
         .take(20)
-        .map(|(row, count)| format!("  {} {row:?}", if **count > 0 { format!("{count} too many in the lake:") } else { format!("{} missing in the lake: ", -**count) }))
+        .map(|(row, count)| {
+            format!(
+                "  {} {row:?}",
+                if **count > 0 {
+                    format!("{count} too many in the lake:")
+                } else {
+                    format!("{} missing in the lake: ", -**count)
+                }
+            )
+        })
         .collect();
-    panic!("{} ds={} is not the state at {}: {} rows differ\n{}", table.name, cut.ds, cut.lsn, wrong.len(), list.join("\n"));
+    panic!(
+        "{} ds={} is not the state at {}: {} rows differ\n{}",
+        table.name,
+        cut.ds,
+        cut.lsn,
+        wrong.len(),
+        list.join("\n")
+    );
 }
 
 fn folder(connector: &Connector, table: &Table, cut: &Cut) -> PathBuf {

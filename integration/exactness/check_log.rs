@@ -34,8 +34,11 @@ pub struct Entry {
 /// Reads the whole log and compares it with the oracle. Panics at the first difference.
 pub async fn check(connector: &Connector, history: &History) -> CheckedLog {
     let log = SqliteLog::open(SqliteLogOptions::new(connector.log())).unwrap();
-    let cuts: Vec<Cut> = read(&log, "cuts", |_, record| serde_json::from_slice(record.value.unwrap()).unwrap()).await;
-    let dead = read(&log, "dead-letters", |_, record| String::from_utf8_lossy(record.value.unwrap()).into_owned()).await;
+    let cuts: Vec<Cut> =
+        read(&log, "cuts", |_, record| serde_json::from_slice(record.value.unwrap()).unwrap()).await;
+    let dead =
+        read(&log, "dead-letters", |_, record| String::from_utf8_lossy(record.value.unwrap()).into_owned())
+            .await;
     assert!(dead.is_empty(), "dead letters: {:?}", &dead[..dead.len().min(3)]);
     let mut checked =
         CheckedLog { cuts, consistent_point: Lsn::ZERO, records: BTreeMap::new(), unchanged: 0 };
@@ -127,7 +130,8 @@ impl<'h> Checker<'h> {
     fn take(&mut self, offset: u64, record: &RecordRef<'_>) -> Entry {
         let position = position(record);
         let value: Option<Json> = record.value.map(|value| serde_json::from_slice(value).unwrap());
-        let shown = |value: &Option<Json>| value.as_ref().map_or_else(|| "tombstone".to_owned(), Json::to_string);
+        let shown =
+            |value: &Option<Json>| value.as_ref().map_or_else(|| "tombstone".to_owned(), Json::to_string);
         let at = format!("{} offset {offset} position {position}", self.table.name);
         assert!(position >= self.last, "{at}: stands before {}", self.last);
         let entry = Entry { position, has_value: value.is_some() };
@@ -136,7 +140,12 @@ impl<'h> Checker<'h> {
             self.last = position;
             return entry;
         }
-        assert!(self.base.is_empty(), "{at}: {} rows of the backfill are missing: {:?}", self.base.len(), self.base.first_key_value());
+        assert!(
+            self.base.is_empty(),
+            "{at}: {} rows of the backfill are missing: {:?}",
+            self.base.len(),
+            self.base.first_key_value()
+        );
         let Some(expected) = self.expected.next() else {
             panic!("{at}: nothing more happened, yet the log has {}", shown(&value));
         };
@@ -167,7 +176,12 @@ impl<'h> Checker<'h> {
     }
 
     fn end(&mut self) {
-        assert!(self.base.is_empty(), "{}: {} rows of the backfill are missing", self.table.name, self.base.len());
+        assert!(
+            self.base.is_empty(),
+            "{}: {} rows of the backfill are missing",
+            self.table.name,
+            self.base.len()
+        );
         if let Some(missing) = self.expected.next() {
             let transaction = &self.history.transactions[missing.transaction];
             panic!("{}: the log ends too early; missing {missing:?} of {transaction:?}", self.table.name);
@@ -175,13 +189,20 @@ impl<'h> Checker<'h> {
     }
 
     fn backfilled(&mut self, at: &str, position: Position, record: &RecordRef<'_>, value: &Json) {
-        assert_eq!(position.commit_lsn.0 + 1, self.consistent_point.0, "{at}: a backfilled row at another place");
+        assert_eq!(
+            position.commit_lsn.0 + 1,
+            self.consistent_point.0,
+            "{at}: a backfilled row at another place"
+        );
         assert!(position > self.last, "{at}: a position was given twice");
         assert_eq!((&value["before"], &value["source"]["snapshot"]), (&Json::Null, &"true".into()), "{at}");
         let row = self.whole_row(at, &value["after"]);
         self.compare_key(at, record.key, (!self.table.key.is_empty()).then_some(&row));
         let Some(count) = self.base.get_mut(&row) else {
-            panic!("{at}: the table did not hold the backfilled row (so often) at {}: {row:?}", self.consistent_point);
+            panic!(
+                "{at}: the table did not hold the backfilled row (so often) at {}: {row:?}",
+                self.consistent_point
+            );
         };
         *count -= 1;
         if *count == 0 {
@@ -199,7 +220,8 @@ impl<'h> Checker<'h> {
     ) {
         let before = expected.transaction.checked_sub(1).map(|n| self.history.transactions[n].end_lsn);
         assert!(
-            position.commit_lsn < transaction.end_lsn && before.is_none_or(|before| before <= position.commit_lsn),
+            position.commit_lsn < transaction.end_lsn
+                && before.is_none_or(|before| before <= position.commit_lsn),
             "not the position of the transaction, which is between {before:?} and {}: {context}",
             transaction.end_lsn
         );
@@ -210,15 +232,20 @@ impl<'h> Checker<'h> {
 
     fn compare_key(&self, context: &str, key: Option<&[u8]>, row: Option<&Row>) {
         let key: Option<Map<String, Json>> = key.map(|key| serde_json::from_slice(key).unwrap());
-        let expected: Option<Vec<_>> =
-            row.map(|row| self.table.key_columns().iter().map(|at| (self.table.columns[*at], row[*at].clone())).collect());
+        let expected: Option<Vec<_>> = row.map(|row| {
+            self.table.key_columns().iter().map(|at| (self.table.columns[*at], row[*at].clone())).collect()
+        });
         let expected = expected.filter(|key| !key.is_empty());
         match (&key, &expected) {
             (None, None) => {}
             (Some(key), Some(expected)) => {
                 assert_eq!(key.len(), expected.len(), "columns of the key: {context}");
                 for ((name, value), (column, text)) in key.iter().zip(expected) {
-                    assert_eq!((name.as_str(), shown(column, value)), (column.name, text.clone()), "key: {context}");
+                    assert_eq!(
+                        (name.as_str(), shown(column, value)),
+                        (column.name, text.clone()),
+                        "key: {context}"
+                    );
                 }
             }
             _ => panic!("a key or none: {context}"),
@@ -237,7 +264,11 @@ impl<'h> Checker<'h> {
         let source = &value["source"];
         assert_eq!(source["txId"].as_u64(), Some(transaction.xid & 0xFFFF_FFFF), "transaction: {context}");
         assert_eq!(source["ts_us"].as_i64(), Some(transaction.commit_us), "commit time: {context}");
-        assert_eq!((&source["snapshot"], &source["table"]), (&"false".into(), &self.table.name.into()), "{context}");
+        assert_eq!(
+            (&source["snapshot"], &source["table"]),
+            (&"false".into(), &self.table.name.into()),
+            "{context}"
+        );
         match expected.before {
             None => assert!(value["before"].is_null(), "before: {context}"),
             Some(row) => {
@@ -261,13 +292,18 @@ impl<'h> Checker<'h> {
         for (at, column) in self.table.columns.iter().enumerate() {
             if !after.contains_key(column.name) {
                 let old = change.old.as_ref().filter(|_| change.op == b'u' && !self.table.full);
-                let may = column.kind == Kind::Wide && old.is_some_and(|old| old[at] == row[at] && old[at].is_some());
+                let may = column.kind == Kind::Wide
+                    && old.is_some_and(|old| old[at] == row[at] && old[at].is_some());
                 assert!(may, "{} is missing: {context}", column.name);
                 self.unchanged += 1;
                 continue;
             }
             let (name, value) = seen.next().unwrap();
-            assert_eq!((name.as_str(), shown(column, value)), (column.name, row[at].clone()), "after: {context}");
+            assert_eq!(
+                (name.as_str(), shown(column, value)),
+                (column.name, row[at].clone()),
+                "after: {context}"
+            );
         }
         assert!(seen.next().is_none(), "more fields than columns: {context}");
     }
@@ -289,7 +325,15 @@ fn expand<'h>(transaction: usize, change: &'h Change, records: &mut Vec<Expected
     let (old, new) = (change.old.as_ref(), change.new.as_ref());
     let keys = table.key_columns();
     let moved = old.zip(new).is_some_and(|(old, new)| keys.iter().any(|at| old[*at] != new[*at]));
-    let record = |op, key, before, after, other_key| Expected { transaction, change, op, key, before, after, other_key };
+    let record = |op, key, before, after, other_key| Expected {
+        transaction,
+        change,
+        op,
+        key,
+        before,
+        after,
+        other_key,
+    };
     match change.op {
         b'i' => records.push(record(Some('c'), new, None, new, None)),
         b'u' if moved => {
@@ -323,7 +367,9 @@ fn shown(column: &Column, value: &Json) -> Option<String> {
         Kind::Bool | Kind::Ints => value.to_string(),
         Kind::Text => text().to_owned(),
         Kind::Wide => sha256(text().as_bytes()),
-        Kind::Bytes => BASE64_STANDARD.decode(text()).unwrap().iter().map(|byte| format!("{byte:02x}")).collect(),
+        Kind::Bytes => {
+            BASE64_STANDARD.decode(text()).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
+        }
         Kind::Instant => match text() {
             infinite @ ("infinity" | "-infinity") => infinite.to_owned(),
             instant => instant.parse::<jiff::Timestamp>().unwrap().as_microsecond().to_string(),
@@ -331,7 +377,9 @@ fn shown(column: &Column, value: &Json) -> Option<String> {
         Kind::Money => decimal(unscaled(text()), 2),
         Kind::Numeric => match value.as_object() {
             None => text().to_owned(),
-            Some(parts) => decimal(unscaled(parts["value"].as_str().unwrap()), parts["scale"].as_u64().unwrap() as usize),
+            Some(parts) => {
+                decimal(unscaled(parts["value"].as_str().unwrap()), parts["scale"].as_u64().unwrap() as usize)
+            }
         },
     })
 }

@@ -75,12 +75,17 @@ impl History {
                     commit_us: row.get(2),
                     changes: changes.remove(&xid).unwrap_or_default(),
                     has_message: message.is_some(),
-                    marker: message.and_then(|text| text.split_once("prefix: tidemark.cut").map(|(_, t)| t.to_owned())),
+                    marker: message
+                        .and_then(|text| text.split_once("prefix: tidemark.cut").map(|(_, t)| t.to_owned())),
                 }
             })
             .collect();
         assert!(transactions.is_sorted_by_key(|t| t.end_lsn), "the oracle's commits are not in order");
-        assert!(changes.is_empty(), "the oracle has changes of transactions that never committed: {:?}", changes.keys());
+        assert!(
+            changes.is_empty(),
+            "the oracle has changes of transactions that never committed: {:?}",
+            changes.keys()
+        );
         Self { transactions }
     }
 

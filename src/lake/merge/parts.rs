@@ -77,7 +77,15 @@ impl PartWriter {
             ..WriterOptions::default()
         };
         let writer = FileWriter::new(&self.options.format, SchemaRef::clone(&self.arrow), &options)?;
-        Ok(OpenPart { writer, pieces: Vec::new(), hash: Sha256::new(), rows: 0, bytes_decoded: 0, first: None, last: None })
+        Ok(OpenPart {
+            writer,
+            pieces: Vec::new(),
+            hash: Sha256::new(),
+            rows: 0,
+            bytes_decoded: 0,
+            first: None,
+            last: None,
+        })
     }
 
     fn end_part(&mut self) -> Result<()> {

@@ -89,7 +89,9 @@ pub async fn run(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     while !shutdown.is_raised() {
         let started = std::time::Instant::now();
-        let Err(error) = stream(settings, &log, ops, &mut commands, &mut has_streamed, shutdown).await else { return Ok(()) };
+        let Err(error) = stream(settings, &log, ops, &mut commands, &mut has_streamed, shutdown).await else {
+            return Ok(());
+        };
         component.failed(&error);
         if error.class() != Class::Retry {
             return Err(error);
