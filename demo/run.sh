@@ -4,7 +4,7 @@
 #   DEMO_EXIT=1       leave when done: 0 only if everything was equal (otherwise stay until Ctrl-C)
 #   DEMO_KEEP=1       keep the temporary folder
 #   DEMO_BINARY=FILE  use this tidemark instead of building one
-#   PG_BINDIR=FOLDER  use this Postgres's server binaries
+#   PG_BIN=FOLDER     use this Postgres's server binaries
 set -euo pipefail
 
 repo=$(cd "$(dirname "$0")/.." && pwd)
@@ -66,10 +66,10 @@ trap 'exit 143' TERM
 
 find_postgres() { # the folder of the newest server's binaries
   local dir
-  for dir in ${PG_BINDIR:+"$PG_BINDIR"} $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV); do
+  for dir in ${PG_BIN:+"$PG_BIN"} $(printf '%s\n' /usr/lib/postgresql/*/bin | sort -rV); do
     if [ -x "$dir/initdb" ]; then echo "$dir"; return; fi
   done
-  dir=$(command -v initdb) || die "no Postgres server found. Run 'make demo', which installs one, or set PG_BINDIR."
+  dir=$(command -v initdb) || die "no Postgres server found. Run 'make demo', which installs one, or set PG_BIN."
   dirname "$(readlink -f "$dir")"
 }
 

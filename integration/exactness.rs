@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The oracle (`exactness/oracle.rs`) is inside the database and not of our making: triggers note every change,
-//! and Postgres's own test_decoding tells in what order transactions committed. At the end the log must hold
+//! and Postgres's own `test_decoding` tells in what order transactions committed. At the end the log must hold
 //! each change once, in that order, with those values, and each published day the state at its cut.
 //!
 //! `CRASH_ROUNDS` sets the number of rounds, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
@@ -83,7 +83,6 @@ struct Test {
     clock: Clock,
     connector: Connector,
     random: StdRng,
-    backfilled: bool,
     /// What was published half way, with its hashes.
     midway: BTreeMap<PathBuf, String>,
     began: Instant,
@@ -120,13 +119,13 @@ impl Test {
         let connector = Connector::new(&path.join("connector"), &server.url(), zone, at);
         let keep = std::env::var_os("TIDEMARK_TEST_KEEP").is_some();
         let (midway, began) = (BTreeMap::new(), Instant::now());
-        let _dir = if keep {
+        let held = if keep {
             drop(dir.keep());
             None
         } else {
             Some(dir)
         };
-        Self { server, clock, connector, random, backfilled: false, midway, began, _dir }
+        Self { server, clock, connector, random, midway, began, _dir: held }
     }
 
     /// One life of the program, and its end.
@@ -205,15 +204,21 @@ impl Test {
 
     /// Waits until the process streams, which it does only after the backfill.
     async fn until_streaming(&mut self, process: &mut Process) {
+        let streams = self.streams(process).await;
+        assert!(streams, "the process ended by itself:\n{}", process.said());
+    }
+
+    /// The same; false if the process has ended.
+    async fn streams(&mut self, process: &mut Process) -> bool {
         let start = Instant::now();
         while !process.has_said("\"streaming\"") {
-            if let Some(status) = process.ended() {
-                panic!("the process ended by itself with {status}:\n{}", process.said());
+            if process.ended().is_some() {
+                return false;
             }
             assert!(start.elapsed() < PATIENCE, "not streaming within {PATIENCE:?}:\n{}", process.said());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        self.backfilled = true;
+        true
     }
 
     /// Kills at the moment in which something happens that is short: a part, a manifest, a day, a cut.
@@ -248,7 +253,10 @@ impl Test {
         let sql = self.server.connect().await;
         sql.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await.unwrap();
         let mut other = self.connector.start("run", 1);
-        self.until_streaming(&mut other).await;
+        if !self.streams(&mut other).await {
+            // Paused in the middle of a write, it holds the file's lock, and nobody can take over.
+            assert!(other.has_said("is being written by another process"), "{}", other.said());
+        }
         tokio::time::sleep(life).await;
         process.signal(Signal::CONT);
         tokio::time::sleep(life).await;
@@ -283,13 +291,14 @@ impl Test {
 
     /// Lets the program catch up, cuts the last day, and waits until it is published.
     async fn drain(&mut self) {
-        let mut process = self.connector.start("run", 0);
-        self.until_streaming(&mut process).await;
-        // Into a day which surely has no cut yet, wherever the clock was stepped back to.
+        // Into a day which surely has no cut yet, wherever the clock was stepped back to. Nobody writes any
+        // more: the days until then end by themselves.
         for _ in 0..2 {
             self.clock.set(self.clock.end_of(self.clock.today()));
         }
         self.clock.step_ms(1000);
+        let mut process = self.connector.start("run", 0);
+        self.until_streaming(&mut process).await;
         let today = self.clock.today().to_string();
         let (made, said) = self.connector.run(&["cut", "--ds", &today]);
         assert!(made, "cut of {today}: {said}\n{}", process.said());

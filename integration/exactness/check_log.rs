@@ -132,8 +132,9 @@ impl<'h> Checker<'h> {
         let value: Option<Json> = record.value.map(|value| serde_json::from_slice(value).unwrap());
         let shown =
             |value: &Option<Json>| value.as_ref().map_or_else(|| "tombstone".to_owned(), Json::to_string);
-        let at = format!("{} offset {offset} position {position}", self.table.name);
-        assert!(position >= self.last, "{at}: stands before {}", self.last);
+        let name = self.table.name;
+        let at = || format!("{name} offset {offset} position {position}");
+        assert!(position >= self.last, "{}: stands before {}", at(), self.last);
         let entry = Entry { position, has_value: value.is_some() };
         if let Some(value) = value.as_ref().filter(|value| value["op"] == "r") {
             self.backfilled(&at, position, record, value);
@@ -142,34 +143,39 @@ impl<'h> Checker<'h> {
         }
         assert!(
             self.base.is_empty(),
-            "{at}: {} rows of the backfill are missing: {:?}",
+            "{}: {} rows of the backfill are missing: {:?}",
+            at(),
             self.base.len(),
             self.base.first_key_value()
         );
         let Some(expected) = self.expected.next() else {
-            panic!("{at}: nothing more happened, yet the log has {}", shown(&value));
+            panic!("{}: nothing more happened, yet the log has {}", at(), shown(&value));
         };
-        let transaction = &self.history.transactions[expected.transaction];
-        let context = format!(
-            "{at}\n  expected {:?} of xid {} ordinal {} ending at {}: {:?}\n  found {} key {:?}",
-            expected.op,
-            transaction.xid,
-            expected.change.ordinal,
-            transaction.end_lsn,
-            expected.change,
-            shown(&value),
-            record.key.map(String::from_utf8_lossy),
-        );
+        let history = self.history;
+        let transaction = &history.transactions[expected.transaction];
+        let context = || {
+            format!(
+                "{}\n  expected {:?} of xid {} ordinal {} ending at {}: {:?}\n  found {} key {:?}",
+                at(),
+                expected.op,
+                transaction.xid,
+                expected.change.ordinal,
+                transaction.end_lsn,
+                expected.change,
+                shown(&value),
+                record.key.map(String::from_utf8_lossy),
+            )
+        };
         self.compare_place(&context, position, &expected, transaction, record);
         self.compare_key(&context, record.key, expected.key);
         match expected.other_key {
             Some((name, row)) => self.compare_key(&context, record.header(name), Some(row)),
-            None => assert!(record.headers().count() == 2, "more headers than expected: {context}"),
+            None => assert!(record.headers().count() == 2, "more headers than expected: {}", context()),
         }
         match (&value, expected.op) {
             (None, None) => {}
             (Some(value), Some(op)) => self.compare_value(&context, value, op, &expected, transaction),
-            _ => panic!("a tombstone or none: {context}"),
+            _ => panic!("a tombstone or none: {}", context()),
         }
         self.last = position;
         entry
@@ -188,19 +194,32 @@ impl<'h> Checker<'h> {
         }
     }
 
-    fn backfilled(&mut self, at: &str, position: Position, record: &RecordRef<'_>, value: &Json) {
+    fn backfilled(
+        &mut self,
+        at: &dyn Fn() -> String,
+        position: Position,
+        record: &RecordRef<'_>,
+        value: &Json,
+    ) {
         assert_eq!(
             position.commit_lsn.0 + 1,
             self.consistent_point.0,
-            "{at}: a backfilled row at another place"
+            "{}: a backfilled row at another place",
+            at()
         );
-        assert!(position > self.last, "{at}: a position was given twice");
-        assert_eq!((&value["before"], &value["source"]["snapshot"]), (&Json::Null, &"true".into()), "{at}");
+        assert!(position > self.last, "{}: a position was given twice", at());
+        assert_eq!(
+            (&value["before"], &value["source"]["snapshot"]),
+            (&Json::Null, &"true".into()),
+            "{}",
+            at()
+        );
         let row = self.whole_row(at, &value["after"]);
         self.compare_key(at, record.key, (!self.table.key.is_empty()).then_some(&row));
         let Some(count) = self.base.get_mut(&row) else {
             panic!(
-                "{at}: the table did not hold the backfilled row (so often) at {}: {row:?}",
+                "{}: the table did not hold the backfilled row (so often) at {}: {row:?}",
+                at(),
                 self.consistent_point
             );
         };
@@ -212,7 +231,7 @@ impl<'h> Checker<'h> {
 
     fn compare_place(
         &self,
-        context: &str,
+        context: &dyn Fn() -> String,
         position: Position,
         expected: &Expected<'_>,
         transaction: &Transaction,
@@ -222,15 +241,21 @@ impl<'h> Checker<'h> {
         assert!(
             position.commit_lsn < transaction.end_lsn
                 && before.is_none_or(|before| before <= position.commit_lsn),
-            "not the position of the transaction, which is between {before:?} and {}: {context}",
-            transaction.end_lsn
+            "not the position of the transaction, which is between {before:?} and {}: {}",
+            transaction.end_lsn,
+            context()
         );
-        assert_eq!((position.timeline, position.ordinal), (1, expected.change.ordinal), "ordinal: {context}");
-        assert_eq!(record.timestamp_ms, transaction.commit_us.div_euclid(1000), "time: {context}");
-        assert_eq!(record.header("tidemark.schema"), Some(&b"1"[..]), "schema: {context}");
+        assert_eq!(
+            (position.timeline, position.ordinal),
+            (1, expected.change.ordinal),
+            "ordinal: {}",
+            context()
+        );
+        assert_eq!(record.timestamp_ms, transaction.commit_us.div_euclid(1000), "time: {}", context());
+        assert_eq!(record.header("tidemark.schema"), Some(&b"1"[..]), "schema: {}", context());
     }
 
-    fn compare_key(&self, context: &str, key: Option<&[u8]>, row: Option<&Row>) {
+    fn compare_key(&self, context: &dyn Fn() -> String, key: Option<&[u8]>, row: Option<&Row>) {
         let key: Option<Map<String, Json>> = key.map(|key| serde_json::from_slice(key).unwrap());
         let expected: Option<Vec<_>> = row.map(|row| {
             self.table.key_columns().iter().map(|at| (self.table.columns[*at], row[*at].clone())).collect()
@@ -239,62 +264,69 @@ impl<'h> Checker<'h> {
         match (&key, &expected) {
             (None, None) => {}
             (Some(key), Some(expected)) => {
-                assert_eq!(key.len(), expected.len(), "columns of the key: {context}");
+                assert_eq!(key.len(), expected.len(), "columns of the key: {}", context());
                 for ((name, value), (column, text)) in key.iter().zip(expected) {
                     assert_eq!(
                         (name.as_str(), shown(column, value)),
                         (column.name, text.clone()),
-                        "key: {context}"
+                        "key: {}",
+                        context()
                     );
                 }
             }
-            _ => panic!("a key or none: {context}"),
+            _ => panic!("a key or none: {}", context()),
         }
     }
 
     fn compare_value(
         &mut self,
-        context: &str,
+        context: &dyn Fn() -> String,
         value: &Json,
         op: char,
         expected: &Expected<'_>,
         transaction: &Transaction,
     ) {
-        assert_eq!(value["op"], op.to_string(), "operation: {context}");
+        assert_eq!(value["op"], op.to_string(), "operation: {}", context());
         let source = &value["source"];
-        assert_eq!(source["txId"].as_u64(), Some(transaction.xid & 0xFFFF_FFFF), "transaction: {context}");
-        assert_eq!(source["ts_us"].as_i64(), Some(transaction.commit_us), "commit time: {context}");
+        assert_eq!(
+            source["txId"].as_u64(),
+            Some(transaction.xid & 0xFFFF_FFFF),
+            "transaction: {}",
+            context()
+        );
+        assert_eq!(source["ts_us"].as_i64(), Some(transaction.commit_us), "commit time: {}", context());
         assert_eq!(
             (&source["snapshot"], &source["table"]),
             (&"false".into(), &self.table.name.into()),
-            "{context}"
+            "{}",
+            context()
         );
         match expected.before {
-            None => assert!(value["before"].is_null(), "before: {context}"),
+            None => assert!(value["before"].is_null(), "before: {}", context()),
             Some(row) => {
                 let keyed = self.table.key_columns();
                 let row: Row = (0..row.len())
                     .map(|at| row[at].clone().filter(|_| self.table.full || keyed.contains(&at)))
                     .collect();
-                assert_eq!(self.whole_row(context, &value["before"]), row, "before: {context}");
+                assert_eq!(self.whole_row(context, &value["before"]), row, "before: {}", context());
             }
         }
         match expected.after {
-            None => assert!(value["after"].is_null(), "after: {context}"),
+            None => assert!(value["after"].is_null(), "after: {}", context()),
             Some(row) => self.compare_after(context, &value["after"], row, expected.change),
         }
     }
 
     /// A new row: a field may be missing only where its value is long and did not change.
-    fn compare_after(&mut self, context: &str, after: &Json, row: &Row, change: &Change) {
-        let after = after.as_object().unwrap_or_else(|| panic!("after: {context}"));
+    fn compare_after(&mut self, context: &dyn Fn() -> String, after: &Json, row: &Row, change: &Change) {
+        let after = after.as_object().unwrap_or_else(|| panic!("after: {}", context()));
         let mut seen = after.iter();
         for (at, column) in self.table.columns.iter().enumerate() {
             if !after.contains_key(column.name) {
                 let old = change.old.as_ref().filter(|_| change.op == b'u' && !self.table.full);
                 let may = column.kind == Kind::Wide
                     && old.is_some_and(|old| old[at] == row[at] && old[at].is_some());
-                assert!(may, "{} is missing: {context}", column.name);
+                assert!(may, "{} is missing: {}", column.name, context());
                 self.unchanged += 1;
                 continue;
             }
@@ -302,17 +334,18 @@ impl<'h> Checker<'h> {
             assert_eq!(
                 (name.as_str(), shown(column, value)),
                 (column.name, row[at].clone()),
-                "after: {context}"
+                "after: {}",
+                context()
             );
         }
-        assert!(seen.next().is_none(), "more fields than columns: {context}");
+        assert!(seen.next().is_none(), "more fields than columns: {}", context());
     }
 
-    fn whole_row(&self, context: &str, object: &Json) -> Row {
-        let object = object.as_object().unwrap_or_else(|| panic!("no row: {context}"));
-        assert_eq!(object.len(), self.table.columns.len(), "fields: {context}");
+    fn whole_row(&self, context: &dyn Fn() -> String, object: &Json) -> Row {
+        let object = object.as_object().unwrap_or_else(|| panic!("no row: {}", context()));
+        assert_eq!(object.len(), self.table.columns.len(), "fields: {}", context());
         let texts = self.table.columns.iter().zip(object).map(|(column, (name, value))| {
-            assert_eq!(name, column.name, "fields: {context}");
+            assert_eq!(name, column.name, "fields: {}", context());
             shown(column, value)
         });
         texts.collect()
@@ -367,9 +400,7 @@ fn shown(column: &Column, value: &Json) -> Option<String> {
         Kind::Bool | Kind::Ints => value.to_string(),
         Kind::Text => text().to_owned(),
         Kind::Wide => sha256(text().as_bytes()),
-        Kind::Bytes => {
-            BASE64_STANDARD.decode(text()).unwrap().iter().map(|byte| format!("{byte:02x}")).collect()
-        }
+        Kind::Bytes => hexadecimal(&BASE64_STANDARD.decode(text()).unwrap()),
         Kind::Instant => match text() {
             infinite @ ("infinity" | "-infinity") => infinite.to_owned(),
             instant => instant.parse::<jiff::Timestamp>().unwrap().as_microsecond().to_string(),
@@ -387,7 +418,7 @@ fn shown(column: &Column, value: &Json) -> Option<String> {
 /// In lower-case hexadecimal, by a library, not by the product.
 pub fn sha256(bytes: &[u8]) -> String {
     use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+    hexadecimal(&sha2::Sha256::digest(bytes))
 }
 
 /// Big-endian two's complement in base64.
@@ -402,4 +433,12 @@ fn decimal(unscaled: i128, scale: usize) -> String {
     let digits = format!("{:0width$}", unscaled.unsigned_abs(), width = scale + 1);
     let (whole, fraction) = digits.split_at(digits.len() - scale);
     if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").unwrap();
+        text
+    })
 }

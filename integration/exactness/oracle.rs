@@ -159,7 +159,7 @@ async fn audit(sql: &Client) -> HashMap<u64, Vec<Change>> {
     changes
 }
 
-/// Logical messages by transaction, as test_decoding prints them.
+/// Logical messages by transaction, as `test_decoding` prints them.
 async fn messages(sql: &Client) -> HashMap<u64, String> {
     let rows = sql
         .query(

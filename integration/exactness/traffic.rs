@@ -84,9 +84,11 @@ impl Session {
 
     async fn transaction(&mut self, client: &Client) -> Result<(), Error> {
         let lazy = if self.random.random_ratio(1, 5) { "SET LOCAL synchronous_commit = off;" } else { "" };
-        match self.random.random_range(0..1000) {
-            0..8 => return client.batch_execute(&self.large()).await,
-            8..300 => return client.batch_execute(&format!("BEGIN; {lazy} {}; COMMIT", self.change())).await,
+        match self.random.random_range(0..4000) {
+            0..5 => return client.batch_execute(&self.large()).await,
+            5..1200 => {
+                return client.batch_execute(&format!("BEGIN; {lazy} {}; COMMIT", self.change())).await;
+            }
             _ => {}
         }
         client.batch_execute(&format!("BEGIN; {lazy}")).await?;
@@ -131,7 +133,7 @@ impl Session {
             1 => "INSERT INTO journal (at, text) SELECT instant(g), 'line ' || g FROM generate_series(1, 5000) g".into(),
             2 => format!(
                 "BEGIN; DELETE FROM items WHERE id > 6000; INSERT INTO items (id, body, tags)
-                 SELECT g, CASE WHEN g % 10 = 0 THEN wide(g) END, ARRAY[g] FROM generate_series(6001, 8500) g
+                 SELECT g, CASE WHEN g % 10 = 0 THEN wide(g) END, ARRAY[g] FROM generate_series(6001, 8000) g
                  ON CONFLICT DO NOTHING; UPDATE items SET id = id + 10000 WHERE id BETWEEN 6001 AND 6100;
                  DELETE FROM items WHERE id > {from} + 6000; COMMIT"
             ),

@@ -56,6 +56,7 @@ async fn sigterm_in_the_midst_of_traffic_acknowledges_exactly_what_the_log_holds
         while !stopped.load(std::sync::atomic::Ordering::Relaxed) {
             insert(&writer, last + 1, last + 5).await;
             last += 5;
+            tokio::time::sleep(std::time::Duration::from_millis(4)).await;
         }
         last
     });

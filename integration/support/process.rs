@@ -42,7 +42,7 @@ pub struct Record {
     pub offset: u64,
     /// `tidemark.position`.
     pub position: String,
-    /// Key; null without one.
+    /// Key; null without one, a string where it is no JSON.
     pub key: Value,
     /// Value; null for a tombstone.
     pub value: Value,
@@ -107,7 +107,9 @@ impl Connector {
         let mut text = String::new();
         for (section, keys) in &self.settings {
             writeln!(text, "[{section}]").unwrap();
-            keys.iter().for_each(|(key, value)| writeln!(text, "{key} = {value}").unwrap());
+            for (key, value) in keys {
+                writeln!(text, "{key} = {value}").unwrap();
+            }
         }
         writeln!(text, "[ops]\nlisten = \"127.0.0.1:{port}\"").unwrap();
         fs::write(&config, text).unwrap();
@@ -141,7 +143,10 @@ impl Connector {
             let fetched = log.read(&partition, at, 8 << 20).await.unwrap();
             for (offset, record) in fetched.iter() {
                 let json = |bytes: Option<&[u8]>| {
-                    bytes.map_or(Value::Null, |bytes| serde_json::from_slice(bytes).unwrap())
+                    bytes.map_or(Value::Null, |bytes| {
+                        let text = || String::from_utf8(bytes.to_vec()).unwrap().into();
+                        serde_json::from_slice(bytes).unwrap_or_else(|_| text())
+                    })
                 };
                 let position = record.header("tidemark.position").unwrap_or_default();
                 records.push(Record {
@@ -177,7 +182,7 @@ impl Connector {
     }
 
     /// JSON of an object of the lake.
-    pub fn json(&self, path: &Path) -> Value {
+    pub fn json(path: &Path) -> Value {
         serde_json::from_slice(&fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))).unwrap()
     }
 }

@@ -5,7 +5,7 @@ use super::output::print;
 use super::run::runtime;
 use super::{Outcome, print_error};
 use crate::config::Config;
-use crate::pipeline::capture::preflight_settings;
+use crate::pipeline::capture::{CaptureSettings, preflight_settings};
 use crate::pipeline::settings;
 use crate::postgres::wire::{Client, Session};
 use crate::postgres::{preflight, setup};
@@ -13,8 +13,10 @@ use crate::runtime::{Error, Result};
 
 /// Tries what could fail later, one thing after the other, and goes on after a failure.
 pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
+    // What is wrong with the configuration itself leaves with 2, as everywhere.
+    let capture = settings::capture(config)?;
     let findings = runtime()?.block_on(async {
-        let mut findings = source(config).await;
+        let mut findings = source(&capture).await;
         findings
             .push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
         findings.push(local(
@@ -31,15 +33,22 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
     print_findings(&findings, json)
 }
 
-async fn source(config: &Config) -> Vec<Finding> {
+async fn source(capture: &CaptureSettings) -> Vec<Finding> {
     let checked = async {
-        let capture = settings::capture(config)?;
         let mut client = Client::connect(&capture.connect, Session::Sql).await?;
-        Client::connect(&capture.connect, Session::Replication).await?.close().await;
-        preflight::check(&mut client, &preflight_settings(&capture, true)).await
+        let found = preflight::check(&mut client, &preflight_settings(capture, true)).await?;
+        let mut findings: Vec<_> = found.into_iter().map(Finding::from).collect();
+        let told = findings.iter().any(|finding| finding.subject == "role" && finding.level == Level::Fail);
+        // pg_hba.conf has lines of its own for replication sessions, and max_wal_senders limits them.
+        match Client::connect(&capture.connect, Session::Replication).await {
+            Ok(client) => client.close().await,
+            Err(_) if told => {}
+            Err(error) => findings.push(local("replication", Err(error))),
+        }
+        Ok(findings)
     };
     match checked.await {
-        Ok(found) => found.into_iter().map(Finding::from).collect(),
+        Ok(found) => found,
         Err(error) => vec![local("source", Err(error))],
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   snapshots/<name>/<schema>.<table>/ds=D/part-00000.parquet …  _manifest.json  _SUCCESS
 //!   changes/<name>/<schema>.<table>/ds=D/hour=HH/<log partition>-<first>-<last>.parquet
+//!   changes/<name>/_log                                                                (which log fills it)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
@@ -117,6 +118,11 @@ impl Layout {
     /// The folder above the tables' dead letters.
     pub fn all_dead_letters(&self) -> Path {
         path(format!("dead_letters/{}", self.name))
+    }
+
+    /// What the log began with that the change files came from.
+    pub fn log_beginning(&self) -> Path {
+        path(format!("changes/{}/_log", self.name))
     }
 
     /// An object that is put and removed to see whether the lake can be written.

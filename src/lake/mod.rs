@@ -25,7 +25,7 @@ use std::path::PathBuf;
 
 use crate::batch::{Compression, Format};
 use crate::change::{Calendar, Ds, TableName};
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
 use layout::{Layout, parse_ds};
 use manifest::from_bytes;
@@ -193,6 +193,28 @@ impl Lake {
         self.store.delete(&path).await?;
         self.store.put_once(&path, bytes::Bytes::from_static(b"tidemark\n")).await?;
         self.store.delete(&path).await
+    }
+
+    /// Binds this connector's folders to the log that fills them, by what that log begins with. Names of change
+    /// files are offsets of the log, so what came out of another one would be taken for this one's.
+    /// `Operator`: they were filled from another log. Cancel-safe.
+    pub async fn bind(&self, beginning: &str) -> Result<()> {
+        let path = self.layout.log_beginning();
+        if self.store.put_once(&path, bytes::Bytes::from(format!("{beginning}\n"))).await? != Put::Differs {
+            return Ok(());
+        }
+        let held = self.store.get(&path).await?.unwrap_or_default();
+        let name = &self.name;
+        Err(Error::operator(format!(
+            "the lake's folders of {name} were filled from another log, which began with {:?}; this one begins with \
+             {beginning:?} ({})",
+            String::from_utf8_lossy(&held).trim_end(),
+            self.store.show(&path)
+        ))
+        .mend(format!(
+            "Bring the former log back; or, after a new backfill, move the lake's folders of this source \
+             (snapshots/{name}, changes/{name}, cuts/{name}, dead_letters/{name}) aside: the days in them stay readable."
+        )))
     }
 
     /// Tables that have dead letters. Cancel-safe.

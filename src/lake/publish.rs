@@ -182,6 +182,7 @@ impl Lake {
             return Ok(held);
         }
         tracing::info!(table = %table, ds = %ds, writer = %held.writer, "parts left by another version are made again");
+        self.refuse_if_published(table, ds).await?;
         for object in self.store.list(&self.layout.snapshot(table, ds)).await? {
             self.store.delete(&object.location).await?;
         }
@@ -223,8 +224,19 @@ impl Lake {
             .map_err(|error| error.context(shown))
     }
 
+    /// Whoever finds a manifest before it removes anything has been overtaken.
+    async fn refuse_if_published(&self, table: &TableName, ds: Ds) -> Result<()> {
+        match self.manifest(table, ds).await? {
+            None => Ok(()),
+            Some(_) => Err(Error::fenced(format!(
+                "{table} for {ds} was published by another process in the meantime"
+            ))),
+        }
+    }
+
     /// Removes what an interrupted attempt left and the manifest will not name.
     async fn clear_strays(&self, manifest: &Manifest, dead_letter_objects: usize) -> Result<()> {
+        self.refuse_if_published(&manifest.table, manifest.ds).await?;
         let folder = self.layout.snapshot(&manifest.table, manifest.ds);
         for object in self.store.list(&folder).await? {
             let name = object.location.filename().unwrap_or_default();

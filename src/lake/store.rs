@@ -46,13 +46,14 @@ impl Store {
                 .mend("Use file:/// followed by an absolute folder."));
         };
         let folder = percent_encoding::percent_decode_str(folder).decode_utf8_lossy();
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::operator(format!("cannot open the lake folder {folder}"))
-                .cause(error)
-                .mend("Create the folder, or give the user which runs tidemark the right to write there.")
+        let failed = |mend: &str, error: Box<dyn std::error::Error + Send + Sync>| {
+            Error::operator(format!("cannot open the lake folder {folder}")).cause(error).mend(mend)
         };
-        std::fs::create_dir_all(folder.as_ref()).map_err(|e| failed(e.into()))?;
-        let local = LocalFileSystem::new_with_prefix(folder.as_ref()).map_err(|e| failed(e.into()))?;
+        let otherwise = "Create the folder, or give the user who runs Tidemark the right to write there.";
+        std::fs::create_dir_all(folder.as_ref())
+            .map_err(|e| failed(io_mend(e.kind()).unwrap_or(otherwise), e.into()))?;
+        let local =
+            LocalFileSystem::new_with_prefix(folder.as_ref()).map_err(|e| failed(otherwise, e.into()))?;
         let local = Arc::new(local.with_fsync(true));
         Ok(Self { inner: Arc::clone(&local) as _, local: Some(local), shown: url.to_owned() })
     }
@@ -234,29 +235,32 @@ impl Store {
 /// What a person has to do; `None` when time may mend it.
 fn mend(error: &StoreError) -> Option<&'static str> {
     if matches!(error, StoreError::PermissionDenied { .. } | StoreError::Unauthenticated { .. }) {
-        return Some("Give the user which runs tidemark the right to write there.");
+        return Some(NO_RIGHT);
     }
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(cause) = source {
         if let Some(io) = cause.downcast_ref::<std::io::Error>() {
-            use std::io::ErrorKind as Kind;
-            return match io.kind() {
-                Kind::PermissionDenied | Kind::ReadOnlyFilesystem => {
-                    Some("Give the user which runs tidemark the right to write there.")
-                }
-                Kind::StorageFull | Kind::QuotaExceeded => Some("Free some space; nothing was lost."),
-                Kind::NotADirectory | Kind::IsADirectory => {
-                    Some("A file stands where a folder belongs; move it away.")
-                }
-                Kind::InvalidFilename => {
-                    Some("The name is too long for this file system; use an object store.")
-                }
-                _ => None,
-            };
+            return io_mend(io.kind());
         }
         source = cause.source();
     }
     None
+}
+
+const NO_RIGHT: &str = "Give the user who runs Tidemark the right to write there.";
+
+fn io_mend(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind as Kind;
+    match kind {
+        Kind::PermissionDenied | Kind::ReadOnlyFilesystem => Some(NO_RIGHT),
+        Kind::StorageFull | Kind::QuotaExceeded => Some("Free some space; nothing was lost."),
+        // The last one: a folder that cannot be made because something of that name exists.
+        Kind::NotADirectory | Kind::IsADirectory | Kind::AlreadyExists => {
+            Some("A file stands where a folder belongs; move it away.")
+        }
+        Kind::InvalidFilename => Some("The name is too long for this file system; use an object store."),
+        _ => None,
+    }
 }
 
 fn scheme(url: &str) -> &str {

@@ -16,12 +16,18 @@ use crate::runtime::Result;
 
 use super::capture::CaptureSettings;
 use super::deliver::DeliverSettings;
+use super::watch::LogFile;
 
 /// How to connect to the source: its URL, what the environment and `.pgpass` add, and the configured password.
 pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
     let env = |name: &str| std::env::var(name).ok();
     let options = ConnectOptions::parse(config.source.url.expose(), &env)
-        .map_err(|error| error.context("[source] url"))?;
+        .map_err(|error| error.context("[source] url"))
+        .map_err(|error| match error.mend_text() {
+            Some(_) => error,
+            None => error
+                .mend("Expected postgresql://user@host:5432/database, with libpq's parameters after a `?`."),
+        })?;
     Ok(match &config.source.password {
         Some(password) => options.with_password(password.expose()),
         None => options,
@@ -69,6 +75,12 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
         retention_ms: embedded.retention_ms,
         retention_bytes: Some(embedded.retention_bytes),
     })?))
+}
+
+/// The embedded log's file, to be watched.
+pub(super) fn log_file(config: &Config) -> LogFile {
+    let LogKind::Embedded(embedded) = &config.log.kind;
+    LogFile { path: embedded.path.clone(), bytes_max: embedded.bytes_max }
 }
 
 /// Opens the coordinator.

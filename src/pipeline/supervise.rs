@@ -44,24 +44,30 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
         return Err(Error::usage("[source] backfill is \"none\", and snapshots need every row")
             .mend("Run `tidemark capture` for a log of changes alone, or set backfill = \"initial\"."));
     }
+    let capture_settings = settings::capture(config)?;
     let (ops, commands) = Ops::new(&config.source.name);
     let server = Server::bind(&config.ops.listen).await?;
     let log = settings::open_log(config)?;
     ops.component("log").ok();
+    let mut target = None;
+    if sides.delivers() {
+        let coordinator = settings::open_coordinator(config)?;
+        ops.component("coordinator").ok();
+        let lake = settings::open_lake(config).await?;
+        lake.probe().await?;
+        ops.component("lake").ok();
+        target = Some((coordinator, lake));
+    }
     let mut sides_running = tokio::task::JoinSet::new();
     if sides.captures() {
-        let settings = settings::capture(config)?;
+        let settings = capture_settings;
         let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
         sides_running.spawn(on_a_thread_of_its_own("capture", move |runtime| {
             runtime.block_on(capture::run(&settings, log, &ops, commands, &shutdown))
         }));
     }
-    if sides.delivers() {
+    if let Some((coordinator, lake)) = target {
         let settings = settings::deliver(config);
-        let coordinator = settings::open_coordinator(config)?;
-        ops.component("coordinator").ok();
-        let lake = settings::open_lake(config).await?;
-        ops.component("lake").ok();
         let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
         sides_running
             .spawn(async move { deliver::run(&settings, &log, &lake, &coordinator, &ops, &shutdown).await });
@@ -72,6 +78,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
     let watching = tokio::spawn(watch::run(
         settings::connect_options(config)?,
         config.source.slot.clone(),
+        settings::log_file(config),
         ops.clone(),
         watch_down.clone(),
     ));

@@ -1,5 +1,7 @@
-//! Looks at the slot from outside, now and then: how much WAL it keeps the server from removing.
+//! Looks from outside, now and then, at what grows when nobody reads: the WAL that the slot keeps the server from
+//! removing, and the embedded log's file.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::ops::Ops;
@@ -9,11 +11,23 @@ use crate::runtime::{Result, Shutdown};
 const EVERY: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Keeps the gauges of the slot up to date until `shutdown`. Troubles here are those of the source, which
+/// The embedded log's file and its limit in bytes.
+#[derive(Clone, Debug)]
+pub struct LogFile {
+    /// The file.
+    pub path: PathBuf,
+    /// `[log.embedded] bytes_max`.
+    pub bytes_max: u64,
+}
+
+/// Keeps the gauges up to date until `shutdown`. Troubles here are those of the source, which
 /// capture reports; they only leave the gauges as they were.
-pub async fn run(options: ConnectOptions, slot: String, ops: Ops, shutdown: Shutdown) {
+pub async fn run(options: ConnectOptions, slot: String, log: LogFile, ops: Ops, shutdown: Shutdown) {
     let mut client = None;
     loop {
+        if let Ok(file) = std::fs::metadata(&log.path) {
+            ops.log().set_size(file.len(), log.bytes_max);
+        }
         let looked = tokio::time::timeout(PATIENCE, look(&mut client, &options, &slot, &ops)).await;
         if !matches!(looked, Ok(Ok(()))) {
             client = None;

@@ -159,6 +159,14 @@ impl Assembler {
         self.open.is_some()
     }
 
+    /// Where the next change of the open transaction will stand; none outside of one, or if it is known already.
+    pub fn next_position(&self) -> Option<Position> {
+        let (transaction, ordinal) = self.open.as_ref()?;
+        let next =
+            Position { timeline: self.timeline, commit_lsn: transaction.commit_lsn, ordinal: ordinal + 1 };
+        (next > self.checkpoint).then_some(next)
+    }
+
     /// Takes the next message of the stream.
     pub fn accept<'a>(&mut self, message: Message<'a>) -> Result<Event<'a>, AssembleError> {
         match message {

@@ -167,9 +167,13 @@ fn is_busy(e: &rusqlite::Error) -> bool {
 
 /// A new folder has to survive a power loss as the file in it does, hence the sync of its parent.
 fn create_folder(path: &Path) -> Result<()> {
-    let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.exists()) else {
+    let Some(folder) = path.parent().filter(|f| !f.as_os_str().is_empty() && !f.is_dir()) else {
         return Ok(());
     };
+    if folder.exists() {
+        return Err(Error::operator(format!("{} is no folder, and one is expected there", folder.display()))
+            .mend("Move what is there away, or name another [state] dir"));
+    }
     let synced = fs::create_dir_all(folder).and_then(|()| match folder.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => File::open(parent)?.sync_all(),
         _ => Ok(()),

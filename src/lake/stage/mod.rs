@@ -128,9 +128,21 @@ impl Stager {
         self.next
     }
 
-    /// Bytes held in memory. To free them, drop the stager and read again from [`Self::durable`] later.
+    /// Bytes held in memory. [`Self::flush`] frees them.
     pub fn memory(&self) -> usize {
         self.open.as_ref().map_or(0, |open| open.memory())
+    }
+
+    /// Writes what is open as a file of its own and so gives its memory back. Readers take any division of the
+    /// offsets into files ([`chain()`]).
+    pub async fn flush(&mut self) -> Result<()> {
+        match &self.open {
+            Some(open) => {
+                let last = open.last_offset;
+                self.write(last).await
+            }
+            None => Ok(()),
+        }
     }
 
     /// Takes a change. One which the file's types cannot hold goes to the dead letters.

@@ -49,15 +49,17 @@ pub async fn run(
         tracing::info!(slot = settings.slot, "creating the replication slot");
         slot::create_slot(&mut holder, &settings.slot, false, false).await?;
     }
-    let temporary = format!("{:.40}_copy_{}", settings.slot, std::process::id());
+    // A name of its own for each attempt: the session of an earlier one may linger.
+    let attempt = jiff::Timestamp::now().as_nanosecond() as u64;
+    let temporary = format!("{:.40}_copy_{attempt:x}", settings.slot);
     tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
     let created = slot::create_slot(&mut holder, &temporary, true, true).await?;
     let snapshot = created.snapshot_name.as_deref().unwrap_or_default();
-    sql.execute(&format!(
+    let begin = format!(
         "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
         quote_literal(snapshot)
-    ))
-    .await?;
+    );
+    sql.execute(&begin).await?;
 
     let mut copy = Copy {
         timeline: identity.timeline,
@@ -81,11 +83,15 @@ pub async fn run(
         ops.table(&schema.name).backfill_began(source.rows_estimated);
         sources.push(source);
     }
+    sql.execute("COMMIT").await?;
+    // A transaction for each table: a lock on one is not held while the others are copied.
     for (schema, source) in schemas.iter().zip(&sources) {
+        sql.execute(&begin).await?;
         copy.table(sql, schema, source, &ops.table(&schema.name)).await?;
+        unchanged_storage(sql, schema, source).await?;
+        sql.execute("COMMIT").await?;
     }
     let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
-    sql.execute("COMMIT").await?;
     drop(holder);
 
     let (rows, at) = (copy.ordinal, copy.consistent_point);
@@ -161,8 +167,9 @@ impl Copy<'_> {
         let known = self.tables.by_name(&schema.name).ok_or_else(|| {
             Error::operator(format!("table {} was not taken in before its copy", schema.name))
         })?;
-        let mut rows =
-            sql.copy_out(&statement).await.map_err(|error| error.context(format!("copying {table}")))?;
+        // A table that was altered or dropped since the snapshot: the next attempt sees it as it is then.
+        let altered = |error: Error| Error::retry(format!("copying {table}")).cause(error);
+        let mut rows = sql.copy_out(&statement).await.map_err(altered)?;
         let (mut count, mut unreported, mut bytes) = (0_u64, 0_u64, 0_u64);
         let mut values = Vec::new();
         while let Some(row) = rows.next().await? {
@@ -207,15 +214,32 @@ const fn position(timeline: Timeline, consistent_point: Lsn, ordinal: u64) -> Po
 /// What the catalog says of a table's storage.
 struct Facts {
     partitioned: bool,
+    /// Which file holds the rows: another one after a rewrite. 0 for a partitioned table.
+    file_node: u32,
     rows_estimated: u64,
 }
 
 async fn facts(sql: &mut Client, oid: u32) -> Result<Facts> {
     let query = format!(
-        "SELECT relkind = 'p', greatest(reltuples, 0)::bigint FROM pg_catalog.pg_class WHERE oid = {oid}"
+        "SELECT relkind = 'p', greatest(reltuples, 0)::bigint, relfilenode FROM pg_catalog.pg_class WHERE oid = {oid}"
     );
     let row = sql.query_one(&query).await?;
-    Ok(Facts { partitioned: row.is_true(0), rows_estimated: row.parse(1)? })
+    Ok(Facts { partitioned: row.is_true(0), rows_estimated: row.parse(1)?, file_node: row.parse(2)? })
+}
+
+/// Refuses a copy of a table that was rewritten (ALTER TABLE … TYPE, VACUUM FULL) after the snapshot was taken: a
+/// rewritten table looks empty to older snapshots, and no row event tells of it.
+async fn unchanged_storage(sql: &mut Client, schema: &TableSchema, source: &Facts) -> Result<()> {
+    // This function looks past the snapshot at the table as it is now.
+    let query = format!("SELECT coalesce(pg_catalog.pg_relation_filenode({}), 0)", schema.oid);
+    let now: u32 = sql.query_one(&query).await?.parse(0)?;
+    if source.partitioned || now == source.file_node {
+        return Ok(());
+    }
+    Err(Error::retry(format!(
+        "table {} was rewritten while it was being copied: all is copied anew",
+        schema.name
+    )))
 }
 
 /// The server's clock, microseconds since 1970.

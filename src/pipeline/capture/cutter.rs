@@ -95,13 +95,15 @@ impl Cutter {
             return Err(Error::operator(format!(
                 "ds={ds} cannot be cut: the first day held is {}",
                 self.state.next_ds
-            )));
+            ))
+            .mend("Ask for that day or a later one."));
         }
         if ds > today {
             return Err(Error::operator(format!(
                 "ds={ds} cannot be cut: it has not begun (today is {today}, {})",
                 self.calendar.time_zone()
-            )));
+            ))
+            .mend("Ask for today, or wait: at its end a day is cut without being asked for."));
         }
         Ok(ds)
     }

@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use crate::change::{Lsn, Op, Position, Value};
+use crate::change::{Lsn, Op, Position, SchemaChange, Value};
 use crate::envelope::json::{EncodeError, OldKind, OldRow, RowChange};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::pgoutput::{self, OldTuple, Relation};
@@ -55,6 +55,8 @@ pub struct Engine {
     transaction: Option<Transaction>,
     last_commit_lsn: Option<Lsn>,
     marker: Option<Marker>,
+    /// The transaction with the marker of the cut that is being made: its end and its commit time.
+    passing: Option<(Lsn, i64)>,
     now_ms: i64,
     old: Vec<Value<'static>>,
     new: Vec<Value<'static>>,
@@ -82,6 +84,7 @@ impl Engine {
             transaction: None,
             last_commit_lsn: None,
             marker: None,
+            passing: None,
             now_ms: 0,
             old: Vec::new(),
             new: Vec::new(),
@@ -143,15 +146,51 @@ impl Engine {
         self.transaction = None;
         self.last_commit_lsn = Some(transaction.commit_lsn);
         let marker = self.marker.take();
+        if let Some(due) = marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
+            self.passing = Some((end_lsn, transaction.commit_us));
+            return Step::Cut { due, lsn: end_lsn, reason: "request" };
+        }
+        self.pass(end_lsn, transaction.commit_us);
+        Step::Next
+    }
+
+    /// Passes the transaction with the marker of the cut that is being made, if it is one.
+    pub fn pass_marker(&mut self) {
+        if let Some((end_lsn, commit_us)) = self.passing.take() {
+            self.pass(end_lsn, commit_us);
+        }
+    }
+
+    fn pass(&mut self, end_lsn: Lsn, commit_us: i64) {
         // A server that crashed sends again what lies below; progress only goes forward.
         if end_lsn > self.progress.flush_lsn {
             self.progress.flush_lsn = end_lsn;
-            self.progress.commit_us = transaction.commit_us;
+            self.progress.commit_us = commit_us;
         }
-        match marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
-            Some(due) => Step::Cut { due, lsn: end_lsn, reason: "request" },
-            None => Step::Next,
-        }
+    }
+
+    /// A table that was dropped and made again under its name holds nothing of the former one: its topic says so
+    /// with a truncate, at the place of the change that comes next.
+    pub fn begin_anew(&mut self, change: &SchemaChange) {
+        let recreated = change.before.as_ref().is_some_and(|before| before.oid != change.after.oid);
+        let (Some(transaction), Some(position)) = (self.transaction, self.assembler.next_position()) else {
+            return;
+        };
+        let Some(table) = self.tables.by_name(&change.after.name).filter(|_| recreated) else { return };
+        tracing::warn!(table = %change.after.name, "the table was dropped and made again: what it held before is gone");
+        let row = RowChange {
+            op: Op::Truncate,
+            position,
+            lsn: position.commit_lsn,
+            commit_us: transaction.commit_us,
+            now_ms: self.now_ms,
+            xid: Some(transaction.xid),
+            snapshot: false,
+            last_commit_lsn: self.last_commit_lsn,
+            old: None,
+            new: None,
+        };
+        encode(table, &row, &mut self.appender, &self.dead_letters);
     }
 
     fn change(&mut self, change: &Positioned<'_>, lsn: Lsn) -> Result<()> {

@@ -1,7 +1,7 @@
 //! Capture: one replication slot in, one ordered log out.
 //!
 //! ```text
-//!   start: fence the log ─> read the state it holds ─> check that source and slot still fit it
+//!   start: slot free? ─> fence the log ─> read its state ─> check that source and slot still fit it
 //!             │ no state                                   │ state
 //!             v                                            v
 //!          backfill at a consistent point ──────────> stream from flush_lsn ──> …  (session)
@@ -37,13 +37,13 @@ use crate::envelope::{headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
-use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind};
+use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind, sqlstate};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
-use session::Session;
+use session::{Clock, Session};
 use source::Source;
 use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
@@ -75,8 +75,21 @@ pub struct CaptureSettings {
     pub linger: Duration,
 }
 
+/// How far this process has come with its source: what may be waited for depends on it.
+#[derive(Clone, Copy, Debug, Default)]
+struct Contact {
+    /// The source has taken a session.
+    connected: bool,
+    /// The slot was streamed from.
+    streamed: bool,
+}
+
+/// A server that answers, but takes no sessions yet, has this long to begin with.
+const STARTING_PATIENCE: Duration = Duration::from_secs(60);
+
 /// Captures until the process is to stop, or a person is needed. Connections that break and servers that are
-/// away are waited for.
+/// away are waited for, once there has been a connection: a server that was never reached is more likely a
+/// wrong address, which is told at once.
 pub async fn run(
     settings: &CaptureSettings,
     log: Arc<dyn Log>,
@@ -85,19 +98,24 @@ pub async fn run(
     shutdown: &Shutdown,
 ) -> Result<()> {
     let component = ops.component("source");
-    let mut has_streamed = false;
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    let began = std::time::Instant::now();
+    let mut contact = Contact::default();
     while !shutdown.is_raised() {
         let started = std::time::Instant::now();
-        let Err(error) = stream(settings, &log, ops, &mut commands, &mut has_streamed, shutdown).await else {
-            return Ok(());
-        };
+        let streamed = stream(settings, &log, ops, &mut commands, shutdown, &mut contact).await;
+        let Err(error) = streamed else { return Ok(()) };
         component.failed(&error);
         if error.class() != Class::Retry {
             return Err(error);
         }
         if shutdown.is_raised() {
             return Ok(());
+        }
+        // An SQLSTATE is the server's own word: it is there, starts up or has no session to spare.
+        let patience = if sqlstate(&error).is_some() { STARTING_PATIENCE } else { Duration::ZERO };
+        if !contact.connected && began.elapsed() >= patience {
+            return Err(error);
         }
         if started.elapsed() > Duration::from_secs(60) {
             backoff.reset();
@@ -112,18 +130,40 @@ pub async fn run(
     Ok(())
 }
 
-/// One start: fence, restore, check, backfill if nothing is there, stream.
+/// One start, and what it leads to. While it is on its way a wish to stop ends it at once: nothing has been
+/// taken from the stream yet.
 async fn stream(
     settings: &CaptureSettings,
     log: &Arc<dyn Log>,
     ops: &Ops,
     commands: &mut mpsc::Receiver<Command>,
-    has_streamed: &mut bool,
     shutdown: &Shutdown,
+    contact: &mut Contact,
 ) -> Result<()> {
+    let session = tokio::select! {
+        session = open(settings, log, ops, commands, shutdown, contact) => session?,
+        () = shutdown.raised() => return Ok(()),
+    };
+    session.run().await
+}
+
+/// One start: fence, restore, check, backfill if nothing is there, start to stream. Notes in `contact` how far it came.
+async fn open<'a>(
+    settings: &CaptureSettings,
+    log: &Arc<dyn Log>,
+    ops: &Ops,
+    commands: &'a mut mpsc::Receiver<Command>,
+    shutdown: &Shutdown,
+    contact: &mut Contact,
+) -> Result<Session<'a>> {
+    let mut source = Source::new(settings.connect.clone());
+    source.client().await?;
+    contact.connected = true;
+    // Before the fence, so that a second process which was started by mistake takes nothing from the first;
+    // and before a long copy.
+    wait_for_slot(settings, &mut source, *contact, shutdown).await?;
     let fenced = log.fence().await?;
     let state = CaptureState::read(&fenced.state)?;
-    let mut source = Source::new(settings.connect.clone());
     let sql = source.client().await?;
     let info = SourceInfo {
         name: settings.name.clone(),
@@ -144,15 +184,15 @@ async fn stream(
             verify::preflight(settings, sql, false).await?;
             (stream, cut)
         }
-        _ if !settings.backfill => begin::at_slot(settings, sql).await?,
+        _ if !settings.backfill => {
+            verify::preflight(settings, sql, false).await?;
+            begin::at_slot(settings, sql).await?
+        }
         _ => {
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
-            tokio::select! {
-                done = backfill::run(settings, sql, &mut tables, &mut appender, ops) => done?,
-                () = shutdown.raised() => return Ok(()),
-            }
+            backfill::run(settings, sql, &mut tables, &mut appender, ops).await?
         }
     };
 
@@ -165,44 +205,46 @@ async fn stream(
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
     let engine =
         Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
-    let stream = start(settings, &mut source, stream_state.flush_lsn, *has_streamed, shutdown).await?;
-    *has_streamed = true;
+    let server_us = backfill::now_us(source.client().await?).await?;
+    let clock = Clock::new(server_us);
+    let stream = start(settings, &mut source, stream_state.flush_lsn, *contact, shutdown).await?;
+    contact.streamed = true;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
     let name = settings.name.clone();
-    Session {
+    Ok(Session {
         stream,
         engine,
         state: stream_state,
         source,
+        clock,
         commands,
         ops: ops.clone(),
         name,
         shutdown: shutdown.clone(),
-    }
-    .run()
-    .await
+    })
 }
 
-/// Starts replication on the slot. Right after a crash the server may not have noticed yet that the former
-/// connection is gone, so a slot in use is waited for, for a while. A process which `has_streamed` waits as long
-/// as it takes: where the network took the connection away, the server believes in it for `wal_sender_timeout`.
-async fn start(
+/// Waits until nobody streams from the slot. Right after a crash the server may not have noticed yet that the
+/// former connection is gone, so a slot in use is waited for, for a while. A process which has streamed waits as
+/// long as it takes: where the network took the connection away, the server believes in it for
+/// `wal_sender_timeout`.
+async fn wait_for_slot(
     settings: &CaptureSettings,
     source: &mut Source,
-    from: crate::change::Lsn,
-    has_streamed: bool,
+    contact: Contact,
     shutdown: &Shutdown,
-) -> Result<crate::postgres::wire::ReplicationStream> {
+) -> Result<()> {
     const SLOT_PATIENCE: Duration = Duration::from_secs(15);
     let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
+    let mut told = false;
     loop {
         let busy = crate::postgres::slot::slot_state(source.client().await?, &settings.slot)
             .await?
             .and_then(|s| s.active_pid);
-        let Some(pid) = busy else { break };
-        if tokio::time::Instant::now() >= deadline || shutdown.is_raised() {
-            let class = if has_streamed { Class::Retry } else { Class::Operator };
+        let Some(pid) = busy else { return Ok(()) };
+        if tokio::time::Instant::now() >= deadline {
+            let class = if contact.streamed { Class::Retry } else { Class::Operator };
             return Err(Error::new(
                 class,
                 format!("replication slot {:?} is in use by server process {pid}", settings.slot),
@@ -212,13 +254,29 @@ async fn start(
                      connector a slot of its own under [source] slot."
             )));
         }
-        tracing::warn!(
-            slot = settings.slot,
-            pid,
-            "the slot is still in use: waiting for the server to let go of it"
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
+        if !std::mem::replace(&mut told, true) {
+            tracing::warn!(
+                slot = settings.slot,
+                pid,
+                "the slot is still in use: waiting up to {SLOT_PATIENCE:?} for the server to let go of it"
+            );
+        }
+        tokio::select! {
+            () = tokio::time::sleep(Duration::from_millis(200)) => {}
+            () = shutdown.raised() => return Err(Error::retry("asked to stop while the slot was in use")),
+        }
     }
+}
+
+/// Starts replication on the slot.
+async fn start(
+    settings: &CaptureSettings,
+    source: &mut Source,
+    from: crate::change::Lsn,
+    contact: Contact,
+    shutdown: &Shutdown,
+) -> Result<crate::postgres::wire::ReplicationStream> {
+    wait_for_slot(settings, source, contact, shutdown).await?;
     let interval = verify::status_interval(source.client().await?).await?;
     let client = Client::connect(&settings.connect, SessionKind::Replication).await?;
     let options = ReplicationOptions {

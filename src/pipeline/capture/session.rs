@@ -49,6 +49,8 @@ pub struct Session<'a> {
     pub state: StreamState,
     /// For the catalog and for markers.
     pub source: Source,
+    /// The server's clock.
+    pub clock: Clock,
     /// Requests.
     pub commands: &'a mut mpsc::Receiver<Command>,
     /// For people to watch.
@@ -68,20 +70,23 @@ impl Session<'_> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut clock =
-            Housekeeping { server_us: 0, read_at: Instant::now(), saved: Instant::now(), marker: None };
+        let mut done = Housekeeping { saved: Instant::now(), marker: None };
+        // What came in one read with the answer to START_REPLICATION is in the buffer already; it may be all
+        // that comes, such as an error.
+        self.engine.set_now(jiff::Timestamp::now().as_millisecond());
+        self.drain(&feedback, &mut waiting).await?;
         loop {
             let due = self.engine.appender.due();
             tokio::select! {
                 () = self.shutdown.raised() => break,
                 settled = self.engine.appender.settled() => self.acknowledge(&feedback, settled?.flush_lsn),
                 () = until(due) => self.submit().await?,
-                Some(command) = self.commands.recv() => self.command(command, &mut clock, &mut waiting),
-                _ = tick.tick() => self.housekeep(&mut clock, &waiting).await?,
+                Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting),
+                _ = tick.tick() => self.housekeep(&mut done, &waiting).await?,
                 filled = self.stream.fill() => {
                     filled?;
                     self.engine.set_now(jiff::Timestamp::now().as_millisecond());
-                    self.drain(&feedback, &mut clock, &mut waiting).await?;
+                    self.drain(&feedback, &mut waiting).await?;
                 }
             }
         }
@@ -89,13 +94,8 @@ impl Session<'_> {
     }
 
     /// Takes every message that has been read.
-    async fn drain(
-        &mut self,
-        feedback: &Feedback,
-        clock: &mut Housekeeping,
-        waiting: &mut Waiting,
-    ) -> Result<()> {
-        let mut last = None;
+    async fn drain(&mut self, feedback: &Feedback, waiting: &mut Waiting) -> Result<()> {
+        let (mut last, mut wanted) = (None, false);
         let commit_before_us = self.engine.progress().commit_us;
         while let Some(message) = self.stream.next_message()? {
             let step = match message {
@@ -103,9 +103,10 @@ impl Session<'_> {
                     last = Some((wal_end, server_time_us));
                     self.engine.accept(data, wal_start)?
                 }
-                ReplicationMessage::Keepalive { wal_end, server_time_us, .. } => {
+                ReplicationMessage::Keepalive { wal_end, server_time_us, reply_requested } => {
                     last = Some((wal_end, server_time_us));
                     self.engine.keepalive(wal_end);
+                    wanted |= reply_requested;
                     Step::Next
                 }
             };
@@ -118,13 +119,20 @@ impl Session<'_> {
             }
         }
         if let Some((wal_end, server_us)) = last {
-            clock.seen(server_us);
+            self.clock.seen(server_us);
             self.ops.source().heard(wal_end);
             let progress = self.engine.progress();
             // A keepalive moves the position, too, but no commit came with it: nothing is late.
             if progress.commit_us != commit_before_us {
                 self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
             }
+        }
+        // A server that is being stopped waits for us, and asks: what an idle stream has passed is told at once.
+        if wanted && self.engine.is_idle() && self.engine.progress() != self.engine.appender.durable() {
+            self.submit().await?;
+            let progress = self.engine.appender.settle().await?;
+            self.acknowledge(feedback, progress.flush_lsn);
+            feedback.send_now();
         }
         Ok(())
     }
@@ -139,6 +147,7 @@ impl Session<'_> {
                     let change = self.engine.tables.adopt(relation, catalog.as_ref(), position)?;
                     if let Some(change) = change {
                         super::write_schema_change(&mut self.engine.appender, &self.name, &change);
+                        self.engine.begin_anew(&change);
                     }
                     Step::Next
                 }
@@ -178,6 +187,8 @@ impl Session<'_> {
     async fn cut(&mut self, due: Due, lsn: Lsn, reason: &str) -> Result<()> {
         self.submit().await?;
         self.engine.appender.settle().await?;
+        // Only now may the transaction of a request be passed: until the cut is there, it has to come again.
+        self.engine.pass_marker();
         let mut ends = super::ends_by_topic(self.engine.appender.log().as_ref()).await?;
         let tables = self.engine.tables.iter().map(|table| {
             let cut = CutTable {
@@ -217,32 +228,32 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn command(&self, command: Command, clock: &mut Housekeeping, waiting: &mut Waiting) {
+    fn command(&self, command: Command, done: &mut Housekeeping, waiting: &mut Waiting) {
         let Command::Cut { ds, reply } = command;
-        match self.engine.cutter.check_request(ds, clock.now_us()) {
+        match self.engine.cutter.check_request(ds, self.clock.now_us()) {
             Ok(ds) => {
                 self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: Some(ds) });
-                clock.marker = Some(Instant::now());
+                done.marker = Some(Instant::now());
                 waiting.push((ds, reply));
             }
             Err(error) => drop(reply.send(Err(error))),
         }
     }
 
-    async fn housekeep(&mut self, clock: &mut Housekeeping, waiting: &Waiting) -> Result<()> {
+    async fn housekeep(&mut self, done: &mut Housekeeping, waiting: &Waiting) -> Result<()> {
         let (progress, durable) = (self.engine.progress(), self.engine.appender.durable());
         let ahead = progress.flush_lsn.bytes_since(durable.flush_lsn);
-        let stale = clock.saved.elapsed() >= IDLE_PROGRESS_EVERY;
+        let stale = done.saved.elapsed() >= IDLE_PROGRESS_EVERY;
         if ahead > 0 && self.engine.appender.is_idle() && (ahead >= IDLE_PROGRESS_BYTES || stale) {
-            clock.saved = Instant::now();
+            done.saved = Instant::now();
             self.submit().await?;
         }
-        let past_midnight = clock.server_us > 0 && clock.now_us() >= self.engine.cutter.boundary_us();
+        let past_midnight = self.clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
         if (past_midnight || asked.is_some())
-            && clock.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
+            && done.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
         {
-            clock.marker = Some(Instant::now());
+            done.marker = Some(Instant::now());
             self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
         }
         self.ops.source().set_in_flight(self.engine.appender.pending_bytes() as u64);
@@ -274,25 +285,30 @@ impl Session<'_> {
     }
 }
 
-/// The server's clock, as its messages tell it, and what is done from time to time.
+/// When things which are done from time to time were done last.
 struct Housekeeping {
-    server_us: i64,
-    read_at: Instant,
     saved: Instant,
     marker: Option<Instant>,
 }
 
-impl Housekeeping {
-    fn seen(&mut self, server_us: i64) {
-        self.server_us = server_us;
-        self.read_at = Instant::now();
+/// The server's clock, as the server tells it: days are its days, whatever our own clock says.
+pub struct Clock {
+    server_us: i64,
+    read_at: Instant,
+}
+
+impl Clock {
+    /// The server has just said that it is `server_us`, microseconds since 1970.
+    pub fn new(server_us: i64) -> Self {
+        Self { server_us, read_at: Instant::now() }
     }
 
-    /// The server's clock now; before its first message, ours.
+    fn seen(&mut self, server_us: i64) {
+        *self = Self::new(server_us);
+    }
+
+    /// What it shows now, while nothing has been heard since.
     fn now_us(&self) -> i64 {
-        if self.server_us == 0 {
-            return jiff::Timestamp::now().as_microsecond();
-        }
         self.server_us + self.read_at.elapsed().as_micros() as i64
     }
 }

@@ -134,7 +134,9 @@ impl Tables {
 
     /// Whether this very description has been taken in on this connection.
     pub fn knows(&self, relation: &Relation) -> bool {
-        self.by_oid.get(&relation.oid).is_some_and(|(known, _)| known == relation)
+        // Under FULL every column is marked, and a key that came or went cannot be seen: the catalog is asked.
+        relation.identity != b'f'
+            && self.by_oid.get(&relation.oid).is_some_and(|(known, _)| known == relation)
     }
 
     /// Whether the table is wanted.
@@ -167,7 +169,11 @@ impl Tables {
     }
 
     /// Takes in the shape of a table as the source has it now; its rows come in the order of `source.columns`.
-    pub fn evolve(&mut self, source: TableSchema, position: Position) -> Result<Option<SchemaChange>> {
+    pub fn evolve(&mut self, mut source: TableSchema, position: Position) -> Result<Option<SchemaChange>> {
+        // Whether a column may be null is not on the wire, and DROP NOT NULL goes unseen: only keys never are.
+        for (index, column) in source.columns.iter_mut().enumerate() {
+            column.nullable = !source.key.contains(&index);
+        }
         let topic: Arc<str> = routing::topic_name(&self.name, &source.name).into();
         let before = self.by_topic.get(&topic).map(|index| self.all[*index].schema.clone());
         if let Some(known) = before.as_ref().filter(|known| known.name != source.name) {

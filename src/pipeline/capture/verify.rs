@@ -19,8 +19,14 @@ const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
 pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &StreamState) -> Result<()> {
     let mut replication = Client::connect(&settings.connect, Session::Replication).await?;
     let identity = slot::identify_system(&mut replication).await?;
-    let anew =
-        "To go on without those changes, move the log's file aside and start again: a new backfill is made.";
+    let anew = format!(
+        "To go on without those changes, move the log's file ([log.embedded] path, with -wal and -shm) and the \
+         lake's folders of this source (snapshots/{name}, changes/{name}, cuts/{name}, dead_letters/{name}) aside, \
+         and start again: a new backfill is made.",
+        name = settings.name
+    );
+    // Changes that are written from now on are lost, too, until there is a slot again.
+    let gap = format!("changes from {} up to {} (now) and on", state.flush_lsn, identity.current_lsn);
     if identity.system_identifier.to_string() != state.system_id {
         return Err(Error::operator(format!(
             "the source is another database system: its identifier is {}, the log holds changes of {} up to {}",
@@ -36,14 +42,22 @@ pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &St
         ))
         .mend(anew));
     }
+    if identity.current_lsn < state.flush_lsn {
+        return Err(Error::operator(format!(
+            "the source was set back: its WAL ends at {}, the log holds changes up to {}; what the log holds beyond \
+             that never happened there, and what is written there now may be taken for known",
+            identity.current_lsn, state.flush_lsn
+        ))
+        .mend(anew));
+    }
     let Some(slot) = slot::slot_state(sql, &settings.slot).await? else {
         return Err(Error::operator(format!(
-            "replication slot {:?} does not exist any more: changes from {} on cannot be had",
-            settings.slot, state.flush_lsn
+            "replication slot {:?} does not exist any more: {gap} cannot be had",
+            settings.slot
         ))
         .mend(anew));
     };
-    usable(settings, &slot, &format!("changes from {} on cannot be had", state.flush_lsn), anew)?;
+    usable(settings, &slot, &format!("{gap} cannot be had"), &anew)?;
     match slot.confirmed_flush_lsn {
         Some(confirmed) if confirmed > state.flush_lsn => Err(Error::operator(format!(
             "replication slot {:?} was moved on by someone else: it stands at {confirmed}, the log at {}: the changes \
@@ -72,14 +86,18 @@ pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Resul
 }
 
 /// Asks everything that could fail later. What fails is one error, with all the mends; what could be better is
-/// logged.
-pub async fn preflight(settings: &CaptureSettings, sql: &mut Client, create_missing: bool) -> Result<()> {
-    let findings = preflight::check(sql, &preflight_settings(settings, create_missing)).await?;
+/// logged. A first copy needs every table; later a table that fails is logged and does not keep the others from
+/// being captured.
+pub async fn preflight(settings: &CaptureSettings, sql: &mut Client, first_copy: bool) -> Result<()> {
+    let findings = preflight::check(sql, &preflight_settings(settings, first_copy)).await?;
     let mut failures = Vec::new();
     let mut mends = Vec::new();
     for finding in findings {
         let line = format!("{}: {}", finding.subject, finding.message);
         match finding.level {
+            Level::Fail if !first_copy && finding.subject.starts_with("table ") => {
+                tracing::error!(mend = finding.mend, "{line}");
+            }
             Level::Fail => {
                 failures.push(line);
                 mends.extend(finding.mend);
@@ -91,7 +109,10 @@ pub async fn preflight(settings: &CaptureSettings, sql: &mut Client, create_miss
     if failures.is_empty() {
         return Ok(());
     }
-    Err(Error::operator(format!("the source is not ready: {}", failures.join("; "))).mend(mends.join(" ")))
+    let listed =
+        if failures.len() == 1 { failures.concat() } else { format!("\n  {}", failures.join("\n  ")) };
+    mends.dedup();
+    Err(Error::operator(format!("the source is not ready: {listed}")).mend(mends.join("\n")))
 }
 
 /// What is to be captured, in preflight's words.
@@ -123,7 +144,11 @@ fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend:
         return Err(Error::operator(format!(
             "replication slot {name:?} has been invalidated ({reason}): {consequence}"
         ))
-        .mend(format!("{mend} Raise max_slot_wal_keep_size if WAL was removed too early.")));
+        .mend(format!(
+            "{mend} Drop the slot first: SELECT pg_drop_replication_slot({}); and raise max_slot_wal_keep_size if \
+             WAL was removed too early.",
+            quote_literal(name)
+        )));
     }
     Ok(())
 }

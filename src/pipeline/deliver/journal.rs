@@ -23,6 +23,8 @@ pub struct Journal {
     shapes: HashMap<String, Versions>,
     /// Cuts by day.
     cuts: BTreeMap<Ds, Arc<Cut>>,
+    /// What the log begins with.
+    beginning: Option<String>,
 }
 
 impl Journal {
@@ -34,6 +36,7 @@ impl Journal {
             places: Places::new(),
             shapes: HashMap::new(),
             cuts: BTreeMap::new(),
+            beginning: None,
         }
     }
 
@@ -43,6 +46,8 @@ impl Journal {
     /// appended before any record that lies behind it.
     pub async fn refresh(&mut self, log: &dyn Log) -> Result<()> {
         for change in read_json::<SchemaChange>(log, &self.ddl_topic, &mut self.places).await? {
+            self.beginning
+                .get_or_insert_with(|| format!("{} {} {}", change.topic, change.after.oid, change.position));
             let versions = self.shapes.entry(change.topic).or_default();
             versions.insert(change.after.version, Arc::new(change.after));
         }
@@ -50,6 +55,12 @@ impl Journal {
             self.cuts.insert(cut.ds, Arc::new(cut));
         }
         Ok(())
+    }
+
+    /// The log's first record of a schema, in words: no two logs of a source begin alike. None while there is
+    /// no record.
+    pub fn beginning(&self) -> Option<&str> {
+        self.beginning.as_deref()
     }
 
     /// The topics of tables with their newest shape.
@@ -68,6 +79,32 @@ impl Journal {
             ))
             .mend("The topic was trimmed or damaged; it must be kept whole.")
         })
+    }
+
+    /// Refuses a table whose key changed between two of its versions: changes made under the one cannot be
+    /// matched with rows held under the other.
+    pub fn same_key(&self, topic: &str, from: SchemaVersion, to: SchemaVersion) -> Result<()> {
+        let Some(versions) = self.shapes.get(topic) else { return Ok(()) };
+        let names = |schema: &TableSchema| schema.key_columns().map(|c| c.name.clone()).collect::<Vec<_>>();
+        let mut before: Option<Vec<String>> = None;
+        for schema in versions.range(from..=to).map(|(_, schema)| schema) {
+            let key = names(schema);
+            if let Some(before) = before.filter(|before| *before != key) {
+                return Err(Error::operator(format!(
+                    "the key of {} changed from ({}) to ({}) with version {}: the days before and after it cannot be merged",
+                    schema.name,
+                    before.join(", "),
+                    key.join(", "),
+                    schema.version.0
+                ))
+                .mend(
+                    "Exclude the table, or begin it anew: move the log and this source's folders in the lake aside \
+                     and start again.",
+                ));
+            }
+            before = Some(key);
+        }
+        Ok(())
     }
 
     /// The cuts after a day, oldest first (all of them without one).

@@ -20,14 +20,14 @@ use crate::coord::{Coordinator, Lease};
 use crate::envelope::json::Options;
 use crate::lake::Lake;
 use crate::log::{Log, LogPartition, OffsetRange};
-use crate::ops::{DayTable, Ops};
+use crate::ops::{Component, DayTable, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use journal::Journal;
 use table::TableDelivery;
 
-/// A table that failed is tried again after this long.
-const FAILED_TABLE_PAUSE: Duration = Duration::from_secs(30);
+/// A table, or a day's manifest, that failed is tried again after this long.
+const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
 /// How long a step in progress (a merge, a lake that hangs) may take when the process is to stop. Whatever is
 /// dropped then is done again, with the same outcome.
@@ -59,9 +59,17 @@ pub async fn run(
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
     let lease_name = format!("deliver/{}", settings.name);
     while !shutdown.is_raised() {
-        let Some(lease) = coordinator.acquire(&lease_name, settings.lease_ttl).await? else {
-            let holder =
-                coordinator.holder(&lease_name).await?.map_or_else(String::new, |lease| lease.holder);
+        let acquired = match coordinator.acquire(&lease_name, settings.lease_ttl).await {
+            Ok(lease) => lease,
+            Err(error) if error.class() == Class::Retry => {
+                pause(&component, &error, &mut backoff, shutdown).await;
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let Some(lease) = acquired else {
+            let holder = coordinator.holder(&lease_name).await.ok().flatten();
+            let holder = holder.map_or_else(String::new, |lease| lease.holder);
             component.standby(format!("another process delivers ({holder}); standing by"));
             tokio::select! {
                 () = tokio::time::sleep(settings.lease_ttl / 4) => {}
@@ -71,28 +79,42 @@ pub async fn run(
         };
         component.ok();
         let mut delivery = Delivery::new(settings, log, lake, ops);
+        // In a task of its own: a turn which computes for long must not hold up the renewal.
+        let mut keeper = tokio::task::JoinSet::new();
+        keeper.spawn(keep(Arc::clone(coordinator), lease.clone(), settings.lease_ttl));
         let result = tokio::select! {
             result = delivery.run(shutdown) => result,
-            lost = keep(coordinator.as_ref(), &lease, settings.lease_ttl) => lost,
+            Some(lost) = keeper.join_next() => {
+                lost.unwrap_or_else(|error| Err(Error::retry("the task that renews the lease died").cause(error)))
+            }
             () = overdue(shutdown) => {
                 tracing::warn!("delivery did not come to an end in {DRAIN_PATIENCE:?}: what it was doing is done again at the next start");
                 Ok(())
             }
         };
-        coordinator.release(&lease).await?;
+        keeper.shutdown().await;
+        // What cannot be given back comes to its end by itself.
+        if let Err(error) = coordinator.release(&lease).await {
+            tracing::warn!(%error, "the lease of delivery could not be given back");
+        }
         let Err(error) = result else { return Ok(()) };
         if !matches!(error.class(), Class::Retry | Class::Fenced) {
             return Err(error);
         }
-        component.failed(&error);
-        let wait = backoff.next_wait();
-        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "delivery was interrupted: trying again");
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = shutdown.raised() => {}
-        }
+        pause(&component, &error, &mut backoff, shutdown).await;
     }
     Ok(())
+}
+
+/// Tells of an error that passes, and waits.
+async fn pause(component: &Component, error: &Error, backoff: &mut Backoff, shutdown: &Shutdown) {
+    component.failed(error);
+    let wait = backoff.next_wait();
+    tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "delivery was interrupted: trying again");
+    tokio::select! {
+        () = tokio::time::sleep(wait) => {}
+        () = shutdown.raised() => {}
+    }
 }
 
 /// Waits until the process is to stop, and then as long as a step in progress may take.
@@ -102,11 +124,14 @@ async fn overdue(shutdown: &Shutdown) {
 }
 
 /// Renews the lease until it is lost.
-async fn keep(coordinator: &dyn Coordinator, lease: &Lease, ttl: Duration) -> Result<()> {
+async fn keep(coordinator: Arc<dyn Coordinator>, lease: Lease, ttl: Duration) -> Result<()> {
     loop {
         tokio::time::sleep(ttl / 3).await;
-        if !coordinator.renew(lease, ttl).await? {
-            return Err(Error::fenced(format!("the lease {} was lost to another process", lease.name)));
+        if !coordinator.renew(&lease, ttl).await? {
+            let name = &lease.name;
+            return Err(Error::fenced(format!(
+                "the lease {name} ran out before it was renewed, or was taken over"
+            )));
         }
     }
 }
@@ -118,7 +143,12 @@ struct Delivery<'a> {
     ops: &'a Ops,
     journal: Journal,
     tables: HashMap<String, TableDelivery>,
+    /// When a table that failed is tried again.
     failed: HashMap<String, tokio::time::Instant>,
+    /// When the manifest of a day is tried again.
+    day_failed: Option<tokio::time::Instant>,
+    /// Whether the lake is known to be filled from this log.
+    bound: bool,
     /// The last day whose own manifest is there.
     day: Option<Ds>,
 }
@@ -126,7 +156,8 @@ struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     fn new(settings: &'a DeliverSettings, log: &'a Arc<dyn Log>, lake: &'a Lake, ops: &'a Ops) -> Self {
         let journal = Journal::new(&settings.name);
-        Self { settings, log, lake, ops, journal, tables: HashMap::new(), failed: HashMap::new(), day: None }
+        let (tables, failed) = (HashMap::new(), HashMap::new());
+        Self { settings, log, lake, ops, journal, tables, failed, day_failed: None, bound: false, day: None }
     }
 
     async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
@@ -134,8 +165,10 @@ impl<'a> Delivery<'a> {
         while !shutdown.is_raised() {
             let more = self.round(shutdown).await?;
             if !more {
+                let again = self.failed.values().chain(&self.day_failed).min().copied();
                 tokio::select! {
                     () = self.log.appended() => {}
+                    () = until(again) => {}
                     () = shutdown.raised() => {}
                 }
             }
@@ -147,6 +180,10 @@ impl<'a> Delivery<'a> {
     async fn round(&mut self, shutdown: &Shutdown) -> Result<bool> {
         let ranges = by_topic(self.log.ranges().await?);
         self.journal.refresh(self.log.as_ref()).await?;
+        if let (false, Some(beginning)) = (self.bound, self.journal.beginning()) {
+            self.lake.bind(beginning).await?;
+            self.bound = true;
+        }
         let tables: Vec<(String, TableName)> =
             self.journal.tables().map(|(topic, name)| (topic.to_owned(), name.clone())).collect();
         let mut more = false;
@@ -162,9 +199,25 @@ impl<'a> Delivery<'a> {
                 Err(error) if error.class() == Class::Operator => self.isolate(topic, &name, &error),
                 Err(error) => return Err(error),
             }
-            self.bound_memory();
+            self.bound_memory().await?;
         }
-        more |= self.publish_days().await?;
+        if self.day_failed.is_some_and(|until| tokio::time::Instant::now() < until) {
+            return Ok(more);
+        }
+        match self.publish_days().await {
+            Ok(published) => {
+                if self.day_failed.take().is_some() {
+                    self.ops.component("lake").ok();
+                }
+                more |= published;
+            }
+            Err(error) if error.class() == Class::Operator => {
+                tracing::error!(%error, "the day's manifest cannot be made: it is tried again in {FAILED_PAUSE:?}");
+                self.ops.component("lake").failed(&error);
+                self.day_failed = Some(tokio::time::Instant::now() + FAILED_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
         Ok(more)
     }
 
@@ -197,18 +250,20 @@ impl<'a> Delivery<'a> {
 
     /// The table waits, the others go on; it is tried again after a while.
     fn isolate(&mut self, topic: String, name: &TableName, error: &Error) {
-        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {FAILED_TABLE_PAUSE:?}");
+        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {FAILED_PAUSE:?}");
         self.ops.table(name).failed(error);
         self.tables.remove(&topic);
-        self.failed.insert(topic, tokio::time::Instant::now() + FAILED_TABLE_PAUSE);
+        self.failed.insert(topic, tokio::time::Instant::now() + FAILED_PAUSE);
     }
 
-    fn bound_memory(&mut self) {
+    /// Writes the fullest tables' files early while all together hold too much.
+    async fn bound_memory(&mut self) -> Result<()> {
         while self.tables.values().map(TableDelivery::memory).sum::<usize>() > self.settings.memory_bytes_max
         {
             let Some(fullest) = self.tables.values_mut().max_by_key(|table| table.memory()) else { break };
-            fullest.forget();
+            fullest.flush().await?;
         }
+        Ok(())
     }
 
     /// A day is complete when all its tables are: then its own manifest is made.
@@ -231,6 +286,13 @@ impl<'a> Delivery<'a> {
             published = true;
         }
         Ok(published)
+    }
+}
+
+async fn until(due: Option<tokio::time::Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -33,7 +33,7 @@ pub struct TableDelivery {
     watch: Arc<TableStats>,
     published: Option<Manifest>,
     stagers: BTreeMap<u32, Stager>,
-    /// Up to where the log was told to let go, by log partition.
+    /// Up to where the log was told that it may let go, by log partition.
     trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
 }
@@ -87,9 +87,12 @@ impl TableDelivery {
         self.stagers.values().map(Stager::memory).sum()
     }
 
-    /// Lets go of what is held in memory; it is read from the log again.
-    pub fn forget(&mut self) {
-        self.stagers.clear();
+    /// Writes what is held in memory.
+    pub async fn flush(&mut self) -> Result<()> {
+        for stager in self.stagers.values_mut() {
+            stager.flush().await?;
+        }
+        Ok(())
     }
 
     /// Stages what the log holds, up to the next cut, and publishes the day when the cut is reached.
@@ -120,13 +123,13 @@ impl TableDelivery {
                 _ => complete = false,
             }
         }
-        self.trim(log, ranges).await?;
         self.watch.set_end_offset(ranges.values().map(|range| range.end).sum());
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if let Some(cut) = cut.filter(|_| complete) {
             self.publish(lake, journal, &cut).await?;
             turn = Turn { more: true, published: true };
         }
+        self.trim(log, ranges).await?;
         Ok(turn)
     }
 
@@ -149,7 +152,6 @@ impl TableDelivery {
         if !self.stagers.contains_key(&number) {
             let from = self.published.as_ref().map_or(0, |manifest| end_of(manifest, number));
             let since = self.published();
-            lake.sweep_changes(&self.name, since).await?;
             let chain = lake.chain(&self.name, number, (from, None), since).await?;
             if chain.next < range.start && range.start < range.end {
                 return Err(Error::operator(format!(
@@ -231,6 +233,8 @@ impl TableDelivery {
     async fn publish(&mut self, lake: &Lake, journal: &Journal, cut: &Cut) -> Result<()> {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let schema = journal.shape(&self.topic, table.schema_version)?;
+        let from = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
+        journal.same_key(&self.topic, from, table.schema_version)?;
         let started = std::time::Instant::now();
         let manifest = lake.merge_and_publish(schema, cut, &self.topic, self.published.as_ref()).await?;
         self.watch.set_published(manifest.ds);
@@ -242,7 +246,8 @@ impl TableDelivery {
         Ok(())
     }
 
-    /// The change files hold everything below their end: the log may let go of it.
+    /// The change files hold everything below their end: the log may let go of it. Also between two cuts, or
+    /// a log with a limit would have to hold a whole day.
     async fn trim(&mut self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
         for partition in ranges.keys() {
             let Some(stager) = self.stagers.get(&partition.partition) else { continue };

@@ -42,7 +42,8 @@ impl Server {
         let settings = client
             .query(
                 "SELECT name, setting FROM pg_settings WHERE name IN ('wal_level', 'max_replication_slots', \
-                 'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'idle_replication_slot_timeout')",
+                 'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'idle_replication_slot_timeout', \
+                 'synchronous_standby_names')",
             )
             .await?;
         let settings =
@@ -84,6 +85,16 @@ impl Server {
                     "a slot that nobody reads for that long is invalidated, and the tables have to be copied again",
                 )
                 .mend("ALTER SYSTEM SET idle_replication_slot_timeout = 0; SELECT pg_reload_conf();"),
+            );
+        }
+        let synchronous = self.settings.get("synchronous_standby_names").map_or("", String::as_str);
+        if synchronous.contains('*') {
+            findings.push(
+                Finding::fail(
+                    "synchronous_standby_names",
+                    format!("{synchronous:?} takes any replication session for a standby: commits would wait for Tidemark"),
+                )
+                .mend("Name the standbys: ALTER SYSTEM SET synchronous_standby_names = 'standby1'; SELECT pg_reload_conf();"),
             );
         }
         if self.encoding == "SQL_ASCII" {

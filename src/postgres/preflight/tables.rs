@@ -175,6 +175,13 @@ fn identity(
 fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
     let subject = format!("table {}", table.name);
     let role_name = quote_ident(role);
+    if table.is_unlogged {
+        findings.push(
+            Finding::warn(&subject, "is unlogged: its changes are in no WAL, and it is left out")
+                .mend(format!("ALTER TABLE {} SET LOGGED;", table.name.quoted())),
+        );
+        return;
+    }
     if !table.is_readable {
         let schema = quote_ident(&table.name.schema);
         findings.push(
@@ -193,17 +200,15 @@ fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
             .mend(format!("ALTER ROLE {role_name} BYPASSRLS;")),
         );
     }
-    if table.is_unlogged {
-        findings.push(
-            Finding::warn(&subject, "is unlogged: its changes are in no WAL, and it is left out")
-                .mend(format!("ALTER TABLE {} SET LOGGED;", table.name.quoted())),
-        );
-    }
     if table.is_filtered {
-        findings.push(Finding::warn(
-            &subject,
-            "is published with a row filter or a column list: the rest of it will be missing",
-        ));
+        findings.push(
+            Finding::fail(
+                &subject,
+                "is published with a row filter or a column list: a copy would hold rows and columns of which no \
+                 change is ever sent",
+            )
+            .mend("Publish it whole in a publication of Tidemark's own, or exclude it."),
+        );
     }
 }
 

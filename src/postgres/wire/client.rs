@@ -340,7 +340,7 @@ async fn ask_for_tls(tcp: &mut TcpStream, options: &ConnectOptions) -> Result<bo
         b'S' => Ok(true),
         b'N' => Ok(false),
         // A server that cannot even fork answers in plain text.
-        tag => Err(unexpected("the request for TLS", tag)),
+        tag => Err(unexpected(&format!("the request for TLS at {}", options.address()), tag)),
     }
 }
 

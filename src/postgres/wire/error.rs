@@ -88,6 +88,12 @@ impl ServerError {
             "53300" => "Raise max_connections or max_wal_senders on the server, or close other sessions.",
             "53400" => "Raise max_replication_slots on the server, or drop a slot that is not used.",
             "55006" => "Another process streams from the slot: see active_pid in pg_replication_slots.",
+            "42704" if self.message.starts_with("publication") => {
+                "The server looks a publication up as it was when the change was made. Run `tidemark setup` if it is \
+                 missing. If it was dropped and made again, changes from before the publication was made again cannot \
+                 be read: to go on without them, drop the slot, move the log's file and the lake's folders of this \
+                 source aside, and start again: a new backfill is made."
+            }
             "42501" => "Give the role the right that is named; `tidemark setup --print` prints the SQL.",
             "55000" if self.message.contains("wal_level") => {
                 "Set wal_level = logical on the server and restart it (rds.logical_replication = 1 on RDS)."

@@ -1,0 +1,292 @@
+//! This machine: folders, disks, files and ports.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
+use std::process::Command;
+
+use rustix::process::geteuid;
+
+use crate::connector::{CSV, Connector, PASSWORD, server_with_table};
+use crate::support::free_port;
+
+fn lake_at(folder: &Path) -> String {
+    format!("{CSV}url = \"file://{}\"\n", folder.display())
+}
+
+/// A small disk of its own.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    /// `None` without the right to mount one.
+    fn mount(bytes: usize) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={bytes}");
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(dir))
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn remount(&self, option: &str) {
+        let option = format!("remount,{option}");
+        assert!(Command::new("mount").args(["-o", &option]).arg(self.path()).status().unwrap().success());
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
+
+/// Runs a test of this file once more as root of a user and mount namespace of its own.
+fn again_in_a_namespace(test: &str) {
+    let unshare = || {
+        let mut command = Command::new("unshare");
+        command.arg("-rm");
+        command
+    };
+    let inside = std::env::var_os("BAD_INPUT_NAMESPACE").is_some();
+    if inside || !unshare().arg("true").status().is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED {test}: no right to mount a tmpfs");
+        return;
+    }
+    let mut command = unshare();
+    command.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
+    assert!(
+        command.env("BAD_INPUT_NAMESPACE", "1").status().unwrap().success(),
+        "{test} fails in a namespace"
+    );
+}
+
+#[tokio::test]
+async fn a_file_where_the_lake_s_folder_belongs_is_told_before_anything_is_made() {
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, "");
+    let lake = connector.folder().join("lake");
+    std::fs::write(&lake, "in the way").unwrap();
+    let more = lake_at(&lake);
+    let url = server.url_as(&format!("postgres:{PASSWORD}"), "postgres");
+    connector.configure(&url, &more);
+    let path = lake.display().to_string();
+    let ended = connector.refused(&["run"], 1, &["lake", &path]);
+    assert!(!ended.err.contains("backfill"), "{}", ended.err);
+    let check = connector.run(&["check"]);
+    assert!(check.code == 1 && check.out.contains("fail  lake"), "{}", check.out);
+    std::fs::remove_file(&lake).unwrap();
+    let running = connector.stream();
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_lake_that_cannot_be_written_is_told_at_once() {
+    let Some(disk) = SmallDisk::mount(16 << 20) else {
+        return again_in_a_namespace("local::a_lake_that_cannot_be_written_is_told_at_once");
+    };
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, &lake_at(disk.path()));
+    disk.remount("ro");
+    let path = disk.path().display().to_string();
+    let ended = connector.refused(&["run"], 1, &[&path, "Read-only file system", "the right to write"]);
+    assert!(!ended.err.contains("backfill"), "{}", ended.err);
+    disk.remount("rw");
+    let running = connector.stream();
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn folders_of_another_user_are_told_with_the_right_that_is_missing() {
+    if !geteuid().is_root() {
+        eprintln!("SKIPPED: only root can run the binary as somebody else");
+        return;
+    }
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, CSV);
+    std::fs::set_permissions(connector.folder(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    // The binary may lie below a folder which only root may enter.
+    let binary = connector.folder().join("tidemark");
+    std::fs::copy(env!("CARGO_BIN_EXE_tidemark"), &binary).unwrap();
+    let as_nobody = || {
+        let mut command = Command::new("setpriv");
+        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary).arg("run");
+        command.current_dir(connector.folder()).env_remove("RUST_LOG");
+        command
+    };
+    let refused = |words: &[&str]| {
+        let ended = connector.start_command(as_nobody()).ended();
+        ended.says(1, words);
+        assert!(!ended.err.contains("backfill"), "{}", ended.err);
+    };
+    refused(&["cannot create the folder tidemark-data", "Permission denied"]);
+    std::fs::create_dir(connector.state()).unwrap();
+    refused(&["tidemark-data/log.db", "the right to write this file and its folder"]);
+    chown(connector.state(), Some(65534), Some(65534)).unwrap();
+    let lake = connector.state().join("lake");
+    std::fs::create_dir(&lake).unwrap();
+    refused(&["tidemark-data/lake", "Permission denied", "the right to write"]);
+    chown(&lake, Some(65534), Some(65534)).unwrap();
+    let mut running = connector.start_command(as_nobody());
+    running.wait_for("\"message\":\"streaming\"");
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+    let file = connector.folder().join("connector.toml");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let ended = connector.start_command(as_nobody()).ended();
+    ended.says(2, &["connector.toml: cannot be read: Permission denied"]);
+}
+
+/// 64 KiB which do not compress, in each of so many rows.
+fn noise(rows: std::ops::Range<u32>) -> String {
+    format!(
+        "INSERT INTO wide SELECT n, (SELECT string_agg(md5((n * 100000 + i)::text), '') FROM generate_series(1, 2048) i) \
+         FROM generate_series({}, {}) n",
+        rows.start,
+        rows.end - 1
+    )
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_log_stops_the_process_and_nothing_is_lost() {
+    let Some(disk) = SmallDisk::mount(96 << 20) else {
+        return again_in_a_namespace(
+            "local::a_full_disk_under_the_log_stops_the_process_and_nothing_is_lost",
+        );
+    };
+    let server = server_with_table().await;
+    let oracle = server.connect().await;
+    oracle.batch_execute("CREATE TABLE wide (id int PRIMARY KEY, x text)").await.unwrap();
+    let more = format!("{CSV}[log.embedded]\npath = \"{}\"\n", disk.path().join("log.db").display());
+    let connector = Connector::new(&server, &more);
+    let running = connector.stream();
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![1; 88 << 20]).unwrap();
+    oracle.batch_execute(&noise(0..300)).await.unwrap();
+    let ended = running.ended();
+    ended.says(
+        1,
+        &["cannot append to the log: no space is left for", "log.db; nothing was written", "→ Free space"],
+    );
+    connector.refused(&["run"], 1, &["no space is left for"]);
+
+    std::fs::remove_file(&ballast).unwrap();
+    let running = connector.stream();
+    oracle.batch_execute("INSERT INTO t VALUES (11)").await.unwrap();
+    connector.publishes_what_postgres_holds(&server, &["t", "wide"]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_full_disk_under_the_lake_does_not_stop_capture_and_the_day_comes_when_there_is_space() {
+    let Some(disk) = SmallDisk::mount(32 << 20) else {
+        return again_in_a_namespace(
+            "local::a_full_disk_under_the_lake_does_not_stop_capture_and_the_day_comes_when_there_is_space",
+        );
+    };
+    let server = server_with_table().await;
+    let oracle = server.connect().await;
+    oracle.batch_execute("CREATE TABLE wide (id int PRIMARY KEY, x text)").await.unwrap();
+    let connector = Connector::new(&server, &lake_at(disk.path()));
+    let mut running = connector.stream();
+    let ballast = disk.path().join("ballast");
+    std::fs::write(&ballast, vec![1; (32 << 20) - (256 << 10)]).unwrap();
+    oracle.batch_execute(&noise(0..100)).await.unwrap();
+    let cut = connector.run(&["cut", "--json"]);
+    assert_eq!(cut.code, 0, "{cut:?}");
+    running.wait_for("No space left on device");
+    let status = connector.run(&["status"]);
+    assert!(status.code == 0 && status.out.contains("Free some space"), "{}", status.out);
+    oracle.batch_execute("INSERT INTO t VALUES (11)").await.unwrap();
+
+    std::fs::remove_file(&ballast).unwrap();
+    let day: serde_json::Value = serde_json::from_str(&cut.out).unwrap();
+    let ds = day["ds"].as_str().unwrap();
+    let wait = connector.run(&["wait", "--ds", ds, "--timeout", "50s"]);
+    assert_eq!(wait.code, 0, "{wait:?}\n{}", running.err());
+    connector.holds(&server, ds, &[("t", "id <= 10"), ("wide", "true")]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_log_at_its_limit_names_the_key_and_goes_on_when_it_is_raised() {
+    let server = server_with_table().await;
+    let oracle = server.connect().await;
+    oracle.batch_execute("CREATE TABLE wide (id int PRIMARY KEY, x text)").await.unwrap();
+    let connector = Connector::new(&server, &format!("{CSV}[log.embedded]\nbytes_max = 67_108_864\n"));
+    let running = connector.stream();
+    oracle.batch_execute(&noise(0..1100)).await.unwrap();
+    let ended = running.ended();
+    ended.says(1, &["has come to its limit, [log.embedded] bytes_max = 67108864", "raise bytes_max"]);
+    connector.configure(&server.url_as(&format!("postgres:{PASSWORD}"), "postgres"), CSV);
+    let running = connector.stream();
+    connector.publishes_what_postgres_holds(&server, &["t", "wide"]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told_before_anything_is_made() {
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, CSV);
+    let address = format!("127.0.0.1:{}", connector.listen());
+    let taken = TcpListener::bind(&address).unwrap();
+    let ended = connector.refused(&["run"], 1, &[&address, "[ops] listen", "in use", "Choose a free port"]);
+    assert!(!ended.err.contains("backfill") && !connector.state().exists(), "{}", ended.err);
+    drop(taken);
+    let running = connector.stream();
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_second_process_does_no_harm_to_the_first() {
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, CSV);
+    let running = connector.stream();
+    connector.refused(&["run"], 1, &["[ops] listen", "perhaps another Tidemark"]);
+    let file = std::fs::read_to_string(connector.folder().join("connector.toml")).unwrap();
+    let other = file.replace(&connector.listen().to_string(), &free_port().to_string());
+    std::fs::write(connector.folder().join("other.toml"), other).unwrap();
+    connector.refused(&["run", "--config", "other.toml"], 1, &["is in use by server process"]);
+    server.connect().await.batch_execute("INSERT INTO t VALUES (11)").await.unwrap();
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+}
+
+#[tokio::test]
+async fn a_log_file_that_is_not_ours_or_damaged_is_left_alone() {
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, CSV);
+    std::fs::create_dir(connector.state()).unwrap();
+    let log = connector.state().join("log.db");
+    let notes = "my notes, long enough to be taken for the header of a database file\n".repeat(20);
+    std::fs::write(&log, &notes).unwrap();
+    for command in ["run", "capture", "deliver"] {
+        connector.refused(&[command], 1, &["tidemark-data/log.db is damaged or no file of Tidemark's"]);
+    }
+    assert_eq!(std::fs::read_to_string(&log).unwrap(), notes, "it was written to");
+    std::fs::remove_file(&log).unwrap();
+
+    connector.stream().stop();
+    // All of it, with its write-ahead log, from which SQLite would mend the page.
+    let files = ["log.db", "log.db-wal", "log.db-shm"].map(|name| connector.state().join(name));
+    let good = files.each_ref().map(|file| std::fs::read(file).ok());
+    let mut bad = good[0].clone().unwrap();
+    bad[..100].fill(0x55);
+    std::fs::write(&log, &bad).unwrap();
+    let _ = (std::fs::remove_file(&files[1]), std::fs::remove_file(&files[2]));
+    connector.refused(&["run"], 1, &["log.db is damaged", "Restore it"]);
+    for (file, bytes) in files.iter().zip(&good) {
+        let _ = std::fs::remove_file(file);
+        if let Some(bytes) = bytes {
+            std::fs::write(file, bytes).unwrap();
+        }
+    }
+    let running = connector.stream();
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+}
