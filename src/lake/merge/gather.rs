@@ -344,7 +344,8 @@ mod tests {
             .map(|i| "x".repeat(if i % 1000 == 0 { 500_000 } else { random.random_range(0..300) }))
             .collect();
         let first = chunks(&texts, 2);
-        assert!(first.len() > 4 && first.concat() == texts);
+        assert!(first.concat() == texts, "rows were lost or changed places");
+        assert!(first.len() > 2, "{} chunks", first.len());
         for seed in 3..6 {
             let other = chunks(&texts, seed);
             assert!(first == other, "seed {seed}");
