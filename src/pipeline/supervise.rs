@@ -58,6 +58,12 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
         ops.component("lake").ok();
         target = Some((coordinator, lake));
     }
+    // Known from the start: without them the process would call itself ready before they have begun.
+    for (name, runs) in [("source", sides.captures()), ("deliver", sides.delivers())] {
+        if runs {
+            ops.component(name);
+        }
+    }
     let mut sides_running = tokio::task::JoinSet::new();
     if sides.captures() {
         let settings = capture_settings;
