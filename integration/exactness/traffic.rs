@@ -88,7 +88,11 @@ impl Session {
             watchdog.abort();
             match done {
                 Ok(()) => drop(self.committed.fetch_add(1, Ordering::Relaxed)),
-                Err(_) => drop(client.batch_execute("ROLLBACK").await),
+                Err(_) => {
+                    drop(client.batch_execute("ROLLBACK").await);
+                    // One that stays prepared would keep a new slot from ever being made.
+                    drop(client.batch_execute(&format!("ROLLBACK PREPARED 's{}'", self.number)).await);
+                }
             }
         }
     }
