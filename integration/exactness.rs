@@ -50,6 +50,8 @@ use traffic::Traffic;
 const EARLY_ROUNDS: u32 = 5;
 /// No single step takes longer, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// How long all days may take that were left behind: a process that lives for a second publishes next to none.
+const CATCH_UP: &str = "15m";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_often_it_is_killed() {
@@ -302,7 +304,7 @@ impl Test {
         let today = self.clock.today().to_string();
         let (made, said) = self.connector.run(&["cut", "--ds", &today]);
         assert!(made, "cut of {today}: {said}\n{}", process.said());
-        let (published, said) = self.connector.run(&["wait", "--ds", &today, "--timeout", "2m"]);
+        let (published, said) = self.connector.run(&["wait", "--ds", &today, "--timeout", CATCH_UP]);
         assert!(published, "wait for {today}: {said}\n{}", process.said());
         eprintln!("{:?}: {today} is published", self.began.elapsed());
         process.signal(Signal::TERM);
@@ -362,7 +364,7 @@ impl Test {
         let last = names(&lake.join(format!("cuts/{NAME}"))).pop().unwrap();
         let ds = last.file_stem().unwrap().to_str().unwrap().trim_start_matches("ds=").to_owned();
         let mut process = again.start("deliver", 0);
-        let (done, said) = again.run(&["wait", "--ds", &ds, "--timeout", "2m"]);
+        let (done, said) = again.run(&["wait", "--ds", &ds, "--timeout", CATCH_UP]);
         assert!(done, "{said}\n{}", process.said());
         process.signal(Signal::TERM);
         assert!(process.wait(PATIENCE).success(), "{}", process.said());

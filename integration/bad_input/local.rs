@@ -213,15 +213,37 @@ async fn a_full_disk_under_the_lake_does_not_stop_capture_and_the_day_comes_when
 }
 
 #[tokio::test]
-async fn a_log_at_its_limit_names_the_key_and_goes_on_when_it_is_raised() {
+async fn a_log_at_its_limit_names_the_key_and_goes_on_as_soon_as_deliver_makes_room() {
     let server = server_with_table().await;
     let oracle = server.connect().await;
     oracle.batch_execute("CREATE TABLE wide (id int PRIMARY KEY, x text)").await.unwrap();
-    let connector = Connector::new(&server, &format!("{CSV}[log.embedded]\nbytes_max = 67_108_864\n"));
-    let running = connector.stream();
+    let toml = format!("{CSV}[log.embedded]\nbytes_max = 67_108_864\n");
+    let connector = Connector::new(&server, &toml);
+    let mut capture = connector.start(&["capture"]);
+    capture.wait_for("\"message\":\"streaming\"");
     oracle.batch_execute(&noise(0..1100)).await.unwrap();
-    let ended = running.ended();
-    ended.says(1, &["has come to its limit, [log.embedded] bytes_max = 67108864", "raise bytes_max"]);
+    capture.wait_for("has come to its limit, [log.embedded] bytes_max = 67108864");
+    let status = connector.run(&["status"]);
+    assert!(status.out.contains("raise bytes_max"), "{status:?}");
+
+    // Deliver, in a process of its own, is all that it takes: nothing is started again.
+    let file = std::fs::read_to_string(connector.folder().join("connector.toml")).unwrap();
+    let other = file.replace(&connector.listen().to_string(), &free_port().to_string());
+    std::fs::write(connector.folder().join("other.toml"), other).unwrap();
+    let deliver = connector.start(&["deliver", "--config", "other.toml"]);
+    connector.publishes_what_postgres_holds(&server, &["t", "wide"]).await;
+    deliver.stop();
+    capture.stop();
+}
+
+#[tokio::test]
+async fn a_first_copy_that_does_not_fit_into_the_log_is_told_with_the_key() {
+    let server = server_with_table().await;
+    let oracle = server.connect().await;
+    oracle.batch_execute("CREATE TABLE wide (id int PRIMARY KEY, x text)").await.unwrap();
+    oracle.batch_execute(&noise(0..1100)).await.unwrap();
+    let connector = Connector::new(&server, &format!("{CSV}[log.embedded]\nbytes_max = 67_108_864\n"));
+    connector.refused(&["run"], 1, &["[log.embedded] bytes_max = 67108864", "first copy has to fit"]);
     connector.configure(&server.url_as(&format!("postgres:{PASSWORD}"), "postgres"), CSV);
     let running = connector.stream();
     connector.publishes_what_postgres_holds(&server, &["t", "wide"]).await;

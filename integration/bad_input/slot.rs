@@ -16,7 +16,7 @@ async fn text(server: &Postgres, sql: &str) -> String {
 const FLUSHED: &str =
     "SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'";
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_slot_in_use_by_another_is_given_up_in_bounded_time_and_nothing_is_lost() {
     let server = server_with_table().await;
     let connector = Connector::new(&server, CSV);

@@ -1,6 +1,7 @@
 //! Local files which live as long as one merge.
 
 use std::fs::{self, File};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,7 +26,11 @@ impl Scratch {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed("clear the scratch folder", &folder, error)),
         }
-        fs::create_dir_all(&folder).map_err(|e| failed("make the scratch folder", &folder, e))?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&folder)
+            .map_err(|e| failed("make the scratch folder", &folder, e))?;
         Ok(Self { folder, files: AtomicU64::new(0) })
     }
 

@@ -127,7 +127,8 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// the first time is created.
     ///
     /// An error of class `Fenced`: another writer has taken over; never try again. `Retry`: nothing was
-    /// written. `Operator`: nothing was written, and a person has to act (a full disk).
+    /// written; time can help (a log at its limit, once readers let go). `Operator`: nothing was written, and a
+    /// person has to act (a full disk).
     async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected>;
 
     /// Every log partition with the offsets that it holds.
@@ -140,6 +141,12 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
 
     /// Lets go of records below `before`, as far as the log's own retention agrees. Never of later ones.
     async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()>;
+
+    /// Whether the log is near its limit: who reads it should finish what keeps it from letting go of records.
+    /// Cheap. A log without a limit of its own is never short.
+    async fn is_short_of_room(&self) -> Result<bool> {
+        Ok(false)
+    }
 
     /// Waits until something may have been appended since the last call: at most a second. With several callers
     /// at once, only those who are waiting are sure to wake before that second is over.

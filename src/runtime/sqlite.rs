@@ -5,6 +5,7 @@
 //! anything is written, and both are written in the transaction that creates the tables.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -109,6 +110,9 @@ impl From<rusqlite::Error> for OpenError {
 }
 
 fn try_open(path: &Path, kind: &Kind) -> Result<Connection, OpenError> {
+    // The rows of the source are in it: a new file is its owner's alone, and -wal and -shm follow it. Where this
+    // fails, opening it says why.
+    let _ = fs::OpenOptions::new().create_new(true).write(true).mode(0o600).open(path);
     let flags =
         OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags)?;

@@ -61,12 +61,13 @@ pub struct SqliteLogOptions {
     /// The file, such as `data/log.db`. SQLite puts `-wal` and `-shm` beside it.
     pub path: PathBuf,
     /// Most bytes of the file, without its `-wal` (which stays below about 100 MB). Appends beyond it are
-    /// refused with an error of class `Operator`.
+    /// refused with an error of class `Retry`: once readers let go there is room again. What is held can only
+    /// grow, so that it is refused with `Operator`.
     pub bytes_max: Option<u64>,
     /// How long delivered records are kept for replays, in milliseconds since they were appended.
     pub retention_ms: u64,
     /// Most stored bytes of delivered records to keep, whatever their age, over all log partitions. The
-    /// oldest go first.
+    /// oldest go first. Never more than half of `bytes_max`: replays must not stand in the way of what comes.
     pub retention_bytes: Option<u64>,
 }
 
@@ -83,17 +84,21 @@ pub struct SqliteLog {
     writer: Writer,
     readers: Arc<Readers>,
     changed: Arc<Notify>,
+    bytes_max: Option<u64>,
 }
 
 impl SqliteLog {
     /// Opens the log, creating file and folder when there is none. Blocks for some milliseconds (up to a second
     /// after a crash). `Operator`: the file is not ours, is of a newer version, or cannot be written.
-    pub fn open(options: SqliteLogOptions) -> Result<Self> {
+    pub fn open(mut options: SqliteLogOptions) -> Result<Self> {
+        let half = options.bytes_max.map(|bytes_max| bytes_max / 2);
+        options.retention_bytes = options.retention_bytes.into_iter().chain(half).min();
+        let bytes_max = options.bytes_max;
         let changed = Arc::new(Notify::new());
         let connection = sqlite::open(&options.path, &KIND)?;
         let readers = Arc::new(Readers::new(options.path.clone()));
         let writer = Writer::start(options, connection, Arc::clone(&changed))?;
-        Ok(Self { writer, readers, changed })
+        Ok(Self { writer, readers, changed, bytes_max })
     }
 }
 
@@ -117,6 +122,11 @@ impl Log for SqliteLog {
 
     async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()> {
         self.writer.trim(partition, before).await
+    }
+
+    async fn is_short_of_room(&self) -> Result<bool> {
+        let Some(bytes_max) = self.bytes_max else { return Ok(false) };
+        Ok(self.readers.bytes_used().await? > bytes_max / 4 * 3)
     }
 
     async fn appended(&self) {

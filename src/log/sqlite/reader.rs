@@ -63,6 +63,15 @@ impl Readers {
         self.with("read the log", move |this, c| this.read_blocking(c, &partition, from, bytes_max)).await
     }
 
+    /// Bytes of the file that are in use. Cancel-safe.
+    pub async fn bytes_used(self: &Arc<Self>) -> Result<u64> {
+        self.with("look at the log's size", |this, c| {
+            let get = |pragma| this.sql(c.pragma_query_value(None, pragma, |row| row.get::<_, u64>(0)));
+            Ok(get("page_count")?.saturating_sub(get("freelist_count")?) * get("page_size")?)
+        })
+        .await
+    }
+
     /// Whether any connection of any process has committed since the last call. Cancel-safe.
     pub async fn has_changed(self: &Arc<Self>) -> bool {
         let this = Arc::clone(self);

@@ -135,13 +135,18 @@ async fn a_log_at_its_limit_names_the_key_and_goes_on_after_a_trim() {
         }
         assert!(count < 10, "the limit was passed");
     };
-    assert_eq!(rejected.error.class(), Class::Operator);
+    assert_eq!(rejected.error.class(), Class::Retry, "deliver can make room");
     let text = rejected.error.to_string();
     assert!(text.contains("[log.embedded] bytes_max = 8388608"), "{text}");
+    assert!(log.is_short_of_room().await.unwrap());
+    let held = Append { visibility: Visibility::Held, ..now(noise(1 << 20)) };
+    assert_eq!(log.append(epoch, held).await.unwrap_err().error.class(), Class::Operator, "nobody can");
     assert_eq!(log.ranges().await.unwrap()[&partition()].end, count);
     log.trim(&partition(), 3).await.unwrap();
     log.append(epoch, rejected.append).await.unwrap();
     assert_eq!(log.ranges().await.unwrap()[&partition()].end, count + 1);
+    log.trim(&partition(), count + 1).await.unwrap();
+    assert!(!log.is_short_of_room().await.unwrap());
 }
 
 #[tokio::test]

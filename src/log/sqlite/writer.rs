@@ -232,7 +232,7 @@ impl WriterThread {
             Ok(None) => Err(self.fenced(epoch)),
             Err(error) => {
                 self.commit_in_doubt = true;
-                Err(self.name_limit(error, bytes))
+                Err(self.name_limit(error, bytes, append.visibility))
             }
         }
     }
@@ -263,7 +263,7 @@ impl WriterThread {
     }
 
     /// A file that has come to `bytes_max` and a disk that is full are one error to SQLite.
-    fn name_limit(&self, error: Error, bytes: usize) -> Error {
+    fn name_limit(&self, error: Error, bytes: usize, visibility: Visibility) -> Error {
         let (Some(bytes_max), Some(connection)) = (self.options.bytes_max, &self.connection) else {
             return error;
         };
@@ -279,11 +279,20 @@ impl WriterThread {
             return error;
         }
         let file = self.options.path.display();
-        Error::operator(format!(
+        let message = format!(
             "cannot append to the log: {file} has come to its limit, [log.embedded] bytes_max = {bytes_max}; \
              nothing was written"
-        ))
-        .mend("Let deliver catch up, so that delivered records make room, or raise bytes_max")
+        );
+        match visibility {
+            Visibility::Now => Error::retry(message).mend(
+                "It goes on by itself as soon as deliver has brought records into the lake. If deliver does not \
+                 run or is stuck, mend that, or raise bytes_max and start again",
+            ),
+            // A reader never gets to see it, so nobody can make room.
+            Visibility::Held => {
+                Error::operator(message).mend("The first copy has to fit into the log as a whole: raise bytes_max")
+            }
+        }
     }
 }
 

@@ -19,6 +19,7 @@ mod begin;
 mod cutter;
 mod dead_letter;
 mod engine;
+mod occupied;
 mod session;
 mod source;
 mod state;
@@ -43,6 +44,7 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
+use occupied::wait_for_slot;
 use session::{Clock, Session};
 use source::Source;
 use state::{CaptureState, StreamState};
@@ -223,49 +225,6 @@ async fn open<'a>(
         name,
         shutdown: shutdown.clone(),
     })
-}
-
-/// Waits until nobody streams from the slot. Right after a crash the server may not have noticed yet that the
-/// former connection is gone, so a slot in use is waited for, for a while. A process which has streamed waits as
-/// long as it takes: where the network took the connection away, the server believes in it for
-/// `wal_sender_timeout`.
-async fn wait_for_slot(
-    settings: &CaptureSettings,
-    source: &mut Source,
-    contact: Contact,
-    shutdown: &Shutdown,
-) -> Result<()> {
-    const SLOT_PATIENCE: Duration = Duration::from_secs(15);
-    let deadline = tokio::time::Instant::now() + SLOT_PATIENCE;
-    let mut told = false;
-    loop {
-        let busy = crate::postgres::slot::slot_state(source.client().await?, &settings.slot)
-            .await?
-            .and_then(|s| s.active_pid);
-        let Some(pid) = busy else { return Ok(()) };
-        if tokio::time::Instant::now() >= deadline {
-            let class = if contact.streamed { Class::Retry } else { Class::Operator };
-            return Err(Error::new(
-                class,
-                format!("replication slot {:?} is in use by server process {pid}", settings.slot),
-            )
-            .mend(format!(
-                "Stop the other consumer (SELECT * FROM pg_stat_replication WHERE pid = {pid}), or give this \
-                     connector a slot of its own under [source] slot."
-            )));
-        }
-        if !std::mem::replace(&mut told, true) {
-            tracing::warn!(
-                slot = settings.slot,
-                pid,
-                "the slot is still in use: waiting up to {SLOT_PATIENCE:?} for the server to let go of it"
-            );
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_millis(200)) => {}
-            () = shutdown.raised() => return Err(Error::retry("asked to stop while the slot was in use")),
-        }
-    }
 }
 
 /// Starts replication on the slot.

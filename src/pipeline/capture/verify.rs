@@ -155,11 +155,14 @@ fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend:
 
 /// A third of the server's patience, ten seconds at most.
 pub async fn status_interval(sql: &mut Client) -> Result<Duration> {
+    let timeout = wal_sender_timeout(sql).await?;
+    Ok(timeout.map_or(STATUS_INTERVAL_MAX, |timeout| (timeout / 3).min(STATUS_INTERVAL_MAX)))
+}
+
+/// How long the server keeps a connection that is silent; none: for ever.
+pub async fn wal_sender_timeout(sql: &mut Client) -> Result<Option<Duration>> {
     let rows =
         sql.query("SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'").await?;
     let millis: Option<u64> = rows.first().and_then(|row| row.get(0)).and_then(|text| text.parse().ok());
-    Ok(match millis {
-        Some(millis) if millis > 0 => Duration::from_millis(millis / 3).min(STATUS_INTERVAL_MAX),
-        _ => STATUS_INTERVAL_MAX,
-    })
+    Ok(millis.filter(|millis| *millis > 0).map(Duration::from_millis))
 }

@@ -29,6 +29,9 @@ use table::TableDelivery;
 /// A table, or a day's manifest, that failed is tried again after this long.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
+/// While the log is short of room, what tables hold is written early, no more often than this.
+const ROOM_PAUSE: Duration = Duration::from_secs(5);
+
 /// How long a step in progress (a merge, a lake that hangs) may take when the process is to stop. Whatever is
 /// dropped then is done again, with the same outcome.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -151,13 +154,27 @@ struct Delivery<'a> {
     bound: bool,
     /// The last day whose own manifest is there.
     day: Option<Ds>,
+    /// When room was made in the log.
+    room_made: Option<tokio::time::Instant>,
 }
 
 impl<'a> Delivery<'a> {
     fn new(settings: &'a DeliverSettings, log: &'a Arc<dyn Log>, lake: &'a Lake, ops: &'a Ops) -> Self {
         let journal = Journal::new(&settings.name);
         let (tables, failed) = (HashMap::new(), HashMap::new());
-        Self { settings, log, lake, ops, journal, tables, failed, day_failed: None, bound: false, day: None }
+        Self {
+            settings,
+            log,
+            lake,
+            ops,
+            journal,
+            tables,
+            failed,
+            day_failed: None,
+            bound: false,
+            day: None,
+            room_made: None,
+        }
     }
 
     async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
@@ -201,6 +218,7 @@ impl<'a> Delivery<'a> {
             }
             self.bound_memory().await?;
         }
+        more |= self.make_room().await?;
         if self.day_failed.is_some_and(|until| tokio::time::Instant::now() < until) {
             return Ok(more);
         }
@@ -264,6 +282,21 @@ impl<'a> Delivery<'a> {
             fullest.flush().await?;
         }
         Ok(())
+    }
+
+    /// Writes every table's files early when the log is near its limit, so that their next turn lets it go of what
+    /// they hold: a log which is full stops capture, and then neither a new hour nor a cut would close them.
+    async fn make_room(&mut self) -> Result<bool> {
+        let holding = self.tables.values().any(|table| table.memory() > 0);
+        let pausing = self.room_made.is_some_and(|at| at.elapsed() < ROOM_PAUSE);
+        if !holding || pausing || !self.log.is_short_of_room().await? {
+            return Ok(false);
+        }
+        self.room_made = Some(tokio::time::Instant::now());
+        for table in self.tables.values_mut() {
+            table.flush().await?;
+        }
+        Ok(true)
     }
 
     /// A day is complete when all its tables are: then its own manifest is made.
