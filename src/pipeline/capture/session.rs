@@ -51,6 +51,8 @@ pub struct Session<'a> {
     pub source: Source,
     /// The server's clock.
     pub clock: Clock,
+    /// How often a heartbeat is left in the WAL.
+    pub heartbeat_interval: Option<Duration>,
     /// Requests.
     pub commands: &'a mut mpsc::Receiver<Command>,
     /// For people to watch.
@@ -70,7 +72,7 @@ impl Session<'_> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut done = Housekeeping { saved: Instant::now(), marker: None };
+        let mut done = Housekeeping { saved: Instant::now(), marker: None, heartbeat: Instant::now() };
         // What came in one read with the answer to START_REPLICATION is in the buffer already; it may be all
         // that comes, such as an error.
         self.engine.set_now(jiff::Timestamp::now().as_millisecond());
@@ -256,6 +258,10 @@ impl Session<'_> {
             done.marker = Some(Instant::now());
             self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
         }
+        if self.heartbeat_interval.is_some_and(|interval| done.heartbeat.elapsed() >= interval) {
+            done.heartbeat = Instant::now();
+            self.source.send_heartbeat();
+        }
         self.ops.source().set_in_flight(self.engine.appender.pending_bytes() as u64);
         Ok(())
     }
@@ -289,6 +295,7 @@ impl Session<'_> {
 struct Housekeeping {
     saved: Instant,
     marker: Option<Instant>,
+    heartbeat: Instant,
 }
 
 /// The server's clock, as the server tells it: days are its days, whatever our own clock says.
