@@ -146,7 +146,7 @@ impl Session<'_> {
                 Step::Describe(relation) => {
                     let catalog = self.source.table(relation.oid).await?;
                     let position = self.engine.progress().position;
-                    let change = self.engine.tables.adopt(relation, catalog.as_ref(), position)?;
+                    let change = self.engine.tables.adopt(relation, catalog.as_ref(), position);
                     if let Some(change) = change {
                         super::write_schema_change(&mut self.engine.appender, &self.name, &change);
                         self.engine.begin_anew(&change);
@@ -234,7 +234,7 @@ impl Session<'_> {
         let Command::Cut { ds, reply } = command;
         match self.engine.cutter.check_request(ds, self.clock.now_us()) {
             Ok(ds) => {
-                self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: Some(ds) });
+                self.source.send_marker(&Marker { slot: self.state.slot.clone(), ds: Some(ds) });
                 done.marker = Some(Instant::now());
                 waiting.push((ds, reply));
             }
@@ -256,7 +256,7 @@ impl Session<'_> {
             && done.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
         {
             done.marker = Some(Instant::now());
-            self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
+            self.source.send_marker(&Marker { slot: self.state.slot.clone(), ds: asked });
         }
         if self.heartbeat_interval.is_some_and(|interval| done.heartbeat.elapsed() >= interval) {
             done.heartbeat = Instant::now();

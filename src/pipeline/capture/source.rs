@@ -53,8 +53,8 @@ impl Source {
 
     /// Leaves a marker in the stream, from a task and a connection of its own: the stream does not wait for it,
     /// and what comes of it is seen in the stream.
-    pub fn send_marker(&self, marker: Marker) {
-        let content = serde_json::to_string(&marker).unwrap_or_default();
+    pub fn send_marker(&self, marker: &Marker) {
+        let content = serde_json::to_string(marker).unwrap_or_default();
         self.emit("the marker for a cut", MARKER_PREFIX, content);
     }
 

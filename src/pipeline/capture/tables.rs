@@ -153,11 +153,11 @@ impl Tables {
         relation: Relation,
         catalog: Option<&TableSchema>,
         position: Position,
-    ) -> Result<Option<SchemaChange>> {
+    ) -> Option<SchemaChange> {
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         if !self.wants(&name) {
             self.by_oid.insert(relation.oid, (relation, None));
-            return Ok(None);
+            return None;
         }
         let source = shape(&relation, catalog);
         let layout: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
@@ -166,7 +166,7 @@ impl Tables {
             Err(error) => {
                 self.isolate(&name, &error);
                 self.by_oid.insert(relation.oid, (relation, None));
-                return Ok(None);
+                return None;
             }
         };
         let topic: Arc<str> = routing::topic_name(&self.name, &name).into();
@@ -174,7 +174,7 @@ impl Tables {
         let table = &mut self.all[index];
         table.encoder = encoder(&self.source, self.options, &table.schema, Some(&layout));
         self.by_oid.insert(relation.oid, (relation, Some(index)));
-        Ok(change)
+        change
     }
 
     /// The table's topic, unless it belongs to another one.
