@@ -151,7 +151,7 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     }
 
     /// What stands in its way although appends succeed, for people; none when all is well.
-    async fn trouble(&self) -> Option<String> {
+    fn trouble(&self) -> Option<String> {
         None
     }
 

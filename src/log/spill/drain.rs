@@ -1,7 +1,7 @@
 //! What is kept, and how far it has arrived.
 
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::super::{Append, Epoch, Log, LogPartition, Offset, Rejected, Visibility};
 use super::{State, codec, note};
@@ -36,6 +36,10 @@ struct Known {
     /// First append that has not arrived. The local log may still hold earlier ones: how long it keeps what it was
     /// told to let go of is its own affair.
     next: Offset,
+    /// Just past the last append.
+    end: Offset,
+    /// Why and since when appends are kept; none while none are.
+    away: Option<(String, Instant)>,
 }
 
 impl Spill {
@@ -84,7 +88,7 @@ impl Spill {
     }
 
     /// Spilling begins from a remote log in the state of that hash.
-    pub async fn begin(&self, base: &[u8]) -> Result<()> {
+    pub async fn begin(&self, base: &[u8], reason: &Error) -> Result<()> {
         let mut name = self.known().name.clone();
         if name.is_empty() {
             name = format!("{:x}", jiff::Timestamp::now().as_nanosecond());
@@ -97,14 +101,25 @@ impl Spill {
         ])
         .await?;
         let mut known = self.known();
-        (known.name, known.base, known.next) = (name, base.to_vec(), first);
+        (known.name, known.base, known.next, known.end) = (name, base.to_vec(), first, first);
+        known.away = Some((reason.message(), Instant::now()));
         Ok(())
     }
 
     /// Spilling has come to its end: from here on the remote log may forget how far it had arrived.
     pub async fn end(&self) -> Result<()> {
         let next = self.known().next;
-        self.set(vec![(FIRST.to_owned(), next.to_string().into_bytes())]).await
+        self.set(vec![(FIRST.to_owned(), next.to_string().into_bytes())]).await?;
+        self.known().away = None;
+        Ok(())
+    }
+
+    /// For people: why appends are kept, for how long, and how many.
+    pub fn trouble(&self) -> Option<String> {
+        let known = self.known();
+        let (reason, since) = known.away.as_ref()?;
+        let (seconds, count) = (since.elapsed().as_secs(), known.end.saturating_sub(known.next));
+        Some(format!("{reason}; for {seconds} s appends are kept on the local disk, {count} of them now"))
     }
 
     async fn set(&self, state: Vec<(String, Vec<u8>)>) -> Result<()> {
@@ -126,7 +141,10 @@ impl Spill {
         record.finish();
         let kept = Append { records, state: Vec::new(), visibility: Visibility::Now };
         match self.local.append(epoch, kept).await {
-            Ok(_) => Ok(append),
+            Ok(_) => {
+                self.known().end += 1;
+                Ok(append)
+            }
             Err(rejected) => {
                 let error =
                     rejected.error.context("the log is away, and the local disk takes no more for it");
@@ -137,13 +155,8 @@ impl Spill {
 
     /// Whether nothing is kept.
     pub async fn is_empty(&self) -> Result<bool> {
-        Ok(self.len().await? == 0)
-    }
-
-    /// Number of appends that are kept.
-    pub async fn len(&self) -> Result<u64> {
-        let (start, end) = self.range().await?;
-        Ok(end - start)
+        let (next, end) = self.range().await?;
+        Ok(next == end)
     }
 
     /// Appends what is kept to the remote log, waiting while it is away. An error is one that time does not mend.

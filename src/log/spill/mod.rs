@@ -29,7 +29,7 @@ mod drain;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use sha2::{Digest, Sha256};
@@ -69,11 +69,8 @@ struct Course {
     spilling: Option<Spilling>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Spilling {
-    /// Why, and since when.
-    reason: String,
-    since: SystemTime,
     /// Ended by itself: an error that time does not mend.
     failed: Option<(Class, String, Option<String>)>,
     drainer: Option<JoinHandle<()>>,
@@ -101,12 +98,11 @@ impl SpillLog {
         refused: Option<&Error>,
     ) -> Result<Append, Rejected> {
         if let (Some(error), None) = (refused, &course.spilling) {
-            if let Err(error) = self.spill.begin(&hash(&course.state)).await {
+            if let Err(error) = self.spill.begin(&hash(&course.state), error).await {
                 return Err(Rejected { error, append });
             }
             tracing::warn!(%error, "the log does not take appends: they are kept on the local disk until it does");
-            let (reason, since) = (error.message(), SystemTime::now());
-            course.spilling = Some(Spilling { reason, since, failed: None, drainer: None });
+            course.spilling = Some(Spilling::default());
         }
         let append = self.spill.push(append).await?;
         note(&mut course.state, &append.state);
@@ -268,15 +264,8 @@ impl Log for SpillLog {
         self.remote.is_short_of_room().await
     }
 
-    async fn trouble(&self) -> Option<String> {
-        let (reason, since) = {
-            let course = self.course.lock().await;
-            let spilling = course.spilling.as_ref()?;
-            (spilling.reason.clone(), spilling.since)
-        };
-        let seconds = since.elapsed().map_or(0, |elapsed| elapsed.as_secs());
-        let appends = self.spill.len().await.unwrap_or_default();
-        Some(format!("{reason}; for {seconds} s appends are kept on the local disk, {appends} of them now"))
+    fn trouble(&self) -> Option<String> {
+        self.spill.trouble()
     }
 
     async fn appended(&self) {

@@ -182,7 +182,7 @@ async fn append_until_done(
     loop {
         let Rejected { error, append: again } = match watched(log.append(epoch, append), &component).await {
             Ok(done) => {
-                match log.trouble().await {
+                match log.trouble() {
                     Some(trouble) => component.waiting(trouble),
                     None => component.ok(),
                 }
