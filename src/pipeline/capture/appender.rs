@@ -180,15 +180,17 @@ async fn append_until_done(
 ) -> Result<Append> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     loop {
-        let Rejected { error, append: again } = match watched(log.append(epoch, append), &component).await {
-            Ok(done) => {
-                component.ok();
-                return Ok(done);
-            }
-            Err(rejected) => rejected,
-        };
+        let Rejected { error, append: again, in_doubt } =
+            match watched(log.append(epoch, append), &component).await {
+                Ok(done) => {
+                    component.ok();
+                    return Ok(done);
+                }
+                Err(rejected) => rejected,
+            };
         component.failed(&error);
-        if error.class() != Class::Retry || shutdown.is_raised() {
+        // In doubt: the stream is taken up again from what a fence then finds.
+        if error.class() != Class::Retry || in_doubt || shutdown.is_raised() {
             return Err(error);
         }
         append = again;
