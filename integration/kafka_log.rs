@@ -13,8 +13,11 @@ use prefixed::Prefixed;
 use support::Kafka;
 use tidemark::log::{KafkaLog, KafkaLogOptions, Log, conformance};
 
+/// The records of these tests are of 1970, which retention by time would not keep.
 fn options(name: &str) -> KafkaLogOptions {
-    KafkaLogOptions::new(name, Kafka::shared().address())
+    let mut options = KafkaLogOptions::new(name, Kafka::shared().address());
+    options.topic_config.insert("retention.ms".into(), "-1".into());
+    options
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

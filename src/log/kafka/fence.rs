@@ -67,7 +67,7 @@ pub(super) fn take_over(
     let state = view.state.clone();
     *shared.view() = view;
     announce(shared, offsets, &producer, &mut standing, &dropped)
-        .map_err(|failure| failed("take over the log", &failure, shared))?;
+        .map_err(|failure| failed("take over the log", &failure.with_fatal(&producer), shared))?;
     delete(shared, offsets, &dropped);
     standing.producer = Some(producer);
     shared.trouble.clear();

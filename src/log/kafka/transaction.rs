@@ -39,6 +39,18 @@ pub(super) enum Failure {
     InDoubt(KafkaError),
 }
 
+impl Failure {
+    /// The same with the producer's fatal error as its cause, if it has one.
+    pub fn with_fatal(self, producer: &BaseProducer<Context>) -> Self {
+        let Some((code, _)) = producer.client().fatal_error() else { return self };
+        match self {
+            Self::NotWritten(_, partition) => Self::NotWritten(KafkaError::Global(code), partition),
+            Self::InDoubt(_) => Self::InDoubt(KafkaError::Global(code)),
+            Self::Disturbed(_) => Self::NotWritten(KafkaError::Global(code), None),
+        }
+    }
+}
+
 /// A transaction under way.
 pub(super) struct Transaction<'p> {
     producer: &'p BaseProducer<Context>,

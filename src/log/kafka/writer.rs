@@ -261,10 +261,8 @@ impl Work<'_> {
         let mut transaction = match Transaction::begin(&producer) {
             Ok(transaction) => transaction,
             Err(failure) => {
-                let fatal = meaning_of(&failure) == Some(Meaning::Fenced)
-                    || rdkafka::producer::Producer::client(&producer).fatal_error().is_some();
-                self.standing.producer = (!fatal).then_some(producer);
-                return Err(failure);
+                // Whatever has kept the producer from beginning, a new one will do.
+                return Err(failure.with_fatal(&producer));
             }
         };
         let written = self.fill(&mut transaction, append, new_topics);
@@ -278,6 +276,8 @@ impl Work<'_> {
                 Ok(())
             }
             Err(failure) => {
+                // Records that a fatal error has thrown out of the queue only say that they were thrown out.
+                let failure = failure.with_fatal(&producer);
                 let usable = transaction.abort(&failure);
                 // Wherever an aborted record stands, the offsets foreseen are wrong now.
                 self.standing.next.clear();
@@ -368,13 +368,6 @@ impl Work<'_> {
                 tracing::warn!(%error, "the state just written cannot be read");
             }
         }
-    }
-}
-
-fn meaning_of(failure: &Failure) -> Option<Meaning> {
-    match failure {
-        Failure::NotWritten(error, _) | Failure::InDoubt(error) => Some(meaning(error)),
-        Failure::Disturbed(_) => None,
     }
 }
 
