@@ -24,6 +24,10 @@ use crate::runtime::{Error, Result};
 /// How long a record that is known to be there is waited for.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// A connection without anything to fetch sleeps for a second at a time, also while a log partition is being
+/// placed. Any request wakes it, and until the first record has come one is made this often.
+const NUDGE_AFTER: Duration = Duration::from_millis(10);
+
 /// What to read.
 #[derive(Debug)]
 pub(super) struct Task<'a> {
@@ -78,20 +82,34 @@ impl Cursor {
         }
         self.pending = reading.pending.take();
         self.trouble.clear();
-        self.at = (!reading.place_anew).then(|| (task.partition.clone(), reading.next));
+        if reading.next < task.end && !reading.place_anew {
+            self.at = Some((task.partition.clone(), reading.next));
+        } else {
+            // Nothing is asked of the brokers while nothing is read.
+            self.pending = None;
+            let _ = self.consumer.unassign();
+        }
         Ok(reading.finish())
     }
 
     /// Waits for one event; `false`: the end is reached.
     fn step(&self, task: &Task<'_>, reading: &mut Reading<'_>) -> Result<bool> {
-        match self.consumer.poll(Duration::from_millis(200)) {
+        match self.consumer.poll(NUDGE_AFTER) {
             Some(Ok(message)) => {
+                reading.came = true;
                 reading.take(&message)?;
                 Ok(true)
             }
             Some(Err(KafkaError::PartitionEOF(_))) => self.at_the_brokers_end(task, reading),
             Some(Err(error)) => self.failed(task, reading, &error).map(|()| true),
-            None if reading.started.elapsed() < PATIENCE => Ok(true),
+            None if reading.started.elapsed() < PATIENCE => {
+                if !reading.came {
+                    // Its outcome does not matter, only that the connection's thread wakes for it.
+                    let number = task.partition.partition as i32;
+                    let _ = self.consumer.fetch_watermarks(&task.partition.topic, number, PATIENCE);
+                }
+                Ok(true)
+            }
             None => Err(self.missing(task, reading)),
         }
     }
@@ -186,6 +204,8 @@ struct Reading<'a> {
     next: Offset,
     pending: Option<(Offset, Vec<u8>)>,
     started: Instant,
+    /// Something came.
+    came: bool,
     /// Placed after the broker's end was known to have reached ours.
     placed_at_end: bool,
     place_anew: bool,
@@ -200,6 +220,7 @@ impl<'a> Reading<'a> {
             next: task.from,
             pending: None,
             started: Instant::now(),
+            came: false,
             placed_at_end: false,
             place_anew: false,
         }

@@ -170,7 +170,7 @@ impl KafkaLogOptions {
     pub(super) fn consumer(&self, committed: bool) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("fetch.wait.max.ms", "100")
+            .set("fetch.wait.max.ms", "20")
             .set("queued.max.messages.kbytes", "8192")
             .set("fetch.max.bytes", "8388608")
             .set("max.partition.fetch.bytes", "4194304")
