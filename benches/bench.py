@@ -70,7 +70,7 @@ def free_port():
 class Postgres:
     def __init__(self, folder):
         self.bin, self.data, self.port = pg_bin(), folder / "pg", free_port()
-        self.prefix = []
+        self.prefix, self.session = [], None
         if os.geteuid() == 0:
             self.prefix = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=/tmp", "LC_ALL=C.UTF-8"]
             os.chmod(folder, 0o777)
@@ -91,6 +91,15 @@ class Postgres:
         if done.returncode:
             sys.exit(f"psql failed on {text!r}: {done.stderr}")
         return done.stdout.strip()
+
+    def ask(self, text):
+        """The answer to a query, by a session that stays: to be asked often beside what is measured."""
+        if self.session is None:
+            command = [str(self.bin / "psql"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", "bench", "-XAtq"]
+            self.session = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.session.stdin.write(f"select coalesce(({text})::text, '');\n")
+        self.session.stdin.flush()
+        return self.session.stdout.readline().strip()
 
     def url(self):
         return f"postgres://postgres@127.0.0.1:{self.port}/bench"
@@ -115,7 +124,7 @@ def peak_mb(pid):
 
 
 def walsender(pg, slot):
-    pid = pg.sql(f"select active_pid from pg_replication_slots where slot_name = '{slot}'")
+    pid = pg.ask(f"select active_pid from pg_replication_slots where slot_name = '{slot}'")
     return int(pid) if pid else None
 
 
@@ -204,10 +213,10 @@ def ours_drain(pg, name, end):
             active = walsender(pg, slot)
         started, before = time.time(), cpu_s(process.pid)
         sender_before = cpu_s(active) or 0.0
-        while pg.sql(f"select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name='{slot}'") != "t":
+        while pg.ask(f"select confirmed_flush_lsn >= '{end}' from pg_replication_slots where slot_name='{slot}'") != "true":
             if process.poll() is not None or time.time() > deadline:
                 fail(folder, process, "tidemark did not drain the slot")
-            time.sleep(0.1)
+            time.sleep(0.05)
         seconds = time.time() - started
         result = dict(seconds=seconds, cpu=cpu_s(process.pid) - before, sender_cpu=(cpu_s(active) or 0.0) - sender_before,
                       rss=peak_mb(process.pid), log_mb=sum(f.stat().st_size for f in (folder / "state").glob("log.db*")) / 1e6)

@@ -65,12 +65,19 @@ async fn zz_timing() {
             prefixed::copy(r, &"timing.t1".into(), &mut one);
         }
         let t = std::time::Instant::now();
-        log.append(epoch, Append { records: one, state: vec![("p".into(), b"1".to_vec())], visibility: Visibility::Now }).await.unwrap();
+        log.append(
+            epoch,
+            Append { records: one, state: vec![("p".into(), b"1".to_vec())], visibility: Visibility::Now },
+        )
+        .await
+        .unwrap();
         times.push(t.elapsed());
     }
     times.sort();
     eprintln!("small appends p50 {:?} p99 {:?}", times[100], times[198]);
     let t = std::time::Instant::now();
-    for _ in 0..20 { log.ranges().await.unwrap(); }
+    for _ in 0..20 {
+        log.ranges().await.unwrap();
+    }
     eprintln!("20 ranges {:?}", t.elapsed());
 }

@@ -381,7 +381,7 @@ async fn tables_that_would_break_or_be_missing_are_named() {
     oracle
         .batch_execute(
             "ALTER TABLE almost REPLICA IDENTITY USING INDEX almost_x_key; ALTER TABLE keyless REPLICA IDENTITY FULL; \
-             ALTER PUBLICATION p DROP TABLE deferred, part; UPDATE almost SET x = 2",
+             ALTER PUBLICATION p DROP TABLE deferred, part, filtered; UPDATE almost SET x = 2",
         )
         .await
         .unwrap();

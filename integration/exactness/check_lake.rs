@@ -45,7 +45,7 @@ pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: 
 
 /// Where the cuts lie, by the server's own commit times.
 fn check_cuts(history: &History, log: &CheckedLog, clock: &Clock) {
-    let mut done = history.count_below(log.consistent_point);
+    let mut done = history.count_below(log.whole_from);
     let mut before: Option<&Cut> = None;
     for cut in &log.cuts {
         let follows = before.is_none_or(|b| b.ds.tomorrow().unwrap() == cut.ds && b.lsn <= cut.lsn);

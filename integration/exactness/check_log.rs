@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value as Json};
-use tidemark::change::{Cut, Lsn, Position};
+use tidemark::change::{Cut, Lsn, Position, SchemaChange};
 use tidemark::log::{Log, LogPartition, RecordRef, SqliteLog, SqliteLogOptions};
 
 use crate::connector::{Connector, NAME};
@@ -16,8 +16,8 @@ use crate::source::{Column, Kind, TABLES, Table};
 pub struct CheckedLog {
     /// The cuts, in order.
     pub cuts: Vec<Cut>,
-    /// The backfill's consistent point.
-    pub consistent_point: Lsn,
+    /// The last consistent point of the backfill: from there on all tables are whole.
+    pub whole_from: Lsn,
     /// Records by table's name and offset: where each stands.
     pub records: BTreeMap<&'static str, Vec<Entry>>,
     /// Fields left out because their values did not change.
@@ -40,22 +40,33 @@ pub async fn check(connector: &Connector, history: &History) -> CheckedLog {
         read(&log, "dead-letters", |_, record| String::from_utf8_lossy(record.value.unwrap()).into_owned())
             .await;
     assert!(dead.is_empty(), "dead letters: {:?}", &dead[..dead.len().min(3)]);
-    let mut checked =
-        CheckedLog { cuts, consistent_point: Lsn::ZERO, records: BTreeMap::new(), unchanged: 0 };
-
-    let backfilled = read(&log, "public.items", |_, record| position(&record)).await;
-    let first = backfilled.first().expect("the log is empty");
-    checked.consistent_point = Lsn(first.commit_lsn.0 + 1);
-    let base = history.states_at(&[checked.consistent_point]).remove(0);
+    let points = consistent_points(&log).await;
+    let whole_from = *points.values().max().unwrap();
+    let mut checked = CheckedLog { cuts, whole_from, records: BTreeMap::new(), unchanged: 0 };
     for table in TABLES {
-        let mut checker = Checker::new(table, history, &base, checked.consistent_point);
         let topic = format!("public.{}", table.name);
+        let point = points[&format!("{NAME}.{topic}")];
+        let base = history.states_at(&[point]).remove(0);
+        let mut checker = Checker::new(table, history, &base, point);
         let entries = read(&log, &topic, |offset, record| checker.take(offset, &record)).await;
         checker.end();
         checked.unchanged += checker.unchanged;
         checked.records.insert(table.name, entries);
     }
     checked
+}
+
+/// The point at which each table was copied, by topic: a table that was rewritten meanwhile has a later one.
+async fn consistent_points(log: &SqliteLog) -> BTreeMap<String, Lsn> {
+    let changes: Vec<SchemaChange> =
+        read(log, "ddl", |_, record| serde_json::from_slice(record.value.unwrap()).unwrap()).await;
+    let points = changes.into_iter().map(|change| {
+        assert!(change.before.is_none(), "a change of schema that nobody made: {change:?}");
+        (change.topic, Lsn(change.position.commit_lsn.0 + 1))
+    });
+    let points: BTreeMap<String, Lsn> = points.collect();
+    assert_eq!(points.len(), TABLES.len(), "tables copied: {points:?}");
+    points
 }
 
 async fn read<T>(log: &SqliteLog, topic: &str, mut take: impl FnMut(u64, RecordRef<'_>) -> T) -> Vec<T> {

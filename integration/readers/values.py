@@ -55,12 +55,20 @@ def quoted(name):
     return '"' + name.replace('"', '""') + '"'
 
 
+def text_of(column, kind):
+    if kind == "TIMESTAMP WITH TIME ZONE":
+        # Its text comes by way of a double of milliseconds, which is off by some near the end of time.
+        instant = f"CAST(make_timestamp(epoch_us({column})) AS VARCHAR) || '+00'"
+        return f"CASE WHEN isfinite({column}) THEN {instant} ELSE CAST({column} AS VARCHAR) END"
+    return f"CAST({column} AS VARCHAR)"
+
+
 def duckdb_columns(relation, texts):
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     described = connection.execute(f"DESCRIBE SELECT {texts} FROM {relation}").fetchall()
     names = [(name, kind) for name, kind, *_ in described]
-    shown = ", ".join(f"CAST({quoted(name)} AS VARCHAR)" for name, _ in names)
+    shown = ", ".join(text_of(quoted(name), kind) for name, kind in names)
     rows = connection.execute(f"SELECT {shown} FROM (SELECT {texts} FROM {relation})").fetchall()
     return [
         {"name": name, "type": kind, "values": [row[i] for row in rows]} for i, (name, kind) in enumerate(names)

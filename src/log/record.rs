@@ -54,12 +54,18 @@ pub struct TopicRecords {
     topic: Arc<str>,
     frames: Vec<u8>,
     count: u32,
+    /// Where [`TopicRecords::pieces`] are cut. Noted while frames are written: later their headers would have to
+    /// be fetched from memory once more.
+    cuts: Vec<Mark>,
 }
+
+/// Frames are cut into pieces of about this size. A larger record is a piece of its own.
+const PIECE_BYTES: usize = 1 << 20;
 
 impl TopicRecords {
     /// No records yet.
     pub const fn new(topic: Arc<str>) -> Self {
-        Self { topic, frames: Vec::new(), count: 0 }
+        Self { topic, frames: Vec::new(), count: 0, cuts: Vec::new() }
     }
 
     /// The topic.
@@ -87,10 +93,21 @@ impl TopicRecords {
         self.frames
     }
 
-    /// Adds one whole frame, its length field included.
+    /// Adds one whole frame, its length field included. It may make a piece longer than others.
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
         self.frames.extend_from_slice(frame);
         self.count += 1;
+    }
+
+    /// The frames in pieces of whole frames, about a mebibyte each, with the number of records in each.
+    pub fn pieces(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        let mut from = Mark { bytes: 0, count: 0 };
+        let cuts = self.cuts.iter().copied().chain((self.count > 0).then(|| self.mark()));
+        cuts.map(move |to| {
+            let piece = (&self.frames[from.bytes..to.bytes], to.count - from.count);
+            from = to;
+            piece
+        })
     }
 
     /// The place reached, to go back to with [`TopicRecords::rewind`].
@@ -103,6 +120,13 @@ impl TopicRecords {
         debug_assert!(mark.bytes <= self.frames.len(), "a mark lies before the end");
         self.frames.truncate(mark.bytes);
         self.count = mark.count;
+        while self.cuts.last().is_some_and(|cut| cut.count >= mark.count) {
+            self.cuts.pop();
+        }
+    }
+
+    fn clear(&mut self) {
+        self.rewind(Mark { bytes: 0, count: 0 });
     }
 
     /// Begins a record at the end: write its key, its value and its headers, in that order, then
@@ -162,8 +186,13 @@ impl RecordWriter<'_> {
     pub fn finish(mut self) -> usize {
         self.headers_at();
         let length = self.records.frames.len() - self.start - 4;
-        self.records.frames[self.start..self.start + 4].copy_from_slice(&(length as u32).to_le_bytes());
-        self.records.count += 1;
+        let records = &mut *self.records;
+        records.frames[self.start..self.start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        let piece_start = records.cuts.last().map_or(0, |cut| cut.bytes);
+        if self.start > piece_start && records.frames.len() - piece_start > PIECE_BYTES {
+            records.cuts.push(Mark { bytes: self.start, count: records.count });
+        }
+        records.count += 1;
         self.finished = true;
         length + 4
     }
@@ -232,8 +261,7 @@ impl RecordBatch {
             *self = Self::default();
         } else {
             for topic in &mut self.topics {
-                topic.frames.clear();
-                topic.count = 0;
+                topic.clear();
             }
         }
     }
@@ -343,6 +371,32 @@ mod tests {
         write(&mut records, 3);
         records.rewind(mark);
         assert_eq!((records.count(), records.frames()), (1, frames.as_slice()));
+    }
+
+    #[test]
+    fn pieces_hold_whole_frames_of_about_a_mebibyte_and_all_of_them() {
+        let mut records = TopicRecords::new("t".into());
+        let write = |records: &mut TopicRecords, bytes: usize| {
+            let mut record = records.begin(1);
+            record.null();
+            record.field(|buffer| buffer.resize(buffer.len() + bytes, 7));
+            record.finish();
+        };
+        let sizes = [10, 400_000, 700_000, 3 << 20, 5, 5, 900_000, 200_000];
+        for (index, bytes) in sizes.into_iter().enumerate() {
+            // What is taken back leaves no cut behind, wherever it began.
+            let mark = records.mark();
+            write(&mut records, [2 << 20, 20][index % 2]);
+            write(&mut records, 2 << 20);
+            records.rewind(mark);
+            write(&mut records, bytes);
+        }
+        let counts: Vec<_> =
+            records.pieces().map(|(frames, count)| (count, super::frames(frames).count())).collect();
+        assert_eq!(counts, [(2, 2), (1, 1), (1, 1), (3, 3), (1, 1)]);
+        assert_eq!(records.pieces().map(|(frames, _)| frames).collect::<Vec<_>>().concat(), records.frames());
+        records.clear();
+        assert_eq!(records.pieces().count(), 0);
     }
 
     #[test]

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use crate::change::Calendar;
 use crate::config::{
-    Backfill, Config, CoordinatorKind, DecimalHandling, LakeFormat, LogKind, ParquetCompression,
+    Backfill, Config, CoordinatorKind, DecimalHandling, KafkaLogConfig, LakeFormat, LogKind,
+    ParquetCompression,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
-use crate::envelope::json;
+use crate::envelope::{json, routing};
 use crate::lake::{Lake, LakeOptions};
-use crate::log::{Log, SqliteLog, SqliteLogOptions};
+use crate::log::{KafkaLog, KafkaLogOptions, Log, SqliteLog, SqliteLogOptions};
 use crate::postgres::wire::ConnectOptions;
 use crate::runtime::Result;
 
@@ -66,21 +67,45 @@ pub fn calendar(config: &Config) -> Calendar {
     Calendar::new(config.cut.at, config.cut.time_zone.clone())
 }
 
-/// Opens the log.
+/// Opens the log. Brokers are reached with its first use, not here.
 pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
-    let LogKind::Embedded(embedded) = &config.log.kind;
-    Ok(Arc::new(SqliteLog::open(SqliteLogOptions {
-        path: embedded.path.clone(),
-        bytes_max: Some(embedded.bytes_max),
-        retention_ms: embedded.retention_ms,
-        retention_bytes: Some(embedded.retention_bytes),
-    })?))
+    match &config.log.kind {
+        LogKind::Embedded(embedded) => Ok(Arc::new(SqliteLog::open(SqliteLogOptions {
+            path: embedded.path.clone(),
+            bytes_max: Some(embedded.bytes_max),
+            retention_ms: embedded.retention_ms,
+            retention_bytes: Some(embedded.retention_bytes),
+        })?)),
+        LogKind::Kafka(kafka) => Ok(Arc::new(open_kafka(config, kafka)?)),
+    }
+}
+
+/// Opens the log on Kafka.
+pub fn open_kafka(config: &Config, kafka: &KafkaLogConfig) -> Result<KafkaLog> {
+    let name = &config.source.name;
+    let properties = kafka.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+    KafkaLog::open(KafkaLogOptions {
+        name: name.clone(),
+        brokers: kafka.brokers.clone(),
+        transactional_id: kafka.transactional_id.clone(),
+        partitions: kafka.partitions,
+        replication_factor: kafka.replication_factor,
+        create_topics: kafka.create_topics,
+        topic_config: kafka.topic_config.clone(),
+        properties: properties.collect(),
+        kept_topics: vec![routing::ddl_topic(name), routing::cuts_topic(name)],
+        single_topics: vec![routing::dead_letters_topic(name)],
+    })
 }
 
 /// The embedded log's file, to be watched.
-pub(super) fn log_file(config: &Config) -> LogFile {
-    let LogKind::Embedded(embedded) = &config.log.kind;
-    LogFile { path: embedded.path.clone(), bytes_max: embedded.bytes_max }
+pub(super) fn log_file(config: &Config) -> Option<LogFile> {
+    match &config.log.kind {
+        LogKind::Embedded(embedded) => {
+            Some(LogFile { path: embedded.path.clone(), bytes_max: embedded.bytes_max })
+        }
+        LogKind::Kafka(_) => None,
+    }
 }
 
 /// Opens the coordinator.

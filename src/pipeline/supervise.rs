@@ -84,6 +84,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
     let watching = tokio::spawn(watch::run(
         settings::connect_options(config)?,
         config.source.slot.clone(),
+        Arc::clone(&log),
         settings::log_file(config),
         ops.clone(),
         watch_down.clone(),

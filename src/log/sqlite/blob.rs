@@ -1,13 +1,8 @@
-//! Runs of frames as they are stored: cut to about a mebibyte, compressed where that helps, with a checksum.
-//! Pure.
+//! Runs of frames as they are stored: pieces of about a mebibyte, so that a reader holds no more than that beyond
+//! what it asked for; compressed where that helps, with a checksum. Pure.
 
 use super::super::TopicRecords;
-use super::super::record;
 use crate::runtime::{Error, Result};
-
-/// Frames are cut into blobs of about this size before compression, so that a reader holds no more than that
-/// beyond what it asked for. A larger record is a blob of its own.
-const BLOB_BYTES: usize = 1 << 20;
 
 /// LZ4 looks back 64 KiB; runs of that length compress a fifth faster than a whole blob, for 2% more bytes.
 const RUN_BYTES: usize = 64 << 10;
@@ -63,18 +58,8 @@ impl Packer {
     /// Packs the records of one topic and gives the range of their blobs.
     pub fn pack(&mut self, records: &TopicRecords) -> Result<std::ops::Range<usize>> {
         let first = self.blobs.len();
-        let frames = records.frames();
-        let (mut start, mut end, mut count) = (0, 0, 0);
-        for length in record::frame_lengths(frames) {
-            if count > 0 && end - start + length > BLOB_BYTES {
-                self.push(records, &frames[start..end], count)?;
-                (start, count) = (end, 0);
-            }
-            end += length;
-            count += 1;
-        }
-        if count > 0 {
-            self.push(records, &frames[start..end], count)?;
+        for (frames, count) in records.pieces() {
+            self.push(records, frames, count)?;
         }
         Ok(first..self.blobs.len())
     }

@@ -51,6 +51,8 @@ pub struct Engine {
     assembler: Assembler,
     slot: String,
     dead_letters: Arc<str>,
+    /// No day is cut below it: there are tables which are not whole yet.
+    whole_from: Lsn,
     progress: Progress,
     transaction: Option<Transaction>,
     last_commit_lsn: Option<Lsn>,
@@ -72,7 +74,7 @@ impl Engine {
         slot: String,
         dead_letters: Arc<str>,
     ) -> Self {
-        let progress = appender.durable();
+        let (progress, whole_from) = (appender.durable(), tables.whole_from());
         Self {
             tables,
             appender,
@@ -80,6 +82,7 @@ impl Engine {
             assembler,
             slot,
             dead_letters,
+            whole_from,
             progress,
             transaction: None,
             last_commit_lsn: None,
@@ -135,7 +138,9 @@ impl Engine {
 
     /// The cut that is due before the open transaction, if there is one.
     pub fn cut_before(&self) -> Step {
-        let Some(transaction) = self.transaction else { return Step::Next };
+        let Some(transaction) = self.transaction.filter(|t| t.commit_lsn >= self.whole_from) else {
+            return Step::Next;
+        };
         match self.cutter.due_before(transaction.commit_us) {
             Some(due) => Step::Cut { due, lsn: transaction.commit_lsn, reason: "midnight" },
             None => Step::Next,
@@ -145,7 +150,7 @@ impl Engine {
     fn commit(&mut self, transaction: Transaction, end_lsn: Lsn) -> Step {
         self.transaction = None;
         self.last_commit_lsn = Some(transaction.commit_lsn);
-        let marker = self.marker.take();
+        let marker = self.marker.take().filter(|_| transaction.commit_lsn >= self.whole_from);
         if let Some(due) = marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
             self.passing = Some((end_lsn, transaction.commit_us));
             return Step::Cut { due, lsn: end_lsn, reason: "request" };
@@ -231,7 +236,7 @@ impl Engine {
                 format!("a change of relation {relation}, which was never described"),
             ));
         };
-        let Some(table) = table else { return Ok(()) };
+        let Some(table) = table.filter(|table| position > table.since) else { return Ok(()) };
         let mut old_values = recycle(std::mem::take(&mut self.old));
         let mut new_values = recycle(std::mem::take(&mut self.new));
         let old_kind = old.map(|old| {

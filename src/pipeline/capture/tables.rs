@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::change::{
-    Column, ColumnType, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema,
+    Column, ColumnType, Lsn, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema,
     TextKind,
 };
 use crate::envelope::json::{Options, SourceInfo, TableEncoder};
@@ -33,6 +33,8 @@ pub struct Table {
     pub topic: Arc<str>,
     /// Changes since the last cut.
     pub count: TableCount,
+    /// Where it was first seen: its changes up to here are in its copy, or none of it was captured then.
+    pub since: Position,
     /// Whether `count` has changed since it was last put into an append.
     pub touched: bool,
     /// For people to watch.
@@ -107,7 +109,7 @@ impl Tables {
         for change in
             read_json::<SchemaChange>(log, &routing::ddl_topic(&self.name), &mut HashMap::new()).await?
         {
-            let index = self.put(change.after);
+            let index = self.put(change.after, change.position);
             if let Some(count) = counts.get(&change.topic) {
                 self.all[index].count = *count;
             }
@@ -190,7 +192,9 @@ impl Tables {
                 Some(next) => next,
             },
         };
-        self.put(after.clone());
+        let index = self.put(after.clone(), position);
+        // A table that was copied later than the others may be described as it was before.
+        let position = position.max(self.all[index].since);
         Ok(Some(SchemaChange { position, topic: topic.to_string(), statement: None, before, after }))
     }
 
@@ -201,7 +205,13 @@ impl Tables {
         Some(&mut self.all[index])
     }
 
-    fn put(&mut self, schema: TableSchema) -> usize {
+    /// From where on all tables are whole: below it some are still what they were before their copy.
+    pub fn whole_from(&self) -> Lsn {
+        self.all.iter().map(|table| table.since.commit_lsn).max().unwrap_or_default()
+    }
+
+    /// Takes in a shape, for a table that is not known yet as first seen at `position`.
+    fn put(&mut self, schema: TableSchema, position: Position) -> usize {
         let topic: Arc<str> = routing::topic_name(&self.name, &schema.name).into();
         let encoder = encoder(&self.source, self.options, &schema, None);
         if let Some(index) = self.by_topic.get(&topic) {
@@ -212,7 +222,8 @@ impl Tables {
         let watch = self.ops.table(&schema.name);
         let (count, unreported) = (TableCount::default(), Unreported::default());
         self.by_topic.insert(Arc::clone(&topic), self.all.len());
-        self.all.push(Table { schema, topic, count, touched: false, watch, encoder, unreported });
+        let since = position;
+        self.all.push(Table { schema, topic, count, since, touched: false, watch, encoder, unreported });
         self.all.len() - 1
     }
 }

@@ -7,10 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::message::EPOCH_US;
 use crate::change::Lsn;
+
+/// Progress is reported when the last update is this old: what the server keeps for us, it keeps no longer than
+/// it must, and is not made to save its slot at every append.
+const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 
 /// What the stream, the handles and the task share.
 #[derive(Debug)]
@@ -21,6 +25,8 @@ pub(super) struct Shared {
     ask: AtomicBool,
     stop: AtomicBool,
     wake: Notify,
+    /// `flushed` has moved.
+    progressed: Notify,
     /// Raised once the task has failed; `failure` says why.
     failed: Notify,
     has_failed: AtomicBool,
@@ -35,6 +41,7 @@ impl Shared {
             ask: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             wake: Notify::new(),
+            progressed: Notify::new(),
             failed: Notify::new(),
             has_failed: AtomicBool::new(false),
             failure: Mutex::new(None),
@@ -113,9 +120,12 @@ impl Feedback {
 
     /// Everything before `lsn` is durable downstream: from the next update on, the server may forget it. Must be
     /// a transaction's end, or a keepalive's position while nothing is in flight. Never goes back: a smaller
-    /// LSN is ignored. Goes out with the next update; [`Feedback::send_now`] does not wait for it.
+    /// LSN is ignored. Goes out soon, a tenth of a second after the update before; [`Feedback::send_now`] does
+    /// not wait for it.
     pub fn set_flushed(&self, lsn: Lsn) {
-        self.shared.flushed.fetch_max(lsn.0, Ordering::AcqRel);
+        if self.shared.flushed.fetch_max(lsn.0, Ordering::AcqRel) < lsn.0 {
+            self.shared.progressed.notify_one();
+        }
     }
 
     /// What the server is told to be durable.
@@ -134,8 +144,8 @@ impl Feedback {
     }
 }
 
-/// Sends an update every `every`, and whenever woken, until told to stop (then also `CopyDone`; the write half
-/// comes back) or a write fails (then `None`, and the failure is left in `shared`).
+/// Sends an update every `every`, soon after progress, and whenever woken, until told to stop (then also
+/// `CopyDone`; the write half comes back) or a write fails (then `None`, and the failure is left in `shared`).
 pub(super) async fn run<W: AsyncWrite + Unpin>(
     mut writer: W,
     shared: Arc<Shared>,
@@ -143,11 +153,19 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
 ) -> Option<W> {
     let mut timer = interval(every.max(Duration::from_millis(10)));
     timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut sent_at = Instant::now();
     loop {
+        // Whichever comes first, the update tells all progress so far: nothing is missed where this is dropped.
+        let progress = async {
+            shared.progressed.notified().await;
+            sleep_until(sent_at + PROGRESS_PAUSE).await;
+        };
         tokio::select! {
             _ = timer.tick() => {}
             () = shared.wake.notified() => {}
+            () = progress => {}
         }
+        sent_at = Instant::now();
         let stop = shared.stop.load(Ordering::Acquire);
         let mut message = shared.status().to_vec();
         if stop {
@@ -171,6 +189,8 @@ pub(super) async fn run<W: AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt;
+
     use super::*;
 
     #[test]
@@ -192,6 +212,21 @@ mod tests {
         assert_eq!((message[0], message[4], message[5]), (b'd', 38, b'r'));
         assert_eq!((number(6), number(14), number(22), message[38]), (3, 2, 2, 1));
         assert_eq!(shared.status()[38], 0, "a reply is asked for once");
+    }
+
+    #[tokio::test]
+    async fn progress_is_reported_long_before_the_timer() {
+        let (ours, mut theirs) = tokio::io::duplex(1024);
+        let shared = Arc::new(Shared::new(Lsn(1)));
+        let feedback = Feedback::new(shared.clone());
+        let task = tokio::spawn(run(ours, shared, Duration::from_secs(3600)));
+        let mut update = [0; 39];
+        // The timer's first tick is at once.
+        theirs.read_exact(&mut update).await.unwrap();
+        feedback.set_flushed(Lsn(7));
+        tokio::time::timeout(Duration::from_secs(60), theirs.read_exact(&mut update)).await.unwrap().unwrap();
+        assert_eq!(u64::from_be_bytes(update[14..22].try_into().unwrap()), 7);
+        task.abort();
     }
 
     #[tokio::test]

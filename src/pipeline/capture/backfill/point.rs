@@ -1,0 +1,118 @@
+//! A consistent point with its snapshot, and what the catalog says of tables' storage there and now.
+
+use std::collections::HashMap;
+
+use crate::change::{Lsn, Position, Timeline};
+use crate::postgres::slot;
+use crate::postgres::wire::{Client, Session, quote_literal};
+use crate::runtime::Result;
+
+use super::CaptureSettings;
+
+/// A place in the WAL and the snapshot that shows exactly the transactions which committed below it. The
+/// snapshot, and the temporary slot that made it, live as long as the connection inside.
+#[derive(Debug)]
+pub struct ConsistentPoint {
+    /// Transactions whose commit record begins here or later are not in the snapshot.
+    pub lsn: Lsn,
+    timeline: Timeline,
+    snapshot: String,
+    _holder: Client,
+}
+
+impl ConsistentPoint {
+    /// Makes one with a replication session of its own; waits until the transactions that are open now have ended.
+    pub async fn take(settings: &CaptureSettings, mut holder: Client, timeline: Timeline) -> Result<Self> {
+        // A name of its own for each attempt: the session of an earlier one may linger.
+        let attempt = jiff::Timestamp::now().as_nanosecond() as u64;
+        let temporary = format!("{:.40}_copy_{attempt:x}", settings.slot);
+        let created = slot::create_slot(&mut holder, &temporary, true, true).await?;
+        let snapshot = created.snapshot_name.unwrap_or_default();
+        Ok(Self { lsn: created.consistent_point, timeline, snapshot, _holder: holder })
+    }
+
+    /// A later one in its place.
+    pub async fn next(self, settings: &CaptureSettings) -> Result<Self> {
+        let timeline = self.timeline;
+        drop(self);
+        let holder = Client::connect(&settings.connect, Session::Replication).await?;
+        Self::take(settings, holder, timeline).await
+    }
+
+    /// SQL that begins a transaction under the snapshot.
+    pub fn begin(&self) -> String {
+        let snapshot = quote_literal(&self.snapshot);
+        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}")
+    }
+
+    /// Where the row of that number stands.
+    pub const fn position(&self, ordinal: u64) -> Position {
+        before(self.timeline, self.lsn, ordinal)
+    }
+}
+
+/// Rows stand one byte before the consistent point (see [`Position`]).
+pub const fn before(timeline: Timeline, consistent_point: Lsn, ordinal: u64) -> Position {
+    Position { timeline, commit_lsn: Lsn(consistent_point.0 - 1), ordinal }
+}
+
+/// Which files hold a table's rows: `oid:file` of the table, or of each leaf of a partitioned one. Another one
+/// after TRUNCATE, a rewrite, or a change of the partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Storage {
+    /// Whether it has partitions.
+    pub partitioned: bool,
+    files: String,
+}
+
+/// What the catalog says of a table.
+#[derive(Debug)]
+pub struct Facts {
+    pub storage: Storage,
+    pub rows_estimated: u64,
+    /// Size of its files.
+    pub bytes: u64,
+}
+
+/// Facts by OID, as the transaction's snapshot sees them.
+pub async fn facts(sql: &mut Client, oids: &[u32]) -> Result<HashMap<u32, Facts>> {
+    let oids: Vec<String> = oids.iter().map(u32::to_string).collect();
+    // Only a partitioned table is read with what is below it; other inheritance is not replicated through the parent.
+    let query = format!(
+        "WITH RECURSIVE tree(root, oid, relkind) AS ( \
+           SELECT oid, oid, relkind FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
+           UNION ALL SELECT t.root, i.inhrelid, c.relkind FROM tree t \
+             JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p') \
+         SELECT t.root, bool_or(t.oid = t.root AND t.relkind = 'p'), \
+           coalesce(string_agg(c.oid || ':' || c.relfilenode, ' ' ORDER BY c.oid) FILTER (WHERE t.relkind <> 'p'), ''), \
+           coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE t.relkind <> 'p'), 0)::bigint, \
+           coalesce(sum(pg_table_size(c.oid)) FILTER (WHERE t.relkind <> 'p'), 0)::bigint \
+         FROM tree t JOIN pg_class c ON c.oid = t.oid GROUP BY t.root",
+        oids.join(",")
+    );
+    let rows = sql.query(&query).await?;
+    rows.iter()
+        .map(|row| {
+            let files = row.get(2).unwrap_or_default().to_owned();
+            let storage = Storage { partitioned: row.is_true(1), files };
+            Ok((row.parse(0)?, Facts { storage, rows_estimated: row.parse(3)?, bytes: row.parse(4)? }))
+        })
+        .collect()
+}
+
+impl Storage {
+    /// Whether the table still has it. Looks past the snapshot, at the table as it is now, which stays so while the
+    /// transaction holds a lock on it.
+    pub async fn is_now(&self, sql: &mut Client, oid: u32) -> Result<bool> {
+        // These functions read the catalog as it is, not as the snapshot sees it.
+        let query = if self.partitioned {
+            format!(
+                "SELECT coalesce(string_agg(relid::oid || ':' || coalesce(pg_relation_filenode(relid), 0), ' ' \
+                 ORDER BY relid::oid), '') FROM pg_partition_tree({oid}) WHERE isleaf"
+            )
+        } else {
+            format!("SELECT {oid} || ':' || coalesce(pg_relation_filenode({oid}), 0)")
+        };
+        Ok(sql.query_one(&query).await?.get(0) == Some(&self.files))
+    }
+}
