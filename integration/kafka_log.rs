@@ -54,14 +54,20 @@ async fn victim() {
         let mut from = count;
         if random.random_ratio(1, 3) {
             from = random.random_range(count..until);
-            log.append(fenced.epoch, held(name, count..from)).await.unwrap();
+            refused(log.append(fenced.epoch, held(name, count..from)).await);
         }
-        if let Err(rejected) = log.append(fenced.epoch, step(name, from..until)).await {
-            writeln!(stdout, "victim refused: {:?}: {}", rejected.error.class(), rejected.error).unwrap();
-            std::process::exit(3);
-        }
+        refused(log.append(fenced.epoch, step(name, from..until)).await);
         count = until;
         writeln!(stdout, "victim at {count}").unwrap();
+    }
+}
+
+/// Ends the process when an append was refused.
+fn refused(outcome: Result<tidemark::log::Append, tidemark::log::Rejected>) {
+    if let Err(rejected) = outcome {
+        let mut stdout = std::io::stdout();
+        writeln!(stdout, "victim refused: {:?}: {}", rejected.error.class(), rejected.error).unwrap();
+        std::process::exit(3);
     }
 }
 

@@ -1,4 +1,4 @@
-//! Appends of numbers, in three partitions, and the check that each is there once and in order.
+//! Appends of numbers, and the check that each is there once and in order.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,9 +7,7 @@ use std::time::Duration;
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tidemark::log::{
-    Append, Fenced, KafkaLogOptions, Log, LogPartition, RecordBatch, TopicRecords, Visibility,
-};
+use tidemark::log::{Append, Fenced, KafkaLogOptions, Log, LogPartition, RecordBatch, Visibility};
 
 use super::support::Kafka;
 
@@ -22,7 +20,6 @@ pub fn options(name: &str) -> KafkaLogOptions {
 pub fn options_at(name: &str, address: &str) -> KafkaLogOptions {
     let mut options = KafkaLogOptions::new(name, address);
     options.topic_config.insert("retention.ms".into(), "-1".into());
-    options.partitions = if name.contains("conformance") { 1 } else { options.partitions };
     options
 }
 
@@ -133,9 +130,4 @@ pub fn send_without_commit(name: &str, partition: &LogPartition, count: usize) -
         producer.poll(Duration::from_millis(5));
     }
     producer
-}
-
-/// The records of a batch, whatever their topic.
-pub fn records(batch: &RecordBatch) -> impl Iterator<Item = tidemark::log::RecordRef<'_>> {
-    batch.topics().flat_map(TopicRecords::iter)
 }

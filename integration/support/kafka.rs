@@ -5,13 +5,16 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::{Certificates, free_port};
 
 /// A broker has this long to start, on a machine that is busy.
 const START: Duration = Duration::from_secs(90);
+
+const PREFIX: &str = "kafka-";
 
 /// A running (or stopped) broker. Dropping it kills it and removes its folder.
 #[derive(Debug)]
@@ -28,7 +31,7 @@ impl Kafka {
 
     /// A broker of its own.
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix("tidemark-kafka-").tempdir().unwrap();
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let mut kafka = Self { dir, port: free_port(), tls_port: free_port(), child: None };
         kafka.configure();
         kafka.format();
@@ -40,15 +43,8 @@ impl Kafka {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| {
-            let (started, kafka) = std::sync::mpsc::channel();
-            // The kernel kills the broker when the thread ends that started it, which this one never does.
-            std::thread::spawn(move || {
-                started.send(Self::start()).unwrap();
-                loop {
-                    std::thread::park();
-                }
-            });
-            kafka.recv().unwrap()
+            remove_old_folders();
+            Self::start()
         })
     }
 
@@ -84,7 +80,8 @@ impl Kafka {
     pub fn start_again(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
         let seen = self.log().matches("Kafka Server started").count();
-        let child = java(&["-Xmx256m", "-Xms64m"])
+        let mut broker = java(&["-Xmx256m", "-Xms64m"]);
+        broker
             .arg(format!(
                 "-Dlog4j2.configurationFile={}",
                 self.dir.path().join("log4j2.properties").display()
@@ -94,10 +91,8 @@ impl Kafka {
             .current_dir(self.dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let child = self.child.insert(child);
+            .stderr(log);
+        let child = self.child.insert(spawn(broker));
         let started = Instant::now();
         let log = self.dir.path().join("log");
         let read = || fs::read_to_string(&log).unwrap_or_default();
@@ -117,7 +112,7 @@ impl Kafka {
     /// The values of a topic as Kafka's own console consumer prints them, reading what is committed: a line each.
     /// Ends after `count` of them, or when none has come for a while.
     pub fn console_consumer(&self, topic: &str, count: usize) -> Vec<String> {
-        let output = java(&["-Xmx96m"])
+        let output = java(&["-Xmx96m", "-Dlog4j2.level=OFF"])
             .args(["-cp", &class_path(), "org.apache.kafka.tools.consumer.ConsoleConsumer"])
             .args(["--bootstrap-server", &self.address(), "--topic", topic, "--from-beginning"])
             .args(["--isolation-level", "read_committed", "--timeout-ms", "4000"])
@@ -200,17 +195,46 @@ impl Drop for Kafka {
     }
 }
 
+/// The folder of a shared broker outlives the process: statics are not dropped.
+fn remove_old_folders() {
+    for entry in fs::read_dir(env!("CARGO_TARGET_TMPDIR")).unwrap().flatten() {
+        let age = entry.metadata().and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
+        let is_old = age.is_ok_and(|age| age > Duration::from_secs(1800));
+        if is_old && entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 fn tail(text: &str) -> String {
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(25)..].join("\n")
 }
 
-/// A JVM that starts fast and dies with the thread which started it.
+/// A JVM that starts fast and dies with the thread which starts it.
 fn java(options: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
     command.args(options);
     command
+}
+
+/// Starts a process from a thread that never ends: the kernel kills it when that thread does.
+fn spawn(command: Command) -> Child {
+    type Job = (Command, Sender<Child>);
+    static SPAWNER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (jobs, queue) = channel::<Job>();
+        std::thread::spawn(move || {
+            for (mut command, reply) in queue {
+                reply.send(command.spawn().unwrap()).unwrap();
+            }
+        });
+        Mutex::new(jobs)
+    });
+    let (reply, child) = channel();
+    spawner.lock().unwrap().send((command, reply)).unwrap();
+    child.recv().unwrap()
 }
 
 fn class_path() -> String {

@@ -17,29 +17,53 @@ use rdkafka::producer::ProducerContext;
 use crate::log::Offset;
 use crate::runtime::{Class, Error};
 
-/// A connection's error is believed for so long.
-const FRESH: Duration = Duration::from_secs(30);
+/// A connection's error is believed for so long. librdkafka repeats one that goes on every half minute.
+const FRESH: Duration = Duration::from_secs(45);
 
-/// The last error of a connection, and since when no broker can be reached. Shared by all clients of a log.
+/// Without any success for so long, errors are more than a connection that was idle and is made anew.
+const LASTING: Duration = Duration::from_secs(10);
+
+/// The errors of connections since something has worked last. Shared by all clients of a log.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
-    last: Mutex<Option<(Instant, String)>>,
+    errors: Mutex<Option<Errors>>,
+}
+
+#[derive(Debug)]
+struct Errors {
+    since: Instant,
+    last: Instant,
+    text: String,
 }
 
 impl Trouble {
     fn note(&self, text: String) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), text));
+        let last = Instant::now();
+        let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = errors.as_ref().map_or(last, |errors| errors.since);
+        *errors = Some(Errors { since, last, text });
     }
 
     /// Something worked.
     pub fn clear(&self) {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.errors.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// The last error, if it is not an old one.
     pub fn last(&self) -> Option<String> {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref().filter(|(at, _)| at.elapsed() < FRESH).map(|(_, text)| text.clone())
+        self.fresh(Duration::ZERO)
+    }
+
+    /// The last error, if nothing has worked for a while.
+    pub fn lasting(&self) -> Option<String> {
+        self.fresh(LASTING)
+    }
+
+    fn fresh(&self, lasting: Duration) -> Option<String> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        let errors = errors.as_ref()?;
+        let tell = errors.last.elapsed() < FRESH && errors.since.elapsed() >= lasting;
+        tell.then(|| errors.text.clone())
     }
 }
 

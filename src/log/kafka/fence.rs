@@ -76,7 +76,7 @@ pub(super) fn take_over(
 }
 
 /// A new producer for a writer whose old one has died. Fenced when another writer has come since. Blocks.
-pub(super) fn come_back(shared: &Shared, offsets: &Offsets, standing: &mut Standing) -> Result<()> {
+pub(super) fn come_back(shared: &Shared, standing: &mut Standing) -> Result<()> {
     let fenced = || {
         let brokers = shared.options.brokers();
         Error::fenced(format!(
@@ -97,7 +97,6 @@ pub(super) fn come_back(shared: &Shared, offsets: &Offsets, standing: &mut Stand
     }
     // Ends of what is held stay true: their transactions were committed before.
     *shared.view() = view;
-    let _ = offsets;
     standing.next.clear();
     standing.producer = Some(producer);
     tracing::info!(epoch = standing.epoch, "the producer was made anew");

@@ -38,6 +38,7 @@
 //!
 //! `trim` does nothing: retention is the topics' own, since others read them, too.
 
+mod append;
 mod client;
 mod cursor;
 mod fence;
@@ -143,6 +144,6 @@ impl Log for KafkaLog {
     }
 
     fn trouble(&self) -> Option<String> {
-        self.shared.trouble.last()
+        self.shared.trouble.lasting()
     }
 }

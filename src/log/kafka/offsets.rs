@@ -35,27 +35,24 @@ impl Offsets {
     /// Number of partitions of a topic; none when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<Option<u32>> {
         let doing = || format!("ask the brokers for topic {topic}");
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), PATIENCE)
-            .map_err(|e| client::error(&doing(), &e, &self.trouble))?;
+        let metadata =
+            self.consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|e| self.failed(&doing(), &e))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Ok(None);
         };
         match found.error().map(Code::from) {
             None => Ok(Some(found.partitions().len() as u32)),
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
-            Some(code) => Err(client::error(&doing(), &KafkaError::MetadataFetch(code), &self.trouble)),
+            Some(code) => Err(self.failed(&doing(), &KafkaError::MetadataFetch(code))),
         }
     }
 
-    /// Number of brokers that can be seen.
-    pub fn brokers(&self) -> Result<usize> {
+    /// Number of brokers that can be seen; metadata of one topic has them all.
+    pub fn brokers(&self, topic: &str) -> Result<usize> {
         let metadata = self
             .consumer
-            .fetch_metadata(Some(""), PATIENCE)
-            .or_else(|_| self.consumer.fetch_metadata(None, PATIENCE))
-            .map_err(|e| client::error("reach the brokers", &e, &self.trouble))?;
+            .fetch_metadata(Some(topic), PATIENCE)
+            .map_err(|e| self.failed("reach the brokers", &e))?;
         Ok(metadata.brokers().len())
     }
 
@@ -65,7 +62,8 @@ impl Offsets {
         let (low, high) = self
             .consumer
             .fetch_watermarks(&partition.topic, number, PATIENCE)
-            .map_err(|e| client::error(&format!("ask for the end of {partition}"), &e, &self.trouble))?;
+            .map_err(|e| self.failed(&format!("ask for the end of {partition}"), &e))?;
+        self.listen();
         Ok((low.max(0) as Offset, high.max(0) as Offset))
     }
 
@@ -85,6 +83,21 @@ impl Offsets {
         self.list(partitions, KafkaOffset::Beginning)
     }
 
+    /// Takes up what librdkafka has to tell, which waits in a queue until somebody asks.
+    fn listen(&self) {
+        const EVENTS_MAX: usize = 100;
+        for _ in 0..EVENTS_MAX {
+            if self.consumer.poll(Duration::ZERO).is_none() {
+                break;
+            }
+        }
+    }
+
+    fn failed(&self, doing: &str, error: &KafkaError) -> Error {
+        self.listen();
+        client::error(doing, error, &self.trouble)
+    }
+
     /// Kafka's ListOffsets, which takes the two ends in the place of a time.
     fn list(
         &self,
@@ -92,7 +105,7 @@ impl Offsets {
         which: KafkaOffset,
     ) -> Result<BTreeMap<LogPartition, Offset>> {
         let doing = "ask for the offsets of log partitions";
-        let failed = |e: &KafkaError| client::error(doing, e, &self.trouble);
+        let failed = |e: &KafkaError| self.failed(doing, e);
         let mut asked = TopicPartitionList::new();
         for partition in partitions {
             asked

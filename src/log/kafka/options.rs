@@ -172,7 +172,11 @@ impl KafkaLogOptions {
         config
             .set("fetch.wait.max.ms", "20")
             .set("queued.max.messages.kbytes", "8192")
-            .set("fetch.max.bytes", "8388608")
+            .set("fetch.max.bytes", self.fetch_bytes_max().to_string())
+            .set(
+                "receive.message.max.bytes",
+                (self.fetch_bytes_max() + (1 << 20)).max(100_000_000).to_string(),
+            )
             .set("max.partition.fetch.bytes", "4194304")
             .set("check.crcs", "true");
         self.add_properties(&mut config);
@@ -185,6 +189,11 @@ impl KafkaLogOptions {
             .set("enable.partition.eof", "true")
             .set("allow.auto.create.topics", "false");
         config
+    }
+
+    /// Bytes of one answer, which must have room for the largest record.
+    fn fetch_bytes_max(&self) -> usize {
+        (self.record_bytes_max() + FRAMING_BYTES).clamp(8 << 20, 1 << 30)
     }
 
     pub(super) fn admin(&self) -> ClientConfig {

@@ -28,7 +28,7 @@ pub(super) fn probe(shared: &Shared) -> Vec<Probe> {
     let found = |subject, outcome: Result<String>| Probe { subject, outcome, warning: false };
     let brokers = shared.options.brokers();
     let reached = Offsets::new(&shared.options, &shared.trouble, true)
-        .and_then(|offsets| offsets.brokers().map(|count| (offsets, count)));
+        .and_then(|offsets| offsets.brokers(&shared.options.state_topic()).map(|count| (offsets, count)));
     let offsets = match reached {
         Ok((offsets, count)) => {
             let told = format!("{brokers}: {count} to be reached");

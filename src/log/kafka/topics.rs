@@ -17,6 +17,7 @@ use super::client::{self, Context};
 use super::offsets::{Offsets, PATIENCE};
 use super::options::{FRAMING_BYTES, KafkaLogOptions};
 use super::reader::Shared;
+use crate::log::LogPartition;
 use crate::runtime::{Error, Result};
 
 /// What a topic is for.
@@ -117,9 +118,11 @@ fn create(shared: &Shared, admin: &AdminClient<Context>, offsets: &Offsets, topi
     } else {
         finish_create(shared, options, topic, &created)?;
     }
-    // Until every broker knows of it.
+    // Until every broker knows of it, and leads its partitions.
     let started = Instant::now();
-    while offsets.partitions(topic)? != Some(partitions) {
+    let name: Arc<str> = topic.into();
+    let all = || (0..partitions).map(|partition| LogPartition { topic: Arc::clone(&name), partition });
+    while offsets.partitions(topic)? != Some(partitions) || offsets.ends(all()).is_err() {
         if started.elapsed() > PATIENCE {
             return Err(Error::retry(format!("topic {topic} was created and is not there yet")));
         }

@@ -106,12 +106,13 @@ impl<'p> Transaction<'p> {
         let mut record = BaseRecord::<[u8], [u8], usize>::with_opaque_to(&partition.topic, slot)
             .partition(partition.partition as i32);
         (record.key, record.payload, record.timestamp, record.headers) = (key, value, timestamp_ms, headers);
+        let mut pace = Pace::new();
         loop {
             match self.producer.send(record) {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(Code::QueueFull), again)) => {
                     record = again;
-                    self.producer.poll(Duration::from_millis(1));
+                    self.producer.poll(pace.next());
                     if let Some((slot, error)) = deliveries(self.producer).failed.take() {
                         return Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone())));
                     }
@@ -148,8 +149,9 @@ impl<'p> Transaction<'p> {
 
     /// Waits until every record has its answer; librdkafka gives one to each within the transaction's timeout.
     fn drain(&self) {
+        let mut pace = Pace::new();
         while self.producer.in_flight_count() > 0 {
-            self.producer.poll(Duration::from_millis(1));
+            self.producer.poll(pace.next());
         }
     }
 
@@ -181,8 +183,9 @@ impl<'p> Transaction<'p> {
         }
         let started = Instant::now();
         while started.elapsed() < ABORT_PATIENCE {
+            let mut pace = Pace::new();
             while self.producer.in_flight_count() > 0 && started.elapsed() < ABORT_PATIENCE {
-                self.producer.poll(Duration::from_millis(1));
+                self.producer.poll(pace.next());
             }
             match self.producer.abort_transaction(STEP) {
                 Ok(()) => return true,
@@ -193,6 +196,21 @@ impl<'p> Transaction<'p> {
             }
         }
         false
+    }
+}
+
+/// How long to poll: shortly at first, for the sake of latency; then, since a poll of a millisecond is mostly spent
+/// awake, for longer, while brokers are away.
+struct Pace(u32);
+
+impl Pace {
+    const fn new() -> Self {
+        Self(0)
+    }
+
+    fn next(&mut self) -> Duration {
+        self.0 += 1;
+        Duration::from_millis(if self.0 < 50 { 1 } else { 20 })
     }
 }
 
