@@ -266,7 +266,9 @@ impl<'a> Reading<'a> {
     /// A record that was left over by the read before.
     fn take_frame(&mut self, offset: Offset, frame: Vec<u8>) {
         if self.passes_over(offset) {
-        } else if offset < self.task.end {
+            return;
+        }
+        if offset < self.task.end {
             self.records.push_frame(&frame);
             self.took(offset);
         } else {

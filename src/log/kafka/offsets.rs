@@ -98,7 +98,7 @@ impl Offsets {
         client::error(doing, error, &self.trouble)
     }
 
-    /// Kafka's ListOffsets, which takes the two ends in the place of a time.
+    /// Kafka's `ListOffsets`, which takes the two ends in the place of a time.
     fn list(
         &self,
         partitions: impl Iterator<Item = LogPartition>,
