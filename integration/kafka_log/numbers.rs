@@ -76,17 +76,17 @@ pub async fn check_read(log: &dyn Log, name: &str, count: u64) {
             next = fetched.next;
         }
     }
-    check(found, count);
+    check(&found, count);
 }
 
 /// The same, as Kafka's own console consumer sees it.
 pub fn check_committed(kafka: &Kafka, name: &str, count: u64) {
     let lines = kafka.console_consumer(&topic(name), usize::MAX >> 40);
-    check(lines.iter().map(|line| line.parse().unwrap()).collect(), count);
+    check(&lines.iter().map(|line| line.parse().unwrap()).collect::<Vec<_>>(), count);
 }
 
-fn check(found: Vec<u64>, count: u64) {
-    let mut sorted = found.clone();
+fn check(found: &[u64], count: u64) {
+    let mut sorted = found.to_vec();
     sorted.sort_unstable();
     let missing: Vec<u64> = (0..count).filter(|n| sorted.binary_search(n).is_err()).take(5).collect();
     let doubled: Vec<u64> = sorted.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0]).take(5).collect();
