@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Trouble};
@@ -118,37 +117,38 @@ impl Offsets {
         }
         let started = Instant::now();
         loop {
-            let answer = self.consumer.offsets_for_times(asked.clone(), PATIENCE);
-            let answer = answer.map_err(|e| self.failed(LISTING, &e))?;
-            let stale = answer.elements().into_iter().find(|element| is_stale(element));
-            let Some(stale) = stale.filter(|_| started.elapsed() < PATIENCE / 2) else {
-                return self.offsets(&answer);
-            };
-            let _ = self.consumer.fetch_metadata(Some(stale.topic()), PATIENCE);
-            std::thread::sleep(Duration::from_millis(50));
+            let answer = self.consumer.offsets_for_times(asked.clone(), PATIENCE).and_then(|answer| {
+                let failed = answer.elements().iter().find_map(|element| element.error().err());
+                failed.map_or(Ok(answer), Err)
+            });
+            match answer {
+                Ok(answer) => return offsets(&answer),
+                Err(error) if is_stale(&error) && started.elapsed() < PATIENCE / 2 => {
+                    let _ = self.consumer.fetch_metadata(None, PATIENCE);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(self.failed(LISTING, &error)),
+            }
         }
-    }
-
-    fn offsets(&self, answer: &TopicPartitionList) -> Result<BTreeMap<LogPartition, Offset>> {
-        let mut found = BTreeMap::new();
-        for element in answer.elements() {
-            let partition =
-                LogPartition { topic: element.topic().into(), partition: element.partition() as u32 };
-            element.error().map_err(|e| self.failed(LISTING, &e).context(&partition))?;
-            let KafkaOffset::Offset(offset) = element.offset() else {
-                return Err(Error::retry(format!("the brokers gave no offset of {partition}")));
-            };
-            found.insert(partition, offset.max(0) as Offset);
-        }
-        Ok(found)
     }
 }
 
-/// Whether the broker that was asked does not lead the log partition, or no longer as it did.
-fn is_stale(element: &TopicPartitionListElem<'_>) -> bool {
-    let code = element.error().err().and_then(|error| error.rdkafka_error_code());
+fn offsets(answer: &TopicPartitionList) -> Result<BTreeMap<LogPartition, Offset>> {
+    let mut found = BTreeMap::new();
+    for element in answer.elements() {
+        let partition = LogPartition { topic: element.topic().into(), partition: element.partition() as u32 };
+        let KafkaOffset::Offset(offset) = element.offset() else {
+            return Err(Error::retry(format!("the brokers gave no offset of {partition}")));
+        };
+        found.insert(partition, offset.max(0) as Offset);
+    }
+    Ok(found)
+}
+
+/// Whether the broker that was asked does not lead a log partition, or no longer as it did.
+fn is_stale(error: &KafkaError) -> bool {
     matches!(
-        code,
+        client::code(error),
         Some(
             Code::FencedLeaderEpoch
                 | Code::UnknownLeaderEpoch
