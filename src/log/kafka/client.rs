@@ -37,11 +37,19 @@ struct Errors {
 }
 
 impl Trouble {
-    fn note(&self, text: String) {
+    /// That all brokers are down follows from other errors, which say why.
+    fn note(&self, text: String, follows: bool) {
         let last = Instant::now();
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
-        let since = errors.as_ref().map_or(last, |errors| errors.since);
-        *errors = Some(Errors { since, last, text });
+        match &mut *errors {
+            Some(errors) => {
+                errors.last = last;
+                if !follows {
+                    errors.text = text;
+                }
+            }
+            none => *none = Some(Errors { since: last, last, text }),
+        }
     }
 
     /// Something worked.
@@ -110,7 +118,7 @@ impl ClientContext for Context {
         tracing::debug!(?code, reason, "librdkafka reports an error");
         // That the group of a reader cannot be looked up does not matter: no group is used.
         if !matches!(code, Some(Code::GroupAuthorizationFailed | Code::PartitionEOF)) {
-            self.trouble.note(reason.to_owned());
+            self.trouble.note(reason.to_owned(), code == Some(Code::AllBrokersDown));
         }
     }
 }

@@ -3,9 +3,9 @@
 //! Its end is given, and is the offset just past a committed record, so that a read ends with that record and
 //! waits for nothing. Only where the last records below the end are gone (compaction has removed them, or, in
 //! the state topic, their transaction was aborted) does it take the broker's word that there is nothing left:
-//! `PartitionEOF`, which librdkafka gives without an offset, and which may be an old one still in its queue.
-//! It counts only after the consumer was placed anew at a time when the broker's own end had come as far
-//! as ours: from then on it cannot speak of anything before.
+//! `PartitionEOF`, which librdkafka gives without an offset, and which may be an old one still in its queue, even
+//! after the consumer was placed anew. It counts only from a consumer made after the broker's own end was
+//! seen to have come as far as ours: that one has never heard of anything before.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,6 +28,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// placed. Any request wakes it, and until the first record has come one is made this often.
 const NUDGE_AFTER: Duration = Duration::from_millis(10);
 
+/// How long records are waited for, once the broker's end has come as far as ours, before a new consumer is asked
+/// whether there are any.
+const DOUBT_AFTER: Duration = Duration::from_millis(300);
+
 /// What to read.
 #[derive(Debug)]
 pub(super) struct Task<'a> {
@@ -42,6 +46,7 @@ pub(super) struct Task<'a> {
 
 /// The consumer and its place.
 pub(super) struct Cursor {
+    options: KafkaLogOptions,
     consumer: BaseConsumer<Context>,
     trouble: Arc<Trouble>,
     at: Option<(LogPartition, Offset)>,
@@ -51,11 +56,8 @@ pub(super) struct Cursor {
 
 impl Cursor {
     pub fn new(options: &KafkaLogOptions, trouble: &Arc<Trouble>) -> Result<Self> {
-        let consumer = options
-            .consumer(true)
-            .create_with_context(Context::new(trouble))
-            .map_err(|e| client::error("make a Kafka consumer", &e, trouble))?;
-        Ok(Self { consumer, trouble: Arc::clone(trouble), at: None, pending: None })
+        let consumer = consumer(options, trouble)?;
+        Ok(Self { options: options.clone(), consumer, trouble: Arc::clone(trouble), at: None, pending: None })
     }
 
     /// Whether a read of that place needs no new request.
@@ -79,6 +81,11 @@ impl Cursor {
             if !self.step(task, &mut reading)? {
                 break;
             }
+            if !reading.asks_anew && reading.reached.is_some_and(|at| at.elapsed() > DOUBT_AFTER) {
+                self.consumer = consumer(&self.options, &self.trouble)?;
+                self.place(task.partition, reading.next)?;
+                reading.asks_anew = true;
+            }
         }
         self.pending = reading.pending.take();
         self.trouble.clear();
@@ -97,6 +104,7 @@ impl Cursor {
         match self.consumer.poll(NUDGE_AFTER) {
             Some(Ok(message)) => {
                 reading.came = true;
+                reading.reached = None;
                 reading.take(&message)?;
                 Ok(true)
             }
@@ -120,15 +128,17 @@ impl Cursor {
             reading.place_anew = true;
             return Ok(false);
         }
-        if reading.placed_at_end {
+        if reading.asks_anew {
             reading.next = task.end;
             return Ok(false);
+        }
+        if reading.reached.is_some() {
+            return Ok(true);
         }
         let number = task.partition.partition as i32;
         let watermarks = self.consumer.fetch_watermarks(&task.partition.topic, number, PATIENCE);
         if watermarks.is_ok_and(|(_, end)| end >= task.end as i64) {
-            self.place(task.partition, reading.next)?;
-            reading.placed_at_end = true;
+            reading.reached = Some(Instant::now());
         } else if reading.started.elapsed() > PATIENCE {
             return Err(self.missing(task, reading));
         }
@@ -196,6 +206,13 @@ impl std::fmt::Debug for Cursor {
     }
 }
 
+fn consumer(options: &KafkaLogOptions, trouble: &Arc<Trouble>) -> Result<BaseConsumer<Context>> {
+    options
+        .consumer(true)
+        .create_with_context(Context::new(trouble))
+        .map_err(|e| client::error("make a Kafka consumer", &e, trouble))
+}
+
 /// One read under way.
 struct Reading<'a> {
     task: &'a Task<'a>,
@@ -206,8 +223,10 @@ struct Reading<'a> {
     started: Instant,
     /// Something came.
     came: bool,
-    /// Placed after the broker's end was known to have reached ours.
-    placed_at_end: bool,
+    /// When the broker's end was seen to have come as far as ours, with no record of it yet.
+    reached: Option<Instant>,
+    /// By a consumer made after that.
+    asks_anew: bool,
     place_anew: bool,
 }
 
@@ -221,7 +240,8 @@ impl<'a> Reading<'a> {
             pending: None,
             started: Instant::now(),
             came: false,
-            placed_at_end: false,
+            reached: None,
+            asks_anew: false,
             place_anew: false,
         }
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -15,6 +15,8 @@ use crate::runtime::{Error, Result};
 
 /// How long a request may take before it is an error that passes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+const LISTING: &str = "ask for the offsets of log partitions";
 
 /// A client that only asks.
 pub(super) struct Offsets {
@@ -97,36 +99,64 @@ impl Offsets {
         client::error(doing, error, &self.trouble)
     }
 
-    /// Kafka's `ListOffsets`, which takes the two ends in the place of a time.
+    /// Kafka's `ListOffsets`, which takes the two ends in the place of a time. Who leads a log partition is known
+    /// from before, and asked anew when it is not true any more.
     fn list(
         &self,
         partitions: impl Iterator<Item = LogPartition>,
         which: KafkaOffset,
     ) -> Result<BTreeMap<LogPartition, Offset>> {
-        let doing = "ask for the offsets of log partitions";
-        let failed = |e: &KafkaError| self.failed(doing, e);
         let mut asked = TopicPartitionList::new();
         for partition in partitions {
             asked
                 .add_partition_offset(&partition.topic, partition.partition as i32, which)
-                .map_err(|e| failed(&e))?;
+                .map_err(|e| self.failed(LISTING, &e))?;
         }
         if asked.count() == 0 {
             return Ok(BTreeMap::new());
         }
-        let answer = self.consumer.offsets_for_times(asked, PATIENCE).map_err(|e| failed(&e))?;
-        let mut found = BTreeMap::new();
-        for element in answer.elements() {
-            let partition =
-                LogPartition { topic: element.topic().into(), partition: element.partition() as u32 };
-            element.error().map_err(|e| failed(&e).context(&partition))?;
-            let KafkaOffset::Offset(offset) = element.offset() else {
-                return Err(Error::retry(format!("the brokers gave no offset of {partition}")));
-            };
-            found.insert(partition, offset.max(0) as Offset);
+        let started = Instant::now();
+        loop {
+            let answer = self.consumer.offsets_for_times(asked.clone(), PATIENCE).and_then(|answer| {
+                let failed = answer.elements().iter().find_map(|element| element.error().err());
+                failed.map_or(Ok(answer), Err)
+            });
+            match answer {
+                Ok(answer) => return offsets(&answer),
+                Err(error) if is_stale(&error) && started.elapsed() < PATIENCE / 2 => {
+                    let _ = self.consumer.fetch_metadata(None, PATIENCE);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(self.failed(LISTING, &error)),
+            }
         }
-        Ok(found)
     }
+}
+
+fn offsets(answer: &TopicPartitionList) -> Result<BTreeMap<LogPartition, Offset>> {
+    let mut found = BTreeMap::new();
+    for element in answer.elements() {
+        let partition = LogPartition { topic: element.topic().into(), partition: element.partition() as u32 };
+        let KafkaOffset::Offset(offset) = element.offset() else {
+            return Err(Error::retry(format!("the brokers gave no offset of {partition}")));
+        };
+        found.insert(partition, offset.max(0) as Offset);
+    }
+    Ok(found)
+}
+
+/// Whether the broker that was asked does not lead a log partition, or no longer as it did.
+fn is_stale(error: &KafkaError) -> bool {
+    matches!(
+        client::code(error),
+        Some(
+            Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+        )
+    )
 }
 
 impl std::fmt::Debug for Offsets {
