@@ -20,7 +20,7 @@ const TABLES: &str = "
 const QUERIES: [&str; 3] = [
     "SELECT count(*), sum(total), sum(length(note)), min(id), max(id) FROM",
     "SELECT id, customer, total, md5(note) FROM",
-    "SELECT epoch(at)::bigint, line FROM",
+    "SELECT epoch(\"at\")::bigint, line FROM",
 ];
 
 fn on_kafka(url: &str, kafka: &Kafka) -> Connector {
@@ -51,7 +51,7 @@ async fn assert_same(connector: &Connector, client: &tokio_postgres::Client, ds:
     for (table, query) in [("orders", QUERIES[0]), ("orders", QUERIES[1]), ("audit", QUERIES[2])] {
         let (order, theirs) = match table {
             "orders" => (if query == QUERIES[0] { "" } else { "ORDER BY id" }, query.to_owned()),
-            _ => ("ORDER BY 1, 2", query.replace("epoch(at)", "extract(epoch FROM at)")),
+            _ => ("ORDER BY 1, 2", query.replace("epoch(\"at\")", "extract(epoch FROM \"at\")")),
         };
         let lake = duckdb(connector, ds, &format!("{query} {{{table}}} {order}"));
         let source = postgres(client, &format!("{theirs} {table} {order}")).await;
@@ -104,6 +104,10 @@ async fn days_on_kafka_are_those_of_the_embedded_log_also_when_killed_and_withou
     assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
 }
 
+async fn today(client: &tokio_postgres::Client) -> String {
+    postgres(client, "SELECT (now() AT TIME ZONE 'UTC')::date").await[0][0].clone().unwrap()
+}
+
 async fn check_told(mut checked: Running) {
     checked.ended().await;
     let told = checked.output();
@@ -148,4 +152,70 @@ async fn broker_away(kafka: &mut Kafka, running: &mut Running, client: &tokio_po
     wait_until(Duration::from_secs(90), "the log is well again", async || log(running)["state"] == "ok")
         .await;
     eprintln!("well again {:?} after the broker", started.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_brokers_are_away_changes_are_kept_on_the_local_disk_and_survive_a_kill() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLES).await.unwrap();
+    client.batch_execute("CREATE TABLE big (id int PRIMARY KEY, note text)").await.unwrap();
+    let mut kafka = Kafka::start();
+    // An append is given up, and kept, after so long.
+    let connector =
+        on_kafka(&server.url(), &kafka).set("log.kafka.properties", "\"transaction.timeout.ms\"", 5_000);
+    let mut running = connector.start_ready("run").await;
+    traffic(&client, 1).await;
+    slot_has_passed(&client).await;
+
+    kafka.kill();
+    for round in 2..4 {
+        traffic(&client, round).await;
+    }
+    // The slot moves on although no broker has any of it.
+    slot_has_passed(&client).await;
+    wait_until(PATIENCE, "/health tells what is kept", async || {
+        running.health().1["components"]["log"].to_string().contains("kept on the local disk")
+    })
+    .await;
+    running.kill();
+    kafka.start_again();
+    let mut running = connector.start_ready("run").await;
+    traffic(&client, 4).await;
+
+    // A record that no broker takes is a dead letter, and neither stops its table nor the others.
+    client
+        .batch_execute(
+            "INSERT INTO big VALUES (1, 'small'), (2, repeat('x', 5000000)), (3, repeat('y', 3000000)), (4, 'last')",
+        )
+        .await
+        .unwrap();
+    slot_has_passed(&client).await;
+    let ds = &today(&client).await;
+    running.cut(ds);
+    connector.wait_published(ds).await;
+    assert_same(&connector, &client, ds).await;
+    verify(&running, ds);
+    assert_each_change_once(&kafka, &client).await;
+    let held = duckdb(&connector, ds, "SELECT id, length(note) FROM {big} ORDER BY id");
+    let rows = postgres(&client, "SELECT id, length(note) FROM big WHERE id <> 2 ORDER BY id").await;
+    assert_eq!(held, rows, "all but the one that is too large");
+    let letters = kafka.console_consumer("shop.dead-letters", 1);
+    let letter: serde_json::Value = serde_json::from_str(&letters[0]).unwrap();
+    assert_eq!((&letter["table"], &letter["new"]["id"]), (&"big".into(), &"2".into()), "{letter}");
+    assert_eq!(letter["new"]["note"]["bytes"], 5_000_000);
+    assert!(letter["reason"].as_str().unwrap().contains("at most"), "{letter}");
+    assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
+}
+
+/// Waits until the server may forget everything that has been written.
+async fn slot_has_passed(client: &tokio_postgres::Client) {
+    let written = &postgres(client, "SELECT pg_current_wal_lsn()").await[0][0].clone().unwrap();
+    let sql = format!(
+        "SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'"
+    );
+    wait_until(PATIENCE, "the slot has passed what was written", async || {
+        postgres(client, &sql).await[0][0].as_deref() == Some("t")
+    })
+    .await;
 }

@@ -110,6 +110,15 @@ impl TopicRecords {
         })
     }
 
+    /// The largest record since `mark`, in bytes of key, value and headers, if it is larger than `bytes_max`.
+    pub fn too_large_since(&self, mark: Mark, bytes_max: usize) -> Option<usize> {
+        let since = &self.frames[mark.bytes..];
+        if since.len() <= bytes_max {
+            return None;
+        }
+        frames(since).map(|record| record.bytes()).max().filter(|bytes| *bytes > bytes_max)
+    }
+
     /// The place reached, to go back to with [`TopicRecords::rewind`].
     pub const fn mark(&self) -> Mark {
         Mark { bytes: self.frames.len(), count: self.count }
