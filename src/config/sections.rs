@@ -7,10 +7,9 @@ use jiff::tz::TimeZone;
 use super::document::{Document, Keys, Section};
 use super::tables::{TableGlob, TableRule};
 use super::{
-    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DecimalHandling, EmbeddedLogConfig,
-    EnvelopeConfig, EnvelopeFormat, Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat,
-    LogKind, LogLevel, OpsConfig, ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig,
-    TableFilter, check, url,
+    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, EmbeddedLogConfig, Environment,
+    LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, ParquetCompression,
+    Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, url,
 };
 
 const KIB: u64 = 1024;
@@ -25,7 +24,7 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let state = state(&document.section("state"));
     let source = source(&document);
     let log = log(&document, &state);
-    let envelope = envelope(&document.section("envelope"));
+    let envelope = envelope::read(&document);
     let lake = lake(&document.section("lake"), &state);
     let cut = cut(&document.section("cut"));
     let coordinator = coordinator(&document.section("coordinator"), &state);
@@ -105,16 +104,6 @@ fn log(document: &Document<'_>, state: &StateConfig) -> LogConfig {
         kind,
         append_bytes_max: section.integer("append_bytes_max", "bytes", 64 * KIB, 64 * MIB, 4 * MIB),
         linger_ms: section.integer("linger_ms", "milliseconds", 0, 10_000, 5),
-    }
-}
-
-fn envelope(section: &Section<'_, '_>) -> EnvelopeConfig {
-    let format = |text: &str| check::word(text, &[("json", EnvelopeFormat::Json)], &["avro"]);
-    let decimals = [("precise", DecimalHandling::Precise), ("string", DecimalHandling::String)];
-    let decimal_handling = section.text("decimal_handling", |text| check::word(text, &decimals, &["double"]));
-    EnvelopeConfig {
-        format: section.text("format", format).unwrap_or(EnvelopeFormat::Json),
-        decimal_handling: decimal_handling.unwrap_or(DecimalHandling::Precise),
     }
 }
 

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use crate::change::{Lsn, Op, Position, SchemaChange, Value};
-use crate::envelope::json::{EncodeError, OldKind, OldRow, RowChange};
+use crate::envelope::{EncodeError, OldKind, OldRow, RowChange};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::pgoutput::{self, OldTuple, Relation};
 use crate::runtime::{Error, Result};
@@ -295,8 +295,11 @@ pub(super) fn encode(
     match encoded {
         Ok(records) => table.counted(records, row.position, row.commit_us),
         Err(error) => {
-            tracing::error!(table = %table.schema.name, position = %row.position, %error,
-                "a change cannot be encoded and went to the dead letters");
+            // Of a table that is refused as a whole it has been told once.
+            if !matches!(error, EncodeError::Refused(_)) {
+                tracing::error!(table = %table.schema.name, position = %row.position, %error,
+                    "a change cannot be encoded and went to the dead letters");
+            }
             dead_letter::write(appender.batch.topic(dead_letters), &table.schema, row, &error.to_string());
             table.count.dead_letters += 1;
             table.touched = true;
