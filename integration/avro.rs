@@ -21,14 +21,14 @@ use registry::Registry;
 use serde_json::{Map, Value as Json, json};
 use support::{Connector, NAME};
 use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
-use tokio::sync::{OnceCell, RwLock};
+use tokio::sync::OnceCell;
 
 /// One registry for all tests: it takes longer to start than they do to run. Each test has tables of its own, and so
-/// subjects of its own; the one that kills it waits until the others are done.
-static REGISTRY: OnceCell<RwLock<Registry>> = OnceCell::const_new();
+/// subjects of its own.
+static REGISTRY: OnceCell<Registry> = OnceCell::const_new();
 
-async fn shared() -> &'static RwLock<Registry> {
-    REGISTRY.get_or_init(|| async { RwLock::new(Registry::start().await) }).await
+async fn shared() -> &'static Registry {
+    REGISTRY.get_or_init(Registry::start).await
 }
 
 /// A connector that writes Avro.

@@ -1,4 +1,4 @@
-//! A schema registry of the test's own: Apicurio, by its Confluent API. Its schemas survive its end.
+//! A schema registry of the test's own: Apicurio, by its Confluent API.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -15,59 +15,49 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Registry {
     folder: tempfile::TempDir,
     port: u16,
-    child: Option<Child>,
+    child: Child,
 }
 
 impl Registry {
     /// Starts one whose subjects have to stay BACKWARD compatible, and waits until it answers.
     pub async fn start() -> Self {
-        let folder = tempfile::Builder::new().prefix("tidemark-registry-").tempdir().unwrap();
-        let mut registry = Self { folder, port: free_port(), child: None };
-        registry.start_again().await;
-        let (status, answer) = registry.put("/config", &json!({ "compatibility": "BACKWARD" }));
-        assert_eq!(status, 200, "{answer}");
-        registry
-    }
-
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}/apis/ccompat/v7", self.port)
-    }
-
-    /// As if its machine had died.
-    pub fn kill(&mut self) {
-        let Some(mut child) = self.child.take() else { return };
-        drop(child.stdin.take());
-        let _ = child.wait();
-    }
-
-    pub async fn start_again(&mut self) {
-        self.spawn();
-        wait_until(PATIENCE, "the registry answers", async || self.answers()).await;
-    }
-
-    pub fn spawn(&mut self) {
         let jar: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(JAR);
         assert!(jar.exists(), "{} is missing: run `make registry`", jar.display());
-        let output = std::fs::File::create(self.folder.path().join("log")).unwrap();
-        let database = format!("jdbc:h2:file:{}/schemas", self.folder.path().display());
+        let folder = tempfile::Builder::new().prefix("tidemark-registry-").tempdir().unwrap();
+        let port = free_port();
+        let output = std::fs::File::create(folder.path().join("log")).unwrap();
         // It dies with the test, however that ends: its shell reads from us until we are gone.
         let script = "java -Xmx192m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -jar \"$0\" < /dev/null & \
                       pid=$!; cat > /dev/null; kill -9 $pid; wait $pid";
         let child = Command::new("sh")
             .args(["-c", script])
             .arg(jar)
-            .current_dir(self.folder.path())
+            .current_dir(folder.path())
             .env("QUARKUS_HTTP_HOST", "127.0.0.1")
-            .env("QUARKUS_HTTP_PORT", self.port.to_string())
-            .env("APICURIO_STORAGE_KIND", "sql")
-            .env("APICURIO_STORAGE_SQL_KIND", "h2")
-            .env("APICURIO_DATASOURCE_URL", database)
+            .env("QUARKUS_HTTP_PORT", port.to_string())
             .stdin(Stdio::piped())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()
             .unwrap();
-        self.child = Some(child);
+        let registry = Self { folder, port, child };
+        wait_until(PATIENCE, "the registry answers", async || registry.answers()).await;
+        let (status, answer) = registry.put("/config", &json!({ "compatibility": "BACKWARD" }));
+        assert_eq!(status, 200, "{answer}");
+        registry
+    }
+
+    pub const fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub fn url(&self) -> String {
+        self.url_at(self.port)
+    }
+
+    /// Its address by way of another port.
+    pub fn url_at(&self, port: u16) -> String {
+        format!("http://127.0.0.1:{port}/apis/ccompat/v7")
     }
 
     fn answers(&self) -> bool {
@@ -113,7 +103,8 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        self.kill();
+        drop(self.child.stdin.take());
+        let _ = self.child.wait();
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(15).collect();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::support::lake::value;
-use crate::support::{PATIENCE, Postgres, wait_until};
+use crate::support::{Network, PATIENCE, Postgres, Proxy, wait_until};
 use crate::{connector, fold, raw, records, shared};
 
 /// An envelope that no table of ours has: `op` is a number.
@@ -15,44 +15,51 @@ const OTHER: &str = r#"{"type":"record","name":"Envelope","namespace":"shop.publ
 #[tokio::test(flavor = "multi_thread")]
 async fn a_registry_that_is_away_is_waited_for_and_nothing_is_lost() {
     let registry = shared().await;
+    let network = Proxy::start(registry.port()).await;
     let server = Postgres::builder().set("wal_sender_timeout", "3s").start().await;
     let client = server.connect().await;
     client
         .batch_execute("CREATE TABLE patient (id int PRIMARY KEY); INSERT INTO patient VALUES (1)")
         .await
         .unwrap();
-    let mut registry = registry.write().await;
-    let connector = connector(&server.url(), &registry).set("envelope.registry", "timeout_ms", 1000);
+    let connector = connector(&server.url(), registry)
+        .set("envelope.registry", "url", registry.url_at(network.port()))
+        .set("envelope.registry", "timeout_ms", 500);
     let running = connector.start_ready("capture").await;
     client.batch_execute("INSERT INTO patient VALUES (2)").await.unwrap();
     connector.wait_for_records("patient", 2).await;
 
-    registry.kill();
+    network.set(Network::Cut);
     client.batch_execute("INSERT INTO patient VALUES (3)").await.unwrap();
     connector.wait_for_records("patient", 3).await;
     client
-        .batch_execute("ALTER TABLE patient ADD COLUMN a int; INSERT INTO patient SELECT g, g FROM generate_series(4, 500) g")
+        .batch_execute(
+            "ALTER TABLE patient ADD COLUMN a int; INSERT INTO patient SELECT g, g FROM generate_series(4, 500) g",
+        )
         .await
         .unwrap();
     let state = || running.health().1["components"]["registry"]["state"].clone();
     wait_until(PATIENCE, "health says so", async || state() == "waiting").await;
-    // Longer than the server waits for an answer to its keepalives.
-    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Together longer than the server waits for an answer to its keepalives.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    network.set(Network::Stalled);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(state(), "waiting");
     let active =
         value(&client, "SELECT active FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'").await;
     assert_eq!(active, "t", "the stream is still there");
     assert!(!running.output().contains("the source is out of reach"), "{}", running.output());
-    registry.start_again().await;
+    network.set(Network::Up);
     connector.wait_for_records("patient", 500).await;
     wait_until(PATIENCE, "all is well", async || state() == "ok").await;
-    let rows = fold(&records(&connector, &registry, "patient").await);
+    let rows = fold(&records(&connector, registry, "patient").await);
     assert_eq!(rows.keys().copied().collect::<Vec<_>>(), (1..=500).collect::<Vec<i64>>());
     assert_eq!(rows[&500], json!({"id": 500, "a": 500}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_schema_that_is_refused_isolates_its_table_until_the_registry_takes_it() {
-    let registry = shared().await.read().await;
+    let registry = shared().await;
     let (status, answer) =
         registry.post("/subjects/shop.public.broken-value/versions", &json!({ "schema": OTHER }));
     assert_eq!(status, 200, "{answer}");
@@ -65,7 +72,7 @@ async fn a_schema_that_is_refused_isolates_its_table_until_the_registry_takes_it
         )
         .await
         .unwrap();
-    let connector = connector(&server.url(), &registry);
+    let connector = connector(&server.url(), registry);
     let mut running = connector.start_ready("capture").await;
     client.batch_execute("INSERT INTO broken VALUES (3); INSERT INTO fine VALUES (3)").await.unwrap();
     connector.wait_for_records("fine", 3).await;
@@ -94,17 +101,17 @@ async fn a_schema_that_is_refused_isolates_its_table_until_the_registry_takes_it
     let running = connector.start_ready("capture").await;
     client.batch_execute("INSERT INTO broken VALUES (4)").await.unwrap();
     connector.wait_for_records("broken", 1).await;
-    let rows = fold(&records(&connector, &registry, "broken").await);
+    let rows = fold(&records(&connector, registry, "broken").await);
     assert_eq!(rows[&4], json!({"id": 4}));
     assert_eq!(running.health().1["tables"]["public.broken"]["state"], "streaming");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn check_asks_the_registry() {
-    let registry = shared().await.read().await;
+    let registry = shared().await;
     let server = Postgres::start().await;
     server.connect().await.batch_execute("CREATE TABLE any_table (id int PRIMARY KEY)").await.unwrap();
-    let mut connector = connector(&server.url(), &registry);
+    let mut connector = connector(&server.url(), registry);
     let running = connector.start_ready("capture").await;
     let said = |output: std::process::Output| String::from_utf8(output.stdout).unwrap();
     let checked = said(running.command(&["check"]));
