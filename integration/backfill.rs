@@ -154,3 +154,29 @@ async fn a_table_that_is_truncated_all_the_time_does_not_hold_up_the_first_copy(
     traffic.await.unwrap();
     assert_equal(&connector, &running, &client, &["staging", "large"]).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_tables_with_one_topic_do_not_stop_the_others() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client
+        .batch_execute(
+            "CREATE TABLE \"a b\" (id int PRIMARY KEY, note text); CREATE TABLE \"a?b\" (id int PRIMARY KEY, note text);
+             CREATE TABLE other (id int PRIMARY KEY, note text); INSERT INTO other VALUES (1, 'one');
+             INSERT INTO \"a b\" VALUES (1, 'x'); INSERT INTO \"a?b\" VALUES (1, 'y')",
+        )
+        .await
+        .unwrap();
+    let connector = Connector::new(&server.url());
+    let running = connector.start_ready("run").await;
+    client
+        .batch_execute("INSERT INTO \"a?b\" VALUES (2, 'y'); INSERT INTO other VALUES (2, NULL)")
+        .await
+        .unwrap();
+    assert_equal(&connector, &running, &client, &["other"]).await;
+    let (code, health) = running.health();
+    assert_eq!(code, 503, "{health}");
+    let reasons = health["reasons"].to_string();
+    assert!(reasons.contains("share the topic shop.public.a_b") && reasons.contains("exclude"), "{reasons}");
+    assert_eq!(connector.table_records("a_b").await.len(), 1, "one of them is carried");
+}

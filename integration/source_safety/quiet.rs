@@ -1,7 +1,7 @@
 //! A database in which nothing happens, and what is left in one where something does.
 
-use crate::support::lake::postgres;
-use crate::support::{Connector, Postgres};
+use crate::support::lake::{postgres, value};
+use crate::support::{Connector, PATIENCE, Postgres, wait_until};
 use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -34,6 +34,36 @@ async fn an_idle_database_keeps_no_wal_while_another_one_writes_much() {
     insert(&client, 2, 3).await;
     assert_each_row_once(&connector, 3).await;
     drop(running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heartbeats_move_the_slot_on_where_only_unpublished_tables_are_written() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLE).await.unwrap();
+    client.batch_execute("CREATE SCHEMA other; CREATE TABLE other.noise (a int)").await.unwrap();
+    let connector = Connector::new(&server.url()).set("source", "heartbeat_interval_ms", 100);
+    let running = connector.start_ready("run").await;
+    let sql = "SELECT count(*) FROM pg_logical_slot_peek_changes('oracle', NULL, NULL) WHERE data LIKE '%tidemark.heartbeat%'";
+    client
+        .batch_execute("SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')")
+        .await
+        .unwrap();
+    wait_until(PATIENCE, "there are heartbeats", async || {
+        value(&client, sql).await.parse::<u64>().unwrap() > 2
+    })
+    .await;
+    for _ in 0..3 {
+        client.batch_execute("INSERT INTO other.noise VALUES (1)").await.unwrap();
+        let written = value(&client, "SELECT pg_current_wal_lsn()").await;
+        let confirmed = format!(
+            "SELECT confirmed_flush_lsn >= '{written}' FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'"
+        );
+        wait_until(PATIENCE, "the slot has passed it", async || value(&client, &confirmed).await == "t")
+            .await;
+    }
+    assert!(connector.records("shop.public.t").await.is_empty(), "a heartbeat is no record");
+    assert_eq!(running.health().1["status"], "ok");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -99,6 +99,8 @@ pub struct SourceConfig {
     pub publication: String,
     /// Whether a database that is new to the log is copied first.
     pub backfill: Backfill,
+    /// Milliseconds between two heartbeats, logical messages in the WAL; 0: none.
+    pub heartbeat_interval_ms: u64,
     /// Which tables are carried.
     pub tables: TableFilter,
 }

@@ -63,7 +63,17 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
     let backfill =
         section.text("backfill", |text| check::word(text, &words, &[])).unwrap_or(Backfill::Initial);
     let tables = tables(document, &section);
-    url.map(|url| SourceConfig { name, url, password, slot, publication, backfill, tables })
+    let heartbeat_interval_ms = section.integer("heartbeat_interval_ms", "milliseconds", 0, DAY_MS, 0);
+    url.map(|url| SourceConfig {
+        name,
+        url,
+        password,
+        slot,
+        publication,
+        backfill,
+        heartbeat_interval_ms,
+        tables,
+    })
 }
 
 fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {

@@ -14,6 +14,7 @@
 
 pub mod conformance;
 mod record;
+mod spill;
 mod sqlite;
 
 use std::collections::BTreeMap;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 use crate::runtime::{Error, Result};
 
 pub use record::{Mark, RecordBatch, RecordRef, RecordWriter, TopicRecords};
+pub use spill::SpillLog;
 pub use sqlite::{SqliteLog, SqliteLogOptions};
 
 /// Place of a record in its log partition, from 0. Offsets only grow; a log may leave gaps.
@@ -146,6 +148,11 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// Cheap. A log without a limit of its own is never short.
     async fn is_short_of_room(&self) -> Result<bool> {
         Ok(false)
+    }
+
+    /// What stands in its way although appends succeed, for people; none when all is well.
+    fn trouble(&self) -> Option<String> {
+        None
     }
 
     /// Waits until something may have been appended since the last call: at most a second. With several callers

@@ -109,6 +109,31 @@ impl TopicRecords {
         }
     }
 
+    /// Appends `count` frames as they are; false, and nothing is changed, if the bytes are not exactly those.
+    pub(super) fn extend_frames(&mut self, bytes: &[u8], count: u32) -> bool {
+        let mark = self.mark();
+        self.frames.extend_from_slice(bytes);
+        let mut at = mark.bytes;
+        for length in frame_lengths(bytes) {
+            self.count += 1;
+            self.note_frame(at, at + length);
+            at += length;
+        }
+        let whole = at == self.frames.len() && self.count - mark.count == count;
+        if !whole {
+            self.rewind(mark);
+        }
+        whole
+    }
+
+    /// Cuts a piece before a frame which makes it too long. `count` has the frame already.
+    fn note_frame(&mut self, start: usize, end: usize) {
+        let piece_start = self.cuts.last().map_or(0, |cut| cut.bytes);
+        if start > piece_start && end - piece_start > PIECE_BYTES {
+            self.cuts.push(Mark { bytes: start, count: self.count - 1 });
+        }
+    }
+
     fn clear(&mut self) {
         self.rewind(Mark { bytes: 0, count: 0 });
     }
@@ -172,11 +197,8 @@ impl RecordWriter<'_> {
         let length = self.records.frames.len() - self.start - 4;
         let records = &mut *self.records;
         records.frames[self.start..self.start + 4].copy_from_slice(&(length as u32).to_le_bytes());
-        let piece_start = records.cuts.last().map_or(0, |cut| cut.bytes);
-        if self.start > piece_start && records.frames.len() - piece_start > PIECE_BYTES {
-            records.cuts.push(Mark { bytes: self.start, count: records.count });
-        }
         records.count += 1;
+        records.note_frame(self.start, records.frames.len());
         self.finished = true;
         length + 4
     }

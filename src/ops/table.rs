@@ -124,10 +124,13 @@ impl TableStats {
         self.backfill.bytes.fetch_add(bytes, Relaxed);
     }
 
-    /// The backfill is complete and durable.
+    /// The backfill is complete and durable. A table that failed meanwhile is still shown as failed.
     pub fn backfill_ended(&self) {
         self.backfill.ended_ms.store(now_ms(), Relaxed);
-        self.set_state(TableState::Streaming);
+        let mut state = lock(&self.state);
+        if state.0 == TableState::Backfilling {
+            *state = (TableState::Streaming, now_ms());
+        }
     }
 
     /// End of the table's log partitions, summed.

@@ -45,6 +45,10 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
         backfill: config.source.backfill == Backfill::Initial,
+        heartbeat_interval: match config.source.heartbeat_interval_ms {
+            0 => None,
+            interval_ms => Some(Duration::from_millis(interval_ms)),
+        },
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
         registry: registry(config)?,

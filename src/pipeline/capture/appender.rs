@@ -182,7 +182,10 @@ async fn append_until_done(
     loop {
         let Rejected { error, append: again } = match watched(log.append(epoch, append), &component).await {
             Ok(done) => {
-                component.ok();
+                match log.trouble() {
+                    Some(trouble) => component.waiting(trouble),
+                    None => component.ok(),
+                }
                 return Ok(done);
             }
             Err(rejected) => rejected,

@@ -67,6 +67,8 @@ pub struct CaptureSettings {
     pub publication: String,
     /// Whether a source that is new to the log is copied first; otherwise the stream begins at its slot.
     pub backfill: bool,
+    /// How often a heartbeat is left in the WAL; none without.
+    pub heartbeat_interval: Option<Duration>,
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.
@@ -226,6 +228,7 @@ async fn open<'a>(
         source,
         registrar,
         clock,
+        heartbeat_interval: settings.heartbeat_interval,
         commands,
         ops: ops.clone(),
         name,

@@ -55,6 +55,8 @@ pub struct Session<'a> {
     pub registrar: Registrar,
     /// The server's clock.
     pub clock: Clock,
+    /// How often a heartbeat is left in the WAL.
+    pub heartbeat_interval: Option<Duration>,
     /// Requests.
     pub commands: &'a mut mpsc::Receiver<Command>,
     /// For people to watch.
@@ -74,7 +76,7 @@ impl Session<'_> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut done = Housekeeping { saved: Instant::now(), marker: None };
+        let mut done = Housekeeping { saved: Instant::now(), marker: None, heartbeat: Instant::now() };
         // What came in one read with the answer to START_REPLICATION is in the buffer already; it may be all
         // that comes, such as an error.
         self.engine.set_now(jiff::Timestamp::now().as_millisecond());
@@ -168,7 +170,7 @@ impl Session<'_> {
         }
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         let position = self.engine.progress().position;
-        let change = self.engine.tables.adopt(relation, catalog.as_ref(), position)?;
+        let change = self.engine.tables.adopt(relation, catalog.as_ref(), position);
         self.registrar.register(&mut self.engine.tables, &name).await?;
         if let Some(change) = change {
             super::write_schema_change(&mut self.engine.appender, &self.name, &change);
@@ -248,7 +250,7 @@ impl Session<'_> {
         let Command::Cut { ds, reply } = command;
         match self.engine.cutter.check_request(ds, self.clock.now_us()) {
             Ok(ds) => {
-                self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: Some(ds) });
+                self.source.send_marker(&Marker { slot: self.state.slot.clone(), ds: Some(ds) });
                 done.marker = Some(Instant::now());
                 waiting.push((ds, reply));
             }
@@ -270,7 +272,11 @@ impl Session<'_> {
             && done.marker.is_none_or(|sent| sent.elapsed() >= MARKER_PATIENCE)
         {
             done.marker = Some(Instant::now());
-            self.source.send_marker(Marker { slot: self.state.slot.clone(), ds: asked });
+            self.source.send_marker(&Marker { slot: self.state.slot.clone(), ds: asked });
+        }
+        if self.heartbeat_interval.is_some_and(|interval| done.heartbeat.elapsed() >= interval) {
+            done.heartbeat = Instant::now();
+            self.source.send_heartbeat();
         }
         self.ops.source().set_in_flight(self.engine.appender.pending_bytes() as u64);
         Ok(())
@@ -305,6 +311,7 @@ impl Session<'_> {
 struct Housekeeping {
     saved: Instant,
     marker: Option<Instant>,
+    heartbeat: Instant,
 }
 
 /// The server's clock, as the server tells it: days are its days, whatever our own clock says.

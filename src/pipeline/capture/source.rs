@@ -9,6 +9,9 @@ use crate::runtime::{Error, Result};
 
 use super::cutter::{MARKER_PREFIX, Marker};
 
+/// Prefix of the logical messages which only move the stream on.
+const HEARTBEAT_PREFIX: &str = "tidemark.heartbeat";
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection for questions, made when the first is asked and again when it broke.
@@ -50,26 +53,33 @@ impl Source {
 
     /// Leaves a marker in the stream, from a task and a connection of its own: the stream does not wait for it,
     /// and what comes of it is seen in the stream.
-    pub fn send_marker(&self, marker: Marker) {
+    pub fn send_marker(&self, marker: &Marker) {
+        let content = serde_json::to_string(marker).unwrap_or_default();
+        self.emit("the marker for a cut", MARKER_PREFIX, content);
+    }
+
+    /// Leaves a sign of life in the stream in the same way. It touches no table and asks for no right beyond
+    /// connecting; a standby, which cannot take it, says so in the log.
+    pub fn send_heartbeat(&self) {
+        self.emit("a heartbeat", HEARTBEAT_PREFIX, String::new());
+    }
+
+    /// A transactional logical message: its commit is a place to which the slot can move.
+    fn emit(&self, what: &'static str, prefix: &'static str, content: String) {
         let options = self.options.clone();
         tokio::spawn(async move {
             let sent = tokio::time::timeout(PATIENCE, async {
-                let content = serde_json::to_string(&marker).unwrap_or_default();
                 let sql = format!(
                     "SELECT pg_catalog.pg_logical_emit_message(true, {}, {})",
-                    quote_literal(MARKER_PREFIX),
+                    quote_literal(prefix),
                     quote_literal(&content)
                 );
                 Client::connect(&options, Session::Sql).await?.execute(&sql).await
             });
             match sent.await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => {
-                    tracing::warn!(%error, "the marker for a cut could not be sent: trying again");
-                }
-                Err(_) => tracing::warn!(
-                    "the source did not take the marker for a cut in {PATIENCE:?}: trying again"
-                ),
+                Ok(Err(error)) => tracing::warn!(%error, "{what} could not be sent: trying again"),
+                Err(_) => tracing::warn!("the source did not take {what} in {PATIENCE:?}: trying again"),
             }
         });
     }

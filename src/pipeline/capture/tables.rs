@@ -155,39 +155,58 @@ impl Tables {
         relation: Relation,
         catalog: Option<&TableSchema>,
         position: Position,
-    ) -> Result<Option<SchemaChange>> {
+    ) -> Option<SchemaChange> {
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         if !self.wants(&name) {
             self.by_oid.insert(relation.oid, (relation, None));
-            return Ok(None);
+            return None;
         }
         let source = shape(&relation, catalog);
         let layout: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
-        let change = self.evolve(source, position)?;
+        let change = match self.evolve(source, position) {
+            Ok(change) => change,
+            Err(error) => {
+                self.isolate(&name, &error);
+                self.by_oid.insert(relation.oid, (relation, None));
+                return None;
+            }
+        };
         let topic: Arc<str> = routing::topic_name(&self.name, &name).into();
         let index = self.by_topic[&topic];
         let table = &mut self.all[index];
         table.encoder = encoder(&self.source, self.options, &table.schema, Some(&layout), None);
         table.wire = Some(layout);
         self.by_oid.insert(relation.oid, (relation, Some(index)));
-        Ok(change)
+        change
+    }
+
+    /// The table's topic, unless it belongs to another one.
+    pub fn own_topic(&self, name: &TableName) -> Result<Arc<str>> {
+        let topic: Arc<str> = routing::topic_name(&self.name, name).into();
+        match self.by_topic.get(&topic).map(|index| &self.all[*index].schema.name) {
+            Some(known) if known != name => Err(Error::operator(format!(
+                "tables {known} and {name} would share the topic {topic}, since characters that topics do not allow become '_'"
+            ))
+            .mend("Exclude one of them under [source] exclude, or rename it.")),
+            _ => Ok(topic),
+        }
+    }
+
+    /// A table that cannot be carried is left out, and shown as failed; the others go on.
+    pub fn isolate(&self, name: &TableName, error: &Error) {
+        tracing::error!(table = %name, %error, "the table is not captured");
+        self.ops.table(name).failed(error);
     }
 
     /// Takes in the shape of a table as the source has it now; its rows come in the order of `source.columns`.
+    /// Fails when the table cannot be carried beside those that are known.
     pub fn evolve(&mut self, mut source: TableSchema, position: Position) -> Result<Option<SchemaChange>> {
         // Whether a column may be null is not on the wire, and DROP NOT NULL goes unseen: only keys never are.
         for (index, column) in source.columns.iter_mut().enumerate() {
             column.nullable = !source.key.contains(&index);
         }
-        let topic: Arc<str> = routing::topic_name(&self.name, &source.name).into();
+        let topic = self.own_topic(&source.name)?;
         let before = self.by_topic.get(&topic).map(|index| self.all[*index].schema.clone());
-        if let Some(known) = before.as_ref().filter(|known| known.name != source.name) {
-            return Err(Error::operator(format!(
-                "tables {} and {} would share the topic {topic}, since characters that topics do not allow become '_'",
-                known.name, source.name
-            ))
-            .mend("Exclude one of them under [source] exclude, or rename it."));
-        }
         let after = match &before {
             None => TableSchema { version: SchemaVersion(1), ..source },
             Some(known) => match known.evolve(&source) {
@@ -212,7 +231,8 @@ impl Tables {
     /// the table is not captured.
     pub fn schemas(&mut self, name: &TableName) -> Option<(Arc<str>, TableAvro)> {
         let (options, source) = (self.options, self.name.clone());
-        let table = self.by_name(name)?;
+        // A name may lead to the topic of another table, which this one would have to share.
+        let table = self.by_name(name).filter(|table| table.schema.name == *name)?;
         Some((Arc::clone(&table.topic), options.to_register(&source, &table.schema)?))
     }
 

@@ -27,6 +27,8 @@ pub enum Copied {
     Whole,
     /// Nothing was written: it is not what it was at the point. The transaction has to be rolled back.
     Not,
+    /// Nothing was written: it cannot be carried.
+    Refused,
 }
 
 /// Copies tables.
@@ -74,6 +76,10 @@ impl<'a> Copy<'a> {
             return Ok(Copied::Not);
         }
         let Some(schema) = catalog::load_table(sql, wanted.oid).await? else { return Ok(Copied::Not) };
+        if let Err(error) = self.tables.own_topic(&schema.name) {
+            self.tables.isolate(&schema.name, &error);
+            return Ok(Copied::Refused);
+        }
         let columns: Vec<String> = schema.columns.iter().map(|column| quote_ident(&column.name)).collect();
         // The query form also reads the partitions of a partitioned table; ONLY keeps to the table itself,
         // as replication does, where others inherit from it.

@@ -68,7 +68,7 @@ pub async fn run(
     let first = point.lsn;
     let mut copy = Copy::new(settings, tables, appender, registrar, ops);
     let mut left = wanted(settings, sql, &point, copy.tables).await?;
-    let (count, mut points) = (left.len(), 1);
+    let (names, mut points) = (left.iter().map(|table| table.name.clone()).collect::<Vec<_>>(), 1);
     if left.is_empty() {
         tracing::warn!(
             publication = settings.publication,
@@ -91,9 +91,9 @@ pub async fn run(
             )));
         }
         points += 1;
-        let names: Vec<String> = left.iter().map(|table| table.name.to_string()).collect();
+        let listed: Vec<String> = left.iter().map(|table| table.name.to_string()).collect();
         tracing::info!(
-            tables = names.join(", "),
+            tables = listed.join(", "),
             "rewritten since the snapshot was taken: copied under a new one"
         );
         point = point.next(settings).await?;
@@ -116,11 +116,12 @@ pub async fn run(
     }
     appender.submit(progress, Visibility::Now).await?;
     appender.settle().await?;
-    for table in tables.iter() {
-        table.watch.backfill_ended();
+    // Also of a table that is gone by now.
+    for name in &names {
+        ops.table(name).backfill_ended();
     }
     let seconds = started.elapsed().as_secs_f64();
-    tracing::info!(tables = count, rows, seconds, at = %first, "backfill done");
+    tracing::info!(tables = names.len(), rows, seconds, at = %first, "backfill done");
     Ok((state, first_cut))
 }
 
@@ -170,7 +171,7 @@ async fn round(
     for table in wanted {
         sql.execute(&point.begin()).await?;
         match copy.table(sql, point, &table).await? {
-            Copied::Whole => sql.execute("COMMIT").await?,
+            Copied::Whole | Copied::Refused => sql.execute("COMMIT").await?,
             Copied::Not => {
                 sql.execute("ROLLBACK").await?;
                 left.push(table);

@@ -1,0 +1,128 @@
+//! An append as the value of one record, for a log that keeps it until it can be made elsewhere. Pure.
+//!
+//! ```text
+//!   version u8 = 1 | visibility u8 | states u32 (key, value)* | topics u32 (name, count u32, frames)*
+//!   key, value, name, frames: length u32, bytes                          all numbers little-endian
+//! ```
+
+use crate::log::{Append, RecordBatch, Visibility};
+
+const VERSION: u8 = 1;
+
+/// Writes an append.
+pub(super) fn write(append: &Append, out: &mut Vec<u8>) {
+    out.push(VERSION);
+    out.push(u8::from(append.visibility == Visibility::Held));
+    number(out, append.state.len());
+    for (key, value) in &append.state {
+        bytes(out, key.as_bytes());
+        bytes(out, value);
+    }
+    number(out, append.records.topics().count());
+    for topic in append.records.topics() {
+        bytes(out, topic.topic().as_bytes());
+        out.extend_from_slice(&topic.count().to_le_bytes());
+        bytes(out, topic.frames());
+    }
+}
+
+/// Reads one back; `None` if it is not what [`write`] writes, to the last byte.
+pub(super) fn read(input: &[u8]) -> Option<Append> {
+    let mut cursor = Cursor(input);
+    let (version, held) = (cursor.u8()?, cursor.u8()?);
+    if version != VERSION || held > 1 {
+        return None;
+    }
+    let mut state = Vec::new();
+    for _ in 0..cursor.u32()? {
+        state.push((cursor.text()?.to_owned(), cursor.bytes()?.to_vec()));
+    }
+    let mut records = RecordBatch::default();
+    for _ in 0..cursor.u32()? {
+        let topic = cursor.text()?.into();
+        let (count, frames) = (cursor.u32()?, cursor.bytes()?);
+        if !records.topic(&topic).extend_frames(frames, count) {
+            return None;
+        }
+    }
+    let visibility = if held == 1 { Visibility::Held } else { Visibility::Now };
+    cursor.0.is_empty().then_some(Append { records, state, visibility })
+}
+
+fn number(out: &mut Vec<u8>, number: usize) {
+    // Appends are bounded far below 4 GiB.
+    out.extend_from_slice(&(number as u32).to_le_bytes());
+}
+
+fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    number(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+struct Cursor<'a>(&'a [u8]);
+
+impl<'a> Cursor<'a> {
+    fn u8(&mut self) -> Option<u8> {
+        let (first, rest) = self.0.split_first()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        let (head, rest) = self.0.split_first_chunk::<4>()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*head))
+    }
+
+    fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = self.u32()? as usize;
+        let (head, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(head)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.bytes()?).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::log::conformance::numbered;
+
+    fn append() -> Append {
+        let mut records = numbered("a", 0..7);
+        for record in numbered("b", 3..4).topics() {
+            assert!(records.topic(record.topic()).extend_frames(record.frames(), record.count()));
+        }
+        let state = vec![("stream".to_owned(), b"x".to_vec()), ("gone".to_owned(), Vec::new())];
+        Append { records, state, visibility: Visibility::Now }
+    }
+
+    #[test]
+    fn an_append_reads_back_as_written_and_nothing_shorter_or_longer_does() {
+        let mut written = Vec::new();
+        write(&append(), &mut written);
+        let found = read(&written).unwrap();
+        assert_eq!((found.state, found.visibility), (append().state, Visibility::Now));
+        for (found, expected) in found.records.topics().zip(append().records.topics()) {
+            assert_eq!((found.topic(), found.count()), (expected.topic(), expected.count()));
+            assert_eq!(found.frames(), expected.frames());
+        }
+        for length in 0..written.len() {
+            assert!(read(&written[..length]).is_none(), "{length}");
+        }
+        written.push(0);
+        assert!(read(&written).is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_append_or_none(input: Vec<u8>) {
+            let _ = read(&input);
+        }
+    }
+}

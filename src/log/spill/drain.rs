@@ -1,0 +1,223 @@
+//! What is kept, and how far it has arrived.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::super::{Append, Epoch, Log, LogPartition, Offset, Rejected, Visibility};
+use super::{State, codec, note};
+use crate::log::RecordBatch;
+use crate::runtime::{Backoff, Class, Error, Result};
+
+/// The remote log's state which says how far a spill has arrived: its name, and the offset of the last append.
+pub(super) const STATE: &str = "spill";
+
+/// The spill's own state: its name, the hash of the remote log's state when spilling began, and the offset of the
+/// first append since.
+const NAME: &str = "name";
+const BASE: &str = "base";
+const FIRST: &str = "first";
+
+const TOPIC: &str = "spill";
+const READ_BYTES: usize = 1;
+
+/// Appends in a local log, one a record, in order.
+#[derive(Clone, Debug)]
+pub(super) struct Spill {
+    local: Arc<dyn Log>,
+    partition: LogPartition,
+    fenced: Arc<Mutex<Known>>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    epoch: Option<Epoch>,
+    name: String,
+    base: Vec<u8>,
+    /// First append that has not arrived. The local log may still hold earlier ones: how long it keeps what it was
+    /// told to let go of is its own affair.
+    next: Offset,
+    /// Just past the last append.
+    end: Offset,
+    /// Why and since when appends are kept; none while none are.
+    away: Option<(String, Instant)>,
+}
+
+impl Spill {
+    pub fn new(local: Arc<dyn Log>) -> Self {
+        let partition = LogPartition { topic: TOPIC.into(), partition: 0 };
+        Self { local, partition, fenced: Arc::default() }
+    }
+
+    /// Takes the local log over.
+    pub async fn fence(&self) -> Result<()> {
+        let fenced = self.local.fence().await?;
+        let text = |key: &str| fenced.state.get(key).cloned().unwrap_or_default();
+        let mut known = self.known();
+        known.epoch = Some(fenced.epoch);
+        known.name = String::from_utf8_lossy(&text(NAME)).into_owned();
+        known.base = text(BASE);
+        known.next = String::from_utf8_lossy(&text(FIRST)).parse().unwrap_or(0);
+        Ok(())
+    }
+
+    /// Lets go of what the remote log has. `arrived` is what its state says of a spill, `state` the hash of the
+    /// rest. Fails when what is left belongs to another course of the log.
+    pub async fn resume(&self, arrived: Option<&[u8]>, state: &[u8]) -> Result<()> {
+        let (name, base) = {
+            let known = self.known();
+            (known.name.clone(), known.base.clone())
+        };
+        let ours = arrived.and_then(|text| std::str::from_utf8(text).ok()?.rsplit_once(' '));
+        match ours.filter(|(spill, _)| *spill == name) {
+            Some((_, last)) => {
+                let last: Offset = last
+                    .parse()
+                    .map_err(|_| Error::operator(format!("the log's state {STATE:?} cannot be read: {last:?}")))?;
+                self.arrived(last).await
+            }
+            None if self.is_empty().await? || base == state => Ok(()),
+            None => Err(Error::operator(
+                "another process has gone on with the log since appends were kept on the local disk: they do not \
+                 fit any more, and are left where they are",
+            )
+            .mend(
+                "Nothing of them is in the log. Move the spill's file away, with -wal and -shm; if the slot has \
+                 passed those changes, the next start names the gap.",
+            )),
+        }
+    }
+
+    /// Spilling begins from a remote log in the state of that hash.
+    pub async fn begin(&self, base: &[u8], reason: &Error) -> Result<()> {
+        let mut name = self.known().name.clone();
+        if name.is_empty() {
+            name = format!("{:x}", jiff::Timestamp::now().as_nanosecond());
+        }
+        let (_, first) = self.range().await?;
+        self.set(vec![
+            (NAME.to_owned(), name.clone().into_bytes()),
+            (BASE.to_owned(), base.to_vec()),
+            (FIRST.to_owned(), first.to_string().into_bytes()),
+        ])
+        .await?;
+        let mut known = self.known();
+        (known.name, known.base, known.next, known.end) = (name, base.to_vec(), first, first);
+        known.away = Some((reason.message(), Instant::now()));
+        Ok(())
+    }
+
+    /// Spilling has come to its end: from here on the remote log may forget how far it had arrived.
+    pub async fn end(&self) -> Result<()> {
+        let next = self.known().next;
+        self.set(vec![(FIRST.to_owned(), next.to_string().into_bytes())]).await?;
+        self.known().away = None;
+        Ok(())
+    }
+
+    /// For people: why appends are kept, for how long, and how many.
+    pub fn trouble(&self) -> Option<String> {
+        let known = self.known();
+        let (reason, since) = known.away.as_ref()?;
+        let (seconds, count) = (since.elapsed().as_secs(), known.end.saturating_sub(known.next));
+        Some(format!("{reason}; for {seconds} s appends are kept on the local disk, {count} of them now"))
+    }
+
+    async fn set(&self, state: Vec<(String, Vec<u8>)>) -> Result<()> {
+        let append = Append { records: RecordBatch::default(), state, visibility: Visibility::Now };
+        let appended = self.local.append(self.epoch()?, append).await;
+        appended.map(drop).map_err(|rejected| rejected.error)
+    }
+
+    /// Keeps an append; hands it back as [`Log::append`] does.
+    pub async fn push(&self, append: Append) -> Result<Append, Rejected> {
+        let epoch = match self.epoch() {
+            Ok(epoch) => epoch,
+            Err(error) => return Err(Rejected { error, append }),
+        };
+        let mut records = RecordBatch::default();
+        let mut record = records.topic(&self.partition.topic).begin(jiff::Timestamp::now().as_millisecond());
+        record.null();
+        record.field(|out| codec::write(&append, out));
+        record.finish();
+        let kept = Append { records, state: Vec::new(), visibility: Visibility::Now };
+        match self.local.append(epoch, kept).await {
+            Ok(_) => {
+                self.known().end += 1;
+                Ok(append)
+            }
+            Err(rejected) => {
+                let error =
+                    rejected.error.context("the log is away, and the local disk takes no more for it");
+                Err(Rejected { error, append })
+            }
+        }
+    }
+
+    /// Whether nothing is kept.
+    pub async fn is_empty(&self) -> Result<bool> {
+        let (next, end) = self.range().await?;
+        Ok(next == end)
+    }
+
+    /// Appends what is kept to the remote log, waiting while it is away. An error is one that time does not mend.
+    pub async fn drain(&self, remote: &dyn Log, epoch: Epoch) -> Result<()> {
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        loop {
+            match self.drain_once(remote, epoch, &mut State::new()).await {
+                Err(error) if error.class() == Class::Retry => {
+                    tokio::time::sleep(backoff.next_wait()).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    /// The same, up to the first error of any kind. `state` is brought to what the remote log holds.
+    pub async fn drain_once(&self, remote: &dyn Log, epoch: Epoch, state: &mut State) -> Result<()> {
+        let name = self.known().name.clone();
+        let (mut next, end) = self.range().await?;
+        while next < end {
+            let fetched = self.local.read(&self.partition, next, READ_BYTES).await?;
+            for (offset, record) in fetched.iter() {
+                let read = record.value.and_then(codec::read);
+                let mut append = read.ok_or_else(|| {
+                    Error::operator(format!("append {offset} that was kept on the local disk cannot be read"))
+                        .mend("Restore the spill's file, or check the disk that holds it.")
+                })?;
+                note(state, &append.state);
+                append.state.push((STATE.to_owned(), format!("{name} {offset}").into_bytes()));
+                remote.append(epoch, append).await.map_err(|rejected| rejected.error)?;
+                self.arrived(offset).await?;
+            }
+            next = fetched.next;
+        }
+        Ok(())
+    }
+
+    /// The remote log has everything up to an append.
+    async fn arrived(&self, last: Offset) -> Result<()> {
+        {
+            let mut known = self.known();
+            known.next = known.next.max(last + 1);
+        }
+        self.local.trim(&self.partition, last + 1).await
+    }
+
+    /// The appends that have not arrived.
+    async fn range(&self) -> Result<(Offset, Offset)> {
+        let next = self.known().next;
+        let ranges = self.local.ranges().await?;
+        let end = ranges.get(&self.partition).map_or(0, |range| range.end);
+        Ok((next.min(end), end))
+    }
+
+    fn epoch(&self) -> Result<Epoch> {
+        self.known()
+            .epoch
+            .ok_or_else(|| Error::retry("the spill was not taken over yet: fence the log first"))
+    }
+
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.fenced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,277 @@
+//! A log that is away for a while costs local disk, not the source's: appends which it does not take go to a
+//! local one, and follow in order when it is back.
+//!
+//! ```text
+//!   capture ── append ──> remote log                                    as long as it takes them
+//!                 │ Retry                ▲
+//!                 └──> spill (local log) ┘ drained in order; then directly again
+//! ```
+//!
+//! Why nothing is lost: an append counts as done when it is durable in the remote log or in the spill, and an
+//! append is let go of by the spill only after the remote log has it.
+//!
+//! Why nothing is doubled or reordered: while the spill holds anything, every append goes behind it, and one task
+//! moves them, one after the other. With each goes the spill's own progress, as the state `spill` in the same
+//! atomic step, so that whoever goes on after a crash knows the last one which arrived. [`Log::fence`] drains
+//! what a former process left before it hands out the state: capture then finds it as if there had been no spill.
+//!
+//! Why the right spill meets the right log: when spilling begins, the spill notes a hash of the state which the
+//! remote log is in. What it holds is appended only to a log in this very state, or in one that it has made.
+//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept.
+//!
+//! Appends which are held are never spilled, nor what follows them before they are seen: the remote log drops them
+//! when it is fenced, and then the rest would make an incomplete copy visible. A backfill waits for the log.
+//!
+//! The ends of log partitions are known only when all has arrived: a cut waits for the remote log, too.
+
+mod codec;
+mod drain;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sha2::{Digest, Sha256};
+use tokio::sync::Mutex;
+use tokio::task::JoinHandle;
+
+use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected, Visibility};
+use crate::runtime::{Class, Error, Result};
+
+use drain::Spill;
+
+/// How long a question about the ends of the log waits for the spill to be drained.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
+
+type State = BTreeMap<String, Vec<u8>>;
+
+/// A remote log with a local one to fall back on. For the one process that captures; others use the remote log.
+#[derive(Debug)]
+pub struct SpillLog {
+    remote: Arc<dyn Log>,
+    course: Arc<Mutex<Course>>,
+    spill: Spill,
+}
+
+/// Where appends go, and what is known of the log.
+#[derive(Debug, Default)]
+struct Course {
+    /// The remote log's epoch; none before the first fence.
+    epoch: Option<Epoch>,
+    /// The state that the remote log will be in when all has arrived, without the spill's own.
+    state: State,
+    /// The remote log's state tells of a spill: the next append to it takes that away.
+    told: bool,
+    /// The remote log holds records that nobody sees yet.
+    held: bool,
+    /// What has become of spilling; none: appends go to the remote log.
+    spilling: Option<Spilling>,
+}
+
+#[derive(Debug, Default)]
+struct Spilling {
+    /// Ended by itself: an error that time does not mend.
+    failed: Option<(Class, String, Option<String>)>,
+    drainer: Option<JoinHandle<()>>,
+}
+
+impl Drop for Spilling {
+    fn drop(&mut self) {
+        if let Some(drainer) = self.drainer.take() {
+            drainer.abort();
+        }
+    }
+}
+
+impl SpillLog {
+    /// Puts a local log, which is for this alone, beside a remote one.
+    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>) -> Self {
+        Self { remote, course: Arc::default(), spill: Spill::new(local) }
+    }
+
+    /// Appends to the spill, behind what is there. `course` is locked.
+    async fn spill(
+        &self,
+        course: &mut Course,
+        append: Append,
+        refused: Option<&Error>,
+    ) -> Result<Append, Rejected> {
+        if let (Some(error), None) = (refused, &course.spilling) {
+            if let Err(error) = self.spill.begin(&hash(&course.state), error).await {
+                return Err(Rejected { error, append });
+            }
+            tracing::warn!(%error, "the log does not take appends: they are kept on the local disk until it does");
+            course.spilling = Some(Spilling::default());
+        }
+        let append = self.spill.push(append).await?;
+        note(&mut course.state, &append.state);
+        let Some(spilling) = &mut course.spilling else { return Ok(append) };
+        if let (None, Some(epoch)) = (&spilling.drainer, course.epoch) {
+            let (remote, spill) = (Arc::clone(&self.remote), self.spill.clone());
+            spilling.drainer = Some(tokio::spawn(drain(remote, spill, epoch, Arc::downgrade(&self.course))));
+        }
+        Ok(append)
+    }
+}
+
+/// Moves what is spilled until nothing is left, or nobody can.
+async fn drain(remote: Arc<dyn Log>, spill: Spill, epoch: Epoch, course: Weak<Mutex<Course>>) {
+    loop {
+        let drained = spill.drain(remote.as_ref(), epoch).await;
+        let Some(course) = course.upgrade() else { return };
+        let mut course = course.lock().await;
+        // Under the lock nothing is added: what is empty now stays so, and appends go directly again.
+        let ended = match drained {
+            Ok(()) if spill.is_empty().await.is_ok_and(|empty| empty) => spill.end().await,
+            Ok(()) => continue,
+            Err(error) => Err(error),
+        };
+        match ended {
+            Ok(()) => {
+                tracing::info!("the log has taken all that was kept on the local disk");
+                course.told = true;
+                // This very task is what ends; it must not be aborted by its own handle.
+                if let Some(mut spilling) = course.spilling.take() {
+                    spilling.drainer = None;
+                }
+            }
+            Err(error) if error.class() == Class::Retry => {
+                drop(course);
+                tokio::time::sleep(DRAIN_PATIENCE / 10).await;
+                continue;
+            }
+            Err(error) => {
+                tracing::error!(%error, "what was kept on the local disk cannot be brought into the log");
+                if let Some(spilling) = &mut course.spilling {
+                    let mend = error.mend_text().map(str::to_owned);
+                    spilling.failed = Some((error.class(), error.message(), mend));
+                }
+            }
+        }
+        return;
+    }
+}
+
+/// Applies what an append sets.
+fn note(state: &mut State, set: &[(String, Vec<u8>)]) {
+    for (key, value) in set {
+        if value.is_empty() {
+            state.remove(key);
+        } else {
+            state.insert(key.clone(), value.clone());
+        }
+    }
+}
+
+fn hash(state: &State) -> Vec<u8> {
+    let mut hasher = Sha256::new();
+    for (key, value) in state {
+        for part in [key.as_bytes(), value] {
+            hasher.update((part.len() as u64).to_le_bytes());
+            hasher.update(part);
+        }
+    }
+    hasher.finalize().to_vec()
+}
+
+#[async_trait]
+impl Log for SpillLog {
+    async fn fence(&self) -> Result<Fenced> {
+        let mut course = self.course.lock().await;
+        // Its task is stopped: what it was about is found in the spill and in the log's state.
+        *course = Course::default();
+        let mut fenced = self.remote.fence().await?;
+        self.spill.fence().await?;
+        let arrived = fenced.state.remove(drain::STATE);
+        course.told = arrived.is_some();
+        self.spill.resume(arrived.as_deref(), &hash(&fenced.state)).await?;
+        if !self.spill.is_empty().await? {
+            tracing::info!("bringing what a former process kept on the local disk into the log");
+            self.spill.drain_once(self.remote.as_ref(), fenced.epoch, &mut fenced.state).await?;
+            course.told = true;
+        }
+        self.spill.end().await?;
+        course.epoch = Some(fenced.epoch);
+        course.state.clone_from(&fenced.state);
+        Ok(fenced)
+    }
+
+    async fn append(&self, epoch: Epoch, mut append: Append) -> Result<Append, Rejected> {
+        let mut course = self.course.lock().await;
+        if course.epoch != Some(epoch) {
+            let error =
+                Error::fenced("this process has fenced the log anew; an append of before cannot be made");
+            return Err(Rejected { error, append });
+        }
+        if let Some(spilling) = &course.spilling {
+            if let Some((class, message, mend)) = &spilling.failed {
+                let error = Error::new(*class, message.clone());
+                let error = mend.iter().fold(error, |error, mend| error.mend(mend.clone()));
+                return Err(Rejected { error, append });
+            }
+            if append.visibility == Visibility::Held {
+                let error = Error::retry("the log is away, and a first copy waits until it is back");
+                return Err(Rejected { error, append });
+            }
+            return self.spill(&mut course, append, None).await;
+        }
+        let (now, told) = (append.visibility == Visibility::Now, course.told);
+        if told && now {
+            append.state.push((drain::STATE.to_owned(), Vec::new()));
+        }
+        let appended = self.remote.append(epoch, append).await;
+        let untold = |mut append: Append| {
+            append.state.retain(|(key, _)| key != drain::STATE);
+            append
+        };
+        match appended {
+            Ok(append) => {
+                let append = untold(append);
+                note(&mut course.state, &append.state);
+                (course.held, course.told) = (!now, told && !now);
+                Ok(append)
+            }
+            Err(Rejected { error, append }) if error.class() == Class::Retry && now && !course.held => {
+                self.spill(&mut course, untold(append), Some(&error)).await
+            }
+            Err(Rejected { error, append }) => Err(Rejected { error, append: untold(append) }),
+        }
+    }
+
+    async fn ranges(&self) -> Result<BTreeMap<LogPartition, OffsetRange>> {
+        let deadline = tokio::time::Instant::now() + DRAIN_PATIENCE;
+        while self.course.lock().await.spilling.is_some() {
+            if tokio::time::Instant::now() >= deadline {
+                return Err(Error::retry(
+                    "the ends of the log are known only when all that is kept on the local disk has arrived there",
+                ));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        self.remote.ranges().await
+    }
+
+    async fn read(&self, partition: &LogPartition, from: Offset, bytes_max: usize) -> Result<Fetched> {
+        self.remote.read(partition, from, bytes_max).await
+    }
+
+    async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()> {
+        self.remote.trim(partition, before).await
+    }
+
+    async fn is_short_of_room(&self) -> Result<bool> {
+        self.remote.is_short_of_room().await
+    }
+
+    fn trouble(&self) -> Option<String> {
+        self.spill.trouble()
+    }
+
+    async fn appended(&self) {
+        self.remote.appended().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,253 @@
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use super::super::conformance::{self, numbered, read_numbered};
+use super::super::{RecordBatch, SqliteLog, SqliteLogOptions};
+use super::*;
+
+const TOPIC: &str = "t";
+
+/// A log which is away when it is told to be, and sometimes does an append and dies before it can say so.
+#[derive(Debug)]
+struct Flaky {
+    log: Arc<dyn Log>,
+    away: AtomicBool,
+    appends: AtomicU64,
+}
+
+#[async_trait]
+impl Log for Flaky {
+    async fn fence(&self) -> Result<Fenced> {
+        self.log.fence().await
+    }
+
+    async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Rejected { error: Error::retry("the brokers are unreachable"), append });
+        }
+        self.appends.fetch_add(1, Ordering::Relaxed);
+        self.log.append(epoch, append).await
+    }
+
+    async fn ranges(&self) -> Result<BTreeMap<LogPartition, OffsetRange>> {
+        self.log.ranges().await
+    }
+
+    async fn read(&self, partition: &LogPartition, from: Offset, bytes_max: usize) -> Result<Fetched> {
+        self.log.read(partition, from, bytes_max).await
+    }
+
+    async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()> {
+        self.log.trim(partition, before).await
+    }
+
+    async fn appended(&self) {
+        self.log.appended().await;
+    }
+}
+
+/// Both files, and a process on them.
+struct World {
+    dir: tempfile::TempDir,
+    remote: Arc<Flaky>,
+    log: SpillLog,
+}
+
+fn sqlite(dir: &tempfile::TempDir, name: &str) -> Arc<dyn Log> {
+    let options = SqliteLogOptions { retention_ms: 0, ..SqliteLogOptions::new(dir.path().join(name)) };
+    Arc::new(SqliteLog::open(options).unwrap())
+}
+
+impl World {
+    fn new() -> Self {
+        Self::on(tempfile::tempdir().unwrap())
+    }
+
+    fn on(dir: tempfile::TempDir) -> Self {
+        let log = sqlite(&dir, "log.db");
+        let remote = Arc::new(Flaky { log, away: AtomicBool::new(false), appends: AtomicU64::new(0) });
+        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"));
+        Self { dir, remote, log }
+    }
+
+    /// The process dies, and another one starts.
+    fn again(self) -> Self {
+        let Self { dir, remote, log } = self;
+        drop((log, remote));
+        Self::on(dir)
+    }
+
+    fn away(&self, away: bool) {
+        self.remote.away.store(away, Ordering::Relaxed);
+    }
+
+    async fn append(&self, epoch: Epoch, n: u64) -> Result<(), Error> {
+        let state = vec![("n".to_owned(), n.to_string().into_bytes())];
+        let append = Append { records: numbered(TOPIC, n..n + 1), state, visibility: Visibility::Now };
+        self.log.append(epoch, append).await.map(drop).map_err(|rejected| rejected.error)
+    }
+
+    async fn numbers(&self) -> Vec<u64> {
+        let found = read_numbered(self.remote.log.as_ref(), TOPIC, 0, 1 << 20).await.unwrap();
+        found.into_iter().map(|(_, n)| n).collect()
+    }
+
+    async fn drained(&self) {
+        let start = std::time::Instant::now();
+        while self.log.trouble().is_some() {
+            assert!(start.elapsed() < Duration::from_secs(60), "it is not drained");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+}
+
+fn n(fenced: &Fenced) -> Option<u64> {
+    fenced.state.get("n").map(|text| std::str::from_utf8(text).unwrap().parse().unwrap())
+}
+
+#[tokio::test]
+async fn it_conforms_while_the_remote_log_is_there() {
+    let dir = tempfile::tempdir().unwrap();
+    conformance::run(|name| {
+        let (remote, local) =
+            (sqlite(&dir, &format!("{name}.db")), sqlite(&dir, &format!("{name}-spill.db")));
+        async move { Arc::new(SpillLog::new(remote, local)) as Arc<dyn Log> }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn appends_go_on_while_the_log_is_away_and_follow_in_order() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.append(epoch, 0).await.unwrap();
+    world.away(true);
+    for n in 1..50 {
+        world.append(epoch, n).await.unwrap();
+    }
+    assert_eq!(world.numbers().await, [0], "the log has only what it took");
+    let trouble = world.log.trouble().unwrap();
+    assert!(trouble.contains("unreachable") && trouble.contains("49 of them"), "{trouble}");
+    world.away(false);
+    world.append(epoch, 50).await.unwrap();
+    world.drained().await;
+    world.append(epoch, 51).await.unwrap();
+    assert!(world.numbers().await.into_iter().eq(0..52));
+    let state = world.remote.log.fence().await.unwrap().state;
+    assert_eq!(state.keys().collect::<Vec<_>>(), ["n"], "the spill leaves nothing behind");
+}
+
+#[tokio::test]
+async fn what_is_kept_survives_the_process_and_arrives_before_the_state_is_handed_out() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.append(epoch, 0).await.unwrap();
+    world.away(true);
+    for n in 1..20 {
+        world.append(epoch, n).await.unwrap();
+    }
+    let world = world.again();
+    let fenced = world.log.fence().await.unwrap();
+    assert_eq!(n(&fenced), Some(19));
+    assert!(world.numbers().await.into_iter().eq(0..20));
+    assert!(world.append(epoch, 20).await.is_err(), "an epoch of before");
+    world.append(fenced.epoch, 20).await.unwrap();
+    assert!(world.numbers().await.into_iter().eq(0..21));
+}
+
+#[tokio::test]
+async fn a_log_that_another_writer_went_on_with_is_not_given_what_was_kept() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.append(epoch, 0).await.unwrap();
+    world.away(true);
+    world.append(epoch, 1).await.unwrap();
+    let other = world.remote.log.fence().await.unwrap().epoch;
+    let append = Append {
+        records: RecordBatch::default(),
+        state: vec![("n".to_owned(), b"7".to_vec())],
+        visibility: Visibility::Now,
+    };
+    world.remote.log.append(other, append).await.unwrap();
+    let world = world.again();
+    let error = world.log.fence().await.unwrap_err();
+    assert_eq!(error.class(), Class::Operator);
+    assert!(error.to_string().contains("another process has gone on"), "{error}");
+    assert_eq!(world.numbers().await, [0]);
+}
+
+#[tokio::test]
+async fn a_fenced_writer_finds_out_when_it_drains() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    world.append(epoch, 0).await.unwrap();
+    world.remote.log.fence().await.unwrap();
+    world.away(false);
+    let start = std::time::Instant::now();
+    let error = loop {
+        match world.append(epoch, 1).await {
+            Err(error) => break error,
+            Ok(()) => assert!(start.elapsed() < Duration::from_secs(60), "nobody told it"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(error.class(), Class::Fenced);
+    assert!(world.numbers().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_copy_that_is_held_waits_for_the_log_and_so_does_what_shows_it() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    let held =
+        |n| Append { records: numbered(TOPIC, n..n + 1), state: Vec::new(), visibility: Visibility::Held };
+    world.log.append(epoch, held(0)).await.unwrap();
+    world.away(true);
+    assert_eq!(world.log.append(epoch, held(1)).await.unwrap_err().error.class(), Class::Retry);
+    assert_eq!(
+        world.append(epoch, 1).await.unwrap_err().class(),
+        Class::Retry,
+        "it would show a part of the copy"
+    );
+    world.away(false);
+    world.append(epoch, 1).await.unwrap();
+    assert_eq!(world.numbers().await, [0, 1]);
+}
+
+#[tokio::test]
+async fn whatever_dies_and_whenever_each_append_arrives_once_and_in_order() {
+    let seed =
+        std::env::var("TIDEMARK_TEST_SEED").map_or_else(|_| rand::random(), |text| text.parse().unwrap());
+    eprintln!("TIDEMARK_TEST_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut world = World::new();
+    let mut next = 0;
+    for _ in 0..30 {
+        world.away(random.random_ratio(1, 3));
+        let fenced = loop {
+            match world.log.fence().await {
+                Ok(fenced) => break fenced,
+                Err(error) => assert_eq!(error.class(), Class::Retry, "{error}"),
+            }
+            world.away(false);
+        };
+        // What was acknowledged is there.
+        assert_eq!(n(&fenced).map_or(0, |n| n + 1), next);
+        for _ in 0..random.random_range(0..40) {
+            match random.random_range(0..10) {
+                0 => world.away(true),
+                1 => world.away(false),
+                2 => tokio::time::sleep(Duration::from_millis(random.random_range(0..5))).await,
+                _ => {}
+            }
+            world.append(fenced.epoch, next).await.unwrap();
+            next += 1;
+        }
+        world = world.again();
+    }
+    world.log.fence().await.unwrap();
+    assert!(world.numbers().await.into_iter().eq(0..next), "{:?}", world.numbers().await);
+}
