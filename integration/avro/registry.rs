@@ -52,11 +52,11 @@ impl Registry {
     }
 
     pub fn url(&self) -> String {
-        self.url_at(self.port)
+        Self::url_at(self.port)
     }
 
     /// Its address by way of another port.
-    pub fn url_at(&self, port: u16) -> String {
+    pub fn url_at(port: u16) -> String {
         format!("http://127.0.0.1:{port}/apis/ccompat/v7")
     }
 

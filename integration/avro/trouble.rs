@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::registry::Registry;
 use crate::support::lake::value;
 use crate::support::{Network, PATIENCE, Postgres, Proxy, wait_until};
 use crate::{connector, fold, raw, records, shared};
@@ -23,7 +24,7 @@ async fn a_registry_that_is_away_is_waited_for_and_nothing_is_lost() {
         .await
         .unwrap();
     let connector = connector(&server.url(), registry)
-        .set("envelope.registry", "url", registry.url_at(network.port()))
+        .set("envelope.registry", "url", Registry::url_at(network.port()))
         .set("envelope.registry", "timeout_ms", 500);
     let running = connector.start_ready("capture").await;
     client.batch_execute("INSERT INTO patient VALUES (2)").await.unwrap();
