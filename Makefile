@@ -4,7 +4,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help kafka demo test test-all bench bench-parts build venv fmt lint deny clean deps
+.PHONY: help kafka registry demo test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -12,7 +12,7 @@ help: ## list the targets
 demo: deps venv ## a throwaway Postgres with traffic, a published day, and both compared (Ctrl-C ends it)
 	@demo/run.sh
 
-test: deps venv kafka ## format check, clippy, unit and integration tests against real servers
+test: deps venv kafka registry ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
@@ -34,7 +34,10 @@ build: deps ## the release binary, target/release/tidemark (about ten minutes on
 kafka: deps ## the Kafka broker that the tests start, in .kafka
 	@scripts/fetch-kafka
 
-venv: $(VENV)/ready ## Python readers to check files with (DuckDB, pyarrow), in .venv
+registry: deps ## a schema registry for the tests, in .registry
+	@scripts/fetch-registry
+
+venv: $(VENV)/ready ## Python readers to check files with (DuckDB, pyarrow, fastavro), in .venv
 
 $(VENV)/ready: requirements.txt | deps
 	@python3 -m venv $(VENV) || { echo "No virtual environment could be made in $(VENV)." \

@@ -1,4 +1,4 @@
-//! How fast rows become records and records become rows: one thread, tables of 16 and of 4 columns.
+//! How fast rows become records and records become rows, in each format: one thread, tables of 16 and of 4 columns.
 //!
 //!     cargo bench --profile fast --bench envelope
 
@@ -10,7 +10,10 @@ use tidemark::change::{
     Column, ColumnType, Lsn, Op, Position, ReplicaIdentity, SchemaVersion, TableName, TableSchema, TextKind,
     Value,
 };
-use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableDecoder, TableEncoder};
+use tidemark::envelope::avro::SchemaIds;
+use tidemark::envelope::{
+    Format, OldKind, OldRow, Options, RowChange, SourceInfo, TableDecoder, TableEncoder,
+};
 use tidemark::log::TopicRecords;
 
 const ROWS: usize = 1_000;
@@ -86,19 +89,25 @@ fn best(mut round: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<f64, Bo
 
 fn report(what: &str, nanos: f64, bytes: usize) {
     let megabytes = bytes as f64 / (nanos * ROWS as f64) * 1_000.0;
-    println!("{what:<32} {nanos:>8.0} ns/row {:>12.0} rows/s {megabytes:>8.0} MB/s", 1e9 / nanos);
+    println!("{what:<44} {nanos:>8.0} ns/row {:>12.0} rows/s {megabytes:>8.0} MB/s", 1e9 / nanos);
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
     let wide = columns();
     let narrow: Vec<_> = [0, 3, 6, 11].into_iter().map(|index| wide[index].clone()).collect();
-    measure("16 columns, insert", &wide, Op::Create)?;
-    measure("16 columns, full update", &wide, Op::Update)?;
-    measure("4 columns, insert", &narrow, Op::Create)
+    for (word, format) in
+        [("JSON", Format::Json), ("JSON+schema", Format::JsonWithSchemas), ("Avro", Format::Avro)]
+    {
+        measure(&format!("{word}, 16 columns, insert"), format, &wide, Op::Create)?;
+        measure(&format!("{word}, 16 columns, full update"), format, &wide, Op::Update)?;
+        measure(&format!("{word}, 4 columns, insert"), format, &narrow, Op::Create)?;
+    }
+    Ok(())
 }
 
 fn measure(
     what: &str,
+    format: Format,
     columns: &[(&'static str, ColumnType, &'static [u8])],
     op: Op,
 ) -> Result<(), Box<dyn Error>> {
@@ -106,7 +115,9 @@ fn measure(
     let source = SourceInfo { name: "shop".into(), database: "shopdb".into(), version: "0.1.0".into() };
     let layout: Vec<_> = (0..schema.columns.len()).map(Some).collect();
     let values: Vec<_> = columns.iter().map(|(_, _, text)| Value::Text(text)).collect();
-    let mut encoder = TableEncoder::new(&source, &schema, &layout, Options::default());
+    let options = Options { format, ..Options::default() };
+    let ids = Some(SchemaIds { key: 1, value: 2 });
+    let mut encoder = TableEncoder::new(&source, &schema, &layout, options, ids);
     let mut out = TopicRecords::new(Arc::from("shop.public.order_lines"));
     let empty = out.mark();
     let nanos = best(|| {
@@ -118,7 +129,7 @@ fn measure(
     })?;
     report(&format!("encode {what}"), nanos, out.frames().len());
 
-    let decoder = TableDecoder::new(&schema, Options::default());
+    let decoder = TableDecoder::new(&schema, options);
     let nanos = best(|| {
         let mut row = Vec::new();
         for record in out.iter() {

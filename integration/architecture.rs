@@ -22,12 +22,14 @@ const ALLOWED: &[(&str, Option<&[&str]>)] = &[
     ("config", Some(&["change", "runtime"])),
     ("postgres", Some(&["change", "runtime"])),
     ("ops", Some(&["change", "runtime"])),
+    ("registry", Some(&["runtime"])),
     ("envelope", Some(&["change", "runtime", "log"])),
     ("lake", Some(&["change", "runtime", "batch", "coord"])),
     (
         "pipeline",
         Some(&[
-            "change", "runtime", "log", "coord", "batch", "config", "postgres", "ops", "envelope", "lake",
+            "change", "runtime", "log", "coord", "batch", "config", "postgres", "ops", "registry",
+            "envelope", "lake",
         ]),
     ),
     ("cli", None),

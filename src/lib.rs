@@ -14,4 +14,5 @@ pub mod log;
 pub mod ops;
 pub mod pipeline;
 pub mod postgres;
+pub mod registry;
 pub mod runtime;

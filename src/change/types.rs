@@ -3,7 +3,7 @@
 //! To add a Postgres type, add a line to [`ColumnType::from_builtin`] (or to the catalog's
 //! classification of enums and arrays) that names an existing representation. Only a type which none of
 //! the representations can hold needs a new variant; the compiler then lists the codecs to extend
-//! (`envelope::json` and `batch::arrow`).
+//! (`envelope::json`, `envelope::avro`, `envelope::connect` and `batch::arrow`).
 
 use serde::{Deserialize, Serialize};
 

@@ -23,6 +23,11 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
             "coordinator",
             settings::open_coordinator(config).map(|_| "opens, and can be written".to_owned()),
         ));
+        if let Some(registry) = &capture.registry {
+            let subjects = registry.subjects().await;
+            findings
+                .push(local("registry", subjects.map(|count| format!("answers; it has {count} subjects"))));
+        }
         let lake = match settings::open_lake(config).await {
             Ok(lake) => lake.probe().await,
             Err(error) => Err(error),

@@ -16,6 +16,7 @@
 
 mod check;
 mod document;
+mod envelope;
 mod expand;
 mod kafka;
 mod problem;
@@ -179,7 +180,7 @@ pub struct StateConfig {
 }
 
 /// How a change is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EnvelopeConfig {
     /// Encoding.
     pub format: EnvelopeFormat,
@@ -188,10 +189,45 @@ pub struct EnvelopeConfig {
 }
 
 /// Encoding of the envelope.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum EnvelopeFormat {
-    /// Debezium's JSON, `schemas.enable=false`.
-    Json,
+    /// Debezium's JSON.
+    Json {
+        /// Whether each key and value has its schema beside it.
+        schemas_enable: bool,
+    },
+    /// Avro, with its schemas in a registry.
+    Avro(RegistryConfig),
+}
+
+/// `[envelope.registry]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RegistryConfig {
+    /// Addresses of the API's root; at least one.
+    pub urls: Vec<String>,
+    /// User of HTTP's basic authentication.
+    pub user: Option<String>,
+    /// Their password.
+    pub password: Option<Secret>,
+    /// File with the certificates of the authorities to trust; the system's without it.
+    pub ca_file: Option<PathBuf>,
+    /// Milliseconds that an answer may take.
+    pub timeout_ms: u64,
+    /// Whether schemas that are not there are registered.
+    pub auto_register: bool,
+    /// How subjects are named.
+    pub subject_naming: SubjectNaming,
+}
+
+/// Confluent's strategies of naming a subject.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubjectNaming {
+    /// By topic.
+    TopicName,
+    /// By the record's full name.
+    RecordName,
+    /// By both.
+    TopicRecordName,
 }
 
 /// Debezium's `decimal.handling.mode`.

@@ -7,10 +7,9 @@ use jiff::tz::TimeZone;
 use super::document::{Document, Keys, Section};
 use super::tables::{TableGlob, TableRule};
 use super::{
-    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DecimalHandling, EmbeddedLogConfig,
-    EnvelopeConfig, EnvelopeFormat, Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat,
-    LogKind, LogLevel, OpsConfig, ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig,
-    TableFilter, check, kafka, url,
+    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, EmbeddedLogConfig, Environment,
+    LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, ParquetCompression,
+    Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -26,7 +25,7 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let source = source(&document);
     let name = source.as_ref().map_or("", |source| source.name.as_str());
     let log = log(&document, &state, name);
-    let envelope = envelope(&document.section("envelope"));
+    let envelope = envelope::read(&document);
     let lake = lake(&document.section("lake"), &state);
     let cut = cut(&document.section("cut"));
     let coordinator = coordinator(&document.section("coordinator"), &state);
@@ -118,16 +117,6 @@ fn log(document: &Document<'_>, state: &StateConfig, name: &str) -> LogConfig {
         kind: if is_kafka { LogKind::Kafka(kafka) } else { LogKind::Embedded(embedded) },
         append_bytes_max: section.integer("append_bytes_max", "bytes", 64 * KIB, 64 * MIB, 4 * MIB),
         linger_ms: section.integer("linger_ms", "milliseconds", 0, 10_000, 5),
-    }
-}
-
-fn envelope(section: &Section<'_, '_>) -> EnvelopeConfig {
-    let format = |text: &str| check::word(text, &[("json", EnvelopeFormat::Json)], &["avro"]);
-    let decimals = [("precise", DecimalHandling::Precise), ("string", DecimalHandling::String)];
-    let decimal_handling = section.text("decimal_handling", |text| check::word(text, &decimals, &["double"]));
-    EnvelopeConfig {
-        format: section.text("format", format).unwrap_or(EnvelopeFormat::Json),
-        decimal_handling: decimal_handling.unwrap_or(DecimalHandling::Precise),
     }
 }
 

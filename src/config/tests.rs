@@ -160,10 +160,9 @@ fn a_key_in_the_place_of_a_section_is_told() {
         refused("source = \"x\"").contains("line 1: source: found a string; expected a section, [source]")
     );
     assert!(refused("table = 1").contains("line 1: table: found an integer; expected [[table]] sections"));
-    assert!(
-        refused("url = \"x\"")
-            .contains("line 1: url: unknown key; did you mean `[lake] url` or `[source] url`?")
-    );
+    assert!(refused("url = \"x\"").contains(
+        "line 1: url: unknown key; did you mean `[envelope.registry] url` or `[lake] url` or `[source] url`?"
+    ));
 }
 
 #[test]
@@ -317,4 +316,66 @@ fn the_example_file_shows_every_key_with_its_true_default() {
             assert!(table.is_some_and(|table| table.contains_key(*key)), "[{section}] {key} is not shown");
         }
     }
+}
+
+fn with_envelope(text: &str) -> Result<Config, ConfigErrors> {
+    parsed(&format!("{MINIMAL}{text}"))
+}
+
+#[test]
+fn avro_needs_a_registry_and_everything_about_it_is_told_at_once() {
+    let error = with_envelope("[envelope]\nformat = \"avro\"").expect_err("it was taken").to_string();
+    assert_eq!(
+        error,
+        "connector.toml: [envelope.registry] url: missing; format = \"avro\" needs a schema registry, such as http://registry:8081"
+    );
+    let text = r#"[envelope]
+format = "avro"
+schemas_enable = true
+[envelope.registry]
+url = "http://me:geheim@registry:8081"
+password = "geheim"
+timeout_ms = 1
+subject_naming = "topic"
+auto_registr = true
+"#;
+    let error = with_envelope(text).expect_err("it was taken").to_string();
+    for part in [
+        "line 5: [envelope] schemas_enable: found true with format = \"avro\"",
+        "line 7: [envelope.registry] url: found what is no address of a registry",
+        "[envelope.registry] user: missing; expected one beside the password",
+        "line 9: [envelope.registry] timeout_ms: found 1; expected a whole number of milliseconds from 100",
+        "line 10: [envelope.registry] subject_naming: found \"topic\"; expected \"topic_name\", \"record_name\" or \"topic_record_name\"",
+        "line 11: [envelope.registry] auto_registr: unknown key; did you mean `auto_register`?",
+    ] {
+        assert!(error.contains(part), "{part}\n{error}");
+    }
+    assert!(error.contains("6 problems") && !error.contains("geheim"), "{error}");
+}
+
+#[test]
+fn a_registry_has_defaults_and_its_password_is_never_printed() {
+    let text = "[envelope]\nformat = \"avro\"\n[envelope.registry]\nurl = \"http://a:8081, https://b.example.com/api\"\nuser = \"me\"\npassword = \"${PGPASSWORD}\"";
+    let config = with_envelope(text).unwrap();
+    let EnvelopeFormat::Avro(registry) = &config.envelope.format else { panic!("{:?}", config.envelope) };
+    assert_eq!(registry.urls, ["http://a:8081", "https://b.example.com/api"]);
+    assert_eq!((registry.timeout_ms, registry.auto_register), (10_000, true));
+    assert_eq!(registry.subject_naming, SubjectNaming::TopicName);
+    assert_eq!(registry.password.as_ref().map(Secret::expose), Some("hunter2"));
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for bad in [
+        "registry:8081",
+        "http://",
+        "http://:80",
+        "http://a b",
+        "http://a:port",
+        "http://a/?x=1",
+        "",
+        "http://a,",
+    ] {
+        let text = format!("[envelope.registry]\nurl = \"{bad}\"");
+        with_envelope(&text).expect_err(bad);
+    }
+    let json = with_envelope("[envelope]\nschemas_enable = true").unwrap();
+    assert_eq!(json.envelope.format, EnvelopeFormat::Json { schemas_enable: true });
 }

@@ -134,3 +134,18 @@ pub(super) fn lake(text: &str) -> Result<LakeUrl, String> {
     let path = percent_decode_str(path).decode_utf8().map_err(|_| EXPECTED)?;
     Ok(LakeUrl::Folder(PathBuf::from(path.into_owned())))
 }
+
+/// Checks an address of `[envelope.registry] url`. Whoever is asked is told in messages: it holds no password.
+pub(super) fn registry(text: &str) -> Result<String, String> {
+    const EXPECTED: &str = "found what is no address of a registry; expected URLs without user and password, between \
+                            commas, such as http://registry:8081 (it is not shown, since it may hold a password)";
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).ok_or(EXPECTED)?;
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
+    let plain = !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '?' | '#' | '@'));
+    let named = !authority.is_empty() && !authority.starts_with(':');
+    if plain && named && port.is_none_or(|port| port.parse::<u16>().is_ok()) {
+        return Ok(text.to_owned());
+    }
+    Err(EXPECTED.to_owned())
+}

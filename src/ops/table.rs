@@ -43,6 +43,8 @@ pub struct TableStats {
     staged: AtomicU64,
     published: AtomicI32,
     state: Mutex<(TableState, i64)>,
+    /// As long as capture refuses the table, it is failed, whatever else happens to it.
+    refused: Mutex<Option<(TableState, i64)>>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ impl Default for TableStats {
             staged: AtomicU64::new(0),
             published: AtomicI32::new(NONE_DAYS),
             state: Mutex::new((TableState::Streaming, now_ms())),
+            refused: Mutex::default(),
         }
     }
 }
@@ -124,8 +127,9 @@ impl TableStats {
     /// The backfill is complete and durable. A table that failed meanwhile is still shown as failed.
     pub fn backfill_ended(&self) {
         self.backfill.ended_ms.store(now_ms(), Relaxed);
-        if self.state().0 == TableState::Backfilling {
-            self.set_state(TableState::Streaming);
+        let mut state = lock(&self.state);
+        if state.0 == TableState::Backfilling {
+            *state = (TableState::Streaming, now_ms());
         }
     }
 
@@ -147,8 +151,12 @@ impl TableStats {
 
     /// The table is isolated.
     pub fn failed(&self, error: &Error) {
-        let mend = error.mend_text().map(str::to_owned);
-        self.set_state(TableState::Failed { reason: error.message(), mend });
+        self.set_state(failure(error));
+    }
+
+    /// Capture refuses the table for that reason, or, with none, takes it.
+    pub fn refused(&self, error: Option<&Error>) {
+        *lock(&self.refused) = error.map(|error| (failure(error), now_ms()));
     }
 
     /// What happens to it.
@@ -209,6 +217,11 @@ impl TableStats {
 
     /// The state and when it began.
     pub(super) fn state(&self) -> (TableState, i64) {
-        lock(&self.state).clone()
+        let refused = lock(&self.refused).clone();
+        refused.unwrap_or_else(|| lock(&self.state).clone())
     }
+}
+
+fn failure(error: &Error) -> TableState {
+    TableState::Failed { reason: error.message(), mend: error.mend_text().map(str::to_owned) }
 }

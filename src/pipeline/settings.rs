@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use crate::change::Calendar;
 use crate::config::{
-    Backfill, Config, CoordinatorKind, DecimalHandling, KafkaLogConfig, LakeFormat, LogKind,
-    ParquetCompression,
+    Backfill, Config, CoordinatorKind, DecimalHandling, EnvelopeFormat, KafkaLogConfig, LakeFormat, LogKind,
+    ParquetCompression, Secret, SubjectNaming,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
-use crate::envelope::{json, routing};
+use crate::envelope::{self, Format, routing};
 use crate::lake::{Lake, LakeOptions};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
 use crate::postgres::wire::ConnectOptions;
+use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
 
 use super::capture::CaptureSettings;
@@ -53,6 +54,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         },
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
+        registry: registry(config)?,
         calendar: calendar(config),
         append_bytes_max: usize::try_from(config.log.append_bytes_max).unwrap_or(usize::MAX),
         linger: Duration::from_millis(config.log.linger_ms),
@@ -161,10 +163,35 @@ pub async fn open_lake(config: &Config) -> Result<Lake> {
     Lake::open(&lake.url.to_string(), &config.source.name, options).await
 }
 
-fn envelope(config: &Config) -> json::Options {
-    let decimal_handling = match config.envelope.decimal_handling {
-        DecimalHandling::Precise => json::DecimalHandling::Precise,
-        DecimalHandling::String => json::DecimalHandling::String,
+/// The schema registry, where the format needs one.
+pub fn registry(config: &Config) -> Result<Option<Registry>> {
+    let EnvelopeFormat::Avro(registry) = &config.envelope.format else { return Ok(None) };
+    let password = registry.password.as_ref().map_or("", Secret::expose);
+    let options = RegistryOptions {
+        urls: registry.urls.clone(),
+        credentials: registry.user.as_ref().map(|user| (user.clone(), password.to_owned())),
+        ca_file: registry.ca_file.clone(),
+        timeout: Duration::from_millis(registry.timeout_ms),
+        auto_register: registry.auto_register,
+        naming: match registry.subject_naming {
+            SubjectNaming::TopicName => registry::SubjectNaming::TopicName,
+            SubjectNaming::RecordName => registry::SubjectNaming::RecordName,
+            SubjectNaming::TopicRecordName => registry::SubjectNaming::TopicRecordName,
+        },
     };
-    json::Options { decimal_handling }
+    Registry::new(options).map(Some)
+}
+
+fn envelope(config: &Config) -> envelope::Options {
+    envelope::Options {
+        format: match config.envelope.format {
+            EnvelopeFormat::Json { schemas_enable: false } => Format::Json,
+            EnvelopeFormat::Json { schemas_enable: true } => Format::JsonWithSchemas,
+            EnvelopeFormat::Avro(_) => Format::Avro,
+        },
+        decimal_handling: match config.envelope.decimal_handling {
+            DecimalHandling::Precise => envelope::DecimalHandling::Precise,
+            DecimalHandling::String => envelope::DecimalHandling::String,
+        },
+    }
 }

@@ -9,89 +9,10 @@ use std::collections::HashMap;
 use super::scan::Scanner;
 use super::string::quoted;
 use super::{Options, value};
-use crate::change::{ColumnType, Datum, Op, Position, SchemaVersion, TableSchema};
-use crate::envelope::headers;
+use crate::change::{ColumnType, Datum, Op, SchemaVersion, TableSchema};
+use crate::envelope::decode::{DecodeError, Decoded, Headers};
 use crate::envelope::text::Malformed;
 use crate::log::RecordRef;
-
-/// A record that is not one of the decoder's table and version. Names the column, never the value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum DecodeError {
-    /// A header that is missing or not what it should be.
-    #[error("header {0}: missing or malformed")]
-    Header(&'static str),
-    /// Made under another version of the table: a decoder for that version is needed.
-    #[error("the record has schema version {}, the decoder has {}", found.0, expected.0)]
-    Version {
-        /// The decoder's version.
-        expected: SchemaVersion,
-        /// The record's version.
-        found: SchemaVersion,
-    },
-    /// Key or value is not the JSON that was expected.
-    #[error("{reason}, at byte {at}")]
-    Json {
-        /// Where, within the key or value.
-        at: usize,
-        /// What was expected or wrong.
-        reason: &'static str,
-    },
-    /// A field of a row.
-    #[error("field {column:?}: {reason}, at byte {at}")]
-    Column {
-        /// The field.
-        column: String,
-        /// Where, within the key or value.
-        at: usize,
-        /// What was expected or wrong.
-        reason: &'static str,
-    },
-    /// An envelope that lacks what its operation needs.
-    #[error("{0}")]
-    Envelope(&'static str),
-}
-
-/// What the headers of a record say.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Peeked {
-    /// Where the change stands.
-    pub position: Position,
-    /// The version of the table it was encoded under.
-    pub schema_version: SchemaVersion,
-    /// Whether the record has no value.
-    pub is_tombstone: bool,
-}
-
-/// A record but for its row.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Decoded<'a> {
-    /// What happened; none for a tombstone.
-    pub op: Option<Op>,
-    /// Where the change stands.
-    pub position: Position,
-    /// The version of the table it was encoded under.
-    pub schema_version: SchemaVersion,
-    /// Commit time, microseconds since 1970 (of a tombstone: whole milliseconds).
-    pub commit_us: i64,
-    /// On the create of a key change: the old key's JSON, for [`TableDecoder::decode_key`].
-    pub old_key: Option<&'a [u8]>,
-    /// On the delete of a key change: the new key's JSON.
-    pub new_key: Option<&'a [u8]>,
-    /// On an update of a table without a key: the row before, which the new one replaces.
-    pub before: Option<Vec<Datum<'a>>>,
-}
-
-impl Decoded<'_> {
-    /// Whether the record has no value.
-    pub const fn is_tombstone(&self) -> bool {
-        self.op.is_none()
-    }
-}
-
-/// Reads a record's headers only.
-pub fn peek(record: &RecordRef<'_>) -> Result<Peeked, DecodeError> {
-    Headers::read(record).map(|headers| headers.peeked)
-}
 
 /// Decodes the records of one version of one table.
 #[derive(Debug)]
@@ -109,37 +30,6 @@ struct ColumnReader {
     field: Vec<u8>,
     name: String,
     column_type: ColumnType,
-}
-
-struct Headers<'a> {
-    peeked: Peeked,
-    old_key: Option<&'a [u8]>,
-    new_key: Option<&'a [u8]>,
-}
-
-impl<'a> Headers<'a> {
-    fn read(record: &RecordRef<'a>) -> Result<Self, DecodeError> {
-        let (mut position, mut schema, mut old_key, mut new_key) = (None, None, None, None);
-        for (name, value) in record.headers() {
-            let slot = match name {
-                headers::POSITION => &mut position,
-                headers::SCHEMA => &mut schema,
-                headers::OLD_KEY => &mut old_key,
-                headers::NEW_KEY => &mut new_key,
-                _ => continue,
-            };
-            *slot = Some(value);
-        }
-        let text = |value: Option<&'a [u8]>| value.and_then(|v| std::str::from_utf8(v).ok());
-        let position = text(position).and_then(|text| text.parse().ok());
-        let version = text(schema).and_then(|text| text.parse().ok());
-        let peeked = Peeked {
-            position: position.ok_or(DecodeError::Header(headers::POSITION))?,
-            schema_version: SchemaVersion(version.ok_or(DecodeError::Header(headers::SCHEMA))?),
-            is_tombstone: record.value.is_none(),
-        };
-        Ok(Self { peeked, old_key, new_key })
-    }
 }
 
 /// What an envelope holds, apart from its `after`.
@@ -183,19 +73,7 @@ impl TableDecoder {
         row: &mut Vec<Datum<'a>>,
     ) -> Result<Decoded<'a>, DecodeError> {
         row.clear();
-        let Headers { peeked, old_key, new_key } = Headers::read(record)?;
-        let mut decoded = Decoded {
-            op: None,
-            position: peeked.position,
-            schema_version: peeked.schema_version,
-            commit_us: record.timestamp_ms.saturating_mul(1_000),
-            old_key,
-            new_key,
-            before: None,
-        };
-        if peeked.schema_version != self.version {
-            return Err(DecodeError::Version { expected: self.version, found: peeked.schema_version });
-        }
+        let mut decoded = Headers::read(record)?.decoded(record, self.version)?;
         let Some(value) = record.value else { return Ok(decoded) };
         let text = utf8(value)?;
         let envelope = self.read_envelope(text, row)?;
@@ -233,24 +111,39 @@ impl TableDecoder {
     fn read_envelope<'a>(&self, text: &'a str, row: &mut Vec<Datum<'a>>) -> Result<Envelope, DecodeError> {
         let mut scan = Scanner::new(text);
         let mut envelope = Envelope::default();
-        let mut more = scan.open_object().map_err(|error| at(&scan, error))?;
+        self.read_fields(&mut scan, false, &mut envelope, row)?;
+        scan.end().map_err(|error| at(&scan, error))?;
+        Ok(envelope)
+    }
+
+    /// Reads the envelope's fields; they may be those of a `payload` beside a schema.
+    fn read_fields<'a>(
+        &self,
+        scan: &mut Scanner<'a>,
+        is_payload: bool,
+        envelope: &mut Envelope,
+        row: &mut Vec<Datum<'a>>,
+    ) -> Result<(), DecodeError> {
+        let mut more = scan.open_object().map_err(|error| at(scan, error))?;
         while more {
-            let name = scan.name().map_err(|error| at(&scan, error))?;
+            let name = scan.name().map_err(|error| at(scan, error))?;
             match name.as_ref() {
                 "after" if scan.peek() == Some(b'{') => {
-                    self.read_row(&mut scan, row)?;
+                    self.read_row(scan, row)?;
                     envelope.after = true;
                 }
                 "before" if scan.peek() == Some(b'{') => {
                     envelope.before = Some(scan.at());
-                    scan.skip().map_err(|error| at(&scan, error))?;
+                    scan.skip().map_err(|error| at(scan, error))?;
                 }
-                name => envelope.read_field(name, &mut scan).map_err(|error| at(&scan, error))?,
+                "payload" if !is_payload && scan.peek() == Some(b'{') => {
+                    self.read_fields(scan, true, envelope, row)?;
+                }
+                name => envelope.read_field(name, scan).map_err(|error| at(scan, error))?,
             }
-            more = scan.more(b'}').map_err(|error| at(&scan, error))?;
+            more = scan.more(b'}').map_err(|error| at(scan, error))?;
         }
-        scan.end().map_err(|error| at(&scan, error))?;
-        Ok(envelope)
+        Ok(())
     }
 
     /// The row which an update replaces, for a table without a key.

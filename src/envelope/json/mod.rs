@@ -1,4 +1,4 @@
-//! Debezium's JSON envelope (`schemas.enable=false`), written and read.
+//! Debezium's JSON envelope, written and read; with `schemas.enable=true` each key and value has its schema beside it.
 //!
 //! ```text
 //!   key    {"id":1}
@@ -32,19 +32,21 @@
 
 mod decode;
 mod encode;
-mod row;
-mod scan;
+pub(super) mod row;
+pub(super) mod scan;
 mod source;
-mod string;
-mod value;
+pub(super) mod string;
+mod typed;
+pub(super) mod value;
 
 #[cfg(test)]
 mod tests;
 
-pub use decode::{DecodeError, Decoded, Peeked, TableDecoder, peek};
-pub use encode::{OldKind, OldRow, RowChange, TableEncoder};
-pub use row::EncodeError;
-pub use source::SourceInfo;
+pub use super::decode::{DecodeError, Decoded, Peeked, peek};
+pub use super::encode::{EncodeError, OldKind, OldRow, RowChange};
+pub use super::source::SourceInfo;
+pub use decode::TableDecoder;
+pub use encode::TableEncoder;
 
 /// How `numeric` is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

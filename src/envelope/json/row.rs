@@ -1,54 +1,34 @@
 //! Rows and keys of one table as JSON objects.
 
-use super::encode::{OldKind, OldRow};
 use super::string::quoted;
 use super::{Options, value};
 use crate::change::{ColumnType, TableSchema, Value};
+use crate::envelope::encode::{EncodeError, Held, OldKind, OldRow};
 use crate::envelope::text::Malformed;
 
-/// A change that cannot be written as an envelope. Names the column, never the value: it may be private.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum EncodeError {
-    /// A value that does not fit its column.
-    #[error("column {column:?} of type {type_name}: {reason}")]
-    Column {
-        /// The column.
-        column: String,
-        /// Its type, for people.
-        type_name: String,
-        /// What is wrong with the value.
-        reason: &'static str,
-    },
-    /// A change that lacks what its operation needs.
-    #[error("{0}")]
-    Change(&'static str),
-}
-
-/// The row that an unchanged value is completed from.
-pub(super) type Held<'a> = Option<OldRow<'a>>;
-
+/// A column, and where its values are.
 #[derive(Debug)]
-struct ColumnWriter {
+pub(in crate::envelope) struct ColumnWriter {
     name: String,
     type_name: String,
     /// `,"name":`
     field: Vec<u8>,
-    column_type: ColumnType,
+    pub column_type: ColumnType,
     wire: Option<usize>,
     in_key: bool,
 }
 
 /// Writes rows and keys of one table.
 #[derive(Debug)]
-pub(super) struct RowWriter {
-    columns: Vec<ColumnWriter>,
-    key: Vec<usize>,
+pub(in crate::envelope) struct RowWriter {
+    pub columns: Vec<ColumnWriter>,
+    pub key: Vec<usize>,
     options: Options,
     scratch: Vec<u8>,
 }
 
 impl RowWriter {
-    pub(super) fn new(schema: &TableSchema, layout: &[Option<usize>], options: Options) -> Self {
+    pub(in crate::envelope) fn new(schema: &TableSchema, layout: &[Option<usize>], options: Options) -> Self {
         let column = |(index, column): (usize, &crate::change::Column)| ColumnWriter {
             name: column.name.clone(),
             type_name: column.type_name.clone(),
@@ -66,12 +46,12 @@ impl RowWriter {
     }
 
     /// Whether rows of the table have a key.
-    pub(super) const fn keyed(&self) -> bool {
+    pub(in crate::envelope) const fn keyed(&self) -> bool {
         !self.key.is_empty()
     }
 
     /// Writes an old row as an object. The server sends old values in full, whatever their size.
-    pub(super) fn write_before(
+    pub(in crate::envelope) fn write_before(
         &mut self,
         values: &[Value<'_>],
         out: &mut Vec<u8>,
@@ -83,7 +63,7 @@ impl RowWriter {
     }
 
     /// Writes a new row as an object. A value which stays unchanged after completion is left out.
-    pub(super) fn write_after(
+    pub(in crate::envelope) fn write_after(
         &mut self,
         values: &[Value<'_>],
         held: Held<'_>,
@@ -107,7 +87,7 @@ impl RowWriter {
     }
 
     /// Writes a key as an object of the key's columns, in key order.
-    pub(super) fn write_key(
+    pub(in crate::envelope) fn write_key(
         &mut self,
         values: &[Value<'_>],
         held: Held<'_>,
@@ -133,7 +113,11 @@ impl RowWriter {
     ///
     /// That an old key was sent does not say so: Postgres also sends it when the key is stored out of line
     /// (`ExtractReplicaIdentity` in `heapam.c`).
-    pub(super) fn key_moved(&self, old: OldRow<'_>, new: &[Value<'_>]) -> Result<bool, EncodeError> {
+    pub(in crate::envelope) fn key_moved(
+        &self,
+        old: OldRow<'_>,
+        new: &[Value<'_>],
+    ) -> Result<bool, EncodeError> {
         for column in self.key.iter().filter_map(|index| self.columns.get(*index)) {
             let value = column.value(new)?;
             if value != Value::Unchanged && value != column.value(old.values)? {
@@ -145,7 +129,7 @@ impl RowWriter {
 }
 
 impl ColumnWriter {
-    fn value<'v>(&self, values: &[Value<'v>]) -> Result<Value<'v>, EncodeError> {
+    pub(in crate::envelope) fn value<'v>(&self, values: &[Value<'v>]) -> Result<Value<'v>, EncodeError> {
         match self.wire {
             None => Ok(Value::Null),
             Some(at) => values.get(at).copied().ok_or_else(|| self.error("missing from the row sent")),
@@ -153,7 +137,11 @@ impl ColumnWriter {
     }
 
     /// The value, or that of the old row where it was sent too: a full one has all columns, a key its own.
-    fn completed<'v>(&self, values: &[Value<'v>], held: Held<'v>) -> Result<Value<'v>, EncodeError> {
+    pub(in crate::envelope) fn completed<'v>(
+        &self,
+        values: &[Value<'v>],
+        held: Held<'v>,
+    ) -> Result<Value<'v>, EncodeError> {
         match (self.value(values)?, held) {
             (Value::Unchanged, Some(old)) if old.kind == OldKind::Full || self.in_key => {
                 self.value(old.values)
@@ -178,7 +166,24 @@ impl ColumnWriter {
         Ok(())
     }
 
-    fn refuse_unchanged(&self, value: Value<'_>) -> Result<(), EncodeError> {
+    /// Appends the column's field, to an object of fields that each begin with a comma.
+    pub(in crate::envelope) fn write_field(
+        &self,
+        text: &[u8],
+        options: Options,
+        scratch: &mut Vec<u8>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), EncodeError> {
+        out.extend_from_slice(&self.field);
+        self.write(Value::Text(text), options, scratch, out)
+    }
+
+    /// `,"name"`.
+    pub(in crate::envelope) fn quoted_name(&self) -> &[u8] {
+        self.field.strip_suffix(b":").unwrap_or(&self.field)
+    }
+
+    pub(in crate::envelope) fn refuse_unchanged(&self, value: Value<'_>) -> Result<(), EncodeError> {
         if value == Value::Unchanged {
             Err(self.error("an unchanged value that was not sent"))
         } else {
@@ -186,11 +191,11 @@ impl ColumnWriter {
         }
     }
 
-    fn refuse_unchanged_key(&self) -> Result<(), EncodeError> {
+    pub(in crate::envelope) fn refuse_unchanged_key(&self) -> Result<(), EncodeError> {
         if self.in_key { Err(self.error("an unchanged value in the key that was not sent")) } else { Ok(()) }
     }
 
-    fn error(&self, reason: &'static str) -> EncodeError {
+    pub(in crate::envelope) fn error(&self, reason: &'static str) -> EncodeError {
         EncodeError::Column { column: self.name.clone(), type_name: self.type_name.clone(), reason }
     }
 }

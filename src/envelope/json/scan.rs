@@ -14,28 +14,28 @@ const BAD: Malformed = Malformed("not valid JSON");
 
 /// A place in a JSON text.
 #[derive(Clone, Debug)]
-pub(super) struct Scanner<'a> {
+pub(in crate::envelope) struct Scanner<'a> {
     text: &'a str,
     at: usize,
 }
 
 impl<'a> Scanner<'a> {
-    pub(super) const fn new(text: &'a str) -> Self {
+    pub(in crate::envelope) const fn new(text: &'a str) -> Self {
         Self { text, at: 0 }
     }
 
     /// A scanner of `text` at a place that another one gave by [`Scanner::at`].
-    pub(super) const fn resume(text: &'a str, at: usize) -> Self {
+    pub(in crate::envelope) const fn resume(text: &'a str, at: usize) -> Self {
         Self { text, at }
     }
 
     /// Index of the next byte to be read.
-    pub(super) const fn at(&self) -> usize {
+    pub(in crate::envelope) const fn at(&self) -> usize {
         self.at
     }
 
     /// The next byte that is not white space; it is not consumed.
-    pub(super) fn peek(&mut self) -> Option<u8> {
+    pub(in crate::envelope) fn peek(&mut self) -> Option<u8> {
         loop {
             match self.text.as_bytes().get(self.at) {
                 Some(b' ' | b'\t' | b'\n' | b'\r') => self.at += 1,
@@ -52,24 +52,24 @@ impl<'a> Scanner<'a> {
     }
 
     /// Consumes exactly these bytes, if they come next: a shortcut past what the other methods would read.
-    pub(super) fn take_verbatim(&mut self, expected: &[u8]) -> bool {
+    pub(in crate::envelope) fn take_verbatim(&mut self, expected: &[u8]) -> bool {
         let found = self.text.as_bytes()[self.at..].starts_with(expected);
         self.at += if found { expected.len() } else { 0 };
         found
     }
 
     /// Refuses anything but white space from here on.
-    pub(super) fn end(&mut self) -> Result<(), Malformed> {
+    pub(in crate::envelope) fn end(&mut self) -> Result<(), Malformed> {
         if self.peek().is_none() { Ok(()) } else { Err(BAD) }
     }
 
     /// `true`, `false` or `null`.
-    pub(super) fn literal(&mut self, word: &str) -> Result<(), Malformed> {
+    pub(in crate::envelope) fn literal(&mut self, word: &str) -> Result<(), Malformed> {
         if self.take_verbatim(word.as_bytes()) { Ok(()) } else { Err(BAD) }
     }
 
     /// A number, as it is written.
-    pub(super) fn number(&mut self) -> Result<&'a str, Malformed> {
+    pub(in crate::envelope) fn number(&mut self) -> Result<&'a str, Malformed> {
         self.peek();
         let length = number_length(&self.text.as_bytes()[self.at..]).ok_or(Malformed("expected a number"))?;
         let start = self.at;
@@ -78,7 +78,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// A string, borrowed unless it holds escapes.
-    pub(super) fn string(&mut self) -> Result<Cow<'a, str>, Malformed> {
+    pub(in crate::envelope) fn string(&mut self) -> Result<Cow<'a, str>, Malformed> {
         if !self.take(b'"') {
             return Err(Malformed("expected a string"));
         }
@@ -149,7 +149,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// An object: calls `field` at each value, with its name. `field` must read the value.
-    pub(super) fn fields(
+    pub(in crate::envelope) fn fields(
         &mut self,
         mut field: impl FnMut(&mut Self, Cow<'a, str>) -> Result<(), Malformed>,
     ) -> Result<(), Malformed> {
@@ -166,18 +166,18 @@ impl<'a> Scanner<'a> {
     }
 
     /// A field's name and its colon.
-    pub(super) fn name(&mut self) -> Result<Cow<'a, str>, Malformed> {
+    pub(in crate::envelope) fn name(&mut self) -> Result<Cow<'a, str>, Malformed> {
         let name = self.string()?;
         if self.take(b':') { Ok(name) } else { Err(BAD) }
     }
 
     /// Begins an object; whether it has a field.
-    pub(super) fn open_object(&mut self) -> Result<bool, Malformed> {
+    pub(in crate::envelope) fn open_object(&mut self) -> Result<bool, Malformed> {
         if self.take(b'{') { Ok(!self.take(b'}')) } else { Err(Malformed("expected an object")) }
     }
 
     /// After a field or an element: true past a comma, false past the closing byte.
-    pub(super) fn more(&mut self, close: u8) -> Result<bool, Malformed> {
+    pub(in crate::envelope) fn more(&mut self, close: u8) -> Result<bool, Malformed> {
         if self.take(b',') {
             Ok(true)
         } else if self.take(close) {
@@ -188,7 +188,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// An array: calls `element` at each element, which it must read.
-    pub(super) fn elements(
+    pub(in crate::envelope) fn elements(
         &mut self,
         mut element: impl FnMut(&mut Self) -> Result<(), Malformed>,
     ) -> Result<(), Malformed> {
@@ -204,7 +204,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// Any value, checked but not kept.
-    pub(super) fn skip(&mut self) -> Result<(), Malformed> {
+    pub(in crate::envelope) fn skip(&mut self) -> Result<(), Malformed> {
         self.skip_at(0)
     }
 
@@ -246,7 +246,7 @@ impl<'a> Scanner<'a> {
 }
 
 /// Length of the JSON number at the start of a text; none where there is no number.
-pub(super) fn number_length(bytes: &[u8]) -> Option<usize> {
+pub(in crate::envelope) fn number_length(bytes: &[u8]) -> Option<usize> {
     let digits = |from: usize| {
         let mut to = from;
         while bytes.get(to).is_some_and(u8::is_ascii_digit) {

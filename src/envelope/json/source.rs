@@ -5,34 +5,12 @@
 
 use std::io::Write as _;
 
-use super::encode::RowChange;
 use super::string::quoted;
-use crate::change::{Lsn, Op, Position, TableSchema, Timeline};
-use crate::envelope::headers;
+use crate::change::{Lsn, Op, TableSchema};
+use crate::envelope::encode::{RowChange, Stamped};
+use crate::envelope::headers::HeaderStamp;
+use crate::envelope::source::SourceInfo;
 use crate::log::RecordWriter;
-
-/// What a `source` block says of the whole database.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SourceInfo {
-    /// The source's configured name, first part of its topics.
-    pub name: String,
-    /// The database.
-    pub database: String,
-    /// Tidemark's version.
-    pub version: String,
-}
-
-/// What of a change goes into the pieces below.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamped {
-    timeline: Timeline,
-    commit_lsn: Lsn,
-    last_commit_lsn: Option<Lsn>,
-    commit_us: i64,
-    now_ms: i64,
-    xid: Option<u32>,
-    snapshot: bool,
-}
 
 /// Writes a record's constant parts.
 #[derive(Debug)]
@@ -43,7 +21,6 @@ pub(super) struct Stamp {
     database: Vec<u8>,
     /// `,"schema":…,"table":…,"txId":`
     table: Vec<u8>,
-    schema_version: String,
     stamped: Option<Stamped>,
     /// From `,"source":` up to the change's LSN in `sequence`.
     head: Vec<u8>,
@@ -51,8 +28,7 @@ pub(super) struct Stamp {
     middle: Vec<u8>,
     /// From `,"ts_ms":` at the envelope's level to its closing brace.
     tail: Vec<u8>,
-    /// The text of a position up to its ordinal.
-    position: Vec<u8>,
+    headers: HeaderStamp,
 }
 
 impl Stamp {
@@ -67,26 +43,17 @@ impl Stamp {
             source_start: source_start.into_bytes(),
             database: format!(",\"db\":{database},\"sequence\":\"[").into_bytes(),
             table: format!(",\"schema\":{namespace},\"table\":{table},\"txId\":").into_bytes(),
-            schema_version: schema.version.0.to_string(),
             stamped: None,
             head: Vec::new(),
             middle: Vec::new(),
             tail: Vec::new(),
-            position: Vec::new(),
+            headers: HeaderStamp::new(schema.version),
         }
     }
 
     /// Makes the pieces fit a change. To be called before the records of the change are written.
     pub(super) fn prepare(&mut self, change: &RowChange<'_>) {
-        let stamped = Stamped {
-            timeline: change.position.timeline,
-            commit_lsn: change.position.commit_lsn,
-            last_commit_lsn: change.last_commit_lsn,
-            commit_us: change.commit_us,
-            now_ms: change.now_ms,
-            xid: change.xid,
-            snapshot: change.snapshot,
-        };
+        let stamped = Stamped::from(change);
         if self.stamped != Some(stamped) {
             self.stamped = Some(stamped);
             self.remake(stamped);
@@ -94,7 +61,7 @@ impl Stamp {
     }
 
     fn remake(&mut self, stamped: Stamped) {
-        let Self { head, middle, tail, position, .. } = self;
+        let Self { head, middle, tail, .. } = self;
         let nanos = i128::from(stamped.commit_us) * 1_000;
         head.clear();
         head.extend_from_slice(&self.source_start);
@@ -117,11 +84,7 @@ impl Stamp {
         tail.clear();
         let [micros, nanos] = [1_000, 1_000_000].map(|unit| i128::from(stamped.now_ms) * unit);
         text(tail, format_args!("\",\"ts_ms\":{},\"ts_us\":{micros},\"ts_ns\":{nanos}}}", stamped.now_ms));
-
-        position.clear();
-        let whole = Position { timeline: stamped.timeline, commit_lsn: stamped.commit_lsn, ordinal: 0 };
-        text(position, format_args!("{whole}"));
-        position.pop();
+        self.headers.prepare(stamped.timeline, stamped.commit_lsn);
     }
 
     /// Writes an envelope's fields from `source` on, and its closing brace.
@@ -141,11 +104,7 @@ impl Stamp {
 
     /// Writes the headers which every record has.
     pub(super) fn write_headers(&self, ordinal: u64, record: &mut RecordWriter<'_>) {
-        record.header(headers::POSITION, |out| {
-            out.extend_from_slice(&self.position);
-            out.extend_from_slice(itoa::Buffer::new().format(ordinal).as_bytes());
-        });
-        record.header(headers::SCHEMA, |out| out.extend_from_slice(self.schema_version.as_bytes()));
+        self.headers.write(ordinal, record);
     }
 }
 

@@ -56,7 +56,7 @@ pub(super) fn write(text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
 }
 
 /// A text known to be UTF-8, as a JSON string.
-pub(super) fn quoted(text: &str) -> String {
+pub(in crate::envelope) fn quoted(text: &str) -> String {
     let mut out = Vec::with_capacity(text.len() + 2);
     let _ = write(text.as_bytes(), &mut out);
     String::from_utf8(out).unwrap_or_default()

@@ -20,7 +20,7 @@ use crate::envelope::text::{bytea, datetime};
 const INFINITY: &str = "9223372036825200000";
 const NEG_INFINITY: &str = "-9223372036832400000";
 /// The timestamp whose microseconds are that number.
-const LIKE_INFINITY: i128 = 9_223_372_036_825_200_000;
+pub(in crate::envelope) const LIKE_INFINITY: i128 = 9_223_372_036_825_200_000;
 const LIKE_INFINITY_TEXT: &str = "9223372036825200000.0";
 /// Dimensions that an array may have.
 const DEPTH_MAX: usize = 6;
@@ -103,7 +103,7 @@ fn write_integer(value: i64, out: &mut Vec<u8>) {
 }
 
 /// Checks an integer in the one form that is also JSON's, and its range.
-fn integer(column_type: &ColumnType, text: &[u8]) -> Result<i64, Malformed> {
+pub(in crate::envelope) fn integer(column_type: &ColumnType, text: &[u8]) -> Result<i64, Malformed> {
     const BAD: Malformed = Malformed("not an integer of the column's size");
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -184,7 +184,7 @@ fn write_numeric(options: Options, text: &[u8], out: &mut Vec<u8>) -> Result<(),
 }
 
 /// Microseconds in the unit of a column of that precision: milliseconds up to three digits.
-fn in_unit(precision: u8, micros: i128) -> Result<i128, Malformed> {
+pub(in crate::envelope) fn in_unit(precision: u8, micros: i128) -> Result<i128, Malformed> {
     if precision > 3 {
         return Ok(micros);
     }
@@ -214,7 +214,7 @@ fn write_timestamp(precision: u8, text: &[u8], out: &mut Vec<u8>) -> Result<(), 
 }
 
 /// Reads a value. JSON's null is [`Datum::Null`] for every type.
-pub(super) fn read<'a>(
+pub(in crate::envelope) fn read<'a>(
     column_type: &ColumnType,
     options: Options,
     scan: &mut Scanner<'a>,

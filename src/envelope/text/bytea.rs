@@ -1,4 +1,4 @@
-//! `bytea`: hex or escape form to base64 (`src/backend/utils/adt/bytea.c`, `byteaout`).
+//! `bytea`: hex or escape form to base64 or to the bytes themselves (`src/backend/utils/adt/bytea.c`, `byteaout`).
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,8 +11,17 @@ const PIECE: usize = 192;
 /// Writes base64 with padding, without quotes.
 pub fn write_base64(text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     match text.strip_prefix(b"\\x") {
-        Some(hex) => write_hex(hex, out),
-        None => write_escaped(text, out),
+        Some(hex) => write_hex(hex, append_base64, out),
+        None => write_escaped(text, append_base64, out),
+    }
+}
+
+/// Appends the bytes themselves.
+pub fn append_raw(text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+    let append = |piece: &[u8], out: &mut Vec<u8>| out.extend_from_slice(piece);
+    match text.strip_prefix(b"\\x") {
+        Some(hex) => write_hex(hex, append, out),
+        None => write_escaped(text, append, out),
     }
 }
 
@@ -24,7 +33,7 @@ pub fn append_base64(bytes: &[u8], out: &mut Vec<u8>) {
     debug_assert_eq!(start + written, out.len(), "base64 comes out at its computed length");
 }
 
-fn write_hex(hex: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+fn write_hex(hex: &[u8], append: impl Fn(&[u8], &mut Vec<u8>), out: &mut Vec<u8>) -> Result<(), Malformed> {
     const BAD: Malformed = Malformed("not bytes in hexadecimal form");
     if !hex.len().is_multiple_of(2) {
         return Err(BAD);
@@ -40,7 +49,7 @@ fn write_hex(hex: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         if bad > 0x0F {
             return Err(BAD);
         }
-        append_base64(&piece[..digits.len() / 2], out);
+        append(&piece[..digits.len() / 2], out);
     }
     Ok(())
 }
@@ -57,7 +66,11 @@ const NIBBLE: [u8; 256] = {
     table
 };
 
-fn write_escaped(mut text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+fn write_escaped(
+    mut text: &[u8],
+    append: impl Fn(&[u8], &mut Vec<u8>),
+    out: &mut Vec<u8>,
+) -> Result<(), Malformed> {
     const BAD: Malformed = Malformed("not bytes in escape form");
     let mut piece = [0_u8; PIECE];
     let mut held = 0;
@@ -73,11 +86,11 @@ fn write_escaped(mut text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
         piece[held] = byte;
         held += 1;
         if held == PIECE {
-            append_base64(&piece, out);
+            append(&piece, out);
             held = 0;
         }
         text = rest;
     }
-    append_base64(&piece[..held], out);
+    append(&piece[..held], out);
     Ok(())
 }

@@ -5,7 +5,7 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value as Json, json};
 
 use crate::change::{TableSchema, Value};
-use crate::envelope::json::RowChange;
+use crate::envelope::RowChange;
 use crate::log::TopicRecords;
 
 /// What is kept of a value where a letter would be too large for its own topic.

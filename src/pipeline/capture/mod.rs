@@ -20,6 +20,7 @@ mod cutter;
 mod dead_letter;
 mod engine;
 mod occupied;
+mod registrar;
 mod session;
 mod source;
 mod state;
@@ -33,18 +34,19 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::change::{Calendar, Cut, LogEnd, SchemaChange};
-use crate::envelope::json::{Options, SourceInfo};
-use crate::envelope::{headers, routing};
+use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind, sqlstate};
+use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
 use occupied::wait_for_slot;
+use registrar::Registrar;
 use session::{Clock, Session};
 use source::Source;
 use state::{CaptureState, StreamState};
@@ -71,6 +73,8 @@ pub struct CaptureSettings {
     pub filter: TableFilter,
     /// How values are written.
     pub envelope: Options,
+    /// Where schemas are registered, if they are.
+    pub registry: Option<Registry>,
     /// Where a day ends.
     pub calendar: Calendar,
     /// A batch of this many bytes is submitted at once.
@@ -177,6 +181,7 @@ async fn open<'a>(
     };
     let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
     tables.restore(log.as_ref(), &state.counts).await?;
+    let registrar = Registrar::new(settings.registry.clone(), ops, shutdown);
     let limits = AppendLimits { bytes_max: settings.append_bytes_max, linger: settings.linger };
     let appender = |durable| {
         let component = ops.component("log");
@@ -197,7 +202,7 @@ async fn open<'a>(
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
-            backfill::run(settings, sql, &mut tables, &mut appender, ops).await?
+            backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?
         }
     };
 
@@ -222,6 +227,7 @@ async fn open<'a>(
         engine,
         state: stream_state,
         source,
+        registrar,
         clock,
         heartbeat_interval: settings.heartbeat_interval,
         commands,

@@ -18,14 +18,16 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::change::{Cut, CutTable, Ds, Lsn};
+use crate::change::{Cut, CutTable, Ds, Lsn, TableName};
 use crate::log::Visibility;
 use crate::ops::{Command, Ops};
+use crate::postgres::pgoutput::Relation;
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
 use crate::runtime::{Result, Shutdown};
 
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
+use super::registrar::Registrar;
 use super::source::Source;
 use super::state::{StreamState, TableCount};
 
@@ -49,6 +51,8 @@ pub struct Session<'a> {
     pub state: StreamState,
     /// For the catalog and for markers.
     pub source: Source,
+    /// For the schemas of tables.
+    pub registrar: Registrar,
     /// The server's clock.
     pub clock: Clock,
     /// How often a heartbeat is left in the WAL.
@@ -144,13 +148,7 @@ impl Session<'_> {
             step = match step {
                 Step::Next => return Ok(()),
                 Step::Describe(relation) => {
-                    let catalog = self.source.table(relation.oid).await?;
-                    let position = self.engine.progress().position;
-                    let change = self.engine.tables.adopt(relation, catalog.as_ref(), position);
-                    if let Some(change) = change {
-                        super::write_schema_change(&mut self.engine.appender, &self.name, &change);
-                        self.engine.begin_anew(&change);
-                    }
+                    self.describe(relation).await?;
                     Step::Next
                 }
                 Step::Cut { due, lsn, reason } => {
@@ -161,6 +159,24 @@ impl Session<'_> {
                 }
             };
         }
+    }
+
+    /// Takes a table's shape in, and has its schemas registered before anything is encoded by them.
+    async fn describe(&mut self, relation: Relation) -> Result<()> {
+        let catalog = self.source.table(relation.oid).await?;
+        if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
+            // What came before it does not wait with it.
+            self.submit().await?;
+        }
+        let name = TableName::new(relation.schema.clone(), relation.table.clone());
+        let position = self.engine.progress().position;
+        let change = self.engine.tables.adopt(relation, catalog.as_ref(), position);
+        self.registrar.register(&mut self.engine.tables, &name).await?;
+        if let Some(change) = change {
+            super::write_schema_change(&mut self.engine.appender, &self.name, &change);
+            self.engine.begin_anew(&change);
+        }
+        Ok(())
     }
 
     /// Submits the batch with the state that belongs to it.

@@ -11,8 +11,8 @@ use crate::change::{
     Column, ColumnType, Lsn, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema,
     TextKind,
 };
-use crate::envelope::json::{Options, SourceInfo, TableEncoder};
-use crate::envelope::routing;
+use crate::envelope::avro::{SchemaIds, TableAvro};
+use crate::envelope::{Options, SourceInfo, TableEncoder, routing};
 use crate::log::Log;
 use crate::ops::{Ops, TableStats};
 use crate::postgres::pgoutput::Relation;
@@ -39,6 +39,8 @@ pub struct Table {
     pub touched: bool,
     /// For people to watch.
     pub watch: Arc<TableStats>,
+    /// The columns of the wire, in order; without them rows come as the schema has them.
+    wire: Option<Vec<String>>,
     encoder: TableEncoder,
     unreported: Unreported,
 }
@@ -172,7 +174,8 @@ impl Tables {
         let topic: Arc<str> = routing::topic_name(&self.name, &name).into();
         let index = self.by_topic[&topic];
         let table = &mut self.all[index];
-        table.encoder = encoder(&self.source, self.options, &table.schema, Some(&layout));
+        table.encoder = encoder(&self.source, self.options, &table.schema, Some(&layout), None);
+        table.wire = Some(layout);
         self.by_oid.insert(relation.oid, (relation, Some(index)));
         change
     }
@@ -224,6 +227,30 @@ impl Tables {
         Some(&mut self.all[index])
     }
 
+    /// The schemas which have to be registered before a table's changes are encoded; none where none have to be, or
+    /// the table is not captured.
+    pub fn schemas(&mut self, name: &TableName) -> Option<(Arc<str>, TableAvro)> {
+        let (options, source) = (self.options, self.name.clone());
+        // A name may lead to the topic of another table, which this one would have to share.
+        let table = self.by_name(name).filter(|table| table.schema.name == *name)?;
+        Some((Arc::clone(&table.topic), options.to_register(&source, &table.schema)?))
+    }
+
+    /// A table's schemas are registered: its changes can be encoded.
+    pub fn registered(&mut self, name: &TableName, ids: SchemaIds) {
+        let (options, source) = (self.options, self.source.clone());
+        let Some(table) = self.by_name(name) else { return };
+        table.encoder = encoder(&source, options, &table.schema, table.wire.as_deref(), Some(ids));
+        table.watch.refused(None);
+    }
+
+    /// A table's schemas are refused: its changes become dead letters, and the other tables go on.
+    pub fn refused(&mut self, name: &TableName, error: &Error) {
+        let Some(table) = self.by_name(name) else { return };
+        table.encoder = TableEncoder::Refused(error.message().into());
+        table.watch.refused(Some(error));
+    }
+
     /// From where on all tables are whole: below it some are still what they were before their copy.
     pub fn whole_from(&self) -> Lsn {
         self.all.iter().map(|table| table.since.commit_lsn).max().unwrap_or_default()
@@ -232,17 +259,18 @@ impl Tables {
     /// Takes in a shape, for a table that is not known yet as first seen at `position`.
     fn put(&mut self, schema: TableSchema, position: Position) -> usize {
         let topic: Arc<str> = routing::topic_name(&self.name, &schema.name).into();
-        let encoder = encoder(&self.source, self.options, &schema, None);
+        let encoder = encoder(&self.source, self.options, &schema, None, None);
         if let Some(index) = self.by_topic.get(&topic) {
             let table = &mut self.all[*index];
-            (table.schema, table.encoder) = (schema, encoder);
+            (table.schema, table.encoder, table.wire) = (schema, encoder, None);
             return *index;
         }
         let watch = self.ops.table(&schema.name);
         let (count, unreported) = (TableCount::default(), Unreported::default());
         self.by_topic.insert(Arc::clone(&topic), self.all.len());
         let since = position;
-        self.all.push(Table { schema, topic, count, since, touched: false, watch, encoder, unreported });
+        let (wire, touched) = (None, false);
+        self.all.push(Table { schema, topic, count, since, touched, watch, wire, encoder, unreported });
         self.all.len() - 1
     }
 }
@@ -253,6 +281,7 @@ fn encoder(
     options: Options,
     schema: &TableSchema,
     wire: Option<&[String]>,
+    ids: Option<SchemaIds>,
 ) -> TableEncoder {
     let mut live = 0;
     let layout: Vec<Option<usize>> = schema
@@ -267,7 +296,7 @@ fn encoder(
             }
         })
         .collect();
-    TableEncoder::new(source, schema, &layout, options)
+    TableEncoder::new(source, schema, &layout, options, ids)
 }
 
 /// The table's shape: columns and types from the wire, which is true of the rows that follow; nullability, the

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use crate::change::{Ds, TableName};
 use crate::coord::{Coordinator, Lease};
-use crate::envelope::json::Options;
+use crate::envelope::Options;
 use crate::lake::Lake;
 use crate::log::{Log, LogPartition, OffsetRange};
 use crate::ops::{Component, DayTable, Ops};

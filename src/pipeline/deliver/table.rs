@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::change::{Cut, Datum, Op, SchemaVersion, TableName};
-use crate::envelope::json::{Options, TableDecoder, peek};
+use crate::envelope::{Options, TableDecoder, peek};
 use crate::lake::{DeadRecord, Lake, Manifest, StagedChange, Stager};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;

@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use crate::change::{Op, TableSchema};
-use crate::envelope::json::RowChange;
-use crate::envelope::routing;
+use crate::envelope::{RowChange, routing};
 use crate::ops::Ops;
 use crate::postgres::catalog;
 use crate::postgres::copy::CopyText;
@@ -13,6 +12,7 @@ use crate::runtime::{Error, Result};
 
 use super::super::appender::Appender;
 use super::super::engine::{encode, recycle};
+use super::super::registrar::Registrar;
 use super::super::tables::Tables;
 use super::super::{CaptureSettings, append_held, write_schema_change};
 use super::Wanted;
@@ -40,6 +40,7 @@ pub struct Copy<'a> {
     pub commit_us: i64,
     settings: &'a CaptureSettings,
     appender: &'a mut Appender,
+    registrar: &'a Registrar,
     ops: &'a Ops,
     dead_letters: Arc<str>,
     text: CopyText,
@@ -50,11 +51,12 @@ impl<'a> Copy<'a> {
         settings: &'a CaptureSettings,
         tables: &'a mut Tables,
         appender: &'a mut Appender,
+        registrar: &'a Registrar,
         ops: &'a Ops,
     ) -> Self {
         let dead_letters = routing::dead_letters_topic(&settings.name).into();
         let text = CopyText::default();
-        Self { tables, rows: 0, commit_us: 0, settings, appender, ops, dead_letters, text }
+        Self { tables, rows: 0, commit_us: 0, settings, appender, registrar, ops, dead_letters, text }
     }
 
     /// Copies a table within the transaction that has begun under the point's snapshot.
@@ -88,7 +90,9 @@ impl<'a> Copy<'a> {
             Err(error) => return Err(Error::retry(format!("copying {table}")).cause(error)),
             Ok(rows) => rows,
         };
-        if let Some(change) = self.tables.evolve(schema.clone(), point.position(self.rows))? {
+        let change = self.tables.evolve(schema.clone(), point.position(self.rows))?;
+        self.registrar.register(self.tables, &schema.name).await?;
+        if let Some(change) = change {
             write_schema_change(self.appender, &self.settings.name, &change);
         }
         self.rows(rows, point, &schema).await?;

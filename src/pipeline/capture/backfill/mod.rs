@@ -37,6 +37,7 @@ use crate::runtime::{Error, Result};
 
 use super::appender::{Appender, Progress};
 use super::cutter::Cutter;
+use super::registrar::Registrar;
 use super::state::{CutState, StreamState};
 use super::tables::Tables;
 use super::{CaptureSettings, first_state};
@@ -52,6 +53,7 @@ pub async fn run(
     sql: &mut Client,
     tables: &mut Tables,
     appender: &mut Appender,
+    registrar: &Registrar,
     ops: &Ops,
 ) -> Result<(StreamState, CutState)> {
     let started = Instant::now();
@@ -64,7 +66,7 @@ pub async fn run(
     tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
     let mut point = ConsistentPoint::take(settings, holder, identity.timeline).await?;
     let first = point.lsn;
-    let mut copy = Copy::new(settings, tables, appender, ops);
+    let mut copy = Copy::new(settings, tables, appender, registrar, ops);
     let mut left = wanted(settings, sql, &point, copy.tables).await?;
     let (names, mut points) = (left.iter().map(|table| table.name.clone()).collect::<Vec<_>>(), 1);
     if left.is_empty() {
