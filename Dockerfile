@@ -5,7 +5,7 @@
 
 FROM rust:1.95-slim-bookworm AS build
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends build-essential pkg-config \
+    && apt-get install --yes --no-install-recommends build-essential libssl-dev pkg-config \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY Cargo.toml Cargo.lock ./
@@ -19,9 +19,10 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry \
     && cp target/release/tidemark /tidemark
 
 FROM debian:bookworm-slim
-# ca-certificates: to trust servers; tzdata: midnight is in the configured time zone; curl: the health check.
+# ca-certificates: to trust servers; libssl3: TLS to Kafka; tzdata: midnight is in the configured time zone; curl: the
+# health check.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends ca-certificates curl tzdata \
+    && apt-get install --yes --no-install-recommends ca-certificates curl libssl3 tzdata \
     && rm -rf /var/lib/apt/lists/* \
     && groupadd --gid 10001 tidemark \
     && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /var/lib/tidemark --shell /usr/sbin/nologin tidemark \
@@ -39,6 +40,8 @@ WORKDIR /var/lib/tidemark
 VOLUME /var/lib/tidemark
 # To be reached from outside the container, [ops] listen has to be "0.0.0.0:8080".
 EXPOSE 8080
+# Else the allocator keeps up to half as much again as merging a day really holds.
+ENV MALLOC_ARENA_MAX=2
 # Where [ops] listen is another port.
 ENV TIDEMARK_LIVE_URL=http://127.0.0.1:8080/health/live
 HEALTHCHECK --interval=30s --timeout=5s --start-period=30s --retries=3 \

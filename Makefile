@@ -4,7 +4,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all bench bench-parts build registry venv fmt lint deny clean deps
+.PHONY: help kafka registry demo test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -12,7 +12,7 @@ help: ## list the targets
 demo: deps venv ## a throwaway Postgres with traffic, a published day, and both compared (Ctrl-C ends it)
 	@demo/run.sh
 
-test: deps venv registry ## format check, clippy, unit and integration tests against real servers
+test: deps venv kafka registry ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
@@ -30,6 +30,9 @@ bench-parts: deps ## speed of the parts alone: envelope, log, files
 
 build: deps ## the release binary, target/release/tidemark (about ten minutes on two cores)
 	cargo build --locked --release
+
+kafka: deps ## the Kafka broker that the tests start, in .kafka
+	@scripts/fetch-kafka
 
 registry: deps ## a schema registry for the tests, in .registry
 	@scripts/fetch-registry
@@ -55,7 +58,7 @@ deny: deps ## licences, bans and sources of all dependencies (installs cargo-den
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) .kafka
 
 deps:
 	@scripts/install-deps

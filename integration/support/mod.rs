@@ -9,6 +9,7 @@
 )]
 
 mod certificates;
+mod kafka;
 pub mod lake;
 mod postgres;
 mod process;
@@ -17,6 +18,7 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
+pub use kafka::Kafka;
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
 pub use proxy::{Network, Proxy};

@@ -4,7 +4,8 @@ use super::findings::{Finding, Level, print_findings};
 use super::output::print;
 use super::run::runtime;
 use super::{Outcome, print_error};
-use crate::config::Config;
+use crate::config::{Config, LogKind};
+use crate::log::Probe;
 use crate::pipeline::capture::{CaptureSettings, preflight_settings};
 use crate::pipeline::settings;
 use crate::postgres::wire::{Client, Session};
@@ -17,8 +18,7 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
     let capture = settings::capture(config)?;
     let findings = runtime()?.block_on(async {
         let mut findings = source(&capture).await;
-        findings
-            .push(local("log", settings::open_log(config).map(|_| "opens, and can be written".to_owned())));
+        findings.extend(log(config).await);
         findings.push(local(
             "coordinator",
             settings::open_coordinator(config).map(|_| "opens, and can be written".to_owned()),
@@ -56,6 +56,27 @@ async fn source(capture: &CaptureSettings) -> Vec<Finding> {
         Ok(found) => found,
         Err(error) => vec![local("source", Err(error))],
     }
+}
+
+async fn log(config: &Config) -> Vec<Finding> {
+    let LogKind::Kafka(kafka) = &config.log.kind else {
+        return vec![local(
+            "log",
+            settings::open_log(config).map(|_| "opens, and can be written".to_owned()),
+        )];
+    };
+    let log = match settings::open_kafka(config, kafka) {
+        Ok(log) => log,
+        Err(error) => return vec![local("log", Err(error))],
+    };
+    let finding = |probe: Probe| {
+        let mut finding = local(probe.subject, probe.outcome);
+        if probe.warning {
+            finding.level = Level::Warn;
+        }
+        finding
+    };
+    log.probe().await.into_iter().map(finding).collect()
 }
 
 fn local(subject: &str, result: Result<String>) -> Finding {

@@ -21,6 +21,8 @@ pub(super) struct Document<'d> {
     root: DeTable<'d>,
     env: Environment<'d>,
     asked: RefCell<Keys>,
+    /// Sections whose keys are not ours to know.
+    free: RefCell<Vec<&'static str>>,
     problems: RefCell<Vec<Problem>>,
 }
 
@@ -33,6 +35,7 @@ impl<'d> Document<'d> {
             root: root.into_inner(),
             env,
             asked: RefCell::default(),
+            free: RefCell::default(),
             problems: RefCell::default(),
         };
         for error in &errors {
@@ -78,6 +81,25 @@ impl<'d> Document<'d> {
         tables.into_iter().map(section).collect()
     }
 
+    /// All keys of a section whose keys are somebody else's. Dotted keys may stand with or without quotes.
+    pub(super) fn free(&self, name: &'static str) -> Vec<Free<'_, 'd>> {
+        let section = self.section(name);
+        self.free.borrow_mut().push(name);
+        let mut found = Vec::new();
+        let mut tables: Vec<(String, &DeTable<'d>)> =
+            section.table.map(|table| (String::new(), table)).into_iter().collect();
+        while let Some((before, table)) = tables.pop() {
+            for (key, value) in table {
+                let key = format!("{before}{}", key.get_ref());
+                match value.get_ref().as_table() {
+                    Some(inner) => tables.push((format!("{key}."), inner)),
+                    None => found.push(Free { document: self, section: name, name: key, value }),
+                }
+            }
+        }
+        found
+    }
+
     /// Ends the reading: notes what nobody asked for, and gives all problems with the keys asked for.
     pub(super) fn finish(self) -> (Vec<Problem>, Keys) {
         self.note_unknown("", &self.root);
@@ -86,6 +108,9 @@ impl<'d> Document<'d> {
 
     fn note_unknown(&self, section: &str, table: &DeTable<'d>) {
         let asked = self.asked.borrow();
+        if self.free.borrow().contains(&section) {
+            return;
+        }
         for (key, value) in table {
             let name = key.get_ref().as_ref();
             let path = if section.is_empty() { name.to_owned() } else { format!("{section}.{name}") };
@@ -118,6 +143,55 @@ impl<'d> Document<'d> {
         let before = span.and_then(|span| self.text.get(..span.start));
         let line = before.map(|before| before.matches('\n').count() + 1);
         self.problems.borrow_mut().push(Problem { line, key, text });
+    }
+}
+
+/// A key of a section whose keys are somebody else's.
+pub(super) struct Free<'a, 'd> {
+    document: &'a Document<'d>,
+    section: &'static str,
+    /// The key.
+    pub(super) name: String,
+    value: &'a Value<'d>,
+}
+
+impl Free<'_, '_> {
+    /// The value, as a text; numbers and booleans as they are written.
+    pub(super) fn text(&self, secret: bool) -> Option<String> {
+        match self.value.get_ref() {
+            DeValue::String(text) => {
+                expand(text, self.document.env).map_err(|problem| self.note(problem)).ok()
+            }
+            DeValue::Integer(digits) => Some(digits.to_string()),
+            DeValue::Float(digits) => Some(digits.to_string()),
+            DeValue::Boolean(value) => Some(value.to_string()),
+            other => {
+                let hidden = if secret { "; the value is not shown" } else { "" };
+                self.note(format!(
+                    "found {}; expected a string, a number or a boolean{hidden}",
+                    article(other)
+                ));
+                None
+            }
+        }
+    }
+
+    /// Name and value, where a name that ends in `_file` stands for what the file holds.
+    pub(super) fn secret(&self) -> (String, Option<String>) {
+        let Some(name) = self.name.strip_suffix("_file") else { return (self.name.clone(), self.text(true)) };
+        let held = self.text(false).and_then(|path| match std::fs::read_to_string(Path::new(&path)) {
+            Ok(text) => Some(text.trim_end_matches(['\r', '\n']).to_owned()),
+            Err(error) => {
+                self.note(format!("{path} cannot be read: {error}; expected a file that holds the {name}"));
+                None
+            }
+        });
+        (name.to_owned(), held)
+    }
+
+    /// Notes a problem with the key.
+    pub(super) fn note(&self, text: String) {
+        self.document.note(Some(self.value.span()), title(self.section, &self.name), text);
     }
 }
 

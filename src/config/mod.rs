@@ -18,6 +18,7 @@ mod check;
 mod document;
 mod envelope;
 mod expand;
+mod kafka;
 mod problem;
 mod secret;
 mod sections;
@@ -26,6 +27,7 @@ mod tables;
 mod tests;
 mod url;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -130,6 +132,31 @@ pub struct LogConfig {
 pub enum LogKind {
     /// A SQLite file.
     Embedded(EmbeddedLogConfig),
+    /// Kafka.
+    Kafka(KafkaLogConfig),
+}
+
+/// `[log.kafka]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaLogConfig {
+    /// `host:port` of some brokers; the others are learned from them.
+    pub brokers: Vec<String>,
+    /// Kafka's name for the one writer.
+    pub transactional_id: String,
+    /// Partitions of a table's topic that is created.
+    pub partitions: u32,
+    /// Replicas of a topic that is created; the brokers' default when none is given.
+    pub replication_factor: Option<u32>,
+    /// Whether missing topics are created.
+    pub create_topics: bool,
+    /// Kafka's own settings for topics that are created.
+    pub topic_config: BTreeMap<String, String>,
+    /// librdkafka's own properties, any of which may be a secret.
+    pub properties: BTreeMap<String, Secret>,
+    /// The file that keeps appends while the brokers are away.
+    pub spill_path: PathBuf,
+    /// Its limit in bytes; 0: nothing is kept.
+    pub spill_bytes_max: u64,
 }
 
 /// `[log.embedded]`.

@@ -9,7 +9,7 @@ use super::tables::{TableGlob, TableRule};
 use super::{
     Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, EmbeddedLogConfig, Environment,
     LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, ParquetCompression,
-    Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, url,
+    Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -23,7 +23,8 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let document = Document::parse(text, env)?;
     let state = state(&document.section("state"));
     let source = source(&document);
-    let log = log(&document, &state);
+    let name = source.as_ref().map_or("", |source| source.name.as_str());
+    let log = log(&document, &state, name);
     let envelope = envelope::read(&document);
     let lake = lake(&document.section("lake"), &state);
     let cut = cut(&document.section("cut"));
@@ -99,19 +100,21 @@ fn state(section: &Section<'_, '_>) -> StateConfig {
     StateConfig { dir: section.text("dir", check::path).unwrap_or_else(|| PathBuf::from("tidemark-data")) }
 }
 
-fn log(document: &Document<'_>, state: &StateConfig) -> LogConfig {
+fn log(document: &Document<'_>, state: &StateConfig, name: &str) -> LogConfig {
     let section = document.section("log");
-    section.text("kind", |text| check::word(text, &[("embedded", ())], &["kafka"]));
+    let words = [("embedded", false), ("kafka", true)];
+    let is_kafka = section.text("kind", |text| check::word(text, &words, &[])).unwrap_or(false);
     let embedded = document.section("log.embedded");
     let path = embedded.text("path", check::path).unwrap_or_else(|| state.dir.join("log.db"));
-    let kind = LogKind::Embedded(EmbeddedLogConfig {
+    let embedded = EmbeddedLogConfig {
         path,
         bytes_max: embedded.integer("bytes_max", "bytes", 64 * MIB, 1024 * TIB, 10 * GIB),
         retention_ms: embedded.integer("retention_ms", "milliseconds", 0, 36_500 * DAY_MS, DAY_MS),
         retention_bytes: embedded.integer("retention_bytes", "bytes", 0, 1024 * TIB, GIB),
-    });
+    };
+    let kafka = kafka::read(document, name, state, is_kafka);
     LogConfig {
-        kind,
+        kind: if is_kafka { LogKind::Kafka(kafka) } else { LogKind::Embedded(embedded) },
         append_bytes_max: section.integer("append_bytes_max", "bytes", 64 * KIB, 64 * MIB, 4 * MIB),
         linger_ms: section.integer("linger_ms", "milliseconds", 0, 10_000, 5),
     }

@@ -24,7 +24,7 @@ fn one_url_is_enough_and_the_rest_has_defaults() {
     assert_eq!(config.cut.time_zone_name(), "UTC");
     let LakeUrl::Folder(lake) = &config.lake.url;
     assert!(lake.is_absolute() && lake.ends_with("tidemark-data/lake"), "{lake:?}");
-    let LogKind::Embedded(log) = &config.log.kind;
+    let LogKind::Embedded(log) = &config.log.kind else { panic!("{:?}", config.log.kind) };
     assert_eq!(log.path, Path::new("tidemark-data/log.db"));
 }
 
@@ -40,7 +40,7 @@ tables = ["orders", 7]
 slot = "Shop"
 password = "${NOT_SET}"
 [log]
-kind = "kafka"
+kind = "pulsar"
 append_bytes_max = "4 MiB"
 [lake]
 format = "orc"
@@ -70,7 +70,7 @@ exclude = "yes"
   line 7: [source] tables: found an integer; expected a string
   line 8: [source] slot: found "Shop"; expected 1 to 63 of a-z, 0-9 and "_", as Postgres wants it
   line 9: [source] password: the environment variable NOT_SET is not set; set it, or write the value
-  line 11: [log] kind: found "kafka"; expected "embedded"; "kafka" is known, but not in this version
+  line 11: [log] kind: found "pulsar"; expected "embedded" or "kafka"
   line 12: [log] append_bytes_max: found "4 MiB"; expected a whole number of bytes from 65536 to 67108864
   line 14: [lake] format: found "orc"; expected "parquet" or "csv"; "orc" is known, but not in this version
   line 15: [lake] compression: found "gzip"; expected "zstd", "snappy" or "none" with format "parquet"
@@ -86,6 +86,61 @@ exclude = "yes"
   line 30: [[table]] exclude: found a string; expected true or false
   [[table]] match: missing; expected a pattern on schema.table, such as "public.*""#;
     assert_eq!(refused(text), expected);
+}
+
+#[test]
+fn kafka_takes_brokers_and_names_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("password");
+    std::fs::write(&file, "geheim\n").unwrap();
+    let text = format!(
+        "{MINIMAL}[log]\nkind = \"kafka\"\n[log.kafka]\nbrokers = [\"a:9092\", \"[::1]:9093\"]\npartitions = 6\n\
+         [log.kafka.topic_config]\n\"min.insync.replicas\" = 2\nretention.ms = 86_400_000\n\
+         [log.kafka.properties]\nsecurity.protocol = \"SASL_SSL\"\n\"sasl.username\" = \"${{PGPASSWORD}}\"\n\
+         \"sasl.password_file\" = \"{}\"\n\"socket.keepalive.enable\" = true\n",
+        file.display()
+    );
+    let config = parsed(&text).unwrap();
+    let LogKind::Kafka(kafka) = &config.log.kind else { panic!("{:?}", config.log.kind) };
+    assert_eq!((kafka.brokers.len(), kafka.partitions, kafka.replication_factor), (2, 6, None));
+    assert_eq!((kafka.transactional_id.as_str(), kafka.create_topics), ("tidemark-shop", true));
+    let settings: Vec<_> = kafka.topic_config.iter().map(|(k, v)| format!("{k}={v}")).collect();
+    assert_eq!(settings, ["min.insync.replicas=2", "retention.ms=86400000"]);
+    let properties: Vec<_> = kafka.properties.iter().map(|(k, v)| format!("{k}={}", v.expose())).collect();
+    assert_eq!(
+        properties,
+        [
+            "sasl.password=geheim",
+            "sasl.username=hunter2",
+            "security.protocol=SASL_SSL",
+            "socket.keepalive.enable=true"
+        ]
+    );
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("geheim") && !printed.contains("hunter2"), "{printed}");
+}
+
+#[test]
+fn what_kafka_cannot_do_is_told_together() {
+    let message = refused(&format!(
+        "{MINIMAL}[log]\nkind = \"kafka\"\n[log.kafka]\npartitons = 3\n[log.kafka.properties]\nacks = \"1\"\n\
+         enable.idempotence = false\n\"sasl.password_file\" = \"/nowhere/p\"\n\"sasl.password\" = [\"geheim\"]\n"
+    ));
+    for part in [
+        "[log.kafka] brokers: missing; expected addresses of brokers",
+        "line 6: [log.kafka] partitons: unknown key; did you mean `partitions`?",
+        "line 8: [log.kafka.properties] acks: cannot be set: exactness hangs on it",
+        "line 9: [log.kafka.properties] enable.idempotence: cannot be set",
+        "line 10: [log.kafka.properties] sasl.password_file: /nowhere/p cannot be read",
+        "line 11: [log.kafka.properties] sasl.password: found an array; expected a string",
+    ] {
+        assert!(message.contains(part), "{part} is missing: {message}");
+    }
+    assert!(!message.contains("geheim"), "{message}");
+    // Without brokers the section is of no use, and does no harm while it is not asked for.
+    parsed(&format!("{MINIMAL}[log.kafka]\npartitions = 3")).unwrap();
+    let message = refused(&format!("{MINIMAL}[log]\nkind = \"kafka\"\n[log.kafka]\nbrokers = [\"a\"]"));
+    assert!(message.contains("[log.kafka] brokers: found \"a\"; expected host:port"), "{message}");
 }
 
 #[test]

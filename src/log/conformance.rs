@@ -51,8 +51,13 @@ pub fn numbered(topic: &str, numbers: std::ops::Range<u64>) -> RecordBatch {
     batch
 }
 
+/// Never 0, which is none.
+fn time(n: u64) -> i64 {
+    1 + n as i64 * 1000
+}
+
 fn write_numbered(batch: &mut RecordBatch, topic: &str, n: u64) {
-    let mut record = batch.topic(&topic.into()).begin(n as i64 * 1000);
+    let mut record = batch.topic(&topic.into()).begin(time(n));
     match n % 5 {
         0 => record.null(),
         _ => record.field(|b| b.extend_from_slice(format!("k{}", n % 7).as_bytes())),
@@ -83,7 +88,7 @@ pub async fn read_numbered(
             let n = u64::from_le_bytes(record.value.unwrap().try_into().unwrap());
             let key = (n % 5 != 0).then(|| format!("k{}", n % 7));
             assert_eq!(record.key, key.as_deref().map(str::as_bytes), "the key of record {n}");
-            assert_eq!(record.timestamp_ms, n as i64 * 1000, "the time of record {n}");
+            assert_eq!(record.timestamp_ms, time(n), "the time of record {n}");
             assert_eq!(record.header("n"), Some(n.to_string().as_bytes()), "the header of record {n}");
             assert_eq!(record.headers().count(), if n % 2 == 0 { 2 } else { 1 }, "the headers of record {n}");
             assert!(offset >= next && found.last().is_none_or(|(last, _)| *last < offset), "offsets grow");
@@ -168,6 +173,13 @@ async fn a_fenced_writer_cannot_append_and_the_log_is_unchanged(open: &impl Open
         assert_eq!(rejected.append.records.count(), 3, "the input comes back");
     }
     put(&*new, new_epoch, 3..5).await;
+    // Another process sees an append when the log shows it to all, which may be a moment later.
+    let shown = async {
+        while values(&*old).await.len() < 5 {
+            old.appended().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), shown).await.unwrap();
     assert_eq!(values(&*old).await, numbers(0..5));
     assert_eq!(new.fence().await.unwrap().state["a"], b"1");
 }

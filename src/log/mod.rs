@@ -13,6 +13,7 @@
 //! To add a log, implement [`Log`] and run [`conformance`] on it.
 
 pub mod conformance;
+mod kafka;
 mod record;
 mod spill;
 mod sqlite;
@@ -25,6 +26,7 @@ use async_trait::async_trait;
 
 use crate::runtime::{Error, Result};
 
+pub use kafka::{KafkaLog, KafkaLogOptions, Probe, RESERVED};
 pub use record::{Mark, RecordBatch, RecordRef, RecordWriter, TopicRecords};
 pub use spill::SpillLog;
 pub use sqlite::{SqliteLog, SqliteLogOptions};
@@ -90,13 +92,16 @@ pub struct Append {
     pub visibility: Visibility,
 }
 
-/// An append that did not happen, with its input. On an error of class `Retry` it may be tried again as it is.
+/// An append that did not happen, with its input. On an error of class `Retry` it may be tried again as it is,
+/// unless it is in doubt.
 #[derive(Debug)]
 pub struct Rejected {
     /// Why.
     pub error: Error,
     /// The input.
     pub append: Append,
+    /// Nobody knows whether it happened: it must not be tried again as it is. Fence, and see what the state says.
+    pub in_doubt: bool,
 }
 
 /// Records read from one log partition.
@@ -129,8 +134,8 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// the first time is created.
     ///
     /// An error of class `Fenced`: another writer has taken over; never try again. `Retry`: nothing was
-    /// written; time can help (a log at its limit, once readers let go). `Operator`: nothing was written, and a
-    /// person has to act (a full disk).
+    /// written, unless it is `in_doubt`; time can help (a log at its limit, once readers let go). `Operator`:
+    /// nothing was written, and a person has to act (a full disk).
     async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected>;
 
     /// Every log partition with the offsets that it holds.
@@ -150,12 +155,20 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
         Ok(false)
     }
 
-    /// What stands in its way although appends succeed, for people; none when all is well.
-    fn trouble(&self) -> Option<String> {
-        None
-    }
-
     /// Waits until something may have been appended since the last call: at most a second. With several callers
     /// at once, only those who are waiting are sure to wake before that second is over.
     async fn appended(&self);
+
+    /// The largest record that a topic takes, in bytes of key, value and headers, as far as it is known; none: any.
+    /// An append with a larger one is rejected as in doubt: from the next fence on the limit is known, and the
+    /// record has to become something smaller.
+    fn record_bytes_max(&self, _topic: &str) -> Option<usize> {
+        None
+    }
+
+    /// What keeps the log from working at this moment, as far as it knows without being asked for anything; also
+    /// while appends succeed, since they are kept elsewhere.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }

@@ -16,7 +16,7 @@ const NULL: u32 = u32::MAX;
 /// A record, borrowed from its frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordRef<'a> {
-    /// Milliseconds since 1970: the commit time of the change.
+    /// Milliseconds since 1970: the commit time of the change. 0 is none: a log may put its own.
     pub timestamp_ms: i64,
     /// Key; none for a table without one.
     pub key: Option<&'a [u8]>,
@@ -26,6 +26,11 @@ pub struct RecordRef<'a> {
 }
 
 impl<'a> RecordRef<'a> {
+    /// Bytes of key, value and headers.
+    pub fn bytes(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.len()
+    }
+
     /// The headers, in order.
     pub fn headers(&self) -> impl Iterator<Item = (&'a str, &'a [u8])> + use<'a> {
         let mut cursor = Cursor { bytes: self.headers };
@@ -83,6 +88,17 @@ impl TopicRecords {
         frames(&self.frames)
     }
 
+    /// The frames, taken out.
+    pub(super) fn into_frames(self) -> Vec<u8> {
+        self.frames
+    }
+
+    /// Adds one whole frame, its length field included. It may make a piece longer than others.
+    pub(super) fn push_frame(&mut self, frame: &[u8]) {
+        self.frames.extend_from_slice(frame);
+        self.count += 1;
+    }
+
     /// The frames in pieces of whole frames, about a mebibyte each, with the number of records in each.
     pub fn pieces(&self) -> impl Iterator<Item = (&[u8], u32)> {
         let mut from = Mark { bytes: 0, count: 0 };
@@ -92,6 +108,15 @@ impl TopicRecords {
             from = to;
             piece
         })
+    }
+
+    /// The largest record since `mark`, in bytes of key, value and headers, if it is larger than `bytes_max`.
+    pub fn too_large_since(&self, mark: Mark, bytes_max: usize) -> Option<usize> {
+        let since = &self.frames[mark.bytes..];
+        if since.len() <= bytes_max {
+            return None;
+        }
+        frames(since).map(|record| record.bytes()).max().filter(|bytes| *bytes > bytes_max)
     }
 
     /// The place reached, to go back to with [`TopicRecords::rewind`].

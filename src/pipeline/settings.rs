@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::change::Calendar;
 use crate::config::{
-    Backfill, Config, CoordinatorKind, DecimalHandling, EnvelopeFormat, LakeFormat, LogKind,
+    Backfill, Config, CoordinatorKind, DecimalHandling, EnvelopeFormat, KafkaLogConfig, LakeFormat, LogKind,
     ParquetCompression, Secret, SubjectNaming,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
-use crate::envelope::{self, Format};
+use crate::envelope::{self, Format, routing};
 use crate::lake::{Lake, LakeOptions};
-use crate::log::{Log, SqliteLog, SqliteLogOptions};
+use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
 use crate::postgres::wire::ConnectOptions;
 use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
@@ -19,6 +19,9 @@ use crate::runtime::Result;
 use super::capture::CaptureSettings;
 use super::deliver::DeliverSettings;
 use super::watch::LogFile;
+
+/// A smaller file would not take one batch.
+const SPILL_BYTES_MIN: u64 = 64 << 20;
 
 /// How to connect to the source: its URL, what the environment and `.pgpass` add, and the configured password.
 pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
@@ -73,21 +76,62 @@ pub fn calendar(config: &Config) -> Calendar {
     Calendar::new(config.cut.at, config.cut.time_zone.clone())
 }
 
-/// Opens the log.
+/// Opens the log. Brokers are reached with its first use, not here.
 pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
-    let LogKind::Embedded(embedded) = &config.log.kind;
-    Ok(Arc::new(SqliteLog::open(SqliteLogOptions {
-        path: embedded.path.clone(),
-        bytes_max: Some(embedded.bytes_max),
-        retention_ms: embedded.retention_ms,
-        retention_bytes: Some(embedded.retention_bytes),
-    })?))
+    match &config.log.kind {
+        LogKind::Embedded(embedded) => Ok(Arc::new(SqliteLog::open(SqliteLogOptions {
+            bytes_max: Some(embedded.bytes_max),
+            retention_ms: embedded.retention_ms,
+            retention_bytes: Some(embedded.retention_bytes),
+            ..SqliteLogOptions::new(&embedded.path)
+        })?)),
+        LogKind::Kafka(kafka) => Ok(Arc::new(open_kafka(config, kafka)?)),
+    }
+}
+
+/// The log for capture: that on Kafka with a file beside it, which keeps appends while the brokers are away.
+pub(super) fn capture_log(config: &Config, log: &Arc<dyn Log>) -> Result<Arc<dyn Log>> {
+    match &config.log.kind {
+        LogKind::Kafka(kafka) if kafka.spill_bytes_max > 0 => {
+            let spill = SqliteLog::open(SqliteLogOptions {
+                path: kafka.spill_path.clone(),
+                bytes_max: Some(kafka.spill_bytes_max.max(SPILL_BYTES_MIN)),
+                bytes_max_key: "[log.kafka] spill_bytes_max",
+                retention_ms: 0,
+                retention_bytes: Some(0),
+            })?;
+            Ok(Arc::new(SpillLog::new(Arc::clone(log), Arc::new(spill))))
+        }
+        LogKind::Kafka(_) | LogKind::Embedded(_) => Ok(Arc::clone(log)),
+    }
+}
+
+/// Opens the log on Kafka.
+pub fn open_kafka(config: &Config, kafka: &KafkaLogConfig) -> Result<KafkaLog> {
+    let name = &config.source.name;
+    let properties = kafka.properties.iter().map(|(name, value)| (name.clone(), value.expose().to_owned()));
+    KafkaLog::open(KafkaLogOptions {
+        name: name.clone(),
+        brokers: kafka.brokers.clone(),
+        transactional_id: kafka.transactional_id.clone(),
+        partitions: kafka.partitions,
+        replication_factor: kafka.replication_factor,
+        create_topics: kafka.create_topics,
+        topic_config: kafka.topic_config.clone(),
+        properties: properties.collect(),
+        kept_topics: vec![routing::ddl_topic(name), routing::cuts_topic(name)],
+        single_topics: vec![routing::dead_letters_topic(name)],
+    })
 }
 
 /// The embedded log's file, to be watched.
-pub(super) fn log_file(config: &Config) -> LogFile {
-    let LogKind::Embedded(embedded) = &config.log.kind;
-    LogFile { path: embedded.path.clone(), bytes_max: embedded.bytes_max }
+pub(super) fn log_file(config: &Config) -> Option<LogFile> {
+    match &config.log.kind {
+        LogKind::Embedded(embedded) => {
+            Some(LogFile { path: embedded.path.clone(), bytes_max: embedded.bytes_max })
+        }
+        LogKind::Kafka(_) => None,
+    }
 }
 
 /// Opens the coordinator.

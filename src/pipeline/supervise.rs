@@ -65,9 +65,11 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
         }
     }
     let mut sides_running = tokio::task::JoinSet::new();
+    let mut watched = Arc::clone(&log);
     if sides.captures() {
         let settings = capture_settings;
-        let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
+        watched = settings::capture_log(config, &log)?;
+        let (log, ops, shutdown) = (Arc::clone(&watched), ops.clone(), shutdown.clone());
         sides_running.spawn(on_a_thread_of_its_own("capture", move |runtime| {
             runtime.block_on(capture::run(&settings, log, &ops, commands, &shutdown))
         }));
@@ -84,6 +86,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
     let watching = tokio::spawn(watch::run(
         settings::connect_options(config)?,
         config.source.slot.clone(),
+        watched,
         settings::log_file(config),
         ops.clone(),
         watch_down.clone(),

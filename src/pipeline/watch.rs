@@ -1,9 +1,11 @@
-//! Looks from outside, now and then, at what grows when nobody reads: the WAL that the slot keeps the server from
-//! removing, and the embedded log's file.
+//! Looks from outside, now and then, at what grows when nobody reads (the WAL that the slot keeps the server from
+//! removing, and the embedded log's file), and at whether the log is out of reach.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use crate::log::Log;
 use crate::ops::Ops;
 use crate::postgres::wire::{Client, ConnectOptions, Session, quote_literal};
 use crate::runtime::{Result, Shutdown};
@@ -22,12 +24,30 @@ pub struct LogFile {
 
 /// Keeps the gauges up to date until `shutdown`. Troubles here are those of the source, which
 /// capture reports; they only leave the gauges as they were.
-pub async fn run(options: ConnectOptions, slot: String, log: LogFile, ops: Ops, shutdown: Shutdown) {
+pub async fn run(
+    options: ConnectOptions,
+    slot: String,
+    log: Arc<dyn Log>,
+    file: Option<LogFile>,
+    ops: Ops,
+    shutdown: Shutdown,
+) {
     let mut client = None;
+    let mut troubled = false;
     loop {
-        if let Ok(file) = std::fs::metadata(&log.path) {
+        if let Some(log) = &file
+            && let Ok(file) = std::fs::metadata(&log.path)
+        {
             ops.log().set_size(file.len(), log.bytes_max);
         }
+        // A log that is out of reach is told also while there is nothing to append.
+        let trouble = log.trouble();
+        match &trouble {
+            Some(reason) => ops.component("log").waiting(reason.clone()),
+            None if troubled => ops.component("log").ok(),
+            None => {}
+        }
+        troubled = trouble.is_some();
         let looked = tokio::time::timeout(PATIENCE, look(&mut client, &options, &slot, &ops)).await;
         if !matches!(looked, Ok(Ok(()))) {
             client = None;

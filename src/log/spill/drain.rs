@@ -20,6 +20,20 @@ const FIRST: &str = "first";
 const TOPIC: &str = "spill";
 const READ_BYTES: usize = 1;
 
+/// Why draining has stopped.
+#[derive(Debug)]
+pub(super) struct Halt {
+    pub error: Error,
+    /// Nobody knows whether the append arrived: whoever fences next finds out.
+    pub in_doubt: bool,
+}
+
+impl From<Error> for Halt {
+    fn from(error: Error) -> Self {
+        Self { error, in_doubt: false }
+    }
+}
+
 /// Appends in a local log, one a record, in order.
 #[derive(Clone, Debug)]
 pub(super) struct Spill {
@@ -132,7 +146,7 @@ impl Spill {
     pub async fn push(&self, append: Append) -> Result<Append, Rejected> {
         let epoch = match self.epoch() {
             Ok(epoch) => epoch,
-            Err(error) => return Err(Rejected { error, append }),
+            Err(error) => return Err(Rejected { error, append, in_doubt: false }),
         };
         let mut records = RecordBatch::default();
         let mut record = records.topic(&self.partition.topic).begin(jiff::Timestamp::now().as_millisecond());
@@ -146,9 +160,17 @@ impl Spill {
                 Ok(append)
             }
             Err(rejected) => {
-                let error =
-                    rejected.error.context("the log is away, and the local disk takes no more for it");
-                Err(Rejected { error, append })
+                let error = rejected.error;
+                let message = format!("the log is away, and no more is kept for it: {}", error.message());
+                // Why it is away is told by the log itself; a full disk has a mend of its own.
+                let mend = match (error.class(), error.mend_text()) {
+                    (Class::Retry, _) | (_, None) => {
+                        "Capture waits, Postgres keeps the WAL, and nothing is lost. Mend the brokers, or give the spill more room."
+                    }
+                    (_, Some(mend)) => mend,
+                };
+                let error = Error::new(error.class(), message).mend(mend);
+                Err(Rejected { error, append, in_doubt: false })
             }
         }
     }
@@ -159,12 +181,12 @@ impl Spill {
         Ok(next == end)
     }
 
-    /// Appends what is kept to the remote log, waiting while it is away. An error is one that time does not mend.
-    pub async fn drain(&self, remote: &dyn Log, epoch: Epoch) -> Result<()> {
+    /// Appends what is kept to the remote log, waiting while it is away. An error is one that waiting does not mend.
+    pub async fn drain(&self, remote: &dyn Log, epoch: Epoch) -> Result<(), Halt> {
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
             match self.drain_once(remote, epoch, &mut State::new()).await {
-                Err(error) if error.class() == Class::Retry => {
+                Err(halt) if halt.error.class() == Class::Retry && !halt.in_doubt => {
                     tokio::time::sleep(backoff.next_wait()).await;
                 }
                 outcome => return outcome,
@@ -173,7 +195,7 @@ impl Spill {
     }
 
     /// The same, up to the first error of any kind. `state` is brought to what the remote log holds.
-    pub async fn drain_once(&self, remote: &dyn Log, epoch: Epoch, state: &mut State) -> Result<()> {
+    pub async fn drain_once(&self, remote: &dyn Log, epoch: Epoch, state: &mut State) -> Result<(), Halt> {
         let name = self.known().name.clone();
         let (mut next, end) = self.range().await?;
         while next < end {
@@ -186,8 +208,10 @@ impl Spill {
                 })?;
                 note(state, &append.state);
                 append.state.push((STATE.to_owned(), format!("{name} {offset}").into_bytes()));
-                remote.append(epoch, append).await.map_err(|rejected| rejected.error)?;
-                self.arrived(offset).await?;
+                match remote.append(epoch, append).await {
+                    Ok(_) => self.arrived(offset).await?,
+                    Err(Rejected { error, in_doubt, .. }) => return Err(Halt { error, in_doubt }),
+                }
             }
             next = fetched.next;
         }

@@ -39,7 +39,7 @@ use tokio::task::JoinHandle;
 use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected, Visibility};
 use crate::runtime::{Class, Error, Result};
 
-use drain::Spill;
+use drain::{Halt, Spill};
 
 /// How long a question about the ends of the log waits for the spill to be drained.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -71,8 +71,8 @@ struct Course {
 
 #[derive(Debug, Default)]
 struct Spilling {
-    /// Ended by itself: an error that time does not mend.
-    failed: Option<(Class, String, Option<String>)>,
+    /// Why moving what is kept has stopped; told to each append.
+    stopped: Option<Halt>,
     drainer: Option<JoinHandle<()>>,
 }
 
@@ -99,7 +99,7 @@ impl SpillLog {
     ) -> Result<Append, Rejected> {
         if let (Some(error), None) = (refused, &course.spilling) {
             if let Err(error) = self.spill.begin(&hash(&course.state), error).await {
-                return Err(Rejected { error, append });
+                return Err(Rejected { error, append, in_doubt: false });
             }
             tracing::warn!(%error, "the log does not take appends: they are kept on the local disk until it does");
             course.spilling = Some(Spilling::default());
@@ -123,9 +123,11 @@ async fn drain(remote: Arc<dyn Log>, spill: Spill, epoch: Epoch, course: Weak<Mu
         let mut course = course.lock().await;
         // Under the lock nothing is added: what is empty now stays so, and appends go directly again.
         let ended = match drained {
-            Ok(()) if spill.is_empty().await.is_ok_and(|empty| empty) => spill.end().await,
+            Ok(()) if spill.is_empty().await.is_ok_and(|empty| empty) => {
+                spill.end().await.map_err(Halt::from)
+            }
             Ok(()) => continue,
-            Err(error) => Err(error),
+            Err(halt) => Err(halt),
         };
         match ended {
             Ok(()) => {
@@ -136,16 +138,15 @@ async fn drain(remote: Arc<dyn Log>, spill: Spill, epoch: Epoch, course: Weak<Mu
                     spilling.drainer = None;
                 }
             }
-            Err(error) if error.class() == Class::Retry => {
+            Err(Halt { error, in_doubt: false }) if error.class() == Class::Retry => {
                 drop(course);
                 tokio::time::sleep(DRAIN_PATIENCE / 10).await;
                 continue;
             }
-            Err(error) => {
-                tracing::error!(%error, "what was kept on the local disk cannot be brought into the log");
+            Err(halt) => {
+                tracing::warn!(error = %halt.error, "what was kept on the local disk cannot be brought into the log");
                 if let Some(spilling) = &mut course.spilling {
-                    let mend = error.mend_text().map(str::to_owned);
-                    spilling.failed = Some((error.class(), error.message(), mend));
+                    spilling.stopped = Some(halt);
                 }
             }
         }
@@ -188,7 +189,8 @@ impl Log for SpillLog {
         self.spill.resume(arrived.as_deref(), &hash(&fenced.state)).await?;
         if !self.spill.is_empty().await? {
             tracing::info!("bringing what a former process kept on the local disk into the log");
-            self.spill.drain_once(self.remote.as_ref(), fenced.epoch, &mut fenced.state).await?;
+            let drained = self.spill.drain_once(self.remote.as_ref(), fenced.epoch, &mut fenced.state).await;
+            drained.map_err(|halt| halt.error)?;
             course.told = true;
         }
         self.spill.end().await?;
@@ -202,17 +204,17 @@ impl Log for SpillLog {
         if course.epoch != Some(epoch) {
             let error =
                 Error::fenced("this process has fenced the log anew; an append of before cannot be made");
-            return Err(Rejected { error, append });
+            return Err(Rejected { error, append, in_doubt: false });
         }
         if let Some(spilling) = &course.spilling {
-            if let Some((class, message, mend)) = &spilling.failed {
-                let error = Error::new(*class, message.clone());
-                let error = mend.iter().fold(error, |error, mend| error.mend(mend.clone()));
-                return Err(Rejected { error, append });
+            if let Some(Halt { error, in_doubt }) = &spilling.stopped {
+                let again = Error::new(error.class(), error.message());
+                let error = error.mend_text().into_iter().fold(again, Error::mend);
+                return Err(Rejected { error, append, in_doubt: *in_doubt });
             }
             if append.visibility == Visibility::Held {
                 let error = Error::retry("the log is away, and a first copy waits until it is back");
-                return Err(Rejected { error, append });
+                return Err(Rejected { error, append, in_doubt: false });
             }
             return self.spill(&mut course, append, None).await;
         }
@@ -232,10 +234,15 @@ impl Log for SpillLog {
                 (course.held, course.told) = (!now, told && !now);
                 Ok(append)
             }
-            Err(Rejected { error, append }) if error.class() == Class::Retry && now && !course.held => {
+            Err(Rejected { error, append, in_doubt: false })
+                if error.class() == Class::Retry && now && !course.held =>
+            {
                 self.spill(&mut course, untold(append), Some(&error)).await
             }
-            Err(Rejected { error, append }) => Err(Rejected { error, append: untold(append) }),
+            // One in doubt is not kept: it may be there already. Capture fences, and sees.
+            Err(Rejected { error, append, in_doubt }) => {
+                Err(Rejected { error, append: untold(append), in_doubt })
+            }
         }
     }
 
@@ -264,8 +271,12 @@ impl Log for SpillLog {
         self.remote.is_short_of_room().await
     }
 
+    fn record_bytes_max(&self, topic: &str) -> Option<usize> {
+        self.remote.record_bytes_max(topic)
+    }
+
     fn trouble(&self) -> Option<String> {
-        self.spill.trouble()
+        self.spill.trouble().or_else(|| self.remote.trouble())
     }
 
     async fn appended(&self) {

@@ -25,7 +25,11 @@ impl Log for Flaky {
 
     async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected> {
         if self.away.load(Ordering::Relaxed) {
-            return Err(Rejected { error: Error::retry("the brokers are unreachable"), append });
+            return Err(Rejected {
+                error: Error::retry("the brokers are unreachable"),
+                append,
+                in_doubt: false,
+            });
         }
         self.appends.fetch_add(1, Ordering::Relaxed);
         self.log.append(epoch, append).await

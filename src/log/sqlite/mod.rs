@@ -64,6 +64,8 @@ pub struct SqliteLogOptions {
     /// refused with an error of class `Retry`: once readers let go there is room again. What is held can only
     /// grow, so that it is refused with `Operator`.
     pub bytes_max: Option<u64>,
+    /// The configuration's name for it, for errors.
+    pub bytes_max_key: &'static str,
     /// How long delivered records are kept for replays, in milliseconds since they were appended.
     pub retention_ms: u64,
     /// Most stored bytes of delivered records to keep, whatever their age, over all log partitions. The
@@ -74,7 +76,13 @@ pub struct SqliteLogOptions {
 impl SqliteLogOptions {
     /// Unlimited, and delivered records are kept for a week.
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), bytes_max: None, retention_ms: 7 * 24 * 3600 * 1000, retention_bytes: None }
+        Self {
+            path: path.into(),
+            bytes_max: None,
+            bytes_max_key: "[log.embedded] bytes_max",
+            retention_ms: 7 * 24 * 3600 * 1000,
+            retention_bytes: None,
+        }
     }
 }
 

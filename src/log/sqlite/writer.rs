@@ -73,12 +73,12 @@ impl Writer {
         let (reply, answer) = oneshot::channel();
         if let Err(mpsc::error::SendError(job)) = self.jobs.send(Job::Append(epoch, append, reply)).await {
             let Job::Append(_, append, _) = job else { unreachable!("the job that was sent comes back") };
-            return Err(Rejected { error: ended(), append });
+            return Err(Rejected { error: ended(), append, in_doubt: false });
         }
         match answer.await {
             Ok(outcome) => outcome,
             // The thread has died with the append: the input is gone with it, and nobody knows its outcome.
-            Err(_) => Err(Rejected { error: ended(), append: empty() }),
+            Err(_) => Err(Rejected { error: ended(), append: empty(), in_doubt: true }),
         }
     }
 
@@ -119,7 +119,7 @@ impl WriterThread {
                     let outcome = self.append(epoch, &append);
                     let outcome = match outcome {
                         Ok(()) => Ok(append),
-                        Err(error) => Err(Rejected { error, append }),
+                        Err(error) => Err(Rejected { error, append, in_doubt: false }),
                     };
                     drop(reply.send(outcome));
                 }
@@ -278,10 +278,9 @@ impl WriterThread {
         if !is_full || pages.saturating_sub(free) * page_bytes + wanted < bytes_max {
             return error;
         }
-        let file = self.options.path.display();
+        let (file, key) = (self.options.path.display(), self.options.bytes_max_key);
         let message = format!(
-            "cannot append to the log: {file} has come to its limit, [log.embedded] bytes_max = {bytes_max}; \
-             nothing was written"
+            "cannot append to the log: {file} has come to its limit, {key} = {bytes_max}; nothing was written"
         );
         match visibility {
             Visibility::Now => Error::retry(message).mend(

@@ -180,18 +180,20 @@ async fn append_until_done(
 ) -> Result<Append> {
     let mut backoff = Backoff::new(Duration::from_millis(20), Duration::from_secs(5));
     loop {
-        let Rejected { error, append: again } = match watched(log.append(epoch, append), &component).await {
-            Ok(done) => {
-                match log.trouble() {
-                    Some(trouble) => component.waiting(trouble),
-                    None => component.ok(),
+        let Rejected { error, append: again, in_doubt } =
+            match watched(log.append(epoch, append), &component).await {
+                Ok(done) => {
+                    match log.trouble() {
+                        Some(trouble) => component.waiting(trouble),
+                        None => component.ok(),
+                    }
+                    return Ok(done);
                 }
-                return Ok(done);
-            }
-            Err(rejected) => rejected,
-        };
+                Err(rejected) => rejected,
+            };
         component.failed(&error);
-        if error.class() != Class::Retry || shutdown.is_raised() {
+        // In doubt: the stream is taken up again from what a fence then finds.
+        if error.class() != Class::Retry || in_doubt || shutdown.is_raised() {
             return Err(error);
         }
         append = again;

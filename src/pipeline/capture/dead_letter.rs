@@ -1,4 +1,4 @@
-//! Changes that could not be encoded, as they came off the wire.
+//! Changes that could not be encoded, or are too large for their topic, as they came off the wire.
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -8,34 +8,57 @@ use crate::change::{TableSchema, Value};
 use crate::envelope::RowChange;
 use crate::log::TopicRecords;
 
-/// Appends a change to the topic of dead letters: position, reason, and each column as Postgres sent it.
-pub fn write(topic: &mut TopicRecords, schema: &TableSchema, row: &RowChange<'_>, reason: &str) {
-    let old = row.old.map(|old| columns(schema, old.values));
-    let letter = json!({
+/// What is kept of a value where a letter would be too large for its own topic.
+const KEPT_BYTES: usize = 256;
+
+/// Appends a change to the topic of dead letters: position, reason, and each column as Postgres sent it, or the
+/// beginnings of the long ones and their lengths where the letter would have more than `bytes_max` bytes. The
+/// columns of the key are always whole.
+pub fn write(
+    topic: &mut TopicRecords,
+    schema: &TableSchema,
+    row: &RowChange<'_>,
+    reason: &str,
+    bytes_max: Option<usize>,
+) {
+    let whole = letter(schema, row, reason, usize::MAX).to_string();
+    let fits = bytes_max.is_none_or(|bytes_max| whole.len() <= bytes_max);
+    let text = if fits { whole } else { letter(schema, row, reason, KEPT_BYTES).to_string() };
+    let mut record = topic.begin(row.commit_us / 1000);
+    record.null();
+    record.field(|buffer| buffer.extend_from_slice(text.as_bytes()));
+    record.finish();
+}
+
+fn letter(schema: &TableSchema, row: &RowChange<'_>, reason: &str, kept_bytes: usize) -> Json {
+    json!({
         "schema": schema.name.schema,
         "table": schema.name.table,
         "schema_version": schema.version,
         "position": row.position,
         "op": row.op.letter(),
         "reason": reason,
-        "old": old,
-        "new": row.new.map(|values| columns(schema, values)),
-    });
-    let mut record = topic.begin(row.commit_us / 1000);
-    record.null();
-    record.field(|buffer| buffer.extend_from_slice(letter.to_string().as_bytes()));
-    record.finish();
+        "old": row.old.map(|old| columns(schema, old.values, kept_bytes)),
+        "new": row.new.map(|values| columns(schema, values, kept_bytes)),
+    })
 }
 
 /// Columns in the order of the wire, by name where the schema still tells it; text that is not UTF-8 as base64.
-fn columns(schema: &TableSchema, values: &[Value<'_>]) -> Json {
-    let mut names = schema.columns.iter().filter(|column| !column.dropped).map(|column| column.name.clone());
+fn columns(schema: &TableSchema, values: &[Value<'_>], kept_bytes: usize) -> Json {
+    let mut live = schema.columns.iter().enumerate().filter(|(_, column)| !column.dropped);
     let mut object = Map::new();
     for (index, value) in values.iter().enumerate() {
-        let name = names.next().unwrap_or_else(|| format!("column {index}"));
+        let (at, name) = match live.next() {
+            Some((at, column)) => (Some(at), column.name.clone()),
+            None => (None, format!("column {index}")),
+        };
+        let in_key = at.is_some_and(|at| schema.key.contains(&at));
         let json = match value {
             Value::Null => Json::Null,
             Value::Unchanged => json!({ "unchanged": true }),
+            Value::Text(text) if text.len() > kept_bytes && !in_key => {
+                json!({ "bytes": text.len(), "begins": String::from_utf8_lossy(&text[..kept_bytes]) })
+            }
             Value::Text(text) => match std::str::from_utf8(text) {
                 Ok(text) => Json::from(text),
                 Err(_) => json!({ "base64": BASE64_STANDARD.encode(text) }),

@@ -11,7 +11,7 @@
 use std::sync::Arc;
 
 use crate::change::{Lsn, Op, Position, SchemaChange, Value};
-use crate::envelope::{EncodeError, OldKind, OldRow, RowChange};
+use crate::envelope::{OldKind, OldRow, RowChange};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::pgoutput::{self, OldTuple, Relation};
 use crate::runtime::{Error, Result};
@@ -291,16 +291,26 @@ pub(super) fn encode(
     dead_letters: &Arc<str>,
 ) {
     let topic = Arc::clone(&table.topic);
-    let encoded: Result<u32, EncodeError> = table.encoder().encode(row, appender.batch.topic(&topic));
+    let bytes_max = appender.log().record_bytes_max(&topic);
+    let records = appender.batch.topic(&topic);
+    let mark = records.mark();
+    let encoded = table.encoder().encode(row, records).map_err(|error| error.to_string());
+    let encoded = encoded.and_then(|count| {
+        let bytes_max = bytes_max.unwrap_or(usize::MAX);
+        let Some(bytes) = records.too_large_since(mark, bytes_max) else { return Ok(count) };
+        records.rewind(mark);
+        Err(format!("a record of {bytes} bytes, and topic {topic} takes {bytes_max} at most"))
+    });
     match encoded {
         Ok(records) => table.counted(records, row.position, row.commit_us),
-        Err(error) => {
+        Err(reason) => {
             // Of a table that is refused as a whole it has been told once.
-            if !matches!(error, EncodeError::Refused(_)) {
-                tracing::error!(table = %table.schema.name, position = %row.position, %error,
-                    "a change cannot be encoded and went to the dead letters");
+            if !table.encoder().is_refused() {
+                tracing::error!(table = %table.schema.name, position = %row.position, reason,
+                    "a change cannot be carried and went to the dead letters");
             }
-            dead_letter::write(appender.batch.topic(dead_letters), &table.schema, row, &error.to_string());
+            let bytes_max = appender.log().record_bytes_max(dead_letters);
+            dead_letter::write(appender.batch.topic(dead_letters), &table.schema, row, &reason, bytes_max);
             table.count.dead_letters += 1;
             table.touched = true;
             table.watch.dead_lettered(1);

@@ -170,7 +170,8 @@ async fn open<'a>(
     // Before the fence, so that a second process which was started by mistake takes nothing from the first;
     // and before a long copy.
     wait_for_slot(settings, &mut source, *contact, shutdown).await?;
-    let fenced = log.fence().await?;
+    let fenced = log.fence().await.inspect_err(|error| ops.component("log").failed(error))?;
+    ops.component("log").ok();
     let state = CaptureState::read(&fenced.state)?;
     let sql = source.client().await?;
     let info = SourceInfo {

@@ -1,0 +1,245 @@
+//! Becoming the writer, and coming back as it.
+//!
+//! ```text
+//!   init_transactions      Kafka aborts what the former writer has left open, and refuses it from here on
+//!   read the whole state   up to the high watermark: nothing of ours can be hidden behind an open transaction
+//!   one transaction        epoch + 1; what was held becomes dropped
+//! ```
+//!
+//! The order matters. Readers of committed records see up to the first open transaction; before
+//! `init_transactions`, state which is committed already may hide behind one. After it there can be an open one
+//! only of somebody with another transactional id, and then the end that readers see differs from the high
+//! watermark: that is refused.
+//!
+//! A producer dies with its first fatal error, also when it was alone: the broker gives up a transaction that was
+//! silent for too long (a pause, brokers out of reach), and its epoch with it. [`come_back`] makes a new
+//! one under the same epoch of ours. Should another writer have taken over in between, the state read *after*
+//! `init_transactions` names a later epoch, and this one is fenced.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use rdkafka::admin::AdminOptions;
+use rdkafka::error::KafkaError;
+use rdkafka::producer::{BaseProducer, Producer};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::client::{self, Context, Meaning, meaning};
+use super::offsets::{Offsets, PATIENCE};
+use super::reader::Shared;
+use super::state::{Entry, LastWriter, Span, View, dropped_entry, held_entry, topic_entry, writer_entry};
+use super::topics::{self, Topics};
+use super::transaction::{Failure, Transaction};
+use super::writer::{Standing, failed, kafka_error};
+use crate::log::{LogPartition, Offset};
+use crate::runtime::{Error, Result};
+
+/// How long brokers have to answer a new writer.
+const INIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Fences every former writer; gives the caller's state. Blocks.
+pub(super) fn take_over(
+    shared: &Shared,
+    offsets: &Offsets,
+    topics: &mut Topics,
+) -> Result<(Standing, BTreeMap<String, Vec<u8>>)> {
+    let state_topic = shared.options.state_topic();
+    // What the state says of its topic can only be known after it was read.
+    topics.ensure(shared, offsets, &state_topic)?;
+    let producer = start_producer(shared)?;
+    let view = read_state(shared)?;
+    let options = &shared.options;
+    if let Some(last) = &view.writer
+        && last.transactional_id != options.transactional_id
+    {
+        return Err(Error::operator(format!(
+            "the log was written with the transactional id {:?}, and [log.kafka] transactional_id is {:?}: Kafka \
+             would not fence the former writer",
+            last.transactional_id, options.transactional_id
+        ))
+        .mend("Set the former one again."));
+    }
+    let (epoch, appends) = view.writer.as_ref().map_or((0, 0), |last| (last.epoch, last.appends));
+    let dropped = if view.held { held_spans(offsets, &view)? } else { BTreeMap::new() };
+    let mut standing =
+        Standing { epoch: epoch + 1, producer: None, appends, next: BTreeMap::new(), held: BTreeMap::new() };
+    let state = view.state.clone();
+    *shared.view() = view;
+    announce(shared, offsets, &producer, &mut standing, &dropped)
+        .map_err(|failure| failed("take over the log", &failure.with_fatal(&producer), shared))?;
+    delete(shared, offsets, &dropped);
+    standing.producer = Some(producer);
+    shared.trouble.clear();
+    tracing::debug!(epoch = standing.epoch, dropped = dropped.len(), "the writer of the log");
+    Ok((standing, state))
+}
+
+/// A new producer for a writer whose old one has died. Fenced when another writer has come since. Blocks.
+pub(super) fn come_back(shared: &Shared, standing: &mut Standing) -> Result<()> {
+    let fenced = || {
+        let brokers = shared.options.brokers();
+        Error::fenced(format!(
+            "another writer has taken over the log at {brokers} from epoch {}",
+            standing.epoch
+        ))
+    };
+    let ours = |view: &View| view.writer.as_ref().is_some_and(|last| last.epoch == standing.epoch);
+    // A successor that is known already is not to be fenced in turn.
+    shared.refresh()?;
+    if !ours(&shared.view()) {
+        return Err(fenced());
+    }
+    let producer = start_producer(shared)?;
+    let view = read_state(shared)?;
+    if !ours(&view) {
+        return Err(fenced());
+    }
+    // Ends of what is held stay true: their transactions were committed before.
+    *shared.view() = view;
+    standing.next.clear();
+    standing.producer = Some(producer);
+    tracing::info!(epoch = standing.epoch, "the producer was made anew");
+    Ok(())
+}
+
+fn start_producer(shared: &Shared) -> Result<BaseProducer<Context>> {
+    let doing = "become the writer of the log";
+    let producer: BaseProducer<Context> = shared
+        .options
+        .producer()
+        .create_with_context(Context::new(&shared.trouble))
+        .map_err(|e| kafka_error(doing, &e, shared))?;
+    let started = Instant::now();
+    loop {
+        producer.poll(Duration::ZERO);
+        let Err(error) = producer.init_transactions(Duration::from_secs(2)) else { return Ok(producer) };
+        producer.poll(Duration::ZERO);
+        let retriable = match &error {
+            KafkaError::Transaction(told) => told.is_retriable(),
+            _ => false,
+        };
+        if !retriable || started.elapsed() > INIT_PATIENCE {
+            let told = client::error(doing, &error, &shared.trouble);
+            // Another process became the writer in the same moment: the later one of both goes on.
+            return Err(if meaning(&error) == Meaning::Fenced { Error::retry(told.message()) } else { told });
+        }
+    }
+}
+
+/// The whole state, which must reach the high watermark.
+fn read_state(shared: &Shared) -> Result<View> {
+    let partition = shared.state_partition();
+    let committed = Offsets::new(&shared.options, &shared.trouble, true)?;
+    let everything = Offsets::new(&shared.options, &shared.trouble, false)?;
+    let started = Instant::now();
+    let (low, end) = loop {
+        let (low, end) = committed.watermarks(&partition)?;
+        let (_, high) = everything.watermarks(&partition)?;
+        if end == high {
+            break (low, end);
+        }
+        if started.elapsed() > PATIENCE {
+            return Err(Error::retry(format!(
+                "{partition} holds an open transaction at offset {end} of {high}, of a producer with another \
+                 transactional id"
+            ))
+            .mend("Only one connector may write to its topics: stop the other producer; its transaction ends with its timeout."));
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    };
+    shared.read_whole_state(low, end)
+}
+
+/// What a former writer has held: everything beyond the ends for readers.
+fn held_spans(offsets: &Offsets, view: &View) -> Result<BTreeMap<LogPartition, Span>> {
+    let all = view.topics.iter().flat_map(|(topic, partitions)| {
+        (0..*partitions).map(|partition| LogPartition { topic: topic.clone(), partition })
+    });
+    let ends: BTreeMap<LogPartition, Offset> = offsets.ends(all)?;
+    let beyond = |(partition, end): (LogPartition, Offset)| {
+        let visible = view.end(&partition);
+        (end > visible).then_some((partition, (visible, end)))
+    };
+    Ok(ends.into_iter().filter_map(beyond).collect())
+}
+
+/// The transaction that makes the epoch known.
+fn announce(
+    shared: &Shared,
+    offsets: &Offsets,
+    producer: &BaseProducer<Context>,
+    standing: &mut Standing,
+    dropped: &BTreeMap<LogPartition, Span>,
+) -> Result<(), Failure> {
+    let state = shared.state_partition();
+    let mut entries: Vec<Entry> = Vec::new();
+    {
+        let view = shared.view();
+        for (partition, span) in dropped {
+            entries.push(dropped_entry(partition, &view.with_dropped(partition, *span)));
+        }
+        if view.held {
+            entries.push(held_entry(false));
+        }
+        if !view.topics.contains_key(&state.topic) {
+            entries.push(topic_entry(&state.topic, 1));
+        }
+    }
+    entries.push(writer_entry(&LastWriter {
+        epoch: standing.epoch,
+        appends: standing.appends,
+        transactional_id: shared.options.transactional_id.clone(),
+    }));
+    let asked = offsets.ends(std::iter::once(state.clone()));
+    let first = asked.ok().and_then(|ends| ends.get(&state).copied());
+    let Some(first) = first else { return Err(Failure::Disturbed(state)) };
+    let mut transaction = Transaction::begin(producer)?;
+    let slot = transaction.slot(state.clone(), first);
+    let sent = entries.iter().try_for_each(|entry| transaction.send_state(slot, entry));
+    if let Err(failure) = sent.and_then(|()| transaction.commit(INIT_PATIENCE)) {
+        transaction.abort(&failure);
+        return Err(failure);
+    }
+    standing.next.insert(state, first + entries.len() as u64 + 1);
+    let mut view = shared.view();
+    for (at, (key, value)) in entries.iter().enumerate() {
+        if let Err(error) = view.apply(first + at as u64, key, value.as_deref()) {
+            tracing::warn!(%error, "the state just written cannot be read");
+        }
+    }
+    Ok(())
+}
+
+/// Has the brokers delete what was dropped, where it is all that a log partition holds: then other consumers do
+/// not see it, and its space is free. Elsewhere, and where the right is missing, it stays and is passed over.
+fn delete(shared: &Shared, offsets: &Offsets, dropped: &BTreeMap<LogPartition, Span>) {
+    if dropped.is_empty() {
+        return;
+    }
+    let deleted = offsets.starts(dropped.keys().cloned()).and_then(|starts| {
+        let mut list = TopicPartitionList::new();
+        for (partition, (_, to)) in dropped {
+            let low = starts.get(partition).copied().unwrap_or(0);
+            if shared.view().start(partition, *to) <= low {
+                list.add_partition_offset(
+                    &partition.topic,
+                    partition.partition as i32,
+                    KafkaOffset::Offset(*to as i64),
+                )
+                .map_err(|e| kafka_error("list what was held", &e, shared))?;
+            }
+        }
+        if list.count() == 0 {
+            return Ok(());
+        }
+        let limits = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+        block_on(topics::admin(shared)?.delete_records(&list, &limits))
+            .map(drop)
+            .map_err(|e| kafka_error("delete what was held", &e, shared))
+    });
+    if let Err(error) = deleted {
+        tracing::warn!(%error, "records of a backfill that did not come to its end stay in their topics; readers pass over them");
+    }
+    shared.forget_starts();
+}

@@ -1,0 +1,166 @@
+//! Asking brokers for offsets and topics: many log partitions in one request a broker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
+
+use super::client::{self, Context, Trouble};
+use super::options::KafkaLogOptions;
+use crate::log::{LogPartition, Offset};
+use crate::runtime::{Error, Result};
+
+/// How long a request may take before it is an error that passes.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+const LISTING: &str = "ask for the offsets of log partitions";
+
+/// A client that only asks.
+pub(super) struct Offsets {
+    consumer: BaseConsumer<Context>,
+    trouble: Arc<Trouble>,
+}
+
+impl Offsets {
+    /// `committed`: ends are last stable offsets, else high watermarks.
+    pub fn new(options: &KafkaLogOptions, trouble: &Arc<Trouble>, committed: bool) -> Result<Self> {
+        let consumer = options
+            .consumer(committed)
+            .create_with_context(Context::new(trouble))
+            .map_err(|e| client::error("make a Kafka client", &e, trouble))?;
+        Ok(Self { consumer, trouble: Arc::clone(trouble) })
+    }
+
+    /// Number of partitions of a topic; none when there is no such topic.
+    pub fn partitions(&self, topic: &str) -> Result<Option<u32>> {
+        let doing = || format!("ask the brokers for topic {topic}");
+        let metadata =
+            self.consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|e| self.failed(&doing(), &e))?;
+        let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
+            return Ok(None);
+        };
+        match found.error().map(Code::from) {
+            None => Ok(Some(found.partitions().len() as u32)),
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
+            Some(code) => Err(self.failed(&doing(), &KafkaError::MetadataFetch(code))),
+        }
+    }
+
+    /// Number of brokers that can be seen; metadata of one topic has them all.
+    pub fn brokers(&self, topic: &str) -> Result<usize> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(Some(topic), PATIENCE)
+            .map_err(|e| self.failed("reach the brokers", &e))?;
+        Ok(metadata.brokers().len())
+    }
+
+    /// First offset and end of one log partition.
+    pub fn watermarks(&self, partition: &LogPartition) -> Result<(Offset, Offset)> {
+        let number = partition.partition as i32;
+        let (low, high) = self
+            .consumer
+            .fetch_watermarks(&partition.topic, number, PATIENCE)
+            .map_err(|e| self.failed(&format!("ask for the end of {partition}"), &e))?;
+        self.listen();
+        Ok((low.max(0) as Offset, high.max(0) as Offset))
+    }
+
+    /// Ends of many log partitions.
+    pub fn ends(
+        &self,
+        partitions: impl Iterator<Item = LogPartition>,
+    ) -> Result<BTreeMap<LogPartition, Offset>> {
+        self.list(partitions, KafkaOffset::End)
+    }
+
+    /// First offsets of many log partitions.
+    pub fn starts(
+        &self,
+        partitions: impl Iterator<Item = LogPartition>,
+    ) -> Result<BTreeMap<LogPartition, Offset>> {
+        self.list(partitions, KafkaOffset::Beginning)
+    }
+
+    /// Takes up what librdkafka has to tell, which waits in a queue until somebody asks.
+    fn listen(&self) {
+        // Lines for the log and errors are one event each, and the former are not told from none at all.
+        const EVENTS: usize = 100;
+        for _ in 0..EVENTS {
+            drop(self.consumer.poll(Duration::ZERO));
+        }
+    }
+
+    fn failed(&self, doing: &str, error: &KafkaError) -> Error {
+        self.listen();
+        client::error(doing, error, &self.trouble)
+    }
+
+    /// Kafka's `ListOffsets`, which takes the two ends in the place of a time. Who leads a log partition is known
+    /// from before, and asked anew when it is not true any more.
+    fn list(
+        &self,
+        partitions: impl Iterator<Item = LogPartition>,
+        which: KafkaOffset,
+    ) -> Result<BTreeMap<LogPartition, Offset>> {
+        let mut asked = TopicPartitionList::new();
+        for partition in partitions {
+            asked
+                .add_partition_offset(&partition.topic, partition.partition as i32, which)
+                .map_err(|e| self.failed(LISTING, &e))?;
+        }
+        if asked.count() == 0 {
+            return Ok(BTreeMap::new());
+        }
+        let started = Instant::now();
+        loop {
+            let answer = self.consumer.offsets_for_times(asked.clone(), PATIENCE).and_then(|answer| {
+                let failed = answer.elements().iter().find_map(|element| element.error().err());
+                failed.map_or(Ok(answer), Err)
+            });
+            match answer {
+                Ok(answer) => return offsets(&answer),
+                Err(error) if is_stale(&error) && started.elapsed() < PATIENCE / 2 => {
+                    let _ = self.consumer.fetch_metadata(None, PATIENCE);
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(error) => return Err(self.failed(LISTING, &error)),
+            }
+        }
+    }
+}
+
+fn offsets(answer: &TopicPartitionList) -> Result<BTreeMap<LogPartition, Offset>> {
+    let mut found = BTreeMap::new();
+    for element in answer.elements() {
+        let partition = LogPartition { topic: element.topic().into(), partition: element.partition() as u32 };
+        let KafkaOffset::Offset(offset) = element.offset() else {
+            return Err(Error::retry(format!("the brokers gave no offset of {partition}")));
+        };
+        found.insert(partition, offset.max(0) as Offset);
+    }
+    Ok(found)
+}
+
+/// Whether the broker that was asked does not lead a log partition, or no longer as it did.
+fn is_stale(error: &KafkaError) -> bool {
+    matches!(
+        client::code(error),
+        Some(
+            Code::FencedLeaderEpoch
+                | Code::UnknownLeaderEpoch
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::ReplicaNotAvailable
+        )
+    )
+}
+
+impl std::fmt::Debug for Offsets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Offsets").finish_non_exhaustive()
+    }
+}
