@@ -80,6 +80,11 @@ impl TableEncoder {
         }
     }
 
+    /// Whether no change of the table is encoded at all.
+    pub const fn is_refused(&self) -> bool {
+        matches!(self, Self::Refused(_))
+    }
+
     /// Appends the records of a change, with the commit time as their timestamp, and gives the number of
     /// those with a value (tombstones are not counted). On an error `out` is as it was.
     pub fn encode(&mut self, change: &RowChange<'_>, out: &mut TopicRecords) -> Result<u32, EncodeError> {
