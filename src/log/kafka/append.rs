@@ -54,17 +54,12 @@ impl Work<'_> {
                 (0..known.partitions).map(|partition| LogPartition { topic: Arc::clone(topic), partition });
             unknown.extend(all.filter(|partition| !self.standing.next.contains_key(partition)));
         }
-        let found = self.offsets.ends(unknown.into_iter())?;
-        for (partition, end) in &found {
+        let mut found = self.offsets.ends(unknown.into_iter())?;
+        for (partition, end) in &mut found {
             // An end below what was committed would have records written in the place of lost ones.
             let known = self.shared.view().end(partition);
             if *end < known {
-                return Err(Error::operator(format!(
-                    "{partition} ends at offset {end}, while records up to {} were committed to it",
-                    known - 1
-                ))
-                .mend("The topic was made anew, or the brokers have lost records: begin anew with another [source] name, which takes a new backfill.")
-                .into());
+                *end = self.offsets.end_beyond(&self.shared.options, partition, known)?;
             }
         }
         self.standing.next.extend(found);

@@ -85,6 +85,44 @@ impl Offsets {
         self.list(partitions, KafkaOffset::Beginning)
     }
 
+    /// The end of a log partition that is known to have reached `known`. After a broker has died, ends stand further
+    /// back for a while: until it has led again, and until the markers of transactions whose commit was
+    /// confirmed are written. An end that stays below, with nothing beyond it, is of a topic that lost records.
+    pub fn end_beyond(
+        &self,
+        options: &KafkaLogOptions,
+        partition: &LogPartition,
+        known: Offset,
+    ) -> Result<Offset> {
+        let started = Instant::now();
+        let end = loop {
+            let (_, end) = self.watermarks(partition)?;
+            if end >= known {
+                return Ok(end);
+            }
+            if started.elapsed() > PATIENCE {
+                break end;
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        };
+        let (_, written) = Self::new(options, &self.trouble, false)?.watermarks(partition)?;
+        if written >= known {
+            return Err(Error::retry(format!(
+                "{partition} ends at offset {end} for readers of what is committed, while records up to {} are: the \
+                 brokers have not ended a transaction yet",
+                known - 1
+            )));
+        }
+        Err(Error::operator(format!(
+            "{partition} ends at offset {end}, while records up to {} were committed to it",
+            known - 1
+        ))
+        .mend(
+            "The topic was made anew, or the brokers have lost records. Restore it, or begin anew with another \
+             [source] name, which takes a new backfill.",
+        ))
+    }
+
     /// Takes up what librdkafka has to tell, which waits in a queue until somebody asks.
     fn listen(&self) {
         // Lines for the log and errors are one event each, and the former are not told from none at all.

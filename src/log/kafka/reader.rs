@@ -109,14 +109,10 @@ impl Shared {
                 None => return Ok(0),
             }
         }
-        let (low, end) = refresher.offsets.watermarks(&partition)?;
+        let (low, mut end) = refresher.offsets.watermarks(&partition)?;
         self.trouble.clear();
         if end < refresher.end {
-            return Err(Error::operator(format!(
-                "{partition} ends at offset {end}, and had reached {} before",
-                refresher.end
-            ))
-            .mend("The topic was made anew, or the brokers have lost records. Restore it, or begin anew with another [source] name."));
+            end = refresher.offsets.end_beyond(&self.options, &partition, refresher.end)?;
         }
         refresher.end = end;
         self.catch_up(&mut refresher.cursor, &partition, low, end)
