@@ -74,6 +74,7 @@ async fn append(
                 assert_eq!(rejected.error.class(), Class::Retry, "{}", rejected.error);
                 assert!(started.elapsed() < Duration::from_secs(120), "{}", rejected.error);
                 *retries += 1;
+                eprintln!("at {count}: {} (in doubt: {})", rejected.error, rejected.in_doubt);
                 next = rejected.append;
                 if rejected.in_doubt {
                     *doubts += 1;
