@@ -172,7 +172,7 @@ fn log(report: &Report) -> Option<Reason> {
         kind: "stuck".into(),
         subject: "log".to_owned(),
         message: format!(
-            "{} of {} are used; at the limit capture stops",
+            "{} of {} are used; at the limit capture waits",
             human::bytes(log.bytes),
             human::bytes(max)
         ),

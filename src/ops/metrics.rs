@@ -127,7 +127,7 @@ fn log(out: &mut Exposition, report: &Report) {
     let log = &report.log;
     out.gauge("tidemark_log_size_bytes", "Size of the log.", log.bytes as f64);
     if let Some(max) = log.bytes_max {
-        out.gauge("tidemark_log_size_limit_bytes", "Size at which capture stops.", max as f64);
+        out.gauge("tidemark_log_size_limit_bytes", "Size at which capture waits.", max as f64);
     }
     out.gauge(
         "tidemark_log_undelivered_records",
