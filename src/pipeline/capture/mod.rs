@@ -129,7 +129,7 @@ pub async fn run(
             backoff.reset();
         }
         let wait = backoff.next_wait();
-        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "the source is out of reach: trying again");
+        tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "capture was interrupted: trying again");
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = shutdown.raised() => {}
