@@ -116,7 +116,7 @@ async fn a_server_that_goes_away_is_waited_for_and_one_that_starts_is_given_time
     let connector = Connector::new(&server, CSV);
     let mut running = connector.stream();
     server.stop(Stop::Immediate);
-    running.wait_for("the source is out of reach");
+    running.wait_for("capture was interrupted: trying again");
     server.start_again().await;
     running.wait_for_times("\"message\":\"streaming\"", 2);
     server.connect().await.batch_execute("INSERT INTO t VALUES (11)").await.unwrap();
