@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -98,11 +98,37 @@ fn check(found: &[u64], count: u64) {
     }
 }
 
+/// The partition of the state.
+pub fn state(name: &str) -> LogPartition {
+    LogPartition { topic: format!("{name}.state").into(), partition: 0 }
+}
+
 /// The high watermark: the end of everything, committed or not.
 pub fn high_watermark(partition: &LogPartition) -> u64 {
+    end(&Kafka::shared().address(), partition, "read_uncommitted")
+}
+
+/// Whether a transaction is still open in a partition some time after the broker has started.
+pub fn stays_open(kafka: &Kafka, partition: &LogPartition) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let is_open = || {
+        let ends =
+            ["read_committed", "read_uncommitted"].map(|level| end(&kafka.address(), partition, level));
+        ends[0] != ends[1]
+    };
+    while is_open() {
+        if Instant::now() > deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    false
+}
+
+fn end(address: &str, partition: &LogPartition, isolation_level: &str) -> u64 {
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", Kafka::shared().address())
-        .set("isolation.level", "read_uncommitted")
+        .set("bootstrap.servers", address)
+        .set("isolation.level", isolation_level)
         .create()
         .unwrap();
     let number = partition.partition as i32;
@@ -130,4 +156,29 @@ pub fn send_without_commit(name: &str, partition: &LogPartition, count: usize) -
         producer.poll(Duration::from_millis(5));
     }
     producer
+}
+
+/// What the writer of the log sends for an append, and the commit; nothing waits for its markers.
+pub fn commit_by_hand(kafka: &Kafka, name: &str, numbers: Range<u64>, state: &[(String, String)]) {
+    let producer: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", kafka.address())
+        .set("transactional.id", format!("tidemark-{name}"))
+        .create()
+        .unwrap();
+    producer.init_transactions(Duration::from_secs(20)).unwrap();
+    producer.begin_transaction().unwrap();
+    let send = |topic: &str, key: &str, value: &str| {
+        let record = BaseRecord::<str, str>::to(topic).partition(0).key(key).payload(value);
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+    };
+    for n in numbers {
+        send(&topic(name), &format!("k{}", n % 7), &n.to_string());
+    }
+    for (key, value) in state {
+        send(&format!("{name}.state"), key, value);
+    }
+    while producer.in_flight_count() > 0 {
+        producer.poll(Duration::from_millis(1));
+    }
+    producer.commit_transaction(Duration::from_secs(20)).unwrap();
 }

@@ -42,6 +42,7 @@ mod append;
 mod client;
 mod cursor;
 mod fence;
+mod markers;
 mod offsets;
 mod options;
 mod partitioner;

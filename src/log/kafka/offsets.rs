@@ -90,7 +90,7 @@ impl Offsets {
     /// confirmed are written. An end that stays below, with nothing beyond it, is of a topic that lost records.
     ///
     /// `writing`: nothing but the marker of a commit is missing when all that was written is what was committed. The
-    /// next commit then stands for both (see `transaction`), and the end for a writer is the known one.
+    /// next commit then stands for both (see `markers`), and the end for a writer is the known one.
     pub fn end_beyond(
         &self,
         options: &KafkaLogOptions,

@@ -1,9 +1,9 @@
 //! One append as one Kafka transaction.
 //!
 //! ```text
-//!   begin ─> send records, then state records ─> drain ─> every offset as foreseen? ─> commit
-//!                  queue full: poll, go on          │            no │                      │ no answer
-//!                                                   └── error ──> abort: nothing written   └─> in doubt
+//!   begin ─> send records, then state records ─> drain ─> every offset as foreseen? ─> commit ─> visible?
+//!                  queue full: poll, go on          │            no │                      │ no answer │ no
+//!                                                   └── error ──> abort: nothing written   └─> in doubt ┘
 //! ```
 //!
 //! The queue in memory is bounded; an append larger than it is still one transaction, since records leave
@@ -19,8 +19,11 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::client::{Context, Deliveries, Meaning, code, meaning};
+use super::markers;
+use super::offsets::Offsets;
 use super::state::Entry;
 use crate::log::{LogPartition, Offset, RecordRef};
+use crate::runtime::Error;
 
 /// One request for a commit or an abort.
 const STEP: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ pub(super) enum Failure {
     Disturbed(LogPartition),
     /// The commit was asked for and nobody knows its outcome.
     InDoubt(KafkaError),
+    /// The commit was confirmed, and is not visible.
+    Unmarked(Error),
 }
 
 impl Failure {
@@ -47,6 +52,7 @@ impl Failure {
             Self::NotWritten(_, partition) => Self::NotWritten(KafkaError::Global(code), partition),
             Self::InDoubt(_) => Self::InDoubt(KafkaError::Global(code)),
             Self::Disturbed(_) => Self::NotWritten(KafkaError::Global(code), None),
+            Self::Unmarked(_) => self,
         }
     }
 }
@@ -124,13 +130,14 @@ impl<'p> Transaction<'p> {
         Ok(())
     }
 
-    /// Commits. Nothing else may be called after it, and after an error [`Self::abort`] only.
-    pub fn commit(&mut self, patience: Duration) -> Result<(), Failure> {
-        self.drain();
+    /// Commits, and waits until readers see it. Nothing else may be called after it, and after an error
+    /// [`Self::abort`] only.
+    pub fn commit(&mut self, offsets: &Offsets, patience: Duration) -> Result<(), Failure> {
+        self.sent()?;
         self.verify()?;
         let started = Instant::now();
         loop {
-            let Err(error) = self.producer.commit_transaction(STEP) else { return Ok(()) };
+            let Err(error) = self.producer.commit_transaction(STEP) else { break };
             let KafkaError::Transaction(told) = &error else {
                 // Flushing has failed: the commit was not asked for.
                 return Err(Failure::NotWritten(error, None));
@@ -145,37 +152,30 @@ impl<'p> Transaction<'p> {
             }
             tracing::debug!(%error, "the commit has no answer yet");
         }
+        markers::wait_for(offsets, &self.slots, patience).map_err(|error| {
+            self.usable = false;
+            Failure::Unmarked(error)
+        })
     }
 
     /// Waits until every record has its answer; librdkafka gives one to each within the transaction's timeout.
-    fn drain(&self) {
+    pub fn sent(&self) -> Result<(), Failure> {
         let mut pace = Pace::new();
         while self.producer.in_flight_count() > 0 {
             self.producer.poll(pace.next());
         }
+        match deliveries(self.producer).failed.take() {
+            Some((slot, error)) => Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone()))),
+            None => Ok(()),
+        }
     }
 
-    /// Whether all records stand where they were foreseen, or one before that.
-    ///
-    /// The latter is a commit without its marker. A broker that restarts between its answer to a commit and the
-    /// markers takes topics for deleted which it has not heard of yet, and leaves the markers out. The marker of
-    /// *this* transaction then decides over the records of both: it must be a commit, and an abort would undo an
-    /// append that was confirmed. An end that was foreseen stands one too high then, behind the marker of the
-    /// commit, which readers find out.
-    fn verify(&mut self) -> Result<(), Failure> {
-        let producer = self.producer;
-        let mut found = deliveries(producer);
-        if let Some((slot, error)) = found.failed.take() {
-            return Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone())));
-        }
-        for ((partition, next), last) in self.slots.iter_mut().zip(&found.last) {
-            match last {
-                Some(last) if last + 1 == *next => {}
-                Some(last) if last + 2 == *next => {
-                    tracing::warn!(%partition, "the marker of the last commit is missing, as after a broker's restart: this commit stands for both");
-                    *next = last + 1;
-                }
-                _ => return Err(Failure::Disturbed(partition.clone())),
+    /// Whether all records stand where they were foreseen.
+    fn verify(&self) -> Result<(), Failure> {
+        let found = deliveries(self.producer);
+        for ((partition, next), last) in self.slots.iter().zip(&found.last) {
+            if last.is_none_or(|last| last + 1 != *next) {
+                return Err(Failure::Disturbed(partition.clone()));
             }
         }
         Ok(())
@@ -188,9 +188,14 @@ impl<'p> Transaction<'p> {
             Failure::NotWritten(error, _) | Failure::InDoubt(error) => {
                 meaning(error) == Meaning::Fenced || code(error) == Some(Code::Fatal)
             }
-            Failure::Disturbed(_) => false,
+            Failure::Disturbed(_) | Failure::Unmarked(_) => false,
         };
-        if !self.usable || fenced || self.producer.client().fatal_error().is_some() {
+        !fenced && self.roll_back()
+    }
+
+    /// Aborts; `false` as above.
+    pub fn roll_back(self) -> bool {
+        if !self.usable || self.producer.client().fatal_error().is_some() {
             return false;
         }
         let started = Instant::now();

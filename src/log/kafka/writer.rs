@@ -171,6 +171,7 @@ impl WriterThread {
             }
             Failure::NotWritten(error, partition) => (error, partition, false),
             Failure::InDoubt(error) => (error, None, true),
+            Failure::Unmarked(error) => return Refused { error: passing(&error), in_doubt: true },
         };
         let told = client::error("append to the log", &error, trouble);
         let told = match partition {
@@ -219,6 +220,7 @@ pub(super) fn failed(doing: &str, failure: &Failure, shared: &Shared) -> Error {
         Failure::NotWritten(error, _) | Failure::InDoubt(error) => {
             client::error(doing, error, &shared.trouble)
         }
+        Failure::Unmarked(error) => Error::retry(format!("cannot {doing}: {}", error.message())),
         Failure::Disturbed(partition) => {
             Error::retry(format!("cannot {doing}: somebody else writes to {partition}"))
         }
