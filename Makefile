@@ -20,9 +20,9 @@ test: deps venv kafka registry ## format check, clippy, unit and integration tes
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} $(MAKE) test
 
-bench: deps ## speed beside pg_recvlogical and COPY, measured in the same run; then merging a day
+bench: deps venv kafka ## speed beside pg_recvlogical and COPY, measured in the same run; then merging a day
 	cargo build --locked --profile fast
-	python3 benches/bench.py
+	.venv/bin/python benches/bench.py
 	cargo bench --locked --profile fast --bench merge
 
 bench-parts: deps ## speed of the parts alone: envelope, log, files

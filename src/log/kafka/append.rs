@@ -59,7 +59,7 @@ impl Work<'_> {
             // An end below what was committed would have records written in the place of lost ones.
             let known = self.shared.view().end(partition);
             if *end < known {
-                *end = self.offsets.end_beyond(&self.shared.options, partition, known, true)?;
+                *end = self.offsets.end_beyond(&self.shared.options, partition, known)?;
             }
         }
         self.standing.next.extend(found);

@@ -3,6 +3,7 @@
 //! ```text
 //!   init_transactions      Kafka aborts what the former writer has left open, and refuses it from here on
 //!   read the whole state   up to the high watermark: nothing of ours can be hidden behind an open transaction
+//!   markers missing?       what they leave open is ended, and written again where the state counts on it
 //!   one transaction        epoch + 1; what was held becomes dropped
 //! ```
 //!
@@ -29,15 +30,17 @@ use super::client::{self, Context, Meaning, meaning};
 use super::markers::{self, Ended};
 use super::offsets::{Offsets, PATIENCE};
 use super::reader::Shared;
+use super::redo::redo;
 use super::state::{Entry, LastWriter, Span, View, dropped_entry, held_entry, topic_entry, writer_entry};
+use super::step::Steps;
 use super::topics::{self, Topics};
-use super::transaction::{Failure, Transaction};
+use super::transaction::Failure;
 use super::writer::{Refused, Standing, failed, kafka_error};
 use crate::log::{LogPartition, Offset, OffsetRange};
 use crate::runtime::{Error, Result};
 
 /// How long brokers have to answer a new writer.
-const INIT_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const INIT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// After `init_transactions`, what is open for so long stays open.
 const SETTLED: Duration = Duration::from_secs(3);
@@ -52,7 +55,7 @@ pub(super) fn take_over(
     // What the state says of its topic can only be known after it was read.
     topics.ensure(shared, offsets, &state_topic)?;
     let producer = start_producer(shared)?;
-    let Found { view, next: first, ended } = read_state(shared, &producer)?;
+    let Found { view, next, ended } = read_state(shared, &producer)?;
     let options = &shared.options;
     if let Some(last) = &view.writer
         && last.transactional_id != options.transactional_id
@@ -70,8 +73,11 @@ pub(super) fn take_over(
         Standing { epoch: epoch + 1, producer: None, appends, next: BTreeMap::new(), held: BTreeMap::new() };
     let state = view.state.clone();
     *shared.view() = view;
-    announce(shared, offsets, &producer, &mut standing, &dropped, first)
-        .map_err(|failure| failed("take over the log", &failure.with_fatal(&producer), shared))?;
+    let mut steps = Steps { shared, offsets, producer: &producer, next };
+    redo(&mut steps)?;
+    announce(&mut steps, &standing, &dropped)
+        .map_err(|failure| failed("take over the log", &failure, shared))?;
+    standing.next.insert(shared.state_partition(), steps.next);
     delete(shared, offsets, &dropped);
     standing.producer = Some(producer);
     shared.trouble.clear();
@@ -190,13 +196,11 @@ fn held_spans(offsets: &Offsets, view: &View) -> Result<BTreeMap<LogPartition, S
 
 /// The transaction that makes the epoch known.
 fn announce(
-    shared: &Shared,
-    offsets: &Offsets,
-    producer: &BaseProducer<Context>,
-    standing: &mut Standing,
+    steps: &mut Steps<'_>,
+    standing: &Standing,
     dropped: &BTreeMap<LogPartition, Span>,
-    first: Offset,
 ) -> Result<(), Failure> {
+    let shared = steps.shared;
     let state = shared.state_partition();
     let mut entries: Vec<Entry> = Vec::new();
     {
@@ -216,21 +220,7 @@ fn announce(
         appends: standing.appends,
         transactional_id: shared.options.transactional_id.clone(),
     }));
-    let mut transaction = Transaction::begin(producer)?;
-    let slot = transaction.slot(state.clone(), first);
-    let sent = entries.iter().try_for_each(|entry| transaction.send_state(slot, entry));
-    if let Err(failure) = sent.and_then(|()| transaction.commit(offsets, INIT_PATIENCE)) {
-        transaction.abort(&failure);
-        return Err(failure);
-    }
-    standing.next.insert(state, first + entries.len() as u64 + 1);
-    let mut view = shared.view();
-    for (at, (key, value)) in entries.iter().enumerate() {
-        if let Err(error) = view.apply(first + at as u64, key, value.as_deref()) {
-            tracing::warn!(%error, "the state just written cannot be read");
-        }
-    }
-    Ok(())
+    steps.write(&[], |_| entries)
 }
 
 /// Has the brokers delete what was dropped, where it is all that a log partition holds: then other consumers do

@@ -88,15 +88,11 @@ impl Offsets {
     /// The end of a log partition that is known to have reached `known`. After a broker has died, ends stand further
     /// back for a while: until it has led again, and until the markers of transactions whose commit was
     /// confirmed are written. An end that stays below, with nothing beyond it, is of a topic that lost records.
-    ///
-    /// `writing`: nothing but the marker of a commit is missing when all that was written is what was committed. The
-    /// next commit then stands for both (see `markers`), and the end for a writer is the known one.
     pub fn end_beyond(
         &self,
         options: &KafkaLogOptions,
         partition: &LogPartition,
         known: Offset,
-        writing: bool,
     ) -> Result<Offset> {
         let started = Instant::now();
         let end = loop {
@@ -110,9 +106,6 @@ impl Offsets {
             std::thread::sleep(Duration::from_millis(100));
         };
         let (_, written) = Self::new(options, &self.trouble, false)?.watermarks(partition)?;
-        if writing && written == known {
-            return Ok(known);
-        }
         if written >= known {
             return Err(Error::retry(format!(
                 "{partition} ends at offset {end} for readers of what is committed, while records up to {} are: the \

@@ -112,7 +112,7 @@ impl Shared {
         let (low, mut end) = refresher.offsets.watermarks(&partition)?;
         self.trouble.clear();
         if end < refresher.end {
-            end = refresher.offsets.end_beyond(&self.options, &partition, refresher.end, false)?;
+            end = refresher.offsets.end_beyond(&self.options, &partition, refresher.end)?;
         }
         refresher.end = end;
         self.catch_up(&mut refresher.cursor, &partition, low, end)
