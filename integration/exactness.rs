@@ -19,6 +19,8 @@
 mod check_lake;
 #[path = "exactness/check_log.rs"]
 mod check_log;
+#[path = "exactness/check_transactions.rs"]
+mod check_transactions;
 #[path = "exactness/clock.rs"]
 mod clock;
 #[path = "exactness/connector.rs"]
@@ -327,6 +329,7 @@ impl Test {
             log.unchanged
         );
         assert!(log.unchanged > 0, "the traffic never left a long value unchanged");
+        check_transactions::check(&self.connector, &history, &log).await;
         check_lake::check(&self.connector, &history, &log, &self.clock);
         eprintln!("{:?}: {} days are right", self.began.elapsed(), log.cuts.len());
     }

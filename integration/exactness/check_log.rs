@@ -16,6 +16,8 @@ use crate::source::{Column, Kind, TABLES, Table};
 pub struct CheckedLog {
     /// The cuts, in order.
     pub cuts: Vec<Cut>,
+    /// The first consistent point of the backfill: what commits from there on is streamed.
+    pub first_point: Lsn,
     /// The last consistent point of the backfill: from there on all tables are whole.
     pub whole_from: Lsn,
     /// Records by table's name and offset: where each stands.
@@ -42,7 +44,8 @@ pub async fn check(connector: &Connector, history: &History) -> CheckedLog {
     assert!(dead.is_empty(), "dead letters: {:?}", &dead[..dead.len().min(3)]);
     let points = consistent_points(&log).await;
     let whole_from = *points.values().max().unwrap();
-    let mut checked = CheckedLog { cuts, whole_from, records: BTreeMap::new(), unchanged: 0 };
+    let first_point = *points.values().min().unwrap();
+    let mut checked = CheckedLog { cuts, first_point, whole_from, records: BTreeMap::new(), unchanged: 0 };
     for table in TABLES {
         let topic = format!("public.{}", table.name);
         let point = points[&format!("{NAME}.{topic}")];
@@ -69,7 +72,8 @@ async fn consistent_points(log: &SqliteLog) -> BTreeMap<String, Lsn> {
     points
 }
 
-async fn read<T>(log: &SqliteLog, topic: &str, mut take: impl FnMut(u64, RecordRef<'_>) -> T) -> Vec<T> {
+/// Every record of a topic, in order, without a gap.
+pub async fn read<T>(log: &SqliteLog, topic: &str, mut take: impl FnMut(u64, RecordRef<'_>) -> T) -> Vec<T> {
     let topic = format!("{NAME}.{topic}");
     let mut taken = Vec::new();
     let ranges = log.ranges().await.unwrap();
@@ -92,7 +96,8 @@ async fn read<T>(log: &SqliteLog, topic: &str, mut take: impl FnMut(u64, RecordR
     taken
 }
 
-fn position(record: &RecordRef<'_>) -> Position {
+/// Where a record stands.
+pub fn position(record: &RecordRef<'_>) -> Position {
     let text = record.header("tidemark.position").expect("a record without a position");
     std::str::from_utf8(text).unwrap().parse().unwrap()
 }

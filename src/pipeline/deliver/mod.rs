@@ -17,9 +17,9 @@ use std::time::Duration;
 
 use crate::change::{Ds, TableName};
 use crate::coord::{Coordinator, Lease};
-use crate::envelope::Options;
+use crate::envelope::{Options, routing};
 use crate::lake::Lake;
-use crate::log::{Log, LogPartition, OffsetRange};
+use crate::log::{Log, LogPartition, Offset, OffsetRange};
 use crate::ops::{Component, DayTable, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
@@ -156,6 +156,8 @@ struct Delivery<'a> {
     day: Option<Ds>,
     /// When room was made in the log.
     room_made: Option<tokio::time::Instant>,
+    /// Up to where the log was let go of `<name>.transaction`.
+    transactions_trimmed: Offset,
 }
 
 impl<'a> Delivery<'a> {
@@ -174,6 +176,7 @@ impl<'a> Delivery<'a> {
             bound: false,
             day: None,
             room_made: None,
+            transactions_trimmed: 0,
         }
     }
 
@@ -218,6 +221,7 @@ impl<'a> Delivery<'a> {
             }
             self.bound_memory().await?;
         }
+        self.trim_transactions(&ranges).await?;
         more |= self.make_room().await?;
         if self.day_failed.is_some_and(|until| tokio::time::Instant::now() < until) {
             return Ok(more);
@@ -297,6 +301,22 @@ impl<'a> Delivery<'a> {
             table.flush().await?;
         }
         Ok(true)
+    }
+
+    /// `<name>.transaction` is for others to read, and nothing of it goes into the lake: the log keeps it as long as it
+    /// keeps what is in the lake, and lets go of it then.
+    async fn trim_transactions(
+        &mut self,
+        ranges: &HashMap<String, BTreeMap<LogPartition, OffsetRange>>,
+    ) -> Result<()> {
+        let topic = routing::transaction_topic(&self.settings.name);
+        for (partition, range) in ranges.get(&topic).into_iter().flatten() {
+            if range.end > self.transactions_trimmed {
+                self.log.trim(partition, range.end).await?;
+                self.transactions_trimmed = range.end;
+            }
+        }
+        Ok(())
     }
 
     /// A day is complete when all its tables are: then its own manifest is made.
