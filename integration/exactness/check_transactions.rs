@@ -6,10 +6,11 @@ use serde_json::Value as Json;
 use tidemark::change::{Lsn, Position};
 use tidemark::log::{SqliteLog, SqliteLogOptions};
 
-use crate::check_log::{CheckedLog, position, read};
+use crate::check_log::{CheckedLog, read};
 use crate::connector::Connector;
 use crate::oracle::History;
-use crate::source::TABLES;
+use crate::oracle::checker::position;
+use crate::oracle::source::TABLES;
 
 /// A record of a table with a value.
 struct Counted {

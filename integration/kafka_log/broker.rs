@@ -97,50 +97,6 @@ async fn a_writer_that_ends_while_its_broker_is_killed_leaves_an_append_whole_or
     }
 }
 
-/// Kafka 4.3 killed between its answer to a commit and the markers leaves those out when it starts again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_append_whose_markers_the_broker_has_left_out_is_whole_or_not_there() {
-    const TRIES: usize = 8;
-    let mut kafka = Kafka::start();
-    let options = options_at("left", &kafka.address());
-    let log = KafkaLog::open(options.clone()).unwrap();
-    let fenced = log.fence().await.unwrap();
-    log.append(fenced.epoch, step("left", 0..50)).await.unwrap();
-    drop(log);
-    let (mut count, mut end, mut appends) = (50, 50, 1);
-    for tried in 1.. {
-        assert!(tried <= TRIES, "all of {TRIES} times the broker wrote its markers before it was killed");
-        // One marker since the last record.
-        end += 51;
-        appends += 1;
-        let state = [
-            ("end/left.numbers/0".to_owned(), end.to_string()),
-            ("s/count".into(), (count + 50).to_string()),
-            (
-                "writer".into(),
-                format!(r#"{{"epoch":1,"appends":{appends},"transactional_id":"tidemark-left"}}"#),
-            ),
-        ];
-        numbers::commit_by_hand(&kafka, "left", count..count + 50, &state);
-        kafka.kill();
-        kafka.start_again();
-        if numbers::stays_open(&kafka, &numbers::state("left")) {
-            break;
-        }
-        count += 50;
-    }
-    let log = KafkaLog::open(options).unwrap();
-    let fenced = log.fence().await.unwrap();
-    let found = counted(&fenced);
-    eprintln!("{count} numbers, and 50 without a marker: {found} are there");
-    assert!(found == count || found == count + 50);
-    count = found;
-    numbers::check_committed(&kafka, "left", count);
-    log.append(fenced.epoch, step("left", count..count + 70)).await.unwrap();
-    numbers::check_committed(&kafka, "left", count + 70);
-    numbers::check_read(&log, "left", count + 70).await;
-}
-
 /// One append as capture does it: tried again when nothing was written, and from the state when nobody knows.
 async fn append(
     log: &KafkaLog,

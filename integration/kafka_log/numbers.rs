@@ -157,28 +157,3 @@ pub fn send_without_commit(name: &str, partition: &LogPartition, count: usize) -
     }
     producer
 }
-
-/// What the writer of the log sends for an append, and the commit; nothing waits for its markers.
-pub fn commit_by_hand(kafka: &Kafka, name: &str, numbers: Range<u64>, state: &[(String, String)]) {
-    let producer: BaseProducer = ClientConfig::new()
-        .set("bootstrap.servers", kafka.address())
-        .set("transactional.id", format!("tidemark-{name}"))
-        .create()
-        .unwrap();
-    producer.init_transactions(Duration::from_secs(20)).unwrap();
-    producer.begin_transaction().unwrap();
-    let send = |topic: &str, key: &str, value: &str| {
-        let record = BaseRecord::<str, str>::to(topic).partition(0).key(key).payload(value);
-        producer.send(record).map_err(|(error, _)| error).unwrap();
-    };
-    for n in numbers {
-        send(&topic(name), &format!("k{}", n % 7), &n.to_string());
-    }
-    for (key, value) in state {
-        send(&format!("{name}.state"), key, value);
-    }
-    while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(1));
-    }
-    producer.commit_transaction(Duration::from_secs(20)).unwrap();
-}
