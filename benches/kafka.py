@@ -6,7 +6,7 @@
 
 What is drained is read back after the clock: each row must be there once.
 
-Environment: RATE (1000), WARM_S (5), LATENCY_S (20).
+Environment: RATE (1000), WARM_S (5), LATENCY_S (20), PROPERTIES (further lines of [log.kafka.properties]).
 """
 
 import json
@@ -27,7 +27,10 @@ RATE = int(os.environ.get("RATE", "1000"))
 WARM_S = int(os.environ.get("WARM_S", "5"))
 LATENCY_S = int(os.environ.get("LATENCY_S", "20"))
 
-PROPERTIES = """process.roles=broker,controller
+# By [log] linger_ms: librdkafka's own linger goes with it.
+PRODUCER = {0: '"linger.ms" = 0'}
+
+BROKER = """process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
@@ -64,7 +67,7 @@ class Broker:
             sys.exit(f"{libs} is missing: run scripts/fetch-kafka")
         settings = self.folder / "server.properties"
         # A free port is free until somebody listens.
-        settings.write_text(PROPERTIES.format(port=self.port, controller=self.port + 1, folder=self.folder))
+        settings.write_text(BROKER.format(port=self.port, controller=self.port + 1, folder=self.folder))
         java = ["java", "-Xms512m", "-Xmx512m", "-cp", f"{libs}/*"]
         self.log = self.folder / "log"
         with open(self.log, "w") as log:
@@ -111,7 +114,8 @@ linger_ms = {linger_ms}
 brokers = ["127.0.0.1:{broker.port}"]
 topic_config = {{ "retention.ms" = -1 }}
 [log.kafka.properties]
-"linger.ms" = {min(linger_ms, 5)}
+{PRODUCER.get(linger_ms, "")}
+{os.environ.get("PROPERTIES", "")}
 [state]
 dir = "{folder}/state"
 [ops]

@@ -161,6 +161,9 @@ impl KafkaLogOptions {
         let timeout_ms = self.transaction_timeout().as_millis().to_string();
         config
             .set("enable.idempotence", "true")
+            // With the five that idempotence allows, librdkafka's thread spins while a log partition has all of them
+            // on their way and more to send; this limit, of the connection, is met first, and waited at.
+            .set("max.in.flight", "4")
             .set("transactional.id", &self.transactional_id)
             .set("message.timeout.ms", timeout_ms);
         config
