@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::source::PUBLICATION;
+use crate::oracle::source::PUBLICATION;
 use crate::support::free_port;
 
 /// The connector's name: the first part of its topics and folders.

@@ -1,13 +1,17 @@
-//! A throwaway Kafka: one broker that is its own controller, from the jars which `scripts/fetch-kafka` fetches.
+//! A throwaway Kafka: one broker that is its own controller, or one node of several that are ([`super::Cluster`]),
+//! from the jars which `scripts/fetch-kafka` fetches.
 //!
 //! It listens in plain, and with TLS and SCRAM, for the user `app` with the password `app-secret`.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Certificates, free_port};
 
@@ -23,6 +27,19 @@ pub struct Kafka {
     port: u16,
     tls_port: u16,
     child: Option<Child>,
+    /// How often its log says that it has started, once it has.
+    launches: usize,
+}
+
+/// A broker's place among its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'n> {
+    /// From 1.
+    pub id: usize,
+    /// Ports of all controllers, by id.
+    pub controllers: &'n [u16],
+    /// Further properties of the broker.
+    pub properties: &'n [(&'n str, &'n str)],
 }
 
 impl Kafka {
@@ -31,11 +48,17 @@ impl Kafka {
 
     /// A broker of its own.
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut kafka = Self { dir, port: free_port(), tls_port: free_port(), child: None };
-        kafka.configure();
-        kafka.format();
+        let mut kafka = Self::prepare(Node { id: 1, controllers: &[free_port()], properties: &[] });
         kafka.start_again();
+        kafka
+    }
+
+    /// A broker that is not running yet.
+    pub fn prepare(node: Node<'_>) -> Self {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let kafka = Self { dir, port: free_port(), tls_port: free_port(), child: None, launches: 0 };
+        kafka.configure(node);
+        kafka.format();
         kafka
     }
 
@@ -63,6 +86,11 @@ impl Kafka {
         self.port
     }
 
+    /// The broker's folder: what it says, its settings and its data.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// A certificate or key of the broker's folder.
     pub fn certificate(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
@@ -76,10 +104,31 @@ impl Kafka {
         }
     }
 
+    /// SIGTERM: what it leads goes to others first, where there are any.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let started = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < START, "the broker does not stop: {}", tail(&self.log()));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether it was started, and neither stopped nor killed since.
+    pub const fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Starts a broker that was killed, on the same ports and data, and waits until it answers.
     pub fn start_again(&mut self) {
+        self.launch();
+        self.wait_started();
+    }
+
+    /// Starts it, on the same ports and data as before, and does not wait.
+    pub fn launch(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let seen = self.log().matches("Kafka Server started").count();
         let mut broker = java(&["-Xmx256m", "-Xms64m"]);
         broker
             .arg(format!(
@@ -92,16 +141,24 @@ impl Kafka {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let child = self.child.insert(spawn(broker));
-        let started = Instant::now();
-        let log = self.dir.path().join("log");
-        let read = || fs::read_to_string(&log).unwrap_or_default();
-        while read().matches("Kafka Server started").count() == seen {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "the broker ended at its start: {}", tail(&read()));
-            assert!(started.elapsed() < START, "the broker does not start: {}", tail(&read()));
+        // A broker that died before it had started has left no line of its own.
+        self.launches = self.started() + 1;
+        self.child = Some(spawn(broker));
+    }
+
+    /// Waits until a broker which was launched answers.
+    pub fn wait_started(&mut self) {
+        let began = Instant::now();
+        while self.started() < self.launches {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "the broker ended at its start: {}", tail(&self.log()));
+            assert!(began.elapsed() < START, "the broker does not start: {}", tail(&self.log()));
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn started(&self) -> usize {
+        self.log().matches("Kafka Server started").count()
     }
 
     /// What the broker has logged.
@@ -123,7 +180,7 @@ impl Kafka {
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
-    fn configure(&self) {
+    fn configure(&self, node: Node<'_>) {
         let dir = self.dir.path();
         let certificates = Certificates::make(dir);
         let key = Command::new("openssl")
@@ -140,12 +197,15 @@ impl Kafka {
              appender.out.layout.pattern=%d{HH:mm:ss.SSS} %p %c{1} %m%n\n",
         )
         .unwrap();
-        let (port, tls, controller, dir) = (self.port, self.tls_port, free_port(), dir.display());
+        let (port, tls, dir) = (self.port, self.tls_port, dir.display());
+        let (id, nodes, controller) = (node.id, node.controllers.len(), node.controllers[node.id - 1]);
+        let quorum = (node.controllers.iter().zip(1..)).map(|(port, id)| format!("{id}@127.0.0.1:{port}"));
+        let (quorum, in_sync) = (quorum.collect::<Vec<_>>().join(","), nodes.div_ceil(2));
         let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
-        let properties = format!(
+        let mut properties = format!(
             "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
+             node.id={id}\n\
+             controller.quorum.voters={quorum}\n\
              listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls}\n\
              inter.broker.listener.name=PLAINTEXT\n\
@@ -157,13 +217,14 @@ impl Kafka {
              ssl.keystore.location={dir}/broker.pem\n\
              log.dirs={dir}/data\n\
              auto.create.topics.enable=false\n\
-             offsets.topic.replication.factor=1\n\
+             default.replication.factor={nodes}\n\
+             offsets.topic.replication.factor={nodes}\n\
              offsets.topic.num.partitions=1\n\
-             transaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\n\
+             transaction.state.log.replication.factor={nodes}\n\
+             transaction.state.log.min.isr={in_sync}\n\
              transaction.state.log.num.partitions=4\n\
-             share.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\n\
+             share.coordinator.state.topic.replication.factor={nodes}\n\
+             share.coordinator.state.topic.min.isr={in_sync}\n\
              group.initial.rebalance.delay.ms=0\n\
              log.cleaner.dedupe.buffer.size=4194304\n\
              log.retention.check.interval.ms=500\n\
@@ -171,6 +232,9 @@ impl Kafka {
              broker.session.timeout.ms=2000\n\
              broker.heartbeat.interval.ms=500\n"
         );
+        for (name, value) in node.properties {
+            writeln!(properties, "{name}={value}").unwrap();
+        }
         fs::write(self.dir.path().join("server.properties"), properties).unwrap();
     }
 

@@ -9,6 +9,7 @@
 )]
 
 mod certificates;
+mod cluster;
 mod kafka;
 pub mod lake;
 mod postgres;
@@ -18,6 +19,7 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
+pub use cluster::Cluster;
 pub use kafka::Kafka;
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
