@@ -8,7 +8,7 @@ use tidemark::log::{SqliteLog, SqliteLogOptions};
 
 use crate::check_log::{CheckedLog, read};
 use crate::connector::Connector;
-use crate::oracle::History;
+use crate::oracle::{History, Transaction};
 use crate::oracle::checker::position;
 use crate::oracle::source::TABLES;
 
@@ -51,7 +51,7 @@ pub async fn check(connector: &Connector, history: &History, checked: &CheckedLo
     .await
     .into_iter();
     let first = history.count_below(checked.first_point);
-    let is_sent = |t: &&crate::oracle::Transaction| !t.changes.is_empty() || t.has_message;
+    let is_sent = |t: &&Transaction| !t.changes.is_empty() || t.has_message;
     let mut transactions = 0;
     for transaction in history.transactions[first..].iter().filter(is_sent) {
         let mut next = |status: &str| {
