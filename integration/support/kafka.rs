@@ -1,6 +1,8 @@
 //! A throwaway Kafka: one broker that is its own controller, from the jars which `scripts/fetch-kafka` fetches.
 //!
-//! It listens in plain, and with TLS and SCRAM, for the user `app` with the password `app-secret`.
+//! It listens in plain; with TLS and passwords, by SCRAM or PLAIN; with TLS and the client's certificate; and with a
+//! certificate of another host. Who comes in plain, and the user `app`, may do anything; the user `limited` and whoever
+//! has a certificate may do what [`Kafka::allow`] gives them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,17 +24,29 @@ pub struct Kafka {
     dir: tempfile::TempDir,
     port: u16,
     tls_port: u16,
+    certificate_port: u16,
+    elsewhere_port: u16,
     child: Option<Child>,
 }
 
 impl Kafka {
-    /// The password of `app`, behind TLS.
+    /// The password of `app` and of `limited`, behind TLS.
     pub const PASSWORD: &str = "app-secret";
+
+    /// Kafka's name of whoever comes with the certificate `client.crt`.
+    pub const CERTIFIED: &str = "User:CN=alice";
 
     /// A broker of its own.
     pub fn start() -> Self {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut kafka = Self { dir, port: free_port(), tls_port: free_port(), child: None };
+        let mut kafka = Self {
+            dir,
+            port: free_port(),
+            tls_port: free_port(),
+            certificate_port: free_port(),
+            elsewhere_port: free_port(),
+            child: None,
+        };
         kafka.configure();
         kafka.format();
         kafka.start_again();
@@ -53,9 +67,31 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where to connect with TLS and SCRAM.
+    /// Where to connect with TLS and a password, by SCRAM or PLAIN.
     pub fn tls_address(&self) -> String {
         format!("localhost:{}", self.tls_port)
+    }
+
+    /// Where to connect with TLS and a certificate.
+    pub fn certificate_address(&self) -> String {
+        format!("localhost:{}", self.certificate_port)
+    }
+
+    /// Where the broker shows the certificate of another host.
+    pub fn elsewhere_address(&self) -> String {
+        format!("localhost:{}", self.elsewhere_port)
+    }
+
+    /// Gives rights by Kafka's own `kafka-acls.sh`, as in `--topic shop. --resource-pattern-type prefixed`.
+    pub fn allow(&self, principal: &str, operations: &[&str], resource: &[&str]) {
+        let mut command = java(&["-Xmx96m", "-Dlog4j2.level=OFF"]);
+        command.args(["-cp", &class_path(), "org.apache.kafka.tools.AclCommand"]);
+        command.args(["--bootstrap-server", &self.address(), "--add", "--allow-principal", principal]);
+        for operation in operations {
+            command.args(["--operation", operation]);
+        }
+        let output = command.args(resource).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     /// Port of the plain listener.
@@ -123,16 +159,27 @@ impl Kafka {
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
+    /// The password that `limited` has from the next start on.
+    pub fn set_password_of_limited(&self, password: &str) {
+        let path = self.dir.path().join("server.properties");
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, after) = text.split_once("user_limited=\"").unwrap();
+        let (_, after) = after.split_once('"').unwrap();
+        fs::write(path, format!("{before}user_limited=\"{password}\"{after}")).unwrap();
+    }
+
     fn configure(&self) {
         let dir = self.dir.path();
         let certificates = Certificates::make(dir);
-        let key = Command::new("openssl")
-            .args(["pkcs8", "-topk8", "-nocrypt", "-in"])
-            .arg(certificates.path("server.key"))
-            .output()
-            .unwrap();
-        let certificate = fs::read(certificates.path("server.crt")).unwrap();
-        fs::write(dir.join("broker.pem"), [key.stdout, certificate].concat()).unwrap();
+        for (certificate, store) in [("server", "broker.pem"), ("wrong", "elsewhere.pem")] {
+            let key = Command::new("openssl")
+                .args(["pkcs8", "-topk8", "-nocrypt", "-in"])
+                .arg(certificates.path(&format!("{certificate}.key")))
+                .output()
+                .unwrap();
+            let certificate = fs::read(certificates.path(&format!("{certificate}.crt"))).unwrap();
+            fs::write(dir.join(store), [key.stdout, certificate].concat()).unwrap();
+        }
         fs::write(
             dir.join("log4j2.properties"),
             "rootLogger.level=info\nrootLogger.appenderRef.out.ref=out\nappender.out.type=Console\n\
@@ -141,20 +188,35 @@ impl Kafka {
         )
         .unwrap();
         let (port, tls, controller, dir) = (self.port, self.tls_port, free_port(), dir.display());
-        let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+        let (certificate, elsewhere) = (self.certificate_port, self.elsewhere_port);
+        let login = "org.apache.kafka.common.security";
+        let password = Self::PASSWORD;
         let properties = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
              controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},SSL://127.0.0.1:{certificate},\
+             ELSEWHERE://127.0.0.1:{elsewhere},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls},\
+             SSL://localhost:{certificate},ELSEWHERE://localhost:{elsewhere}\n\
              inter.broker.listener.name=PLAINTEXT\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
-             sasl.enabled.mechanisms=SCRAM-SHA-256\n\
-             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={scram}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,ELSEWHERE:SSL,\
+             CONTROLLER:PLAINTEXT\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS;User:app\n\
+             sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN\n\
+             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config={login}.plain.PlainLoginModule required \
+             user_app=\"{password}\" user_limited=\"{password}\";\n\
              ssl.keystore.type=PEM\n\
              ssl.keystore.location={dir}/broker.pem\n\
+             ssl.truststore.type=PEM\n\
+             ssl.truststore.location={dir}/ca.crt\n\
+             listener.name.sasl_ssl.ssl.client.auth=none\n\
+             listener.name.ssl.ssl.client.auth=required\n\
+             listener.name.elsewhere.ssl.keystore.type=PEM\n\
+             listener.name.elsewhere.ssl.keystore.location={dir}/elsewhere.pem\n\
              log.dirs={dir}/data\n\
              auto.create.topics.enable=false\n\
              offsets.topic.replication.factor=1\n\

@@ -67,7 +67,7 @@ pub(super) fn take_over(
     let state = view.state.clone();
     *shared.view() = view;
     announce(shared, offsets, &producer, &mut standing, &dropped)
-        .map_err(|failure| failed("take over the log", &failure.with_fatal(&producer), shared))?;
+        .map_err(|failure| failed("take over the log", &failure, shared))?;
     delete(shared, offsets, &dropped);
     standing.producer = Some(producer);
     shared.trouble.clear();
@@ -194,10 +194,12 @@ fn announce(
     let asked = offsets.ends(std::iter::once(state.clone()));
     let first = asked.ok().and_then(|ends| ends.get(&state).copied());
     let Some(first) = first else { return Err(Failure::Disturbed(state)) };
-    let mut transaction = Transaction::begin(producer)?;
+    let mut transaction = Transaction::begin(producer).map_err(|failure| failure.with_fatal(producer))?;
     let slot = transaction.slot(state.clone(), first);
     let sent = entries.iter().try_for_each(|entry| transaction.send_state(slot, entry));
     if let Err(failure) = sent.and_then(|()| transaction.commit(INIT_PATIENCE)) {
+        // Before the abort: a transaction that no log partition came to be part of cannot be aborted, which is fatal.
+        let failure = failure.with_fatal(producer);
         transaction.abort(&failure);
         return Err(failure);
     }
