@@ -8,9 +8,9 @@ use tidemark::log::{SqliteLog, SqliteLogOptions};
 
 use crate::check_log::{CheckedLog, read};
 use crate::connector::Connector;
-use crate::oracle::{History, Transaction};
 use crate::oracle::checker::position;
 use crate::oracle::source::TABLES;
+use crate::oracle::{History, Transaction};
 
 /// A record of a table with a value.
 struct Counted {

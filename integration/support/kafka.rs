@@ -1,7 +1,9 @@
 //! A throwaway Kafka: one broker that is its own controller, or one node of several that are ([`super::Cluster`]),
 //! from the jars which `scripts/fetch-kafka` fetches.
 //!
-//! It listens in plain, and with TLS and SCRAM, for the user `app` with the password `app-secret`.
+//! It listens in plain; with TLS and passwords, by SCRAM or PLAIN; with TLS and the client's certificate; and with a
+//! certificate of another host. Who comes in plain, and the user `app`, may do anything; the user `limited` and whoever
+//! has a certificate may do what [`Kafka::allow`] gives them.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -26,6 +28,8 @@ pub struct Kafka {
     dir: tempfile::TempDir,
     port: u16,
     tls_port: u16,
+    certificate_port: u16,
+    elsewhere_port: u16,
     child: Option<Child>,
     /// How often its log says that it has started, once it has.
     launches: usize,
@@ -46,8 +50,11 @@ pub struct Node<'n> {
 }
 
 impl Kafka {
-    /// The password of `app`, behind TLS.
+    /// The password of `app` and of `limited`, behind TLS.
     pub const PASSWORD: &str = "app-secret";
+
+    /// Kafka's name of whoever comes with the certificate `client.crt`.
+    pub const CERTIFIED: &str = "User:CN=alice";
 
     /// A broker of its own.
     pub fn start() -> Self {
@@ -60,8 +67,15 @@ impl Kafka {
     /// A broker that is not running yet.
     pub fn prepare(node: Node<'_>) -> Self {
         let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let (port, tls_port) = (free_port(), free_port());
-        let kafka = Self { dir, port, tls_port, child: None, launches: 0 };
+        let kafka = Self {
+            dir,
+            port: free_port(),
+            tls_port: free_port(),
+            certificate_port: free_port(),
+            elsewhere_port: free_port(),
+            child: None,
+            launches: 0,
+        };
         kafka.configure(node);
         kafka.format();
         kafka
@@ -81,9 +95,31 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where to connect with TLS and SCRAM.
+    /// Where to connect with TLS and a password, by SCRAM or PLAIN.
     pub fn tls_address(&self) -> String {
         format!("localhost:{}", self.tls_port)
+    }
+
+    /// Where to connect with TLS and a certificate.
+    pub fn certificate_address(&self) -> String {
+        format!("localhost:{}", self.certificate_port)
+    }
+
+    /// Where the broker shows the certificate of another host.
+    pub fn elsewhere_address(&self) -> String {
+        format!("localhost:{}", self.elsewhere_port)
+    }
+
+    /// Gives rights by Kafka's own `kafka-acls.sh`, as in `--topic shop. --resource-pattern-type prefixed`.
+    pub fn allow(&self, principal: &str, operations: &[&str], resource: &[&str]) {
+        let mut command = java(&["-Xmx96m", "-Dlog4j2.level=OFF"]);
+        command.args(["-cp", &class_path(), "org.apache.kafka.tools.AclCommand"]);
+        command.args(["--bootstrap-server", &self.address(), "--add", "--allow-principal", principal]);
+        for operation in operations {
+            command.args(["--operation", operation]);
+        }
+        let output = command.args(resource).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     /// Port of the plain listener.
@@ -185,16 +221,27 @@ impl Kafka {
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
+    /// The password that `limited` has from the next start on.
+    pub fn set_password_of_limited(&self, password: &str) {
+        let path = self.dir.path().join("server.properties");
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, after) = text.split_once("user_limited=\"").unwrap();
+        let (_, after) = after.split_once('"').unwrap();
+        fs::write(path, format!("{before}user_limited=\"{password}\"{after}")).unwrap();
+    }
+
     fn configure(&self, node: Node<'_>) {
         let dir = self.dir.path();
         let certificates = Certificates::make(dir);
-        let key = Command::new("openssl")
-            .args(["pkcs8", "-topk8", "-nocrypt", "-in"])
-            .arg(certificates.path("server.key"))
-            .output()
-            .unwrap();
-        let certificate = fs::read(certificates.path("server.crt")).unwrap();
-        fs::write(dir.join("broker.pem"), [key.stdout, certificate].concat()).unwrap();
+        for (certificate, store) in [("server", "broker.pem"), ("wrong", "elsewhere.pem")] {
+            let key = Command::new("openssl")
+                .args(["pkcs8", "-topk8", "-nocrypt", "-in"])
+                .arg(certificates.path(&format!("{certificate}.key")))
+                .output()
+                .unwrap();
+            let certificate = fs::read(certificates.path(&format!("{certificate}.crt"))).unwrap();
+            fs::write(dir.join(store), [key.stdout, certificate].concat()).unwrap();
+        }
         fs::write(
             dir.join("log4j2.properties"),
             "rootLogger.level=info\nrootLogger.appenderRef.out.ref=out\nappender.out.type=Console\n\
@@ -203,25 +250,40 @@ impl Kafka {
         )
         .unwrap();
         let (port, tls, dir) = (self.port, self.tls_port, dir.display());
+        let (certificate, elsewhere) = (self.certificate_port, self.elsewhere_port);
         let (id, nodes, controller) = (node.id, node.controllers.len(), node.controllers[node.id - 1]);
         let quorum = (node.controllers.iter().zip(1..)).map(|(port, id)| format!("{id}@127.0.0.1:{port}"));
         let (quorum, in_sync) = (quorum.collect::<Vec<_>>().join(","), nodes.div_ceil(2));
         let own_port = free_port();
         let (to_peers, peers) = node.peers.unwrap_or((own_port, own_port));
-        let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+        let login = "org.apache.kafka.common.security";
+        let password = Self::PASSWORD;
         let mut properties = format!(
             "process.roles=broker,controller\n\
              node.id={id}\n\
              controller.quorum.voters={quorum}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},PEERS://127.0.0.1:{peers},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls},PEERS://127.0.0.1:{to_peers}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},SSL://127.0.0.1:{certificate},\
+             ELSEWHERE://127.0.0.1:{elsewhere},PEERS://127.0.0.1:{peers},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls},\
+             SSL://localhost:{certificate},ELSEWHERE://localhost:{elsewhere},PEERS://127.0.0.1:{to_peers}\n\
              inter.broker.listener.name=PEERS\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,PEERS:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
-             sasl.enabled.mechanisms=SCRAM-SHA-256\n\
-             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={scram}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,ELSEWHERE:SSL,\
+             PEERS:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS;User:app\n\
+             sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN\n\
+             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config={login}.plain.PlainLoginModule required \
+             user_app=\"{password}\" user_limited=\"{password}\";\n\
              ssl.keystore.type=PEM\n\
              ssl.keystore.location={dir}/broker.pem\n\
+             ssl.truststore.type=PEM\n\
+             ssl.truststore.location={dir}/ca.crt\n\
+             listener.name.sasl_ssl.ssl.client.auth=none\n\
+             listener.name.ssl.ssl.client.auth=required\n\
+             listener.name.elsewhere.ssl.keystore.type=PEM\n\
+             listener.name.elsewhere.ssl.keystore.location={dir}/elsewhere.pem\n\
              log.dirs={dir}/data\n\
              auto.create.topics.enable=false\n\
              default.replication.factor={nodes}\n\

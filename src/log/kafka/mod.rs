@@ -98,7 +98,7 @@ impl KafkaLog {
     /// when brokers do not answer. Cancel-safe.
     pub async fn probe(&self) -> Vec<Probe> {
         let probed = self.shared.blocking(|shared| Ok(probe::probe(shared))).await;
-        probed.unwrap_or_else(|error| vec![Probe { subject: "log", outcome: Err(error), warning: false }])
+        probed.unwrap_or_else(|error| vec![Probe { subject: "log", outcome: Err(error) }])
     }
 }
 

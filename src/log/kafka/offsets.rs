@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Trouble};
@@ -15,6 +16,9 @@ use crate::runtime::{Error, Result};
 
 /// How long a request may take before it is an error that passes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a first request may take before it is looked at why.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 
 const LISTING: &str = "ask for the offsets of log partitions";
 
@@ -37,8 +41,7 @@ impl Offsets {
     /// Number of partitions of a topic; none when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<Option<u32>> {
         let doing = || format!("ask the brokers for topic {topic}");
-        let metadata =
-            self.consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|e| self.failed(&doing(), &e))?;
+        let metadata = self.metadata(topic).map_err(|e| self.failed(&doing(), &e))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Ok(None);
         };
@@ -51,11 +54,23 @@ impl Offsets {
 
     /// Number of brokers that can be seen; metadata of one topic has them all.
     pub fn brokers(&self, topic: &str) -> Result<usize> {
-        let metadata = self
-            .consumer
-            .fetch_metadata(Some(topic), PATIENCE)
-            .map_err(|e| self.failed("reach the brokers", &e))?;
+        let metadata = self.metadata(topic).map_err(|e| self.failed("reach the brokers", &e))?;
         Ok(metadata.brokers().len())
+    }
+
+    /// Asks for a topic, which is the first that is asked of brokers: whoever is not let in need not wait, nor go on
+    /// knocking.
+    fn metadata(&self, topic: &str) -> Result<Metadata, KafkaError> {
+        let first = self.consumer.fetch_metadata(Some(topic), FIRST_PATIENCE);
+        self.listen();
+        let found = match first {
+            Err(_) if !self.trouble.is_refused() => {
+                self.consumer.fetch_metadata(Some(topic), PATIENCE - FIRST_PATIENCE)
+            }
+            first => first,
+        }?;
+        self.trouble.let_in();
+        Ok(found)
     }
 
     /// First offset and end of one log partition.

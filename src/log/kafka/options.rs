@@ -116,6 +116,26 @@ impl KafkaLogOptions {
         self.brokers.join(",")
     }
 
+    /// The commands by which an administrator gives all rights that are needed. `NAME`: the principal, which the brokers
+    /// know.
+    pub(super) fn rights(&self) -> String {
+        let add =
+            format!("kafka-acls.sh --bootstrap-server {} --add --allow-principal User:NAME", self.brokers());
+        let create = if self.create_topics { " --operation Create" } else { "" };
+        let (name, id) = (&self.name, &self.transactional_id);
+        format!(
+            "{add} --operation Read --operation Write --operation DescribeConfigs{create} --topic {name}. \
+             --resource-pattern-type prefixed\n\
+             {add} --operation Write --transactional-id {id} --transactional-id {}",
+            self.check_id()
+        )
+    }
+
+    /// The transactional id of `tidemark check`, which must not fence a writer.
+    pub(super) fn check_id(&self) -> String {
+        format!("{}-check", self.transactional_id)
+    }
+
     /// The largest record, in bytes of key, value and headers.
     pub(super) fn record_bytes_max(&self) -> usize {
         let given = self.properties.get("message.max.bytes").and_then(|bytes| bytes.trim().parse().ok());

@@ -60,8 +60,8 @@ struct Refresher {
 impl Shared {
     pub fn new(options: KafkaLogOptions) -> Self {
         Self {
+            trouble: Arc::new(Trouble::new(&options)),
             options,
-            trouble: Arc::default(),
             view: Mutex::default(),
             limits: Mutex::default(),
             refresher: Mutex::default(),

@@ -119,11 +119,19 @@ impl<'p> Transaction<'p> {
                 Err((KafkaError::MessageProduction(Code::QueueFull), again)) => {
                     record = again;
                     pace.serve(self.producer);
-                    if let Some((slot, error)) = deliveries(self.producer).failed.take() {
-                        return Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone())));
+                    let failed = deliveries(self.producer).failed.take();
+                    if let Some((slot, error)) = failed {
+                        return Err(Failure::NotWritten(self.cause(error), Some(self.slots[slot].0.clone())));
                     }
                 }
-                Err((error, _)) => return Err(Failure::NotWritten(error, Some(partition.clone()))),
+                Err((error, _)) => {
+                    let partition = Some(partition.clone());
+                    let refused = code(&error) == Some(Code::State);
+                    return Err(Failure::NotWritten(
+                        if refused { self.cause(error) } else { error },
+                        partition,
+                    ));
+                }
             }
         }
         *next += 1;
@@ -164,8 +172,11 @@ impl<'p> Transaction<'p> {
         while self.producer.in_flight_count() > 0 {
             pace.serve(self.producer);
         }
-        match deliveries(self.producer).failed.take() {
-            Some((slot, error)) => Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone()))),
+        let failed = deliveries(self.producer).failed.take();
+        match failed {
+            Some((slot, error)) => {
+                Err(Failure::NotWritten(self.cause(error), Some(self.slots[slot].0.clone())))
+            }
             None => Ok(()),
         }
     }
@@ -179,6 +190,21 @@ impl<'p> Transaction<'p> {
             }
         }
         Ok(())
+    }
+
+    /// What has made the transaction fail, of which a record's error is only what follows: a right that is missing shows
+    /// when a log partition is added to the transaction, and its records come back as sent in a wrong state. librdkafka
+    /// tells it when it is asked to commit. Only for a transaction that it will not commit: one of its records has
+    /// failed, or was refused for the transaction's state.
+    fn cause(&self, error: KafkaError) -> KafkaError {
+        match self.producer.commit_transaction(STEP) {
+            Err(KafkaError::Transaction(told))
+                if told.txn_requires_abort() && told.code() != Code::Inconsistent =>
+            {
+                KafkaError::Transaction(told)
+            }
+            _ => error,
+        }
     }
 
     /// Aborts after an error; `false`: the producer is of no use any more, and its successor's first step

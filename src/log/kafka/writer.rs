@@ -217,7 +217,10 @@ fn empty() -> Append {
 /// The error of a transaction other than an append's.
 pub(super) fn failed(doing: &str, failure: &Failure, shared: &Shared) -> Error {
     match failure {
-        Failure::NotWritten(error, _) | Failure::InDoubt(error) => {
+        Failure::NotWritten(error, Some(partition)) => {
+            client::error(doing, error, &shared.trouble).context(partition)
+        }
+        Failure::NotWritten(error, None) | Failure::InDoubt(error) => {
             client::error(doing, error, &shared.trouble)
         }
         Failure::Unmarked(error) => Error::retry(format!("cannot {doing}: {}", error.message())),
