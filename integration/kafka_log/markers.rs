@@ -6,7 +6,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use futures::executor::block_on;
 use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidemark::log::{KafkaLog, Log, LogPartition};
 
@@ -14,7 +17,7 @@ use super::numbers::{self, counted, options_at, step};
 use super::support::{Kafka, Network, Node, Proxy, free_port};
 
 /// How often the broker may write its markers after all.
-const TRIES: u64 = 12;
+const TRIES: u64 = 30;
 
 /// A log with fifty numbers, and what its writer would send next.
 struct Fixture {
@@ -33,6 +36,7 @@ impl Fixture {
         let peers = Some((network.port(), port));
         let mut kafka = Kafka::prepare(Node { id: 1, controllers: &[free_port()], properties: &[], peers });
         kafka.start_again();
+        make_topics(&kafka, 200);
         let log = KafkaLog::open(options_at(name, &kafka.address())).unwrap();
         let fenced = log.fence().await.unwrap();
         log.append(fenced.epoch, step(name, 0..50)).await.unwrap();
@@ -99,6 +103,17 @@ impl Fixture {
         numbers::check_committed(&self.kafka, self.name, count + 70);
         numbers::check_read(&log, self.name, count + 70).await;
     }
+}
+
+/// The more topics with settings there are, the longer it takes until a broker that starts has heard of them all.
+fn make_topics(kafka: &Kafka, count: usize) {
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", kafka.address()).create().unwrap();
+    let names: Vec<String> = (0..count).map(|n| format!("other-{n}")).collect();
+    let topic = |name| NewTopic::new(name, 1, TopicReplication::Fixed(1)).set("retention.ms", "-1");
+    let topics: Vec<NewTopic<'_>> = names.iter().map(|name| topic(name)).collect();
+    let made = block_on(admin.create_topics(&topics, &AdminOptions::new())).unwrap();
+    assert!(made.iter().all(Result::is_ok), "{made:?}");
 }
 
 fn send(producer: &BaseProducer, topic: &str, key: &str, value: &str) {

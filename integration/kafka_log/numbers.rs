@@ -132,8 +132,15 @@ fn end(address: &str, partition: &LogPartition, isolation_level: &str) -> u64 {
         .create()
         .unwrap();
     let number = partition.partition as i32;
-    let (_, high) = consumer.fetch_watermarks(&partition.topic, number, Duration::from_secs(10)).unwrap();
-    high as u64
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match consumer.fetch_watermarks(&partition.topic, number, Duration::from_secs(10)) {
+            Ok((_, high)) => return high as u64,
+            // A broker that has just started does not lead yet.
+            Err(error) => assert!(Instant::now() < deadline, "{partition}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Takes over as the writer's producer, sends records and never commits.

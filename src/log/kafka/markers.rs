@@ -172,13 +172,16 @@ fn any_visible(shared: &Shared, committed: &View, with_tail: &View) -> Result<bo
 
 /// The log partitions that are open, with the ends of everything.
 pub(super) fn open_partitions(shared: &Shared, view: &View) -> Result<BTreeMap<LogPartition, Offset>> {
-    let of = |(topic, partitions): (&Arc<str>, &u32)| {
-        let topic = Arc::clone(topic);
-        (0..*partitions).map(move |partition| LogPartition { topic: Arc::clone(&topic), partition })
+    let everything = Offsets::new(&shared.options, &shared.trouble, false)?;
+    // One that was deleted is told by the append which misses it.
+    let topics = everything.existing(view.topics.keys().cloned().collect())?;
+    let of = |topic: Arc<str>| {
+        let partitions = view.topics.get(&topic).copied().unwrap_or(0);
+        (0..partitions).map(move |partition| LogPartition { topic: Arc::clone(&topic), partition })
     };
-    let mut all: BTreeSet<LogPartition> = view.topics.iter().flat_map(of).collect();
+    let mut all: BTreeSet<LogPartition> = topics.into_iter().flat_map(of).collect();
     all.insert(shared.state_partition());
-    let everything = Offsets::new(&shared.options, &shared.trouble, false)?.ends(all.iter().cloned())?;
+    let everything = everything.ends(all.iter().cloned())?;
     let stable = Offsets::new(&shared.options, &shared.trouble, true)?.ends(all.into_iter())?;
     let open = |(partition, end): &(LogPartition, Offset)| stable.get(partition).is_some_and(|at| at < end);
     Ok(everything.into_iter().filter(open).collect())

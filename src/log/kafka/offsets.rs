@@ -1,12 +1,13 @@
 //! Asking brokers for offsets and topics: many log partitions in one request a broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::Metadata;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Trouble};
@@ -50,6 +51,16 @@ impl Offsets {
             Some(Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(None),
             Some(code) => Err(self.failed(&doing(), &KafkaError::MetadataFetch(code))),
         }
+    }
+
+    /// The topics that are there, of those given.
+    pub fn existing(&self, wanted: BTreeSet<Arc<str>>) -> Result<BTreeSet<Arc<str>>> {
+        let metadata = self
+            .consumer
+            .fetch_metadata(None, PATIENCE)
+            .map_err(|e| self.failed("ask the brokers for their topics", &e))?;
+        let found: HashSet<&str> = metadata.topics().iter().map(MetadataTopic::name).collect();
+        Ok(wanted.into_iter().filter(|topic| found.contains(&**topic)).collect())
     }
 
     /// Number of brokers that can be seen; metadata of one topic has them all.
