@@ -10,6 +10,7 @@
 
 mod certificates;
 mod cluster;
+mod disk;
 mod kafka;
 pub mod lake;
 mod postgres;
@@ -20,6 +21,7 @@ use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
 pub use cluster::Cluster;
+pub use disk::{SmallDisk, again_in_a_namespace};
 pub use kafka::{Kafka, Node};
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};

@@ -12,7 +12,8 @@ use crate::runtime::{Backoff, Class, Error, Result};
 pub(super) const STATE: &str = "spill";
 
 /// The spill's own state: its name, the hash of the remote log's state when spilling began, and the offset of the
-/// first append since.
+/// first append since; and the name of the remote log.
+const OWNER: &str = "owner";
 const NAME: &str = "name";
 const BASE: &str = "base";
 const FIRST: &str = "first";
@@ -38,6 +39,8 @@ impl From<Error> for Halt {
 #[derive(Clone, Debug)]
 pub(super) struct Spill {
     local: Arc<dyn Log>,
+    /// The remote log.
+    owner: Arc<str>,
     partition: LogPartition,
     fenced: Arc<Mutex<Known>>,
 }
@@ -45,6 +48,7 @@ pub(super) struct Spill {
 #[derive(Debug, Default)]
 struct Known {
     epoch: Option<Epoch>,
+    owner: String,
     name: String,
     base: Vec<u8>,
     /// First append that has not arrived. The local log may still hold earlier ones: how long it keeps what it was
@@ -57,9 +61,9 @@ struct Known {
 }
 
 impl Spill {
-    pub fn new(local: Arc<dyn Log>) -> Self {
+    pub fn new(local: Arc<dyn Log>, owner: &str) -> Self {
         let partition = LogPartition { topic: TOPIC.into(), partition: 0 };
-        Self { local, partition, fenced: Arc::default() }
+        Self { local, owner: owner.into(), partition, fenced: Arc::default() }
     }
 
     /// Takes the local log over.
@@ -68,6 +72,7 @@ impl Spill {
         let text = |key: &str| fenced.state.get(key).cloned().unwrap_or_default();
         let mut known = self.known();
         known.epoch = Some(fenced.epoch);
+        known.owner = String::from_utf8_lossy(&text(OWNER)).into_owned();
         known.name = String::from_utf8_lossy(&text(NAME)).into_owned();
         known.base = text(BASE);
         known.next = String::from_utf8_lossy(&text(FIRST)).parse().unwrap_or(0);
@@ -77,10 +82,26 @@ impl Spill {
     /// Lets go of what the remote log has. `arrived` is what its state says of a spill, `state` the hash of the
     /// rest. Fails when what is left belongs to another course of the log.
     pub async fn resume(&self, arrived: Option<&[u8]>, state: &[u8]) -> Result<()> {
-        let (name, base) = {
+        let (owner, name, base) = {
             let known = self.known();
-            (known.name.clone(), known.base.clone())
+            (known.owner.clone(), known.name.clone(), known.base.clone())
         };
+        if owner != *self.owner {
+            if self.is_empty().await? {
+                // With a name of its own, which the other log's state does not tell of.
+                self.known().name.clear();
+                return Ok(());
+            }
+            return Err(Error::operator(format!(
+                "the spill's file holds appends that were kept for the log of {owner:?} and have not arrived there; \
+                 this is {:?}",
+                self.owner
+            ))
+            .mend(
+                "Give this connector a [state] dir, or a [log.kafka] spill_path, of its own; the other one brings them \
+                 into its log when it starts.",
+            ));
+        }
         let ours = arrived.and_then(|text| std::str::from_utf8(text).ok()?.rsplit_once(' '));
         match ours.filter(|(spill, _)| *spill == name) {
             Some((_, last)) => {
@@ -109,6 +130,7 @@ impl Spill {
         }
         let (_, first) = self.range().await?;
         self.set(vec![
+            (OWNER.to_owned(), self.owner.as_bytes().to_vec()),
             (NAME.to_owned(), name.clone().into_bytes()),
             (BASE.to_owned(), base.to_vec()),
             (FIRST.to_owned(), first.to_string().into_bytes()),

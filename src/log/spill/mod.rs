@@ -17,7 +17,8 @@
 //!
 //! Why the right spill meets the right log: when spilling begins, the spill notes a hash of the state which the
 //! remote log is in. What it holds is appended only to a log in this very state, or in one that it has made.
-//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept.
+//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept. So is one that was made for
+//! another log, whose name it notes: two connectors may have been given one file.
 //!
 //! Appends which are held are never spilled, nor what follows them before they are seen: the remote log drops them
 //! when it is fenced, and then the rest would make an incomplete copy visible. A backfill waits for the log.
@@ -85,9 +86,10 @@ impl Drop for Spilling {
 }
 
 impl SpillLog {
-    /// Puts a local log, which is for this alone, beside a remote one.
-    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>) -> Self {
-        Self { remote, course: Arc::default(), spill: Spill::new(local) }
+    /// Puts a local log, which is for this alone, beside a remote one. `owner` names the remote log: what was kept for
+    /// another one is not brought into it.
+    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>, owner: &str) -> Self {
+        Self { remote, course: Arc::default(), spill: Spill::new(local, owner) }
     }
 
     /// Appends to the spill, behind what is there. `course` is locked.

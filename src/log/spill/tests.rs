@@ -8,6 +8,7 @@ use super::super::{RecordBatch, SqliteLog, SqliteLogOptions};
 use super::*;
 
 const TOPIC: &str = "t";
+const OWNER: &str = "tidemark-shop";
 
 /// A log which is away when it is told to be, and sometimes does an append and dies before it can say so.
 #[derive(Debug)]
@@ -72,7 +73,7 @@ impl World {
     fn on(dir: tempfile::TempDir) -> Self {
         let log = sqlite(&dir, "log.db");
         let remote = Arc::new(Flaky { log, away: AtomicBool::new(false), appends: AtomicU64::new(0) });
-        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"));
+        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"), OWNER);
         Self { dir, remote, log }
     }
 
@@ -117,7 +118,7 @@ async fn it_conforms_while_the_remote_log_is_there() {
     conformance::run(|name| {
         let (remote, local) =
             (sqlite(&dir, &format!("{name}.db")), sqlite(&dir, &format!("{name}-spill.db")));
-        async move { Arc::new(SpillLog::new(remote, local)) as Arc<dyn Log> }
+        async move { Arc::new(SpillLog::new(remote, local, OWNER)) as Arc<dyn Log> }
     })
     .await;
 }
@@ -254,4 +255,32 @@ async fn whatever_dies_and_whenever_each_append_arrives_once_and_in_order() {
     }
     world.log.fence().await.unwrap();
     assert!(world.numbers().await.into_iter().eq(0..next), "{:?}", world.numbers().await);
+}
+
+#[tokio::test]
+async fn what_was_kept_for_another_log_is_left_alone_although_both_are_new() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    world.append(epoch, 0).await.unwrap();
+    // Nothing has been written to either log: only their names tell them apart.
+    let (dir, remote) = (world.dir, Arc::clone(&world.remote));
+    drop(world.log);
+    let other = sqlite(&dir, "other.db");
+    let log = SpillLog::new(Arc::clone(&other), sqlite(&dir, "spill.db"), "tidemark-other");
+    let error = log.fence().await.unwrap_err();
+    assert_eq!(error.class(), Class::Operator);
+    let text = error.to_string();
+    assert!(text.contains("\"tidemark-shop\"") && text.contains("\"tidemark-other\""), "{text}");
+    assert!(read_numbered(other.as_ref(), TOPIC, 0, 1 << 20).await.unwrap().is_empty());
+    drop(log);
+    remote.away.store(false, Ordering::Relaxed);
+    let log = SpillLog::new(remote.clone(), sqlite(&dir, "spill.db"), OWNER);
+    log.fence().await.unwrap();
+    let found = read_numbered(remote.log.as_ref(), TOPIC, 0, 1 << 20).await.unwrap();
+    assert_eq!(found, [(0, 0)], "it is brought into the log that it was kept for");
+    // Then the file is free for the other one.
+    drop(log);
+    let log = SpillLog::new(other, sqlite(&dir, "spill.db"), "tidemark-other");
+    assert_eq!(n(&log.fence().await.unwrap()), None);
 }
