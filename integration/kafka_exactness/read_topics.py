@@ -63,10 +63,13 @@ while any(p["stable"] < p["high"] for p in found.values()) and time.monotonic() 
 
 files = {topic: open(f"{folder}/{topic}", "wb") for topic, _ in found}
 committed.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in found])
-reading = set(found)
+reading, last = set(found), time.monotonic()
 while reading:
-    messages = committed.consume(10_000, timeout=PATIENCE)
-    if not messages:
+    # It returns when it has so many, or after so long: not as soon as it has any.
+    messages = committed.consume(10_000, timeout=0.5)
+    if messages:
+        last = time.monotonic()
+    elif time.monotonic() - last > PATIENCE:
         sys.exit(f"no record and no end of {sorted(reading)} within {PATIENCE} s")
     for message in messages:
         place = (message.topic(), message.partition())
