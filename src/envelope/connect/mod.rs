@@ -212,6 +212,8 @@ fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
             }
         },
         ColumnType::Bytes => plain(Kind::Bytes),
+        ColumnType::Bits { length: 1 } => plain(Kind::Boolean),
+        ColumnType::Bits { length } => named(Kind::Bytes, "io.debezium.data.Bits", 1).with("length", length),
         ColumnType::Date => named(Kind::Int32, "io.debezium.time.Date", 1),
         ColumnType::Time { precision: ..=3 } => named(Kind::Int32, "io.debezium.time.Time", 1),
         ColumnType::Time { .. } => named(Kind::Int64, "io.debezium.time.MicroTime", 1),
