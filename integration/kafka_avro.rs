@@ -292,7 +292,8 @@ async fn sigterm_ends_the_process_although_the_registry_says_nothing() {
                 .await
                 .unwrap();
         }
-        silent.asked.recv().await.unwrap();
+        let asked = tokio::time::timeout(PATIENCE, silent.asked.recv()).await;
+        assert_eq!(asked, Ok(Some(())), "{name}: the registry is not asked: {}", running.output());
         running.signal(Signal::TERM);
         assert_eq!(running.ended().await.code(), Some(0), "{name}: {}", running.output());
     }
