@@ -218,6 +218,7 @@ fn cut(reason: &str) -> Cut {
         changes: 12,
         dead_letters: 1,
         ends: vec![LogEnd { partition: 0, end: 9 }],
+        backfill: None,
     };
     Cut {
         ds: "2026-11-20".parse().unwrap(),

@@ -9,6 +9,7 @@
 )]
 
 mod certificates;
+pub mod days;
 mod kafka;
 pub mod lake;
 mod postgres;

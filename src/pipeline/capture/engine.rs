@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use crate::change::{Lsn, Op, Position, SchemaChange, Value};
-use crate::envelope::{EncodeError, OldKind, OldRow, RowChange};
+use crate::change::{Lsn, Op, Position, SchemaChange, TableSchema, Value};
+use crate::envelope::{EncodeError, OldKind, OldRow, RowChange, TableEncoder};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::pgoutput::{self, OldTuple, Relation};
 use crate::runtime::{Error, Result};
@@ -291,32 +291,44 @@ pub(super) fn encode(
     dead_letters: &Arc<str>,
 ) {
     let topic = Arc::clone(&table.topic);
-    let bytes_max = appender.log().record_bytes_max(&topic);
-    let records = appender.batch.topic(&topic);
+    let (encoder, schema) = table.encoder();
+    match write(encoder, schema, &topic, row, appender, dead_letters) {
+        Some(records) => table.counted(records, row.position, row.commit_us),
+        None => table.dead_lettered(),
+    }
+}
+
+/// Writes a change's records to a topic and gives their number; none when it became a dead letter.
+pub(super) fn write(
+    encoder: &mut TableEncoder,
+    schema: &TableSchema,
+    topic: &Arc<str>,
+    row: &RowChange<'_>,
+    appender: &mut Appender,
+    dead_letters: &Arc<str>,
+) -> Option<u32> {
+    let bytes_max = appender.log().record_bytes_max(topic);
+    let records = appender.batch.topic(topic);
     let mark = records.mark();
-    let encoded = table.encoder().encode(row, records).and_then(|count| {
+    let encoded = encoder.encode(row, records).and_then(|count| {
         let bytes_max = bytes_max.unwrap_or(usize::MAX);
         let Some(bytes) = records.too_large_since(mark, bytes_max) else { return Ok(count) };
         records.rewind(mark);
         Err(EncodeError::TooLarge { bytes, bytes_max })
     });
-    match encoded {
-        Ok(records) => table.counted(records, row.position, row.commit_us),
-        Err(error) => {
-            // Of a table that is refused as a whole it has been told once.
-            if !matches!(error, EncodeError::Refused(_)) {
-                tracing::error!(table = %table.schema.name, position = %row.position, %error,
-                    "a change cannot be carried and went to the dead letters");
-            }
-            let bytes_max = appender.log().record_bytes_max(dead_letters);
-            let reason = error.to_string();
-            dead_letter::write(appender.batch.topic(dead_letters), &table.schema, row, &reason, bytes_max);
-            table.count.dead_letters += 1;
-            table.touched = true;
-            table.watch.dead_lettered(1);
-        }
-    }
     appender.added();
+    let error = match encoded {
+        Ok(records) => return Some(records),
+        Err(error) => error,
+    };
+    // Of a table that is refused as a whole it has been told once.
+    if !matches!(error, EncodeError::Refused(_)) {
+        tracing::error!(table = %schema.name, position = %row.position, %error,
+            "a change cannot be carried and went to the dead letters");
+    }
+    let bytes_max = appender.log().record_bytes_max(dead_letters);
+    dead_letter::write(appender.batch.topic(dead_letters), schema, row, &error.to_string(), bytes_max);
+    None
 }
 
 /// An empty vector of another lifetime in the same buffer, so that a row costs no allocation.
