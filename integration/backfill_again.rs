@@ -16,6 +16,7 @@ use serde_json::Value;
 use support::days::{days, use_rule};
 use support::lake::{duckdb, postgres, value};
 use support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
 use tokio_postgres::Client;
 
 const TABLES: &str = "
@@ -98,9 +99,9 @@ async fn wait_copied(running: &Running, tables: &[&str]) {
 
 /// Waits until the log holds rows of a copy beyond that offset; gives its end.
 async fn wait_rows(connector: &Connector, beyond: u64) -> u64 {
-    let end = async || {
-        connector.records("shop.backfill-public.big").await.last().map_or(0, |record| record.offset + 1)
-    };
+    let log = SqliteLog::open(SqliteLogOptions::new(connector.state().join("log.db"))).unwrap();
+    let rows = LogPartition { topic: "shop.backfill-public.big".into(), partition: 0 };
+    let end = async || log.ranges().await.unwrap().get(&rows).map_or(0, |range| range.end);
     wait_until(PATIENCE, "the copy has rows in the log", async || end().await > beyond).await;
     end().await
 }
