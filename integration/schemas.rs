@@ -10,13 +10,13 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use tidemark::change::{
-    BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, LogEnd, Lsn, Op, Position, ReplicaIdentity, SchemaChange,
-    SchemaVersion, TableName, TableSchema, TextKind, Value,
+    BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, LogEnd, Lsn, Op, Position,
+    ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema, TextKind, Value,
 };
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
 use tidemark::lake::{
-    ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, LogRange, MANIFEST_VERSION, Manifest, MissingTable,
-    PartFile, Payload,
+    ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, LogRange, MANIFEST_VERSION, Manifest,
+    MissingTable, PartFile, Payload,
 };
 use tidemark::log::TopicRecords;
 

@@ -109,9 +109,10 @@ impl Engine {
         self.now_ms = now_ms;
     }
 
-    /// With nothing in flight everything below `wal_end` is settled: an idle database keeps no WAL.
+    /// Between two transactions everything below `wal_end` has been handed to the appender, and is durable before this
+    /// progress is: an idle database keeps no WAL, also while rows of a copy are always on their way.
     pub fn keepalive(&mut self, wal_end: Lsn) {
-        if self.is_idle() && wal_end > self.progress.flush_lsn {
+        if !self.assembler.in_transaction() && wal_end > self.progress.flush_lsn {
             self.progress.flush_lsn = wal_end;
         }
     }

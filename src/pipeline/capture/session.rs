@@ -22,16 +22,16 @@ use tokio::time::Instant;
 use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn, TableName};
 use crate::envelope::routing;
 use crate::log::Visibility;
-use crate::ops::{Command, Ops};
+use crate::ops::{Accepted, BackfillOf, Command, Ops};
 use crate::postgres::pgoutput::Relation;
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
-use crate::runtime::{Result, Shutdown};
+use crate::runtime::{Error, Result, Shutdown};
 
 use super::backfill::{Backfills, CopyEvent};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
 use super::registrar::Registrar;
-use super::source::Source;
+use super::source::{self, Source};
 use super::state::{StreamState, TableCount};
 
 /// An idle database's progress is made durable after this many bytes of WAL …
@@ -268,11 +268,7 @@ impl Session<'_> {
         let (ds, reply) = match command {
             Command::Cut { ds, reply } => (ds, reply),
             Command::Backfill { of, reply } => {
-                let (tables, appender) = (&self.engine.tables, &mut self.engine.appender);
-                let asked = match self.source.client().await {
-                    Ok(sql) => self.backfills.ask(&of, sql, tables, appender).await,
-                    Err(error) => Err(error),
-                };
+                let asked = self.ask_for_copies(&of).await;
                 if asked.is_ok() {
                     self.submit().await?;
                     self.engine.appender.settle().await?;
@@ -291,6 +287,18 @@ impl Session<'_> {
             Err(error) => drop(reply.send(Err(error))),
         }
         Ok(())
+    }
+
+    async fn ask_for_copies(&mut self, of: &BackfillOf) -> Result<Accepted> {
+        let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+        let asking = async { self.backfills.ask(of, self.source.client().await?, tables, appender).await };
+        let asked = tokio::time::timeout(source::PATIENCE, asking).await.unwrap_or_else(|_| {
+            Err(Error::retry("the source did not answer which tables it publishes").mend("Ask again."))
+        });
+        if asked.is_err() {
+            self.source.disconnect();
+        }
+        asked
     }
 
     /// Takes a piece of a copy; one that fills the batch is written at once.
@@ -315,8 +323,13 @@ impl Session<'_> {
         self.submit().await?;
         self.engine.appender.settle().await?;
         if ended {
-            self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
-            return self.submit().await;
+            let whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
+            self.submit().await?;
+            self.engine.appender.settle().await?;
+            if let Some(table) = whole {
+                table.backfill_ended();
+            }
+            return Ok(());
         }
         self.backfills.begin(&mut self.engine.tables, &self.engine.appender).await
     }

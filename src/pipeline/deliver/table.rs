@@ -139,7 +139,10 @@ impl TableDelivery {
     ) -> Result<Turn> {
         let cut = journal.cuts_after(self.decided).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
         let mut turn = Turn::default();
-        let mut complete = true;
+        // A cut may be newer than the ranges, and name a log partition that they have not.
+        let ends =
+            cut.as_ref().and_then(|cut| cut.tables.get(&self.topic)).map_or(&[][..], |table| &table.ends);
+        let mut complete = ends.iter().all(|end| end.end == 0 || partitions.contains_key(&end.partition));
         for (number, (partition, range)) in partitions {
             let end = cut.as_ref().map(|cut| self.cut_end(cut, *number));
             let target = end.map_or(range.end, |end| end.min(range.end));

@@ -37,24 +37,21 @@ use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::change::{
-    BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Op, Position, TableName, TableSchema, Value,
-};
+use crate::change::{BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Position, TableName};
 use crate::config::TableGlob;
-use crate::envelope::{RowChange, TableEncoder, routing};
-use crate::ops::{Accepted, BackfillOf};
+use crate::envelope::routing;
+use crate::ops::{Accepted, BackfillOf, TableStats};
 use crate::postgres::catalog;
-use crate::postgres::copy::CopyText;
 use crate::postgres::wire::Client;
-use crate::runtime::{Error, Result};
+use crate::runtime::{Class, Error, Result};
 
 use super::super::CaptureSettings;
 use super::super::appender::Appender;
-use super::super::engine::{encode, recycle, write};
 use super::super::registrar::Registrar;
 use super::super::state::{BackfillState, TableCount};
 use super::super::tables::{Table, Tables};
 use super::super::{ends_by_topic, write_schema_change};
+use super::copying::{Copying, begin_anew};
 use super::point::before;
 use super::reader::{self, CopyEvent, Ready, Rows};
 
@@ -101,21 +98,6 @@ impl Drop for Running {
     }
 }
 
-#[derive(Debug)]
-struct Copying {
-    position: Position,
-    commit_us: i64,
-    schema: TableSchema,
-    columns: usize,
-    encoder: TableEncoder,
-    text: CopyText,
-    values: Vec<Value<'static>>,
-    /// Rows read; also the ordinal of the last one.
-    read: u64,
-    rows: u64,
-    dead_letters: u64,
-}
-
 impl Backfills {
     /// Goes on from the state that a fence found: what was asked for is asked for.
     pub fn new(settings: &CaptureSettings, states: BTreeMap<String, BackfillState>) -> Self {
@@ -136,7 +118,7 @@ impl Backfills {
         &mut self,
         of: &BackfillOf,
         sql: &mut Client,
-        tables: &Tables,
+        tables: &mut Tables,
         appender: &mut Appender,
     ) -> Result<Accepted> {
         let mut accepted = Accepted::default();
@@ -160,6 +142,9 @@ impl Backfills {
             appender.set(state.entry(&topic));
             self.states.insert(topic, state);
             tracing::info!(%table, "a new copy of the table is asked for");
+            if let Some(known) = tables.by_name(&table) {
+                known.watch.backfill_began(0);
+            }
             accepted.asked.push(table);
         }
         Ok(accepted)
@@ -233,7 +218,11 @@ impl Backfills {
         let rows_topic: Arc<str> = routing::backfill_topic(&self.settings.name, &table).into();
         let mut from = ends.remove(&*topic).unwrap_or_default();
         from.push(LogEnd { partition: BACKFILL_PARTITION, end: end_of(ends.remove(&*rows_topic)) });
-        let total = tables.by_name(&table).map(|known| known.total).unwrap_or_default();
+        let mut total = TableCount::default();
+        if let Some(known) = tables.by_name(&table) {
+            known.watch.backfill_began(0);
+            total = known.total;
+        }
         let (sender, events) = mpsc::channel(PIECES);
         let reader = tokio::spawn(reader::read(self.settings.clone(), table.clone(), sender)).abort_handle();
         tracing::info!(%table, "a new copy begins: waiting for the transactions that are open now to end");
@@ -289,6 +278,11 @@ impl Backfills {
             }
             CopyEvent::Failed(error) => {
                 tracing::warn!(table = %running.table, %error, "the copy was interrupted: it is begun again in {AGAIN_AFTER:?}");
+                // What passes is not a failure of the table.
+                if let Some(known) = tables.by_name(&running.table).filter(|_| error.class() != Class::Retry)
+                {
+                    known.watch.failed(&error);
+                }
                 self.running = None;
                 self.again_at = Instant::now() + AGAIN_AFTER;
             }
@@ -330,18 +324,8 @@ impl Backfills {
         if recreated {
             begin_anew(table, position, commit_us, appender, &self.dead_letters);
         }
-        running.copying = Some(Copying {
-            position,
-            commit_us,
-            schema: table.schema.clone(),
-            columns: columns.len(),
-            encoder,
-            text: CopyText::default(),
-            values: Vec::new(),
-            read: 0,
-            rows: 0,
-            dead_letters: 0,
-        });
+        running.copying =
+            Some(Copying::new(position, commit_us, table.schema.clone(), columns.len(), encoder));
         Ok(())
     }
 
@@ -350,12 +334,17 @@ impl Backfills {
         self.running.as_ref().is_some_and(|running| running.ended)
     }
 
-    /// The copy is whole. Everything appended must be durable; sets state with the next append.
-    pub async fn finish(&mut self, tables: &mut Tables, appender: &mut Appender) -> Result<()> {
-        let Some(running) = self.running.take_if(|running| running.ended) else { return Ok(()) };
-        let Some(copied) = &running.copying else { return Ok(()) };
+    /// The copy is whole. Everything appended must be durable; sets state with the next append, and only after that it
+    /// may be told that the copy of the table has ended.
+    pub async fn finish(
+        &mut self,
+        tables: &mut Tables,
+        appender: &mut Appender,
+    ) -> Result<Option<Arc<TableStats>>> {
+        let Some(running) = self.running.take_if(|running| running.ended) else { return Ok(None) };
+        let Some(copied) = &running.copying else { return Ok(None) };
         let mut ends = ends_by_topic(appender.log().as_ref()).await?;
-        let Some(table) = tables.by_name(&running.table) else { return Ok(()) };
+        let Some(table) = tables.by_name(&running.table) else { return Ok(None) };
         let since = since(table.total, running.total);
         let done = CutBackfill {
             position: copied.position,
@@ -367,14 +356,14 @@ impl Backfills {
             dead_letters: since.dead_letters + copied.dead_letters,
         };
         let (name, rows) = (&running.table, copied.rows);
-        tracing::info!(table = %name, rows, at = %done.position, "the new copy is whole: the next cut takes it");
-        table.watch.backfill_ended();
+        tracing::info!(table = %name, rows, at = %done.position, "copied: the next cut takes it");
+        let watch = Arc::clone(&table.watch);
         let topic = Arc::clone(&running.topic);
         self.counted.insert(Arc::clone(&topic), table.total);
         let state = BackfillState { table: name.clone(), wanted: false, done: Some(done) };
         appender.set(state.entry(&topic));
         self.states.insert(topic, state);
-        Ok(())
+        Ok(Some(watch))
     }
 
     /// Brings a whole copy's counts up to those of its table, and puts them into the next append.
@@ -424,65 +413,6 @@ impl Running {
         }
         Ok(())
     }
-}
-
-impl Copying {
-    fn write(
-        &mut self,
-        row: &[u8],
-        topic: &Arc<str>,
-        appender: &mut Appender,
-        dead_letters: &Arc<str>,
-    ) -> Result<()> {
-        self.read += 1;
-        self.text.split(row, self.columns).map_err(|error| {
-            Error::operator(format!("row {} of COPY {} cannot be read: {error}", self.read, self.schema.name))
-        })?;
-        let mut new = recycle(std::mem::take(&mut self.values));
-        new.extend(self.text.values(row));
-        let change = RowChange {
-            op: Op::Read,
-            position: Position { ordinal: self.read, ..self.position },
-            lsn: Lsn(self.position.commit_lsn.0 + 1),
-            commit_us: self.commit_us,
-            now_ms: self.commit_us / 1000,
-            xid: None,
-            snapshot: true,
-            last_commit_lsn: None,
-            old: None,
-            new: Some(&new),
-        };
-        match write(&mut self.encoder, &self.schema, topic, &change, appender, dead_letters) {
-            Some(records) => self.rows += u64::from(records),
-            None => self.dead_letters += 1,
-        }
-        self.values = recycle(new);
-        Ok(())
-    }
-}
-
-/// A table that was dropped and made again under its name holds nothing of the former one: its topic says so.
-fn begin_anew(
-    table: &mut Table,
-    position: Position,
-    commit_us: i64,
-    appender: &mut Appender,
-    dead: &Arc<str>,
-) {
-    tracing::warn!(table = %table.schema.name, "the table was dropped and made again: what it held before is gone");
-    let row = RowChange {
-        op: Op::Truncate,
-        position,
-        lsn: Lsn(position.commit_lsn.0 + 1),
-        commit_us,
-        now_ms: commit_us / 1000,
-        xid: None,
-        snapshot: false,
-        last_commit_lsn: None,
-        old: None,
-        new: None,
-    };
-    encode(table, &row, appender, dead);
 }
 
 fn covers(from: &[LogEnd], lost: LogEnd) -> bool {

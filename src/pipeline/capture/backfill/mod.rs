@@ -25,6 +25,7 @@
 
 mod asked;
 mod copy;
+mod copying;
 mod point;
 mod reader;
 
