@@ -4,13 +4,16 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help kafka registry demo test test-all bench bench-parts build venv fmt lint deny clean deps
+.PHONY: help kafka registry demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
 
 demo: deps venv ## a throwaway Postgres with traffic, a published day, and both compared (Ctrl-C ends it)
 	@demo/run.sh
+
+demo-kafka: deps venv kafka registry ## Postgres with traffic, Kafka, a schema registry and Tidemark on them, to be tried out (Ctrl-C)
+	@demo/kafka.sh
 
 test: deps venv kafka registry ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
@@ -20,9 +23,9 @@ test: deps venv kafka registry ## format check, clippy, unit and integration tes
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} $(MAKE) test
 
-bench: deps ## speed beside pg_recvlogical and COPY, measured in the same run; then merging a day
+bench: deps venv kafka ## speed beside pg_recvlogical and COPY, measured in the same run; then merging a day
 	cargo build --locked --profile fast
-	python3 benches/bench.py
+	.venv/bin/python benches/bench.py
 	cargo bench --locked --profile fast --bench merge
 
 bench-parts: deps ## speed of the parts alone: envelope, log, files
@@ -37,12 +40,12 @@ kafka: deps ## the Kafka broker that the tests start, in .kafka
 registry: deps ## a schema registry for the tests, in .registry
 	@scripts/fetch-registry
 
-venv: $(VENV)/ready ## Python readers to check files with (DuckDB, pyarrow, fastavro), in .venv
+venv: $(VENV)/ready ## Python readers to check with (DuckDB, pyarrow, fastavro, confluent-kafka), in .venv
 
 $(VENV)/ready: requirements.txt | deps
 	@python3 -m venv $(VENV) || { echo "No virtual environment could be made in $(VENV)." \
 	  "Install Python's venv module (Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
 fmt: ## format the code
@@ -58,7 +61,7 @@ deny: deps ## licences, bans and sources of all dependencies (installs cargo-den
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf $(VENV) .kafka
+	rm -rf $(VENV) .kafka .registry
 
 deps:
 	@scripts/install-deps

@@ -71,6 +71,7 @@ fn change<'a>(op: Op, ordinal: u64, values: &'a [Value<'a>]) -> RowChange<'a> {
         xid: Some(750),
         snapshot: false,
         last_commit_lsn: Some(Lsn(0x16_B360_0000)),
+        transaction: None,
         old: (op == Op::Update).then_some(full),
         new: Some(values),
     }

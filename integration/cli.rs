@@ -218,3 +218,34 @@ fn a_reader_that_leaves_early_is_no_error() {
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     running.stop();
 }
+
+/// The variables that a service of `compose.yaml` gets.
+fn environment(service: &str) -> Vec<(String, String)> {
+    let text = include_str!("compose.yaml");
+    let indented =
+        |line: &str, by: usize| line.len() - line.trim_start().len() == by && !line.trim().is_empty();
+    let service = text.lines().skip_while(|line| *line != format!("  {service}:")).skip(1);
+    let lines = service.take_while(|line| !indented(line, 2)).skip_while(|line| *line != "    environment:");
+    let pairs =
+        lines.skip(1).take_while(|line| indented(line, 6)).filter_map(|line| line.trim().split_once(": "));
+    pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn the_configuration_of_the_compose_file_is_one_that_is_understood() {
+    let config = include_str!("compose.toml");
+    let folder = folder_with(config);
+    for (service, format) in [("tidemark", "json"), ("tidemark-avro", "avro")] {
+        let given = environment(service);
+        assert!(given.contains(&("ENVELOPE_FORMAT".to_owned(), format.to_owned())), "{service}: {given:?}");
+        // Nothing runs behind these addresses: a configuration that is not understood leaves with 2, before it asks.
+        let output =
+            tidemark(folder.path(), &["wait", "--ds", "2026-11-20", "--timeout", "0s"]).envs(given).output();
+        let output = output.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{service}: {said}");
+        assert!(said.contains("ds=2026-11-20 was not published"), "{service}: {said}");
+    }
+    let (code, _, said) = run(folder.path(), &["wait", "--ds", "2026-11-20", "--timeout", "0s"]);
+    assert!(code == 2 && said.contains("SOURCE_NAME is not set"), "{code}: {said}");
+}

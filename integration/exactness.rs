@@ -6,7 +6,7 @@
 //!                  └─> oracle (triggers, slot) ┴── equal ┘
 //! ```
 //!
-//! The oracle (`exactness/oracle.rs`) is inside the database and not of our making: triggers note every change,
+//! The oracle (`oracle/`) is inside the database and not of our making: triggers note every change,
 //! and Postgres's own `test_decoding` tells in what order transactions committed. At the end the log must hold
 //! each change once, in that order, with those values, and each published day the state at its cut.
 //!
@@ -19,17 +19,14 @@
 mod check_lake;
 #[path = "exactness/check_log.rs"]
 mod check_log;
+#[path = "exactness/check_transactions.rs"]
+mod check_transactions;
 #[path = "exactness/clock.rs"]
 mod clock;
 #[path = "exactness/connector.rs"]
 mod connector;
-#[path = "exactness/oracle.rs"]
 mod oracle;
-#[path = "exactness/source.rs"]
-mod source;
 mod support;
-#[path = "exactness/traffic.rs"]
-mod traffic;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -42,9 +39,9 @@ use rustix::process::Signal;
 
 use clock::Clock;
 use connector::{Connector, NAME, Process};
-use oracle::History;
+use oracle::traffic::Traffic;
+use oracle::{History, source};
 use support::{Postgres, Stop};
-use traffic::Traffic;
 
 /// Rounds that may meet the very first backfill; from then on one is let through.
 const EARLY_ROUNDS: u32 = 5;
@@ -60,7 +57,7 @@ async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_ofte
     let rounds = setting("CRASH_ROUNDS").unwrap_or(30) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}");
     let mut test = Test::start(seed).await;
-    let traffic = Traffic::start(&test.server.url(), seed, 4);
+    let traffic = Traffic::start(&test.server.url(), seed, 4, Duration::ZERO);
     for round in 0..rounds {
         test.round(round).await;
         if round == rounds / 2 {
@@ -327,6 +324,7 @@ impl Test {
             log.unchanged
         );
         assert!(log.unchanged > 0, "the traffic never left a long value unchanged");
+        check_transactions::check(&self.connector, &history, &log).await;
         check_lake::check(&self.connector, &history, &log, &self.clock);
         eprintln!("{:?}: {} days are right", self.began.elapsed(), log.cuts.len());
     }

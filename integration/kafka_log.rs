@@ -6,6 +6,8 @@
 
 #[path = "kafka_log/broker.rs"]
 mod broker;
+#[path = "kafka_log/markers.rs"]
+mod markers;
 #[path = "kafka_log/numbers.rs"]
 mod numbers;
 #[path = "kafka_log/prefixed.rs"]

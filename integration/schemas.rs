@@ -13,7 +13,9 @@ use tidemark::change::{
     BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, LogEnd, Lsn, Op, Position,
     ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema, TextKind, Value,
 };
+use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
+use tidemark::envelope::{Boundary, DataCollection, TransactionEncoder, TransactionOrder, TransactionRecord};
 use tidemark::lake::{
     ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, LogRange, MANIFEST_VERSION, Manifest,
     MissingTable, PartFile, Payload,
@@ -41,13 +43,40 @@ fn envelopes_keys_and_headers_are_as_described() {
         (Op::Delete, Some(full), None),
         (Op::Truncate, None, None),
     ] {
-        for (key, value, headers) in records(op, old, new.map(|new| &new[..])) {
-            documents.extend(key.map(|key| ("key.json", key)));
-            documents.extend(value.map(|value| ("envelope.json", value)));
-            documents.push(("headers.json", headers));
+        let order = TransactionOrder { total: 2, data_collection: 1 };
+        for transaction in [None, Some(order).filter(|_| op != Op::Read)] {
+            for (key, value, headers) in records(op, old, new.map(|new| &new[..]), transaction) {
+                documents.extend(key.map(|key| ("key.json", key)));
+                documents.extend(value.map(|value| ("envelope.json", value)));
+                documents.push(("headers.json", headers));
+            }
         }
     }
-    assert!(documents.len() > 20);
+    assert!(documents.len() > 40);
+    all_are_described(&documents);
+}
+
+#[test]
+fn transactions_are_as_described() {
+    let counts = [DataCollection { name: "public.orders".to_owned(), event_count: 2 }];
+    let end = |event_count, data_collections| Boundary::End { event_count, data_collections };
+    let encoder = TransactionEncoder::new(tidemark::envelope::Options::default(), SchemaIds::default());
+    let mut topic = TopicRecords::new(Arc::from("shop.transaction"));
+    for boundary in [Boundary::Begin, end(2, Some(&counts)), end(0, Some(&[])), end(9, None)] {
+        let record = TransactionRecord {
+            xid: 750,
+            lsn: POSITION.commit_lsn,
+            position: POSITION,
+            commit_us: 1,
+            boundary,
+        };
+        encoder.encode(&record, &mut topic);
+    }
+    let value = |bytes: Option<&[u8]>| serde_json::from_slice::<Json>(bytes.unwrap()).unwrap();
+    let documents: Vec<_> = topic
+        .iter()
+        .flat_map(|record| [("key.json", value(record.key)), ("transaction.json", value(record.value))])
+        .collect();
     all_are_described(&documents);
 }
 
@@ -145,7 +174,12 @@ fn dead_letters_are_as_described() {
 type Parsed = (Option<Json>, Option<Json>, Json);
 
 /// The records of a change of a table with the columns `id` and `name`.
-fn records(op: Op, old: Option<OldRow<'_>>, new: Option<&[Value<'_>]>) -> Vec<Parsed> {
+fn records(
+    op: Op,
+    old: Option<OldRow<'_>>,
+    new: Option<&[Value<'_>]>,
+    transaction: Option<TransactionOrder>,
+) -> Vec<Parsed> {
     let mut schema = table();
     schema.columns = vec![column("id", ColumnType::Int64), column("name", ColumnType::TEXT)];
     let source = SourceInfo { name: "shop".into(), database: "shopdb".into(), version: "0.1.0".into() };
@@ -160,6 +194,7 @@ fn records(op: Op, old: Option<OldRow<'_>>, new: Option<&[Value<'_>]>) -> Vec<Pa
         xid: (!backfill).then_some(750),
         snapshot: backfill,
         last_commit_lsn: (!backfill).then_some(Lsn(0x16_B373_0000)),
+        transaction,
         old,
         new,
     };

@@ -9,11 +9,12 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value as Json, json};
 use tidemark::change::Cut;
 
-use crate::check_log::{CheckedLog, sha256};
+use crate::check_log::CheckedLog;
 use crate::clock::Clock;
 use crate::connector::{Connector, NAME};
+use crate::oracle::checker::sha256;
+use crate::oracle::source::{TABLES, Table};
 use crate::oracle::{History, Row, Rows, State};
-use crate::source::{TABLES, Table};
 
 /// Compares every cut and every published day with the oracle. Panics at the first difference.
 pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: &Clock) {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::source::PUBLICATION;
+use crate::oracle::source::PUBLICATION;
 use crate::support::free_port;
 
 /// The connector's name: the first part of its topics and folders.
@@ -42,6 +42,7 @@ impl Connector {
                      slot = \"{PUBLICATION}\"\npublication = \"{PUBLICATION}\"\n\
                      [log]\nappend_bytes_max = 65_536\nlinger_ms = 2\n\
                      [log.embedded]\nretention_ms = 3_000_000_000_000\nretention_bytes = 1_000_000_000_000\n\
+                     [envelope]\nprovide_transaction_metadata = true\n\
                      [state]\ndir = \"{shown}/state\"\n\
                      [lake]\nurl = \"file://{shown}/lake\"\npart_bytes_max = 1_048_576\n\
                      stage_bytes_max = 65_536\nmemory_bytes_max = 33_554_432\n\

@@ -54,6 +54,49 @@ async fn a_broker_killed_in_the_middle_of_appends_costs_time_and_nothing_else() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_ends_while_its_broker_is_killed_leaves_an_append_whole_or_not_there() {
+    let mut kafka = Kafka::start();
+    let mut options = options_at("both", &kafka.address());
+    options.partitions = 3;
+    let mut count = 0;
+    for round in 0..3 {
+        let log = KafkaLog::open(options.clone()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(90);
+        let fenced = loop {
+            match log.fence().await {
+                Ok(fenced) => break fenced,
+                Err(error) => {
+                    assert_eq!(error.class(), Class::Retry, "{error}");
+                    assert!(Instant::now() < deadline, "{error}");
+                }
+            }
+        };
+        let found = counted(&fenced);
+        assert!(found == count || found == count + 50, "{count} were confirmed, {found} are there");
+        count = found;
+        numbers::check_committed(&kafka, "both", count);
+        numbers::check_read(&log, "both", count).await;
+        let until = Instant::now() + Duration::from_millis(1500);
+        while Instant::now() < until {
+            log.append(fenced.epoch, step("both", count..count + 50)).await.unwrap();
+            count += 50;
+        }
+        let answer = tokio::spawn(async move {
+            let answered = log.append(fenced.epoch, step("both", count..count + 50)).await.is_ok();
+            (answered, log)
+        });
+        // Into the middle of it, wherever that is.
+        std::thread::sleep(Duration::from_micros(1500 * round + 500));
+        kafka.kill();
+        if answer.is_finished() && answer.await.unwrap().0 {
+            count += 50;
+        }
+        eprintln!("round {round}: {count} confirmed");
+        kafka.start_again();
+    }
+}
+
 /// One append as capture does it: tried again when nothing was written, and from the state when nobody knows.
 async fn append(
     log: &KafkaLog,
@@ -113,8 +156,10 @@ async fn it_works_over_tls_with_scram_and_tells_a_wrong_password() {
     let wrong = KafkaLog::open(options).unwrap();
     let error = wrong.fence().await.unwrap_err();
     let text = error.to_string();
-    assert_eq!(error.class(), Class::Retry, "{text}");
-    assert!(text.contains("uthentication") && !text.contains("geheim"), "{text}");
+    // Never let in: the configuration is wrong, and waiting does not mend it.
+    assert_eq!(error.class(), Class::Operator, "{text}");
+    assert!(text.contains("uthentication") && text.contains("\"sasl.password\""), "{text}");
+    assert!(!text.contains("geheim"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

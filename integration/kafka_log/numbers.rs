@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -98,16 +98,49 @@ fn check(found: &[u64], count: u64) {
     }
 }
 
+/// The partition of the state.
+pub fn state(name: &str) -> LogPartition {
+    LogPartition { topic: format!("{name}.state").into(), partition: 0 }
+}
+
 /// The high watermark: the end of everything, committed or not.
 pub fn high_watermark(partition: &LogPartition) -> u64 {
+    end(&Kafka::shared().address(), partition, "read_uncommitted")
+}
+
+/// Whether a transaction is still open in a partition some time after the broker has started.
+pub fn stays_open(kafka: &Kafka, partition: &LogPartition) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(3);
+    let is_open = || {
+        let ends =
+            ["read_committed", "read_uncommitted"].map(|level| end(&kafka.address(), partition, level));
+        ends[0] != ends[1]
+    };
+    while is_open() {
+        if Instant::now() > deadline {
+            return true;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    false
+}
+
+fn end(address: &str, partition: &LogPartition, isolation_level: &str) -> u64 {
     let consumer: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", Kafka::shared().address())
-        .set("isolation.level", "read_uncommitted")
+        .set("bootstrap.servers", address)
+        .set("isolation.level", isolation_level)
         .create()
         .unwrap();
     let number = partition.partition as i32;
-    let (_, high) = consumer.fetch_watermarks(&partition.topic, number, Duration::from_secs(10)).unwrap();
-    high as u64
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match consumer.fetch_watermarks(&partition.topic, number, Duration::from_secs(10)) {
+            Ok((_, high)) => return high as u64,
+            // A broker that has just started does not lead yet.
+            Err(error) => assert!(Instant::now() < deadline, "{partition}: {error}"),
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// Takes over as the writer's producer, sends records and never commits.

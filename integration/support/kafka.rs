@@ -1,13 +1,19 @@
-//! A throwaway Kafka: one broker that is its own controller, from the jars which `scripts/fetch-kafka` fetches.
+//! A throwaway Kafka: one broker that is its own controller, or one node of several that are ([`super::Cluster`]),
+//! from the jars which `scripts/fetch-kafka` fetches.
 //!
-//! It listens in plain, and with TLS and SCRAM, for the user `app` with the password `app-secret`.
+//! It listens in plain; with TLS and passwords, by SCRAM or PLAIN; with TLS and the client's certificate; and with a
+//! certificate of another host. Who comes in plain, and the user `app`, may do anything; the user `limited` and whoever
+//! has a certificate may do what [`Kafka::allow`] gives them.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
 
 use super::{Certificates, free_port};
 
@@ -22,20 +28,56 @@ pub struct Kafka {
     dir: tempfile::TempDir,
     port: u16,
     tls_port: u16,
+    certificate_port: u16,
+    elsewhere_port: u16,
     child: Option<Child>,
+    /// How often its log says that it has started, once it has.
+    launches: usize,
+}
+
+/// A broker's place among its peers.
+#[derive(Clone, Copy, Debug)]
+pub struct Node<'n> {
+    /// From 1.
+    pub id: usize,
+    /// Ports of all controllers, by id.
+    pub controllers: &'n [u16],
+    /// Further properties of the broker.
+    pub properties: &'n [(&'n str, &'n str)],
+    /// Where brokers, this one too, are told to reach it, and where it listens for them. They bring it the markers
+    /// of transactions. None: both are a port of its own.
+    pub peers: Option<(u16, u16)>,
 }
 
 impl Kafka {
-    /// The password of `app`, behind TLS.
+    /// The password of `app` and of `limited`, behind TLS.
     pub const PASSWORD: &str = "app-secret";
+
+    /// Kafka's name of whoever comes with the certificate `client.crt`.
+    pub const CERTIFIED: &str = "User:CN=alice";
 
     /// A broker of its own.
     pub fn start() -> Self {
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        let mut kafka = Self { dir, port: free_port(), tls_port: free_port(), child: None };
-        kafka.configure();
-        kafka.format();
+        let mut kafka =
+            Self::prepare(Node { id: 1, controllers: &[free_port()], properties: &[], peers: None });
         kafka.start_again();
+        kafka
+    }
+
+    /// A broker that is not running yet.
+    pub fn prepare(node: Node<'_>) -> Self {
+        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let kafka = Self {
+            dir,
+            port: free_port(),
+            tls_port: free_port(),
+            certificate_port: free_port(),
+            elsewhere_port: free_port(),
+            child: None,
+            launches: 0,
+        };
+        kafka.configure(node);
+        kafka.format();
         kafka
     }
 
@@ -53,14 +95,41 @@ impl Kafka {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// Where to connect with TLS and SCRAM.
+    /// Where to connect with TLS and a password, by SCRAM or PLAIN.
     pub fn tls_address(&self) -> String {
         format!("localhost:{}", self.tls_port)
+    }
+
+    /// Where to connect with TLS and a certificate.
+    pub fn certificate_address(&self) -> String {
+        format!("localhost:{}", self.certificate_port)
+    }
+
+    /// Where the broker shows the certificate of another host.
+    pub fn elsewhere_address(&self) -> String {
+        format!("localhost:{}", self.elsewhere_port)
+    }
+
+    /// Gives rights by Kafka's own `kafka-acls.sh`, as in `--topic shop. --resource-pattern-type prefixed`.
+    pub fn allow(&self, principal: &str, operations: &[&str], resource: &[&str]) {
+        let mut command = java(&["-Xmx96m", "-Dlog4j2.level=OFF"]);
+        command.args(["-cp", &class_path(), "org.apache.kafka.tools.AclCommand"]);
+        command.args(["--bootstrap-server", &self.address(), "--add", "--allow-principal", principal]);
+        for operation in operations {
+            command.args(["--operation", operation]);
+        }
+        let output = command.args(resource).stdin(Stdio::null()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
     /// Port of the plain listener.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// The broker's folder: what it says, its settings and its data.
+    pub fn folder(&self) -> &Path {
+        self.dir.path()
     }
 
     /// A certificate or key of the broker's folder.
@@ -76,10 +145,31 @@ impl Kafka {
         }
     }
 
+    /// SIGTERM: what it leads goes to others first, where there are any.
+    pub fn stop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        let started = Instant::now();
+        while child.try_wait().unwrap().is_none() {
+            assert!(started.elapsed() < START, "the broker does not stop: {}", tail(&self.log()));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Whether it was started, and neither stopped nor killed since.
+    pub const fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
     /// Starts a broker that was killed, on the same ports and data, and waits until it answers.
     pub fn start_again(&mut self) {
+        self.launch();
+        self.wait_started();
+    }
+
+    /// Starts it, on the same ports and data as before, and does not wait.
+    pub fn launch(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let seen = self.log().matches("Kafka Server started").count();
         let mut broker = java(&["-Xmx256m", "-Xms64m"]);
         broker
             .arg(format!(
@@ -92,16 +182,24 @@ impl Kafka {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let child = self.child.insert(spawn(broker));
-        let started = Instant::now();
-        let log = self.dir.path().join("log");
-        let read = || fs::read_to_string(&log).unwrap_or_default();
-        while read().matches("Kafka Server started").count() == seen {
-            let ended = child.try_wait().unwrap();
-            assert!(ended.is_none(), "the broker ended at its start: {}", tail(&read()));
-            assert!(started.elapsed() < START, "the broker does not start: {}", tail(&read()));
+        // A broker that died before it had started has left no line of its own.
+        self.launches = self.started() + 1;
+        self.child = Some(spawn(broker));
+    }
+
+    /// Waits until a broker which was launched answers.
+    pub fn wait_started(&mut self) {
+        let began = Instant::now();
+        while self.started() < self.launches {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(ended.is_none(), "the broker ended at its start: {}", tail(&self.log()));
+            assert!(began.elapsed() < START, "the broker does not start: {}", tail(&self.log()));
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    fn started(&self) -> usize {
+        self.log().matches("Kafka Server started").count()
     }
 
     /// What the broker has logged.
@@ -140,16 +238,27 @@ impl Kafka {
         assert_eq!(told.matches("low_watermark").count(), partitions as usize, "{told}");
     }
 
-    fn configure(&self) {
+    /// The password that `limited` has from the next start on.
+    pub fn set_password_of_limited(&self, password: &str) {
+        let path = self.dir.path().join("server.properties");
+        let text = fs::read_to_string(&path).unwrap();
+        let (before, after) = text.split_once("user_limited=\"").unwrap();
+        let (_, after) = after.split_once('"').unwrap();
+        fs::write(path, format!("{before}user_limited=\"{password}\"{after}")).unwrap();
+    }
+
+    fn configure(&self, node: Node<'_>) {
         let dir = self.dir.path();
         let certificates = Certificates::make(dir);
-        let key = Command::new("openssl")
-            .args(["pkcs8", "-topk8", "-nocrypt", "-in"])
-            .arg(certificates.path("server.key"))
-            .output()
-            .unwrap();
-        let certificate = fs::read(certificates.path("server.crt")).unwrap();
-        fs::write(dir.join("broker.pem"), [key.stdout, certificate].concat()).unwrap();
+        for (certificate, store) in [("server", "broker.pem"), ("wrong", "elsewhere.pem")] {
+            let key = Command::new("openssl")
+                .args(["pkcs8", "-topk8", "-nocrypt", "-in"])
+                .arg(certificates.path(&format!("{certificate}.key")))
+                .output()
+                .unwrap();
+            let certificate = fs::read(certificates.path(&format!("{certificate}.crt"))).unwrap();
+            fs::write(dir.join(store), [key.stdout, certificate].concat()).unwrap();
+        }
         fs::write(
             dir.join("log4j2.properties"),
             "rootLogger.level=info\nrootLogger.appenderRef.out.ref=out\nappender.out.type=Console\n\
@@ -157,30 +266,51 @@ impl Kafka {
              appender.out.layout.pattern=%d{HH:mm:ss.SSS} %p %c{1} %m%n\n",
         )
         .unwrap();
-        let (port, tls, controller, dir) = (self.port, self.tls_port, free_port(), dir.display());
-        let scram = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
-        let properties = format!(
+        let (port, tls, dir) = (self.port, self.tls_port, dir.display());
+        let (certificate, elsewhere) = (self.certificate_port, self.elsewhere_port);
+        let (id, nodes, controller) = (node.id, node.controllers.len(), node.controllers[node.id - 1]);
+        let quorum = (node.controllers.iter().zip(1..)).map(|(port, id)| format!("{id}@127.0.0.1:{port}"));
+        let (quorum, in_sync) = (quorum.collect::<Vec<_>>().join(","), nodes.div_ceil(2));
+        let own_port = free_port();
+        let (to_peers, peers) = node.peers.unwrap_or((own_port, own_port));
+        let login = "org.apache.kafka.common.security";
+        let password = Self::PASSWORD;
+        let mut properties = format!(
             "process.roles=broker,controller\n\
-             node.id=1\n\
-             controller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls}\n\
-             inter.broker.listener.name=PLAINTEXT\n\
+             node.id={id}\n\
+             controller.quorum.voters={quorum}\n\
+             listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},SSL://127.0.0.1:{certificate},\
+             ELSEWHERE://127.0.0.1:{elsewhere},PEERS://127.0.0.1:{peers},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls},\
+             SSL://localhost:{certificate},ELSEWHERE://localhost:{elsewhere},PEERS://127.0.0.1:{to_peers}\n\
+             inter.broker.listener.name=PEERS\n\
              controller.listener.names=CONTROLLER\n\
-             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,CONTROLLER:PLAINTEXT\n\
-             sasl.enabled.mechanisms=SCRAM-SHA-256\n\
-             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={scram}\n\
+             listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,ELSEWHERE:SSL,\
+             PEERS:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+             super.users=User:ANONYMOUS;User:app\n\
+             sasl.enabled.mechanisms=SCRAM-SHA-256,PLAIN\n\
+             listener.name.sasl_ssl.scram-sha-256.sasl.jaas.config={login}.scram.ScramLoginModule required;\n\
+             listener.name.sasl_ssl.plain.sasl.jaas.config={login}.plain.PlainLoginModule required \
+             user_app=\"{password}\" user_limited=\"{password}\";\n\
              ssl.keystore.type=PEM\n\
              ssl.keystore.location={dir}/broker.pem\n\
+             ssl.truststore.type=PEM\n\
+             ssl.truststore.location={dir}/ca.crt\n\
+             listener.name.sasl_ssl.ssl.client.auth=none\n\
+             listener.name.ssl.ssl.client.auth=required\n\
+             listener.name.elsewhere.ssl.keystore.type=PEM\n\
+             listener.name.elsewhere.ssl.keystore.location={dir}/elsewhere.pem\n\
              log.dirs={dir}/data\n\
              auto.create.topics.enable=false\n\
-             offsets.topic.replication.factor=1\n\
+             default.replication.factor={nodes}\n\
+             offsets.topic.replication.factor={nodes}\n\
              offsets.topic.num.partitions=1\n\
-             transaction.state.log.replication.factor=1\n\
-             transaction.state.log.min.isr=1\n\
+             transaction.state.log.replication.factor={nodes}\n\
+             transaction.state.log.min.isr={in_sync}\n\
              transaction.state.log.num.partitions=4\n\
-             share.coordinator.state.topic.replication.factor=1\n\
-             share.coordinator.state.topic.min.isr=1\n\
+             share.coordinator.state.topic.replication.factor={nodes}\n\
+             share.coordinator.state.topic.min.isr={in_sync}\n\
              group.initial.rebalance.delay.ms=0\n\
              log.cleaner.dedupe.buffer.size=4194304\n\
              log.retention.check.interval.ms=500\n\
@@ -188,6 +318,9 @@ impl Kafka {
              broker.session.timeout.ms=2000\n\
              broker.heartbeat.interval.ms=500\n"
         );
+        for (name, value) in node.properties {
+            writeln!(properties, "{name}={value}").unwrap();
+        }
         fs::write(self.dir.path().join("server.properties"), properties).unwrap();
     }
 

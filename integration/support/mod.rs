@@ -9,6 +9,7 @@
 )]
 
 mod certificates;
+mod cluster;
 pub mod days;
 mod kafka;
 pub mod lake;
@@ -19,7 +20,8 @@ mod proxy;
 use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
-pub use kafka::Kafka;
+pub use cluster::Cluster;
+pub use kafka::{Kafka, Node};
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
 pub use proxy::{Network, Proxy};

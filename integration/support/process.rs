@@ -166,12 +166,17 @@ impl Connector {
         self.records(&format!("{NAME}.public.{table}")).await
     }
 
-    /// Waits until the log holds `count` records of a table. Asks for the end of the topic only.
-    pub async fn wait_for_records(&self, table: &str, count: u64) {
+    /// The end of a table's topic.
+    pub async fn end(&self, table: &str) -> u64 {
         let log = SqliteLog::open(SqliteLogOptions::new(self.state().join("log.db"))).unwrap();
         let partition = LogPartition { topic: format!("{NAME}.public.{table}").into(), partition: 0 };
+        log.ranges().await.unwrap().get(&partition).map_or(0, |range| range.end)
+    }
+
+    /// Waits until the log holds `count` records of a table. Asks for the end of the topic only.
+    pub async fn wait_for_records(&self, table: &str, count: u64) {
         wait_until(PATIENCE, &format!("the log holds {count} records of {table}"), async || {
-            log.ranges().await.unwrap().get(&partition).is_some_and(|range| range.end >= count)
+            self.end(table).await >= count
         })
         .await;
     }

@@ -69,14 +69,7 @@ async fn log(config: &Config) -> Vec<Finding> {
         Ok(log) => log,
         Err(error) => return vec![local("log", Err(error))],
     };
-    let finding = |probe: Probe| {
-        let mut finding = local(probe.subject, probe.outcome);
-        if probe.warning {
-            finding.level = Level::Warn;
-        }
-        finding
-    };
-    log.probe().await.into_iter().map(finding).collect()
+    log.probe().await.into_iter().map(|probe: Probe| local(probe.subject, probe.outcome)).collect()
 }
 
 fn local(subject: &str, result: Result<String>) -> Finding {

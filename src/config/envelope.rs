@@ -10,6 +10,7 @@ pub(super) fn read(document: &Document<'_>) -> EnvelopeConfig {
     let decimals = [("precise", DecimalHandling::Precise), ("string", DecimalHandling::String)];
     let decimal_handling = section.text("decimal_handling", |text| check::word(text, &decimals, &["double"]));
     let schemas_enable = section.boolean("schemas_enable");
+    let provide_transaction_metadata = section.boolean("provide_transaction_metadata");
     if avro && schemas_enable == Some(true) {
         section.note(
             "schemas_enable",
@@ -22,6 +23,7 @@ pub(super) fn read(document: &Document<'_>) -> EnvelopeConfig {
             Some(registry) if avro => EnvelopeFormat::Avro(registry),
             _ => EnvelopeFormat::Json { schemas_enable: schemas_enable.unwrap_or(false) },
         },
+        provide_transaction_metadata: provide_transaction_metadata.unwrap_or(false),
         decimal_handling: decimal_handling.unwrap_or(DecimalHandling::Precise),
     }
 }

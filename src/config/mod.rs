@@ -186,6 +186,8 @@ pub struct EnvelopeConfig {
     pub format: EnvelopeFormat,
     /// Numerics with a fixed scale.
     pub decimal_handling: DecimalHandling,
+    /// Whether records say which they are of their transaction, and transactions have a topic of their own.
+    pub provide_transaction_metadata: bool,
 }
 
 /// Encoding of the envelope.

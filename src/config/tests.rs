@@ -376,6 +376,8 @@ fn a_registry_has_defaults_and_its_password_is_never_printed() {
         let text = format!("[envelope.registry]\nurl = \"{bad}\"");
         with_envelope(&text).expect_err(bad);
     }
-    let json = with_envelope("[envelope]\nschemas_enable = true").unwrap();
+    let json =
+        with_envelope("[envelope]\nschemas_enable = true\nprovide_transaction_metadata = true").unwrap();
     assert_eq!(json.envelope.format, EnvelopeFormat::Json { schemas_enable: true });
+    assert!(json.envelope.provide_transaction_metadata && !config.envelope.provide_transaction_metadata);
 }

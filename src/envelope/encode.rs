@@ -56,10 +56,28 @@ pub struct RowChange<'a> {
     pub snapshot: bool,
     /// LSN of the commit before this transaction's, where known.
     pub last_commit_lsn: Option<Lsn>,
+    /// Where the change's first record stands in its transaction; none where that is not told.
+    pub transaction: Option<TransactionOrder>,
     /// The row before, as far as it was sent: always for a delete.
     pub old: Option<OldRow<'a>>,
     /// The row after; one value a wire column. For create, read and update.
     pub new: Option<&'a [Value<'a>]>,
+}
+
+/// Debezium's count of the records with a value within a transaction, from 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransactionOrder {
+    /// Among all of the transaction.
+    pub total: u64,
+    /// Among those of the table.
+    pub data_collection: u64,
+}
+
+impl TransactionOrder {
+    /// The record after it, of the same table.
+    const fn next(self) -> Self {
+        Self { total: self.total + 1, data_collection: self.data_collection + 1 }
+    }
 }
 
 /// The row that an unchanged value is completed from.
@@ -129,6 +147,8 @@ pub struct Envelope<'a> {
     pub op: Op,
     /// LSN of the change.
     pub lsn: Lsn,
+    /// Where the record stands in its transaction.
+    pub transaction: Option<TransactionOrder>,
     /// The row before, one value a wire column.
     pub before: Option<&'a [Value<'a>]>,
     /// The row after.
@@ -153,6 +173,7 @@ struct Record<'a> {
     before: Option<&'a [Value<'a>]>,
     after: Option<&'a [Value<'a>]>,
     header: Option<(&'static str, &'a [u8])>,
+    transaction: Option<TransactionOrder>,
 }
 
 impl<F: Form> ChangeEncoder<F> {
@@ -184,7 +205,15 @@ impl<F: Form> ChangeEncoder<F> {
             Op::Update => self.encode_update(change, change.new.ok_or(NO_NEW)?, out),
             Op::Delete => self.encode_delete(change, out),
             Op::Truncate => {
-                let record = Record { op: Op::Truncate, key: None, before: None, after: None, header: None };
+                let transaction = change.transaction;
+                let record = Record {
+                    op: Op::Truncate,
+                    key: None,
+                    before: None,
+                    after: None,
+                    header: None,
+                    transaction,
+                };
                 write_record(&mut self.form, change, &record, out)?;
                 Ok(1)
             }
@@ -198,7 +227,8 @@ impl<F: Form> ChangeEncoder<F> {
         out: &mut TopicRecords,
     ) -> Result<u32, EncodeError> {
         let key = fill_key(&mut self.form, new, None, &mut self.key)?;
-        let record = Record { op: change.op, key, before: None, after: Some(new), header: None };
+        let transaction = change.transaction;
+        let record = Record { op: change.op, key, before: None, after: Some(new), header: None, transaction };
         write_record(&mut self.form, change, &record, out)?;
         Ok(1)
     }
@@ -216,7 +246,8 @@ impl<F: Form> ChangeEncoder<F> {
         }
         let key = fill_key(&mut self.form, new, change.old, &mut self.key)?;
         let before = change.old.filter(|old| old.kind == OldKind::Full).map(|old| old.values);
-        let record = Record { op: Op::Update, key, before, after: Some(new), header: None };
+        let transaction = change.transaction;
+        let record = Record { op: Op::Update, key, before, after: Some(new), header: None, transaction };
         write_record(&mut self.form, change, &record, out)?;
         Ok(1)
     }
@@ -236,13 +267,15 @@ impl<F: Form> ChangeEncoder<F> {
         form.write_header_key(new, Some(old), header)?;
         let named = new_key.map(|_| (headers::NEW_KEY, &header[..]));
         let (before, after) = (Some(old.values), Some(new));
-        let delete = Record { op: Op::Delete, key: old_key, before, after: None, header: named };
+        let transaction = change.transaction;
+        let delete = Record { op: Op::Delete, key: old_key, before, after: None, header: named, transaction };
         write_record(form, change, &delete, out)?;
         write_tombstone(form, change, old_key, out);
         header.clear();
         form.write_header_key(old.values, None, header)?;
         let named = old_key.map(|_| (headers::OLD_KEY, &header[..]));
-        let create = Record { op: Op::Create, key: new_key, before: None, after, header: named };
+        let transaction = transaction.map(TransactionOrder::next);
+        let create = Record { op: Op::Create, key: new_key, before: None, after, header: named, transaction };
         write_record(form, change, &create, out)?;
         Ok(2)
     }
@@ -250,7 +283,8 @@ impl<F: Form> ChangeEncoder<F> {
     fn encode_delete(&mut self, change: &RowChange<'_>, out: &mut TopicRecords) -> Result<u32, EncodeError> {
         let old = change.old.ok_or(EncodeError::Change("the delete came without its old row"))?;
         let key = fill_key(&mut self.form, old.values, None, &mut self.key)?;
-        let record = Record { op: Op::Delete, key, before: Some(old.values), after: None, header: None };
+        let (before, transaction) = (Some(old.values), change.transaction);
+        let record = Record { op: Op::Delete, key, before, after: None, header: None, transaction };
         write_record(&mut self.form, change, &record, out)?;
         write_tombstone(&self.form, change, key, out);
         Ok(1)
@@ -283,8 +317,8 @@ fn write_record(
         Some(key) => writer.field(|out| out.extend_from_slice(key)),
         None => writer.null(),
     }
-    let Record { op, before, after, .. } = *record;
-    let envelope = Envelope { op, lsn: change.lsn, before, after, held: change.old };
+    let Record { op, before, after, transaction, .. } = *record;
+    let envelope = Envelope { op, lsn: change.lsn, transaction, before, after, held: change.old };
     writer.field(|out| form.write_value(&envelope, out))?;
     form.write_headers(change.position.ordinal, true, &mut writer);
     if let Some((name, key)) = record.header {

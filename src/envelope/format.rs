@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use super::avro::{self, MAGIC, SchemaIds, TableAvro};
+use super::avro::{self, AvroSchemas, MAGIC, SchemaIds};
 use super::decode::{DecodeError, Decoded};
 use super::encode::{EncodeError, RowChange};
 use super::json::{self, DecimalHandling};
@@ -40,8 +40,8 @@ impl Options {
     }
 
     /// The schemas that have to be in a registry before a table's changes are encoded; none where no registry is used.
-    pub fn to_register(self, source_name: &str, schema: &TableSchema) -> Option<TableAvro> {
-        (self.format == Format::Avro).then(|| TableAvro::new(source_name, schema, self.decimal_handling))
+    pub fn to_register(self, source_name: &str, schema: &TableSchema) -> Option<AvroSchemas> {
+        (self.format == Format::Avro).then(|| AvroSchemas::new(source_name, schema, self.decimal_handling))
     }
 }
 

@@ -30,9 +30,11 @@ pub mod json;
 pub mod routing;
 mod source;
 mod text;
+mod transaction;
 
 pub use decode::{DecodeError, Decoded, Peeked, peek};
-pub use encode::{EncodeError, OldKind, OldRow, RowChange};
+pub use encode::{EncodeError, OldKind, OldRow, RowChange, TransactionOrder};
 pub use format::{Format, Options, TableDecoder, TableEncoder};
 pub use json::DecimalHandling;
 pub use source::SourceInfo;
+pub use transaction::{Boundary, DataCollection, TransactionEncoder, TransactionRecord};

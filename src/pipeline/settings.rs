@@ -54,6 +54,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         },
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
+        transaction_metadata: config.envelope.provide_transaction_metadata,
         registry: registry(config)?,
         calendar: calendar(config),
         append_bytes_max: usize::try_from(config.log.append_bytes_max).unwrap_or(usize::MAX),
@@ -120,7 +121,7 @@ pub fn open_kafka(config: &Config, kafka: &KafkaLogConfig) -> Result<KafkaLog> {
         topic_config: kafka.topic_config.clone(),
         properties: properties.collect(),
         kept_topics: vec![routing::ddl_topic(name), routing::cuts_topic(name)],
-        single_topics: vec![routing::dead_letters_topic(name)],
+        single_topics: vec![routing::dead_letters_topic(name), routing::transaction_topic(name)],
         single_topics_prefix: Some(routing::backfill_topics_prefix(name)),
     })
 }

@@ -114,7 +114,7 @@ impl Form for AvroForm {
         self.asides.exact_before = self.write_image(envelope.before, Image::Old, exact, out)?;
         let exact = std::mem::take(&mut self.asides.exact);
         self.asides.exact = self.write_image(envelope.after, Image::New(envelope.held), exact, out)?;
-        self.stamp.write_end(envelope.lsn, envelope.op, out);
+        self.stamp.write_end(envelope, out);
         Ok(())
     }
 
@@ -225,7 +225,7 @@ fn whole(column: &ColumnWriter, fit: Result<Fit, Malformed>) -> Result<(), Encod
     }
 }
 
-fn write_id(id: u32, out: &mut Vec<u8>) {
+pub(super) fn write_id(id: u32, out: &mut Vec<u8>) {
     out.push(MAGIC);
     out.extend_from_slice(&id.to_be_bytes());
 }

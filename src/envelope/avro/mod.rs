@@ -29,6 +29,7 @@ mod names;
 mod read;
 mod schema;
 mod source;
+pub(in crate::envelope) mod transaction;
 mod value;
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ mod tests;
 
 pub use decode::TableDecoder;
 pub use encode::{SchemaIds, TableEncoder};
-pub use schema::{Named, TableAvro};
+pub use schema::{AvroSchemas, Named};
 
 /// First byte of a key or value with a schema's id.
 pub const MAGIC: u8 = 0;

@@ -23,10 +23,10 @@ use crate::envelope::json::DecimalHandling;
 /// The property of a field that holds the column's own name, where Avro does not take it.
 const COLUMN: &str = "tidemark.column";
 
-/// The schemas of a table's records, as a registry takes them.
+/// The schemas of a topic's records, as a registry takes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableAvro {
-    /// Full name and text of the key's; none for a table without a key.
+pub struct AvroSchemas {
+    /// Full name and text of the key's; none for records without a key.
     pub key: Option<Named>,
     /// Full name and text of the value's.
     pub value: Named,
@@ -41,20 +41,29 @@ pub struct Named {
     pub schema: String,
 }
 
-impl TableAvro {
+impl AvroSchemas {
     /// Those of one version of a table.
     pub fn new(source_name: &str, table: &TableSchema, decimals: DecimalHandling) -> Self {
         let columns = names::fields(table);
-        let named = |schema: &Schema, columns: &[String]| {
-            let mut writer = Writer { columns, written: Vec::new() };
-            let name = names::legal_full(schema.name.as_deref().unwrap_or_default());
-            Named { schema: writer.base(schema).to_string(), name }
-        };
         let key_columns: Vec<String> = table.key.iter().map(|index| columns[*index].clone()).collect();
         Self {
-            key: connect::key(source_name, table, decimals).map(|key| named(&key, &key_columns)),
-            value: named(&connect::envelope(source_name, table, decimals), &columns),
+            key: connect::key(source_name, table, decimals).map(|key| Named::new(&key, &key_columns)),
+            value: Named::new(&connect::envelope(source_name, table, decimals), &columns),
         }
+    }
+
+    /// Those of records without rows.
+    pub(in crate::envelope) fn of(key: &Schema, value: &Schema) -> Self {
+        Self { key: Some(Named::new(key, &[])), value: Named::new(value, &[]) }
+    }
+}
+
+impl Named {
+    /// `columns` are the names of the fields of a row or key.
+    fn new(schema: &Schema, columns: &[String]) -> Self {
+        let mut writer = Writer { columns, written: Vec::new() };
+        let name = names::legal_full(schema.name.as_deref().unwrap_or_default());
+        Self { schema: writer.base(schema).to_string(), name }
     }
 }
 

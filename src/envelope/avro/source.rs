@@ -1,10 +1,11 @@
 //! What is the same for every record of a transaction: the `source` record and the times, as finished pieces.
 
 use super::value::{write_long, write_string};
-use crate::change::{Lsn, Op, TableSchema};
-use crate::envelope::encode::{RowChange, Stamped};
+use crate::change::TableSchema;
+use crate::envelope::encode::{Envelope, RowChange, Stamped};
 use crate::envelope::headers::HeaderStamp;
 use crate::envelope::source::SourceInfo;
+use crate::envelope::transaction;
 use crate::log::RecordWriter;
 
 /// Branch of a union, null first: null.
@@ -94,7 +95,8 @@ impl Stamp {
     }
 
     /// Writes an envelope's fields from `source` on.
-    pub(super) fn write_end(&self, lsn: Lsn, op: Op, out: &mut Vec<u8>) {
+    pub(super) fn write_end(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
+        let lsn = envelope.lsn;
         let mut buffer = itoa::Buffer::new();
         let digits = buffer.format(lsn.0).as_bytes();
         out.extend_from_slice(&self.head);
@@ -104,8 +106,19 @@ impl Stamp {
         out.extend_from_slice(b"\"]");
         out.extend_from_slice(&self.middle);
         write_long(lsn.0 as i64, out);
-        // xmin, origin, origin_lsn; transaction; a string of one letter.
-        out.extend_from_slice(&[NULL, NULL, NULL, NULL, 2, op.letter() as u8]);
+        // xmin, origin, origin_lsn.
+        out.extend_from_slice(&[NULL, NULL, NULL]);
+        match envelope.transaction.zip(self.stamped.and_then(|stamped| stamped.xid)) {
+            None => out.push(NULL),
+            Some((order, xid)) => {
+                out.push(SOME);
+                write_string(transaction::id(xid, lsn).to_string().as_bytes(), out);
+                write_long(order.total as i64, out);
+                write_long(order.data_collection as i64, out);
+            }
+        }
+        // A string of one letter.
+        out.extend_from_slice(&[2, envelope.op.letter() as u8]);
         out.extend_from_slice(&self.tail);
     }
 
@@ -115,7 +128,7 @@ impl Stamp {
     }
 }
 
-fn write_optional(value: Option<i64>, out: &mut Vec<u8>) {
+pub(super) fn write_optional(value: Option<i64>, out: &mut Vec<u8>) {
     match value {
         Some(value) => {
             out.push(SOME);

@@ -5,6 +5,11 @@ use serde_json::{Map, Value, json};
 use super::{Kind, Schema};
 
 impl Schema {
+    /// What precedes a payload in JSON with schemas; a closing brace follows it.
+    pub(in crate::envelope) fn before_payload(&self) -> Vec<u8> {
+        format!("{{\"schema\":{},\"payload\":", self.to_json()).into_bytes()
+    }
+
     /// The JSON of the schema.
     pub(in crate::envelope) fn to_json(&self) -> Value {
         let mut out = Map::new();

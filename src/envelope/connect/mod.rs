@@ -157,6 +157,26 @@ fn transaction() -> Schema {
     Schema::named(Kind::Struct(fields), "event.block", 1).optional(true)
 }
 
+/// The schema of the keys of `<name>.transaction`.
+pub(super) fn transaction_key() -> Schema {
+    let fields = vec![required("id", Kind::String)];
+    Schema::named(Kind::Struct(fields), "io.debezium.connector.common.TransactionMetadataKey", 1)
+}
+
+/// The schema of the values of `<name>.transaction`.
+pub(super) fn transaction_value() -> Schema {
+    let fields = vec![required("data_collection", Kind::String), required("event_count", Kind::Int64)];
+    let collection = Schema::named(Kind::Struct(fields), "event.collection", 1).optional(true);
+    let fields = vec![
+        required("status", Kind::String),
+        required("id", Kind::String),
+        optional("event_count", Kind::Int64),
+        optional("data_collections", Kind::Array(Box::new(collection))),
+        required("ts_ms", Kind::Int64),
+    ];
+    Schema::named(Kind::Struct(fields), "io.debezium.connector.common.TransactionMetadataValue", 1)
+}
+
 /// A column that may not be null.
 fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
     let plain = Schema::new;

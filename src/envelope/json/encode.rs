@@ -97,7 +97,7 @@ impl Form for JsonForm {
             Some(values) => self.rows.write_after(values, envelope.held, out)?,
             None => out.extend_from_slice(b"null"),
         }
-        self.stamp.write_end(envelope.lsn, envelope.op, out);
+        self.stamp.write_end(envelope, out);
         out.extend_from_slice(if self.schemas.is_some() { b"}" } else { b"" });
         Ok(())
     }

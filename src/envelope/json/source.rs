@@ -6,10 +6,11 @@
 use std::io::Write as _;
 
 use super::string::quoted;
-use crate::change::{Lsn, Op, TableSchema};
-use crate::envelope::encode::{RowChange, Stamped};
+use crate::change::TableSchema;
+use crate::envelope::encode::{Envelope, RowChange, Stamped};
 use crate::envelope::headers::HeaderStamp;
 use crate::envelope::source::SourceInfo;
+use crate::envelope::transaction;
 use crate::log::RecordWriter;
 
 /// Writes a record's constant parts.
@@ -88,18 +89,33 @@ impl Stamp {
     }
 
     /// Writes an envelope's fields from `source` on, and its closing brace.
-    pub(super) fn write_end(&self, lsn: Lsn, op: Op, out: &mut Vec<u8>) {
+    pub(super) fn write_end(&self, envelope: &Envelope<'_>, out: &mut Vec<u8>) {
         let mut buffer = itoa::Buffer::new();
-        let lsn = buffer.format(lsn.0).as_bytes();
+        let lsn = buffer.format(envelope.lsn.0).as_bytes();
         out.extend_from_slice(&self.head);
         out.extend_from_slice(lsn);
         out.extend_from_slice(&self.middle);
         out.extend_from_slice(lsn);
-        out.extend_from_slice(
-            b",\"xmin\":null,\"origin\":null,\"origin_lsn\":null},\"transaction\":null,\"op\":\"",
-        );
-        out.push(op.letter() as u8);
+        out.extend_from_slice(b",\"xmin\":null,\"origin\":null,\"origin_lsn\":null},\"transaction\":");
+        match envelope.transaction.zip(self.xid()) {
+            None => out.extend_from_slice(b"null"),
+            Some((order, xid)) => text(
+                out,
+                format_args!(
+                    "{{\"id\":\"{}\",\"total_order\":{},\"data_collection_order\":{}}}",
+                    transaction::id(xid, envelope.lsn),
+                    order.total,
+                    order.data_collection
+                ),
+            ),
+        }
+        out.extend_from_slice(b",\"op\":\"");
+        out.push(envelope.op.letter() as u8);
         out.extend_from_slice(&self.tail);
+    }
+
+    fn xid(&self) -> Option<u32> {
+        self.stamped.and_then(|stamped| stamped.xid)
     }
 
     /// Writes the headers which every record has.

@@ -15,11 +15,10 @@ pub(super) struct Schemas {
 
 impl Schemas {
     pub(super) fn new(source: &SourceInfo, table: &TableSchema, decimals: DecimalHandling) -> Self {
-        let before =
-            |schema: &connect::Schema| format!("{{\"schema\":{},\"payload\":", schema.to_json()).into_bytes();
+        let key = connect::key(&source.name, table, decimals);
         Self {
-            key: connect::key(&source.name, table, decimals).as_ref().map(before).unwrap_or_default(),
-            value: before(&connect::envelope(&source.name, table, decimals)),
+            key: key.as_ref().map(connect::Schema::before_payload).unwrap_or_default(),
+            value: connect::envelope(&source.name, table, decimals).before_payload(),
         }
     }
 }
@@ -80,6 +79,7 @@ mod tests {
             xid: Some(3),
             snapshot: false,
             last_commit_lsn: None,
+            transaction: None,
             old,
             new,
         };

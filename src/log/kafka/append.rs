@@ -59,7 +59,7 @@ impl Work<'_> {
             // An end below what was committed would have records written in the place of lost ones.
             let known = self.shared.view().end(partition);
             if *end < known {
-                *end = self.offsets.end_beyond(&self.shared.options, partition, known, true)?;
+                *end = self.offsets.end_beyond(&self.shared.options, partition, known)?;
             }
         }
         self.standing.next.extend(found);
@@ -78,7 +78,8 @@ impl Work<'_> {
         };
         let written = self.fill(&mut transaction, append, new_topics);
         let patience = self.shared.options.transaction_timeout() + COMMIT_GRACE;
-        let written = written.and_then(|entries| transaction.commit(patience).map(|()| entries));
+        let written =
+            written.and_then(|entries| transaction.commit(self.offsets, patience).map(|()| entries));
         match written {
             Ok(entries) => {
                 let slots = transaction.slots().to_vec();

@@ -4,6 +4,7 @@
 //! fit (what it mends by itself wakes nobody), the latter are remembered: they are the reason why a call has
 //! come to the end of its patience, which by itself says no more than "timed out".
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
 
+use super::options::KafkaLogOptions;
 use crate::log::Offset;
 use crate::runtime::{Class, Error};
 
@@ -23,10 +25,55 @@ const FRESH: Duration = Duration::from_secs(45);
 /// Without any success for so long, errors are more than a connection that was idle and is made anew.
 const LASTING: Duration = Duration::from_secs(10);
 
-/// The errors of connections since something has worked last. Shared by all clients of a log.
+/// Why brokers do not let us in. It may pass where it has worked before (a password that is being changed); else it is
+/// the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refusal {
+    /// They do not know the user, or the password is another one.
+    Password,
+    /// We do not trust their certificate, or they do not trust ours.
+    Certificate,
+}
+
+impl Refusal {
+    /// librdkafka gives one code to a refusal and to a connection that broke meanwhile, and has none for an alert that
+    /// comes after the handshake: the text is needed, too.
+    fn of(code: Option<Code>, text: &str) -> Option<Self> {
+        let broken = text.contains("Disconnected") || text.contains("hung up");
+        match code {
+            Some(Code::Authentication | Code::SaslAuthenticationFailed) if !broken => Some(Self::Password),
+            Some(Code::SSL | Code::BrokerTransportFailure) if text.contains("certificate") => {
+                Some(Self::Certificate)
+            }
+            _ => None,
+        }
+    }
+
+    const fn mend(self) -> &'static str {
+        match self {
+            Self::Password => {
+                "Check \"sasl.mechanism\", \"sasl.username\" and \"sasl.password\" (or \"sasl.password_file\") under \
+                 [log.kafka.properties]."
+            }
+            Self::Certificate => {
+                "Under [log.kafka.properties], \"ssl.ca.location\" has to name the authority that has signed the brokers' \
+                 certificates; these have to be for the host names in [log.kafka] brokers and in the brokers' \
+                 advertised.listeners; and where brokers want a certificate of ours, \"ssl.certificate.location\" and \
+                 \"ssl.key.location\" have to be one that they trust."
+            }
+        }
+    }
+}
+
+/// The errors of connections since something has worked last, and what to do about those that are about rights. Shared
+/// by all clients of a log.
 #[derive(Debug, Default)]
 pub(super) struct Trouble {
     errors: Mutex<Option<Errors>>,
+    /// Something has worked, once.
+    worked: AtomicBool,
+    /// The commands that give all rights.
+    rights: String,
 }
 
 #[derive(Debug)]
@@ -34,27 +81,49 @@ struct Errors {
     since: Instant,
     last: Instant,
     text: String,
+    refusal: Option<Refusal>,
 }
 
 impl Trouble {
-    /// That all brokers are down follows from other errors, which say why.
-    fn note(&self, text: String, follows: bool) {
+    pub fn new(options: &KafkaLogOptions) -> Self {
+        Self { rights: options.rights(), ..Self::default() }
+    }
+
+    fn note(&self, code: Option<Code>, text: String) {
         let last = Instant::now();
+        let refusal = Refusal::of(code, &text);
         let mut errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *errors {
             Some(errors) => {
                 errors.last = last;
-                if !follows {
-                    errors.text = text;
+                // That all brokers are down follows from other errors, which say why.
+                if code != Some(Code::AllBrokersDown) {
+                    (errors.text, errors.refusal) = (text, refusal);
                 }
             }
-            none => *none = Some(Errors { since: last, last, text }),
+            none => *none = Some(Errors { since: last, last, text, refusal }),
         }
+    }
+
+    /// A broker has answered.
+    pub fn let_in(&self) {
+        self.worked.store(true, Relaxed);
     }
 
     /// Something worked.
     pub fn clear(&self) {
+        self.let_in();
         *self.errors.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Whether brokers do not let us in.
+    pub fn is_refused(&self) -> bool {
+        self.refusal().is_some()
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        let errors = self.errors.lock().unwrap_or_else(PoisonError::into_inner);
+        errors.as_ref().filter(|errors| errors.last.elapsed() < FRESH)?.refusal
     }
 
     /// The last error, if it is not an old one.
@@ -118,7 +187,7 @@ impl ClientContext for Context {
         tracing::debug!(?code, reason, "librdkafka reports an error");
         // That the group of a reader cannot be looked up does not matter: no group is used.
         if !matches!(code, Some(Code::GroupAuthorizationFailed | Code::PartitionEOF)) {
-            self.trouble.note(reason.to_owned(), code == Some(Code::AllBrokersDown));
+            self.trouble.note(code, reason.to_owned());
         }
     }
 }
@@ -162,6 +231,7 @@ pub(super) enum Meaning {
 pub(super) fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::Transaction(error) => Some(error.code()),
+        KafkaError::AdminOp(code) => Some(*code),
         other => other.rdkafka_error_code(),
     }
 }
@@ -178,7 +248,6 @@ pub(super) fn meaning(error: &KafkaError) -> Meaning {
             | Code::InvalidTopic
             | Code::PolicyViolation
             | Code::InvalidConfig
-            | Code::InvalidReplicationFactor
             | Code::InvalidPartitions
             | Code::InvalidTimestamp
             | Code::InvalidRequiredAcks
@@ -199,18 +268,6 @@ pub(super) fn meaning(error: &KafkaError) -> Meaning {
 /// What the operator can do.
 fn mend(code: Option<Code>) -> Option<&'static str> {
     Some(match code? {
-        Code::TopicAuthorizationFailed => {
-            "Give the user of [log.kafka.properties] the rights Read, Write, Describe and DescribeConfigs (and \
-             Create, Alter, Delete where topics are to be created) on topics that begin with the connector's name."
-        }
-        Code::ClusterAuthorizationFailed => {
-            "Give the user of [log.kafka.properties] the right Create on the cluster, or create the topics \
-             beforehand and set [log.kafka] create_topics = false."
-        }
-        Code::TransactionalIdAuthorizationFailed => {
-            "Give the user of [log.kafka.properties] the rights Write and Describe on the transactional id, which \
-             is [log.kafka] transactional_id."
-        }
         Code::InvalidTransactionTimeout => {
             "Lower \"transaction.timeout.ms\" under [log.kafka.properties], or raise the brokers' \
              transaction.max.timeout.ms."
@@ -224,7 +281,8 @@ fn mend(code: Option<Code>) -> Option<&'static str> {
              message.timestamp.after.max.ms and message.timestamp.before.max.ms."
         }
         Code::InvalidReplicationFactor => {
-            "Set [log.kafka] replication_factor to no more than there are brokers."
+            "[log.kafka] replication_factor has to be no more than there are brokers, and all of these are needed while a \
+             topic is made."
         }
         _ => return None,
     })
@@ -233,7 +291,10 @@ fn mend(code: Option<Code>) -> Option<&'static str> {
 /// librdkafka's error as ours, with what is known of its connections.
 pub(super) fn error(doing: &str, error: &KafkaError, trouble: &Trouble) -> Error {
     let code = code(error);
+    let refusal = trouble.refusal().filter(|_| meaning(error) == Meaning::Passing);
     let class = match meaning(error) {
+        // Who was never let in is more likely configured wrongly than too early.
+        Meaning::Passing if refusal.is_some() && !trouble.worked.load(Relaxed) => Class::Operator,
         Meaning::Passing => Class::Retry,
         Meaning::Fenced => Class::Fenced,
         Meaning::Lasting => Class::Operator,
@@ -242,19 +303,29 @@ pub(super) fn error(doing: &str, error: &KafkaError, trouble: &Trouble) -> Error
         KafkaError::Transaction(error) => error.string(),
         // The value may be a secret.
         KafkaError::ClientConfig(_, description, name, _) => format!("{name}: {description}"),
-        other => match other.rdkafka_error_code() {
-            Some(code) => code.to_string(),
-            None => other.to_string(),
-        },
+        other => code.map_or_else(|| other.to_string(), |code| code.to_string()),
     };
-    let connection = trouble.last().filter(|_| class == Class::Retry);
+    let connection = trouble.last().filter(|_| meaning(error) == Meaning::Passing);
     let connection = connection.map_or_else(String::new, |text| format!(" ({text})"));
     let told = Error::new(class, format!("cannot {doing}: {reason}{connection}"));
-    match mend(code) {
-        Some(text) => told.mend(text),
-        None if class == Class::Retry && !connection.is_empty() => {
-            told.mend("Check [log.kafka] brokers, and the brokers themselves.")
-        }
-        None => told,
+    let about_rights = matches!(
+        code,
+        Some(
+            Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+        )
+    );
+    match (mend(code), refusal) {
+        _ if about_rights => told.mend(format!(
+            "A right is missing. All that are needed, for NAME, the user or the name in the certificate:\n{}",
+            trouble.rights
+        )),
+        (Some(text), _) => told.mend(text),
+        (None, Some(refusal)) => told.mend(refusal.mend()),
+        (None, None) if class == Class::Retry && !connection.is_empty() => told.mend(
+            "Check [log.kafka] brokers, \"security.protocol\" under [log.kafka.properties], and the brokers themselves.",
+        ),
+        (None, None) => told,
     }
 }

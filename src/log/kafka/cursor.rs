@@ -47,6 +47,7 @@ pub(super) struct Task<'a> {
 /// The consumer and its place.
 pub(super) struct Cursor {
     options: KafkaLogOptions,
+    committed: bool,
     consumer: BaseConsumer<Context>,
     trouble: Arc<Trouble>,
     at: Option<(LogPartition, Offset)>,
@@ -55,9 +56,11 @@ pub(super) struct Cursor {
 }
 
 impl Cursor {
-    pub fn new(options: &KafkaLogOptions, trouble: &Arc<Trouble>) -> Result<Self> {
-        let consumer = consumer(options, trouble)?;
-        Ok(Self { options: options.clone(), consumer, trouble: Arc::clone(trouble), at: None, pending: None })
+    /// `committed`: of what is committed only, else of everything.
+    pub fn new(options: &KafkaLogOptions, trouble: &Arc<Trouble>, committed: bool) -> Result<Self> {
+        let consumer = consumer(options, trouble, committed)?;
+        let (options, trouble) = (options.clone(), Arc::clone(trouble));
+        Ok(Self { options, committed, consumer, trouble, at: None, pending: None })
     }
 
     /// Whether a read of that place needs no new request.
@@ -82,7 +85,7 @@ impl Cursor {
                 break;
             }
             if !reading.asks_anew && reading.reached.is_some_and(|at| at.elapsed() > DOUBT_AFTER) {
-                self.consumer = consumer(&self.options, &self.trouble)?;
+                self.consumer = consumer(&self.options, &self.trouble, self.committed)?;
                 self.place(task.partition, reading.next)?;
                 reading.asks_anew = true;
             }
@@ -206,9 +209,13 @@ impl std::fmt::Debug for Cursor {
     }
 }
 
-fn consumer(options: &KafkaLogOptions, trouble: &Arc<Trouble>) -> Result<BaseConsumer<Context>> {
+fn consumer(
+    options: &KafkaLogOptions,
+    trouble: &Arc<Trouble>,
+    committed: bool,
+) -> Result<BaseConsumer<Context>> {
     options
-        .consumer(true)
+        .consumer(committed)
         .create_with_context(Context::new(trouble))
         .map_err(|e| client::error("make a Kafka consumer", &e, trouble))
 }

@@ -3,13 +3,14 @@
 //! ```text
 //!   init_transactions      Kafka aborts what the former writer has left open, and refuses it from here on
 //!   read the whole state   up to the high watermark: nothing of ours can be hidden behind an open transaction
+//!   markers missing?       what they leave open is ended, and written again where the state counts on it
 //!   one transaction        epoch + 1; what was held becomes dropped
 //! ```
 //!
 //! The order matters. Readers of committed records see up to the first open transaction; before
 //! `init_transactions`, state which is committed already may hide behind one. After it there can be an open one
-//! only of somebody with another transactional id, and then the end that readers see differs from the high
-//! watermark: that is refused.
+//! only where the brokers have left markers out, which is mended ([`markers`]), or of somebody with another
+//! transactional id, which is refused; in both cases the end that readers see differs from the high watermark.
 //!
 //! A producer dies with its first fatal error, also when it was alone: the broker gives up a transaction that was
 //! silent for too long (a pause, brokers out of reach), and its epoch with it. [`come_back`] makes a new
@@ -26,17 +27,23 @@ use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Meaning, meaning};
+use super::markers::{self, Ended};
 use super::offsets::{Offsets, PATIENCE};
 use super::reader::Shared;
+use super::redo::redo;
 use super::state::{Entry, LastWriter, Span, View, dropped_entry, held_entry, topic_entry, writer_entry};
+use super::step::Steps;
 use super::topics::{self, Topics};
-use super::transaction::{Failure, Transaction};
-use super::writer::{Standing, failed, kafka_error};
-use crate::log::{LogPartition, Offset};
+use super::transaction::Failure;
+use super::writer::{Refused, Standing, failed, kafka_error};
+use crate::log::{LogPartition, Offset, OffsetRange};
 use crate::runtime::{Error, Result};
 
 /// How long brokers have to answer a new writer.
-const INIT_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const INIT_PATIENCE: Duration = Duration::from_secs(30);
+
+/// After `init_transactions`, what is open for so long stays open.
+const SETTLED: Duration = Duration::from_secs(3);
 
 /// Fences every former writer; gives the caller's state. Blocks.
 pub(super) fn take_over(
@@ -48,7 +55,7 @@ pub(super) fn take_over(
     // What the state says of its topic can only be known after it was read.
     topics.ensure(shared, offsets, &state_topic)?;
     let producer = start_producer(shared)?;
-    let view = read_state(shared)?;
+    let Found { view, next, ended } = read_state(shared, &producer)?;
     let options = &shared.options;
     if let Some(last) = &view.writer
         && last.transactional_id != options.transactional_id
@@ -61,13 +68,16 @@ pub(super) fn take_over(
         .mend("Set the former one again."));
     }
     let (epoch, appends) = view.writer.as_ref().map_or((0, 0), |last| (last.epoch, last.appends));
-    let dropped = if view.held { held_spans(offsets, &view)? } else { BTreeMap::new() };
+    let dropped = if view.held || ended.is_some() { held_spans(offsets, &view)? } else { BTreeMap::new() };
     let mut standing =
         Standing { epoch: epoch + 1, producer: None, appends, next: BTreeMap::new(), held: BTreeMap::new() };
     let state = view.state.clone();
     *shared.view() = view;
-    announce(shared, offsets, &producer, &mut standing, &dropped)
-        .map_err(|failure| failed("take over the log", &failure.with_fatal(&producer), shared))?;
+    let mut steps = Steps { shared, offsets, producer: &producer, next };
+    redo(&mut steps)?;
+    announce(&mut steps, &standing, &dropped)
+        .map_err(|failure| failed("take over the log", &failure, shared))?;
+    standing.next.insert(shared.state_partition(), steps.next);
     delete(shared, offsets, &dropped);
     standing.producer = Some(producer);
     shared.trouble.clear();
@@ -76,7 +86,7 @@ pub(super) fn take_over(
 }
 
 /// A new producer for a writer whose old one has died. Fenced when another writer has come since. Blocks.
-pub(super) fn come_back(shared: &Shared, standing: &mut Standing) -> Result<()> {
+pub(super) fn come_back(shared: &Shared, standing: &mut Standing) -> Result<(), Refused> {
     let fenced = || {
         let brokers = shared.options.brokers();
         Error::fenced(format!(
@@ -88,12 +98,16 @@ pub(super) fn come_back(shared: &Shared, standing: &mut Standing) -> Result<()> 
     // A successor that is known already is not to be fenced in turn.
     shared.refresh()?;
     if !ours(&shared.view()) {
-        return Err(fenced());
+        return Err(fenced().into());
     }
     let producer = start_producer(shared)?;
-    let view = read_state(shared)?;
+    let Found { view, ended, .. } = read_state(shared, &producer)?;
     if !ours(&view) {
-        return Err(fenced());
+        return Err(fenced().into());
+    }
+    if ended == Some(Outcome::Committed) {
+        let error = Error::retry("an append was found that has no answer yet");
+        return Err(Refused { error, in_doubt: true });
     }
     // Ends of what is held stay true: their transactions were committed before.
     *shared.view() = view;
@@ -127,28 +141,44 @@ fn start_producer(shared: &Shared) -> Result<BaseProducer<Context>> {
     }
 }
 
+/// What became of transactions without markers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Aborted,
+    Committed,
+}
+
+/// The state as a new producer finds it.
+struct Found {
+    view: View,
+    /// Where the next record of the state topic will stand.
+    next: Offset,
+    /// What became of transactions that were left open.
+    ended: Option<Outcome>,
+}
+
 /// The whole state, which must reach the high watermark.
-fn read_state(shared: &Shared) -> Result<View> {
+fn read_state(shared: &Shared, producer: &BaseProducer<Context>) -> Result<Found> {
     let partition = shared.state_partition();
     let committed = Offsets::new(&shared.options, &shared.trouble, true)?;
     let everything = Offsets::new(&shared.options, &shared.trouble, false)?;
-    let started = Instant::now();
-    let (low, end) = loop {
-        let (low, end) = committed.watermarks(&partition)?;
+    let (mut started, mut ended) = (Instant::now(), None);
+    loop {
+        let (start, end) = committed.watermarks(&partition)?;
         let (_, high) = everything.watermarks(&partition)?;
         if end == high {
-            break (low, end);
+            return Ok(Found { view: shared.read_whole_state(start, end)?, next: high, ended });
         }
-        if started.elapsed() > PATIENCE {
-            return Err(Error::retry(format!(
-                "{partition} holds an open transaction at offset {end} of {high}, of a producer with another \
-                 transactional id"
-            ))
-            .mend("Only one connector may write to its topics: stop the other producer; its transaction ends with its timeout."));
+        if started.elapsed() > SETTLED {
+            match markers::end_open(shared, producer, OffsetRange { start, end }, high)? {
+                Ended::Aborted => (started, ended) = (Instant::now(), Some(Outcome::Aborted)),
+                Ended::Committed(view, next) => {
+                    return Ok(Found { view, next, ended: Some(Outcome::Committed) });
+                }
+            }
         }
-        std::thread::sleep(Duration::from_millis(50));
-    };
-    shared.read_whole_state(low, end)
+        std::thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// What a former writer has held: everything beyond the ends for readers.
@@ -166,12 +196,11 @@ fn held_spans(offsets: &Offsets, view: &View) -> Result<BTreeMap<LogPartition, S
 
 /// The transaction that makes the epoch known.
 fn announce(
-    shared: &Shared,
-    offsets: &Offsets,
-    producer: &BaseProducer<Context>,
-    standing: &mut Standing,
+    steps: &mut Steps<'_>,
+    standing: &Standing,
     dropped: &BTreeMap<LogPartition, Span>,
 ) -> Result<(), Failure> {
+    let shared = steps.shared;
     let state = shared.state_partition();
     let mut entries: Vec<Entry> = Vec::new();
     {
@@ -191,24 +220,7 @@ fn announce(
         appends: standing.appends,
         transactional_id: shared.options.transactional_id.clone(),
     }));
-    let asked = offsets.ends(std::iter::once(state.clone()));
-    let first = asked.ok().and_then(|ends| ends.get(&state).copied());
-    let Some(first) = first else { return Err(Failure::Disturbed(state)) };
-    let mut transaction = Transaction::begin(producer)?;
-    let slot = transaction.slot(state.clone(), first);
-    let sent = entries.iter().try_for_each(|entry| transaction.send_state(slot, entry));
-    if let Err(failure) = sent.and_then(|()| transaction.commit(INIT_PATIENCE)) {
-        transaction.abort(&failure);
-        return Err(failure);
-    }
-    standing.next.insert(state, first + entries.len() as u64 + 1);
-    let mut view = shared.view();
-    for (at, (key, value)) in entries.iter().enumerate() {
-        if let Err(error) = view.apply(first + at as u64, key, value.as_deref()) {
-            tracing::warn!(%error, "the state just written cannot be read");
-        }
-    }
-    Ok(())
+    steps.write(&[], |_| entries)
 }
 
 /// Has the brokers delete what was dropped, where it is all that a log partition holds: then other consumers do

@@ -42,12 +42,15 @@ mod append;
 mod client;
 mod cursor;
 mod fence;
+mod markers;
 mod offsets;
 mod options;
 mod partitioner;
 mod probe;
 mod reader;
+mod redo;
 mod state;
+mod step;
 mod topics;
 mod transaction;
 mod writer;
@@ -95,7 +98,7 @@ impl KafkaLog {
     /// when brokers do not answer. Cancel-safe.
     pub async fn probe(&self) -> Vec<Probe> {
         let probed = self.shared.blocking(|shared| Ok(probe::probe(shared))).await;
-        probed.unwrap_or_else(|error| vec![Probe { subject: "log", outcome: Err(error), warning: false }])
+        probed.unwrap_or_else(|error| vec![Probe { subject: "log", outcome: Err(error) }])
     }
 }
 

@@ -1,11 +1,13 @@
 //! Asking brokers for offsets and topics: many log partitions in one request a broker.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::Metadata;
+use rdkafka::metadata::MetadataTopic;
 use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Trouble};
@@ -15,6 +17,9 @@ use crate::runtime::{Error, Result};
 
 /// How long a request may take before it is an error that passes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a first request may take before it is looked at why.
+const FIRST_PATIENCE: Duration = Duration::from_secs(3);
 
 const LISTING: &str = "ask for the offsets of log partitions";
 
@@ -37,8 +42,7 @@ impl Offsets {
     /// Number of partitions of a topic; none when there is no such topic.
     pub fn partitions(&self, topic: &str) -> Result<Option<u32>> {
         let doing = || format!("ask the brokers for topic {topic}");
-        let metadata =
-            self.consumer.fetch_metadata(Some(topic), PATIENCE).map_err(|e| self.failed(&doing(), &e))?;
+        let metadata = self.metadata(topic).map_err(|e| self.failed(&doing(), &e))?;
         let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
             return Ok(None);
         };
@@ -49,13 +53,35 @@ impl Offsets {
         }
     }
 
-    /// Number of brokers that can be seen; metadata of one topic has them all.
-    pub fn brokers(&self, topic: &str) -> Result<usize> {
+    /// The topics that are there, of those given.
+    pub fn existing(&self, wanted: BTreeSet<Arc<str>>) -> Result<BTreeSet<Arc<str>>> {
         let metadata = self
             .consumer
-            .fetch_metadata(Some(topic), PATIENCE)
-            .map_err(|e| self.failed("reach the brokers", &e))?;
+            .fetch_metadata(None, PATIENCE)
+            .map_err(|e| self.failed("ask the brokers for their topics", &e))?;
+        let found: HashSet<&str> = metadata.topics().iter().map(MetadataTopic::name).collect();
+        Ok(wanted.into_iter().filter(|topic| found.contains(&**topic)).collect())
+    }
+
+    /// Number of brokers that can be seen; metadata of one topic has them all.
+    pub fn brokers(&self, topic: &str) -> Result<usize> {
+        let metadata = self.metadata(topic).map_err(|e| self.failed("reach the brokers", &e))?;
         Ok(metadata.brokers().len())
+    }
+
+    /// Asks for a topic, which is the first that is asked of brokers: whoever is not let in need not wait, nor go on
+    /// knocking.
+    fn metadata(&self, topic: &str) -> Result<Metadata, KafkaError> {
+        let first = self.consumer.fetch_metadata(Some(topic), FIRST_PATIENCE);
+        self.listen();
+        let found = match first {
+            Err(_) if !self.trouble.is_refused() => {
+                self.consumer.fetch_metadata(Some(topic), PATIENCE - FIRST_PATIENCE)
+            }
+            first => first,
+        }?;
+        self.trouble.let_in();
+        Ok(found)
     }
 
     /// First offset and end of one log partition.
@@ -88,15 +114,11 @@ impl Offsets {
     /// The end of a log partition that is known to have reached `known`. After a broker has died, ends stand further
     /// back for a while: until it has led again, and until the markers of transactions whose commit was
     /// confirmed are written. An end that stays below, with nothing beyond it, is of a topic that lost records.
-    ///
-    /// `writing`: nothing but the marker of a commit is missing when all that was written is what was committed. The
-    /// next commit then stands for both (see `transaction`), and the end for a writer is the known one.
     pub fn end_beyond(
         &self,
         options: &KafkaLogOptions,
         partition: &LogPartition,
         known: Offset,
-        writing: bool,
     ) -> Result<Offset> {
         let started = Instant::now();
         let end = loop {
@@ -110,9 +132,6 @@ impl Offsets {
             std::thread::sleep(Duration::from_millis(100));
         };
         let (_, written) = Self::new(options, &self.trouble, false)?.watermarks(partition)?;
-        if writing && written == known {
-            return Ok(known);
-        }
         if written >= known {
             return Err(Error::retry(format!(
                 "{partition} ends at offset {end} for readers of what is committed, while records up to {} are: the \

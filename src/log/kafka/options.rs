@@ -121,6 +121,26 @@ impl KafkaLogOptions {
         self.brokers.join(",")
     }
 
+    /// The commands by which an administrator gives all rights that are needed. `NAME`: the principal, which the brokers
+    /// know.
+    pub(super) fn rights(&self) -> String {
+        let add =
+            format!("kafka-acls.sh --bootstrap-server {} --add --allow-principal User:NAME", self.brokers());
+        let create = if self.create_topics { " --operation Create" } else { "" };
+        let (name, id) = (&self.name, &self.transactional_id);
+        format!(
+            "{add} --operation Read --operation Write --operation DescribeConfigs{create} --topic {name}. \
+             --resource-pattern-type prefixed\n\
+             {add} --operation Write --transactional-id {id} --transactional-id {}",
+            self.check_id()
+        )
+    }
+
+    /// The transactional id of `tidemark check`, which must not fence a writer.
+    pub(super) fn check_id(&self) -> String {
+        format!("{}-check", self.transactional_id)
+    }
+
     /// The largest record, in bytes of key, value and headers.
     pub(super) fn record_bytes_max(&self) -> usize {
         let given = self.properties.get("message.max.bytes").and_then(|bytes| bytes.trim().parse().ok());
@@ -166,6 +186,9 @@ impl KafkaLogOptions {
         let timeout_ms = self.transaction_timeout().as_millis().to_string();
         config
             .set("enable.idempotence", "true")
+            // With the five that idempotence allows, librdkafka's thread spins while a log partition has all of them
+            // on their way and more to send; this limit, of the connection, is met first, and waited at.
+            .set("max.in.flight", "4")
             .set("transactional.id", &self.transactional_id)
             .set("message.timeout.ms", timeout_ms);
         config

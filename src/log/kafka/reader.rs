@@ -60,8 +60,8 @@ struct Refresher {
 impl Shared {
     pub fn new(options: KafkaLogOptions) -> Self {
         Self {
+            trouble: Arc::new(Trouble::new(&options)),
             options,
-            trouble: Arc::default(),
             view: Mutex::default(),
             limits: Mutex::default(),
             refresher: Mutex::default(),
@@ -97,7 +97,7 @@ impl Shared {
             Some(refresher) => refresher,
             empty => empty.insert(Refresher {
                 offsets: Offsets::new(&self.options, &self.trouble, true)?,
-                cursor: Cursor::new(&self.options, &self.trouble)?,
+                cursor: Cursor::new(&self.options, &self.trouble, true)?,
                 found: false,
                 end: 0,
             }),
@@ -112,7 +112,7 @@ impl Shared {
         let (low, mut end) = refresher.offsets.watermarks(&partition)?;
         self.trouble.clear();
         if end < refresher.end {
-            end = refresher.offsets.end_beyond(&self.options, &partition, refresher.end, false)?;
+            end = refresher.offsets.end_beyond(&self.options, &partition, refresher.end)?;
         }
         refresher.end = end;
         self.catch_up(&mut refresher.cursor, &partition, low, end)
@@ -145,7 +145,7 @@ impl Shared {
     /// Reads the whole state from the beginning, for a new writer; `end` is where it must end.
     pub fn read_whole_state(&self, low: Offset, end: Offset) -> Result<View> {
         let partition = self.state_partition();
-        let mut cursor = Cursor::new(&self.options, &self.trouble)?;
+        let mut cursor = Cursor::new(&self.options, &self.trouble, true)?;
         let mut view = View { place: low, ..View::default() };
         let last = end.saturating_sub(1);
         while view.place < last {
@@ -251,7 +251,7 @@ impl Shared {
         }
         if cursors.len() < READERS {
             drop(cursors);
-            return Cursor::new(&self.options, &self.trouble);
+            return Cursor::new(&self.options, &self.trouble, true);
         }
         Ok(cursors.remove(0))
     }

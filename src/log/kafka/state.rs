@@ -8,6 +8,7 @@
 //!   end/<topic>/<partition>    offset just past the last record that readers may see
 //!   held                       1 while records lie beyond those ends for a backfill
 //!   dropped/<topic>/<partition> "5-10,20-30": offsets of backfills that never came to their end
+//!   redo/<topic>/<partition>   "100-150": offsets whose records have to be written again
 //! ```
 //!
 //! A record without a value removes its key, for readers and for the broker's compaction alike. Applying the
@@ -27,6 +28,7 @@ const STATE: &str = "s/";
 const TOPIC: &str = "topic/";
 const END: &str = "end/";
 const DROPPED: &str = "dropped/";
+const REDO: &str = "redo/";
 
 /// Offsets `from <= offset < to`.
 pub(super) type Span = (Offset, Offset);
@@ -53,6 +55,7 @@ pub(super) struct View {
     pub ends: BTreeMap<LogPartition, Offset>,
     pub held: bool,
     pub dropped: BTreeMap<LogPartition, Vec<Span>>,
+    pub redo: BTreeMap<LogPartition, Span>,
 }
 
 impl View {
@@ -86,6 +89,12 @@ impl View {
         } else if let Some(partition) = key.strip_prefix(DROPPED) {
             let partition = parse_partition(partition).ok_or_else(unreadable)?;
             self.dropped.insert(partition, parse_spans(text()).ok_or_else(unreadable)?);
+        } else if let Some(partition) = key.strip_prefix(REDO) {
+            let partition = parse_partition(partition).ok_or_else(unreadable)?;
+            match parse_spans(text()).ok_or_else(unreadable)?.first() {
+                Some(span) => drop(self.redo.insert(partition, *span)),
+                None => drop(self.redo.remove(&partition)),
+            }
         } else {
             return Err(unreadable());
         }
@@ -144,6 +153,10 @@ pub(super) fn held_entry(held: bool) -> Entry {
 pub(super) fn dropped_entry(partition: &LogPartition, spans: &[Span]) -> Entry {
     let spans: Vec<String> = spans.iter().map(|(from, to)| format!("{from}-{to}")).collect();
     (format!("{DROPPED}{partition}"), Some(spans.join(",").into_bytes()))
+}
+
+pub(super) fn redo_entry(partition: &LogPartition, span: Option<Span>) -> Entry {
+    (format!("{REDO}{partition}"), span.map(|(from, to)| format!("{from}-{to}").into_bytes()))
 }
 
 fn parse_partition(text: &str) -> Option<LogPartition> {

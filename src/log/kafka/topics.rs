@@ -102,22 +102,14 @@ fn ensure(shared: &Shared, admin: &AdminClient<Context>, offsets: &Offsets, topi
 
 fn create(shared: &Shared, admin: &AdminClient<Context>, offsets: &Offsets, topic: &str) -> Result<()> {
     let options = &shared.options;
-    let (partitions, mut config) = settings(options, topic);
+    let (partitions, config) = settings(options, topic);
     if !options.create_topics {
         return Err(Error::operator(format!(
             "topic {topic} is not there, and [log.kafka] create_topics is false"
         ))
         .mend(format!("Create it: {}", command(options, topic, partitions, &config))));
     }
-    let created = try_create(shared, admin, topic, partitions, &config);
-    if let Err(KafkaError::AdminOp(Code::InvalidConfig)) = &created
-        && config.remove("message.timestamp.after.max.ms").is_some()
-    {
-        // Brokers before 3.6 do not know it, and have no such limit.
-        finish_create(shared, options, topic, &try_create(shared, admin, topic, partitions, &config))?;
-    } else {
-        finish_create(shared, options, topic, &created)?;
-    }
+    ask_for(shared, admin, topic, false)?;
     // Until every broker knows of it, and leads its partitions.
     let started = Instant::now();
     let name: Arc<str> = topic.into();
@@ -132,12 +124,32 @@ fn create(shared: &Shared, admin: &AdminClient<Context>, offsets: &Offsets, topi
     Ok(())
 }
 
+/// Has the brokers make a topic, or (`only_asked`) say whether they would. Blocks.
+pub(super) fn ask_for(
+    shared: &Shared,
+    admin: &AdminClient<Context>,
+    topic: &str,
+    only_asked: bool,
+) -> Result<()> {
+    let options = &shared.options;
+    let (partitions, mut config) = settings(options, topic);
+    let mut created = try_create(shared, admin, topic, partitions, &config, only_asked);
+    if let Err(KafkaError::AdminOp(Code::InvalidConfig)) = &created
+        && config.remove("message.timestamp.after.max.ms").is_some()
+    {
+        // Brokers before 3.6 do not know it, and have no such limit.
+        created = try_create(shared, admin, topic, partitions, &config, only_asked);
+    }
+    finish_create(shared, options, topic, &created)
+}
+
 fn try_create(
     shared: &Shared,
     admin: &AdminClient<Context>,
     topic: &str,
     partitions: u32,
     config: &BTreeMap<String, String>,
+    only_asked: bool,
 ) -> Result<(), KafkaError> {
     // -1: the brokers' default.
     let replicas = shared.options.replication_factor.map_or(-1, |replicas| replicas as i32);
@@ -145,7 +157,10 @@ fn try_create(
     for (name, value) in config {
         new = new.set(name, value);
     }
-    let limits = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
+    let limits = AdminOptions::new()
+        .request_timeout(Some(PATIENCE))
+        .operation_timeout(Some(PATIENCE))
+        .validate_only(only_asked);
     match block_on(admin.create_topics([&new], &limits))?.pop() {
         Some(Err((_, code))) if code != Code::TopicAlreadyExists => Err(KafkaError::AdminOp(code)),
         _ => Ok(()),

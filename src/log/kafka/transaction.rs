@@ -1,14 +1,14 @@
 //! One append as one Kafka transaction.
 //!
 //! ```text
-//!   begin ─> send records, then state records ─> drain ─> every offset as foreseen? ─> commit
-//!                  queue full: poll, go on          │            no │                      │ no answer
-//!                                                   └── error ──> abort: nothing written   └─> in doubt
+//!   begin ─> send records, then state records ─> drain ─> every offset as foreseen? ─> commit ─> visible?
+//!                  queue full: poll, go on          │            no │                      │ no answer │ no
+//!                                                   └── error ──> abort: nothing written   └─> in doubt ┘
 //! ```
 //!
 //! The queue in memory is bounded; an append larger than it is still one transaction, since records leave
 //! the queue for the broker long before the commit. Before commit or abort the queue is drained by polling:
-//! librdkafka's own flush polls in long steps, and purging would skip sequence numbers, after which the next
+//! the library's own flush polls in long steps, and purging would skip sequence numbers, after which the next
 //! transaction fails.
 
 use std::sync::{MutexGuard, PoisonError};
@@ -19,8 +19,11 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
 use super::client::{Context, Deliveries, Meaning, code, meaning};
+use super::markers;
+use super::offsets::Offsets;
 use super::state::Entry;
 use crate::log::{LogPartition, Offset, RecordRef};
+use crate::runtime::Error;
 
 /// One request for a commit or an abort.
 const STEP: Duration = Duration::from_secs(5);
@@ -37,6 +40,8 @@ pub(super) enum Failure {
     Disturbed(LogPartition),
     /// The commit was asked for and nobody knows its outcome.
     InDoubt(KafkaError),
+    /// The commit was confirmed, and is not visible.
+    Unmarked(Error),
 }
 
 impl Failure {
@@ -47,6 +52,7 @@ impl Failure {
             Self::NotWritten(_, partition) => Self::NotWritten(KafkaError::Global(code), partition),
             Self::InDoubt(_) => Self::InDoubt(KafkaError::Global(code)),
             Self::Disturbed(_) => Self::NotWritten(KafkaError::Global(code), None),
+            Self::Unmarked(_) => self,
         }
     }
 }
@@ -112,25 +118,34 @@ impl<'p> Transaction<'p> {
                 Ok(()) => break,
                 Err((KafkaError::MessageProduction(Code::QueueFull), again)) => {
                     record = again;
-                    self.producer.poll(pace.next());
-                    if let Some((slot, error)) = deliveries(self.producer).failed.take() {
-                        return Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone())));
+                    pace.serve(self.producer);
+                    let failed = deliveries(self.producer).failed.take();
+                    if let Some((slot, error)) = failed {
+                        return Err(Failure::NotWritten(self.cause(error), Some(self.slots[slot].0.clone())));
                     }
                 }
-                Err((error, _)) => return Err(Failure::NotWritten(error, Some(partition.clone()))),
+                Err((error, _)) => {
+                    let partition = Some(partition.clone());
+                    let refused = code(&error) == Some(Code::State);
+                    return Err(Failure::NotWritten(
+                        if refused { self.cause(error) } else { error },
+                        partition,
+                    ));
+                }
             }
         }
         *next += 1;
         Ok(())
     }
 
-    /// Commits. Nothing else may be called after it, and after an error [`Self::abort`] only.
-    pub fn commit(&mut self, patience: Duration) -> Result<(), Failure> {
-        self.drain();
+    /// Commits, and waits until readers see it. Nothing else may be called after it, and after an error
+    /// [`Self::abort`] only.
+    pub fn commit(&mut self, offsets: &Offsets, patience: Duration) -> Result<(), Failure> {
+        self.sent()?;
         self.verify()?;
         let started = Instant::now();
         loop {
-            let Err(error) = self.producer.commit_transaction(STEP) else { return Ok(()) };
+            let Err(error) = self.producer.commit_transaction(STEP) else { break };
             let KafkaError::Transaction(told) = &error else {
                 // Flushing has failed: the commit was not asked for.
                 return Err(Failure::NotWritten(error, None));
@@ -145,40 +160,51 @@ impl<'p> Transaction<'p> {
             }
             tracing::debug!(%error, "the commit has no answer yet");
         }
+        markers::wait_for(offsets, &self.slots, patience).map_err(|error| {
+            self.usable = false;
+            Failure::Unmarked(error)
+        })
     }
 
     /// Waits until every record has its answer; librdkafka gives one to each within the transaction's timeout.
-    fn drain(&self) {
+    pub fn sent(&self) -> Result<(), Failure> {
         let mut pace = Pace::new();
         while self.producer.in_flight_count() > 0 {
-            self.producer.poll(pace.next());
+            pace.serve(self.producer);
+        }
+        let failed = deliveries(self.producer).failed.take();
+        match failed {
+            Some((slot, error)) => {
+                Err(Failure::NotWritten(self.cause(error), Some(self.slots[slot].0.clone())))
+            }
+            None => Ok(()),
         }
     }
 
-    /// Whether all records stand where they were foreseen, or one before that.
-    ///
-    /// The latter is a commit without its marker. A broker that restarts between its answer to a commit and the
-    /// markers takes topics for deleted which it has not heard of yet, and leaves the markers out. The marker of
-    /// *this* transaction then decides over the records of both: it must be a commit, and an abort would undo an
-    /// append that was confirmed. An end that was foreseen stands one too high then, behind the marker of the
-    /// commit, which readers find out.
-    fn verify(&mut self) -> Result<(), Failure> {
-        let producer = self.producer;
-        let mut found = deliveries(producer);
-        if let Some((slot, error)) = found.failed.take() {
-            return Err(Failure::NotWritten(error, Some(self.slots[slot].0.clone())));
-        }
-        for ((partition, next), last) in self.slots.iter_mut().zip(&found.last) {
-            match last {
-                Some(last) if last + 1 == *next => {}
-                Some(last) if last + 2 == *next => {
-                    tracing::warn!(%partition, "the marker of the last commit is missing, as after a broker's restart: this commit stands for both");
-                    *next = last + 1;
-                }
-                _ => return Err(Failure::Disturbed(partition.clone())),
+    /// Whether all records stand where they were foreseen.
+    fn verify(&self) -> Result<(), Failure> {
+        let found = deliveries(self.producer);
+        for ((partition, next), last) in self.slots.iter().zip(&found.last) {
+            if last.is_none_or(|last| last + 1 != *next) {
+                return Err(Failure::Disturbed(partition.clone()));
             }
         }
         Ok(())
+    }
+
+    /// What has made the transaction fail, of which a record's error is only what follows: a right that is missing shows
+    /// when a log partition is added to the transaction, and its records come back as sent in a wrong state. librdkafka
+    /// tells it when it is asked to commit. Only for a transaction that it will not commit: one of its records has
+    /// failed, or was refused for the transaction's state.
+    fn cause(&self, error: KafkaError) -> KafkaError {
+        match self.producer.commit_transaction(STEP) {
+            Err(KafkaError::Transaction(told))
+                if told.txn_requires_abort() && told.code() != Code::Inconsistent =>
+            {
+                KafkaError::Transaction(told)
+            }
+            _ => error,
+        }
     }
 
     /// Aborts after an error; `false`: the producer is of no use any more, and its successor's first step
@@ -188,16 +214,21 @@ impl<'p> Transaction<'p> {
             Failure::NotWritten(error, _) | Failure::InDoubt(error) => {
                 meaning(error) == Meaning::Fenced || code(error) == Some(Code::Fatal)
             }
-            Failure::Disturbed(_) => false,
+            Failure::Disturbed(_) | Failure::Unmarked(_) => false,
         };
-        if !self.usable || fenced || self.producer.client().fatal_error().is_some() {
+        !fenced && self.roll_back()
+    }
+
+    /// Aborts; `false` as above.
+    pub fn roll_back(self) -> bool {
+        if !self.usable || self.producer.client().fatal_error().is_some() {
             return false;
         }
         let started = Instant::now();
         while started.elapsed() < ABORT_PATIENCE {
             let mut pace = Pace::new();
             while self.producer.in_flight_count() > 0 && started.elapsed() < ABORT_PATIENCE {
-                self.producer.poll(pace.next());
+                pace.serve(self.producer);
             }
             match self.producer.abort_transaction(STEP) {
                 Ok(()) => return true,
@@ -211,8 +242,10 @@ impl<'p> Transaction<'p> {
     }
 }
 
-/// How long to poll: shortly at first, for the sake of latency; then, since a poll of a millisecond is mostly spent
-/// awake, for longer, while brokers are away.
+/// Serves the producer's events: at once while some come, else after a sleep that grows while brokers are away.
+///
+/// A poll of rdkafka with a timeout would spend the last millisecond of it awake, since it asks librdkafka for what is
+/// left in whole milliseconds, and that is a third of all time at full rate.
 struct Pace(u32);
 
 impl Pace {
@@ -220,9 +253,16 @@ impl Pace {
         Self(0)
     }
 
-    fn next(&mut self) -> Duration {
-        self.0 += 1;
-        Duration::from_millis(if self.0 < 50 { 1 } else { 20 })
+    fn serve(&mut self, producer: &BaseProducer<Context>) {
+        let before = producer.in_flight_count();
+        producer.poll(Duration::ZERO);
+        if producer.in_flight_count() != before {
+            self.0 = 0;
+            return;
+        }
+        // 50 microseconds, doubled with every eighth sleep, up to 13 milliseconds.
+        std::thread::sleep(Duration::from_micros(50 << (self.0 / 8)));
+        self.0 = (self.0 + 1).min(64);
     }
 }
 

@@ -171,6 +171,7 @@ impl WriterThread {
             }
             Failure::NotWritten(error, partition) => (error, partition, false),
             Failure::InDoubt(error) => (error, None, true),
+            Failure::Unmarked(error) => return Refused { error: passing(&error), in_doubt: true },
         };
         let told = client::error("append to the log", &error, trouble);
         let told = match partition {
@@ -216,9 +217,13 @@ fn empty() -> Append {
 /// The error of a transaction other than an append's.
 pub(super) fn failed(doing: &str, failure: &Failure, shared: &Shared) -> Error {
     match failure {
-        Failure::NotWritten(error, _) | Failure::InDoubt(error) => {
+        Failure::NotWritten(error, Some(partition)) => {
+            client::error(doing, error, &shared.trouble).context(partition)
+        }
+        Failure::NotWritten(error, None) | Failure::InDoubt(error) => {
             client::error(doing, error, &shared.trouble)
         }
+        Failure::Unmarked(error) => Error::retry(format!("cannot {doing}: {}", error.message())),
         Failure::Disturbed(partition) => {
             Error::retry(format!("cannot {doing}: somebody else writes to {partition}"))
         }

@@ -20,6 +20,7 @@ use super::appender::{Appender, Progress};
 use super::cutter::{Cutter, Due, MARKER_PREFIX, Marker};
 use super::dead_letter;
 use super::tables::{Table, Tables};
+use super::transactions::Transactions;
 
 /// What has to be done before the next message.
 #[derive(Debug)]
@@ -48,6 +49,8 @@ pub struct Engine {
     pub appender: Appender,
     /// When to cut.
     pub cutter: Cutter,
+    /// Numbers records within transactions, if that is wanted.
+    transactions: Option<Transactions>,
     assembler: Assembler,
     slot: String,
     dead_letters: Arc<str>,
@@ -57,11 +60,23 @@ pub struct Engine {
     transaction: Option<Transaction>,
     last_commit_lsn: Option<Lsn>,
     marker: Option<Marker>,
-    /// The transaction with the marker of the cut that is being made: its end and its commit time.
-    passing: Option<(Lsn, i64)>,
+    /// The transaction with the marker of the cut that is being made.
+    passing: Option<Ended>,
     now_ms: i64,
     old: Vec<Value<'static>>,
     new: Vec<Value<'static>>,
+}
+
+/// A transaction that ended.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    transaction: Transaction,
+    /// LSN of the message.
+    lsn: Lsn,
+    /// Just past the commit record.
+    end_lsn: Lsn,
+    /// Position of the last change on the wire.
+    last: Position,
 }
 
 impl Engine {
@@ -70,6 +85,7 @@ impl Engine {
         tables: Tables,
         appender: Appender,
         cutter: Cutter,
+        transactions: Option<Transactions>,
         assembler: Assembler,
         slot: String,
         dead_letters: Arc<str>,
@@ -79,6 +95,7 @@ impl Engine {
             tables,
             appender,
             cutter,
+            transactions,
             assembler,
             slot,
             dead_letters,
@@ -124,11 +141,16 @@ impl Engine {
             Event::Change(change) => self.change(&change, lsn)?,
             Event::Begin { transaction, seen } => {
                 self.transaction = Some(transaction);
+                if let Some(transactions) = &mut self.transactions {
+                    transactions.begin(transaction, lsn, seen, &self.tables);
+                }
                 if !seen {
                     return Ok(self.cut_before());
                 }
             }
-            Event::Commit { transaction, end_lsn, .. } => return Ok(self.commit(transaction, end_lsn)),
+            Event::Commit { transaction, end_lsn, last } => {
+                return Ok(self.commit(Ended { transaction, lsn, end_lsn, last }));
+            }
             Event::Relation(relation) if !self.tables.knows(&relation) => {
                 return Ok(Step::Describe(relation));
             }
@@ -148,30 +170,37 @@ impl Engine {
         }
     }
 
-    fn commit(&mut self, transaction: Transaction, end_lsn: Lsn) -> Step {
+    fn commit(&mut self, ended: Ended) -> Step {
+        let Ended { transaction, end_lsn, .. } = ended;
         self.transaction = None;
         self.last_commit_lsn = Some(transaction.commit_lsn);
         let marker = self.marker.take().filter(|_| transaction.commit_lsn >= self.whole_from);
         if let Some(due) = marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
-            self.passing = Some((end_lsn, transaction.commit_us));
+            self.passing = Some(ended);
             return Step::Cut { due, lsn: end_lsn, reason: "request" };
         }
-        self.pass(end_lsn, transaction.commit_us);
+        self.pass(ended);
         Step::Next
     }
 
     /// Passes the transaction with the marker of the cut that is being made, if it is one.
     pub fn pass_marker(&mut self) {
-        if let Some((end_lsn, commit_us)) = self.passing.take() {
-            self.pass(end_lsn, commit_us);
+        if let Some(ended) = self.passing.take() {
+            self.pass(ended);
         }
     }
 
-    fn pass(&mut self, end_lsn: Lsn, commit_us: i64) {
+    fn pass(&mut self, Ended { transaction, lsn, end_lsn, last }: Ended) {
         // A server that crashed sends again what lies below; progress only goes forward.
-        if end_lsn > self.progress.flush_lsn {
+        let is_new = end_lsn > self.progress.flush_lsn;
+        if is_new {
             self.progress.flush_lsn = end_lsn;
-            self.progress.commit_us = commit_us;
+            self.progress.commit_us = transaction.commit_us;
+        }
+        match &mut self.transactions {
+            Some(transactions) if is_new => transactions.end(lsn, last, &self.tables, &mut self.appender),
+            Some(transactions) => transactions.pass(),
+            None => {}
         }
     }
 
@@ -193,6 +222,7 @@ impl Engine {
             xid: Some(transaction.xid),
             snapshot: false,
             last_commit_lsn: self.last_commit_lsn,
+            transaction: None,
             old: None,
             new: None,
         };
@@ -260,10 +290,17 @@ impl Engine {
             xid: Some(transaction.xid),
             snapshot: false,
             last_commit_lsn: self.last_commit_lsn,
+            transaction: match &mut self.transactions {
+                Some(transactions) => transactions.next(table, position, &mut self.appender),
+                None => None,
+            },
             old: old_kind.map(|kind| OldRow { kind, values: &old_values }),
             new: new.is_some().then_some(&new_values[..]),
         };
-        encode(table, &row, &mut self.appender, &self.dead_letters);
+        let records = encode(table, &row, &mut self.appender, &self.dead_letters);
+        if let Some(transactions) = &mut self.transactions {
+            transactions.counted(table, records);
+        }
         self.old = recycle(old_values);
         self.new = recycle(new_values);
         self.progress.position = position;
@@ -284,18 +321,25 @@ impl Engine {
     }
 }
 
-/// Encodes a change into the appender's batch; one which cannot be encoded becomes a dead letter.
+/// Encodes a change into the appender's batch, and gives the number of records with a value; one which cannot be
+/// encoded becomes a dead letter.
 pub(super) fn encode(
     table: &mut Table,
     row: &RowChange<'_>,
     appender: &mut Appender,
     dead_letters: &Arc<str>,
-) {
+) -> u32 {
     let topic = Arc::clone(&table.topic);
     let (encoder, schema) = table.encoder();
     match write(encoder, schema, &topic, row, appender, dead_letters) {
-        Some(records) => table.counted(records, row.position, row.commit_us),
-        None => table.dead_lettered(),
+        Some(records) => {
+            table.counted(records, row.position, row.commit_us);
+            records
+        }
+        None => {
+            table.dead_lettered();
+            0
+        }
     }
 }
 

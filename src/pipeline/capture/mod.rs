@@ -25,6 +25,7 @@ mod session;
 mod source;
 mod state;
 mod tables;
+mod transactions;
 mod verify;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 
 use crate::change::{Calendar, Cut, LogEnd, SchemaChange};
+use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
@@ -52,6 +54,7 @@ use source::Source;
 use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
 use tables::Tables;
+use transactions::Transactions;
 pub use verify::preflight_settings;
 
 /// What capture has to know.
@@ -73,6 +76,8 @@ pub struct CaptureSettings {
     pub filter: TableFilter,
     /// How values are written.
     pub envelope: Options,
+    /// Whether records say which they are of their transaction, and `<name>.transaction` is written.
+    pub transaction_metadata: bool,
     /// Where schemas are registered, if they are.
     pub registry: Option<Registry>,
     /// Where a day ends.
@@ -182,6 +187,8 @@ async fn open<'a>(
     let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
     tables.restore(log.as_ref(), &state.counts).await?;
     let registrar = Registrar::new(settings.registry.clone(), ops, shutdown);
+    // Before a long copy: whatever is refused is told at once.
+    let transactions = transactions(settings, &registrar).await?;
     let limits = AppendLimits { bytes_max: settings.append_bytes_max, linger: settings.linger };
     let appender = |durable| {
         let component = ops.component("log");
@@ -213,8 +220,15 @@ async fn open<'a>(
     ops.days().cut_due(cutter.boundary_us() / 1000);
     let assembler = Assembler::new(stream_state.timeline, stream_state.position);
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
-    let engine =
-        Engine::new(tables, appender(durable), cutter, assembler, settings.slot.clone(), dead_letters);
+    let engine = Engine::new(
+        tables,
+        appender(durable),
+        cutter,
+        transactions,
+        assembler,
+        settings.slot.clone(),
+        dead_letters,
+    );
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     let stream = start(settings, &mut source, stream_state.flush_lsn, *contact, shutdown).await?;
@@ -236,6 +250,18 @@ async fn open<'a>(
         name,
         shutdown: shutdown.clone(),
     })
+}
+
+/// What numbers records within transactions, with its schemas registered; none where it is not wanted.
+async fn transactions(settings: &CaptureSettings, registrar: &Registrar) -> Result<Option<Transactions>> {
+    if !settings.transaction_metadata {
+        return Ok(None);
+    }
+    let ids = match settings.envelope.transaction_to_register() {
+        Some(schemas) => registrar.register_transactions(&settings.name, &schemas).await?,
+        None => SchemaIds::default(),
+    };
+    Ok(Some(Transactions::new(&settings.name, settings.envelope, ids)))
 }
 
 /// Starts replication on the slot.

@@ -13,7 +13,8 @@
 use std::time::Duration;
 
 use crate::change::TableName;
-use crate::envelope::avro::{Named, SchemaIds};
+use crate::envelope::avro::{AvroSchemas, Named, SchemaIds};
+use crate::envelope::routing;
 use crate::ops::{Component, Ops};
 use crate::registry::{Answer, Registry};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -49,22 +50,34 @@ impl Registrar {
     /// # Errors
     /// `Operator` when the registry refuses us; `Retry` when the process is to stop.
     pub async fn register(&self, tables: &mut Tables, name: &TableName) -> Result<()> {
-        let Some((registry, component)) = &self.registry else { return Ok(()) };
         let Some((topic, schemas)) = tables.schemas(name) else { return Ok(()) };
+        match self.ids(&topic, &schemas).await? {
+            Ok(ids) => tables.registered(name, ids),
+            Err(error) => {
+                tracing::error!(table = %name, %error, "the table is isolated");
+                tables.refused(name, &error);
+            }
+        }
+        Ok(())
+    }
+
+    /// The ids of the schemas of `<name>.transaction`. Waits for a registry that is away. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Operator` when the registry refuses us or the schemas; `Retry` when the process is to stop.
+    pub async fn register_transactions(&self, name: &str, schemas: &AvroSchemas) -> Result<SchemaIds> {
+        self.ids(&routing::transaction_topic(name), schemas).await?
+    }
+
+    /// The ids of a topic's schemas, or why one of them is refused.
+    async fn ids(&self, topic: &str, schemas: &AvroSchemas) -> Result<Result<SchemaIds>> {
+        let Some((registry, component)) = &self.registry else { return Ok(Ok(SchemaIds::default())) };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let answer = ids(registry, &topic, schemas.key.as_ref(), &schemas.value).await;
-            let error = match answer {
+            let error = match ids(registry, topic, schemas.key.as_ref(), &schemas.value).await {
                 Ok(found) => {
                     component.ok();
-                    match found {
-                        Ok(ids) => tables.registered(name, ids),
-                        Err(error) => {
-                            tracing::error!(table = %name, %error, "the table is isolated");
-                            tables.refused(name, &error);
-                        }
-                    }
-                    return Ok(());
+                    return Ok(found);
                 }
                 Err(error) => error,
             };
@@ -73,7 +86,7 @@ impl Registrar {
                 return Err(error);
             }
             let wait = backoff.next_wait();
-            tracing::warn!(table = %name, %error, wait_ms = wait.as_millis() as u64, "capture waits for the schema registry");
+            tracing::warn!(topic, %error, wait_ms = wait.as_millis() as u64, "capture waits for the schema registry");
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.shutdown.raised() => return Err(error),
@@ -82,7 +95,7 @@ impl Registrar {
     }
 }
 
-/// The ids of a table's schemas, or why one of them is refused.
+/// Asks once.
 async fn ids(
     registry: &Registry,
     topic: &str,

@@ -49,6 +49,33 @@ pub struct TableCount {
     pub changes: u64,
     /// Changes that could not be encoded.
     pub dead_letters: u64,
+    /// Those of the last transaction with one; only where transaction metadata is provided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub transaction: Option<TransactionCount>,
+}
+
+/// Changes of one table in one transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransactionCount {
+    /// The transaction.
+    pub commit_lsn: Lsn,
+    /// Records with a value.
+    pub changes: u64,
+}
+
+impl TableCount {
+    /// Records with a value in the transaction of that commit.
+    pub fn of_transaction(&self, commit_lsn: Lsn) -> u64 {
+        let of = self.transaction.filter(|count| count.commit_lsn == commit_lsn);
+        of.map_or(0, |count| count.changes)
+    }
+
+    /// Counts records of that transaction; whether they are its first ones.
+    pub fn add_of_transaction(&mut self, commit_lsn: Lsn, records: u32) -> bool {
+        let before = self.of_transaction(commit_lsn);
+        self.transaction = Some(TransactionCount { commit_lsn, changes: before + u64::from(records) });
+        before == 0
+    }
 }
 
 /// A later copy of a table.
@@ -155,7 +182,8 @@ mod tests {
             flush_lsn: Lsn(8),
         };
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
-        let count = TableCount { changes: 3, dead_letters: 1 };
+        let within = TransactionCount { commit_lsn: Lsn(16), changes: 2 };
+        let count = TableCount { changes: 3, dead_letters: 1, transaction: Some(within) };
         let copy = BackfillState { table: TableName::new("public", "t"), wanted: true, done: None };
         let entries: BTreeMap<_, _> =
             [stream.entry(), cut.entry(), count.entry("shop.public.t"), copy.entry("shop.public.t")].into();
@@ -166,5 +194,21 @@ mod tests {
         let over = BackfillState { wanted: false, ..copy };
         assert!(over.entry("t").1.is_empty(), "a copy that nobody waits for removes the entry");
         assert!(TableCount::default().entry("t").1.is_empty(), "zero removes the entry");
+        let plain = TableCount { transaction: None, ..count };
+        assert_eq!(
+            plain.entry("t").1,
+            b"{\"changes\":3,\"dead_letters\":1}",
+            "as it was before there were any"
+        );
+    }
+
+    #[test]
+    fn records_of_another_transaction_do_not_count() {
+        let mut count = TableCount::default();
+        assert!(count.add_of_transaction(Lsn(16), 1), "the first");
+        assert!(!count.add_of_transaction(Lsn(16), 2));
+        assert_eq!((count.of_transaction(Lsn(16)), count.of_transaction(Lsn(24))), (3, 0));
+        assert!(count.add_of_transaction(Lsn(24), 1), "the first of the next one");
+        assert_eq!((count.of_transaction(Lsn(16)), count.of_transaction(Lsn(24))), (0, 1));
     }
 }

@@ -11,7 +11,7 @@ use crate::change::{
     Column, ColumnType, Lsn, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema,
     TextKind,
 };
-use crate::envelope::avro::{SchemaIds, TableAvro};
+use crate::envelope::avro::{AvroSchemas, SchemaIds};
 use crate::envelope::{Options, SourceInfo, TableEncoder, routing};
 use crate::log::Log;
 use crate::ops::{Ops, TableStats};
@@ -240,9 +240,14 @@ impl Tables {
         Some(&mut self.all[index])
     }
 
+    /// The table of a topic.
+    pub fn of_topic(&self, topic: &str) -> Option<&Table> {
+        self.by_topic.get(topic).map(|index| &self.all[*index])
+    }
+
     /// The schemas which have to be registered before a table's changes are encoded; none where none have to be, or
     /// the table is not captured.
-    pub fn schemas(&mut self, name: &TableName) -> Option<(Arc<str>, TableAvro)> {
+    pub fn schemas(&mut self, name: &TableName) -> Option<(Arc<str>, AvroSchemas)> {
         let (options, source) = (self.options, self.name.clone());
         // A name may lead to the topic of another table, which this one would have to share.
         let table = self.by_name(name).filter(|table| table.schema.name == *name)?;

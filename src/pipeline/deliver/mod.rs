@@ -22,7 +22,7 @@ use crate::change::{BACKFILL_PARTITION, Ds, TableName};
 use crate::coord::{Coordinator, Lease};
 use crate::envelope::{Options, routing};
 use crate::lake::Lake;
-use crate::log::{Log, LogPartition, OffsetRange};
+use crate::log::{Log, LogPartition, Offset, OffsetRange};
 use crate::ops::{BackfillOf, Command, Component, DayTable, Gap, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
@@ -165,6 +165,8 @@ struct Delivery<'a> {
     day: Option<Ds>,
     /// When room was made in the log.
     room_made: Option<tokio::time::Instant>,
+    /// Up to where the log was let go of `<name>.transaction`.
+    transactions_trimmed: Offset,
 }
 
 impl<'a> Delivery<'a> {
@@ -184,6 +186,7 @@ impl<'a> Delivery<'a> {
             bound: false,
             day: None,
             room_made: None,
+            transactions_trimmed: 0,
         }
     }
 
@@ -233,6 +236,7 @@ impl<'a> Delivery<'a> {
             }
             self.bound_memory().await?;
         }
+        self.trim_transactions(&ranges).await?;
         more |= self.make_room().await?;
         if self.day_failed.is_some_and(|until| tokio::time::Instant::now() < until) {
             return Ok(more);
@@ -339,6 +343,19 @@ impl<'a> Delivery<'a> {
             table.flush().await?;
         }
         Ok(true)
+    }
+
+    /// `<name>.transaction` is for others to read, and nothing of it goes into the lake: the log keeps it as long as it
+    /// keeps what is in the lake, and lets go of it then.
+    async fn trim_transactions(&mut self, ranges: &HashMap<String, Partitions>) -> Result<()> {
+        let topic = routing::transaction_topic(&self.settings.name);
+        for (partition, range) in ranges.get(&topic).into_iter().flat_map(BTreeMap::values) {
+            if range.end > self.transactions_trimmed {
+                self.log.trim(partition, range.end).await?;
+                self.transactions_trimmed = range.end;
+            }
+        }
+        Ok(())
     }
 
     /// A day is complete when all its tables are: then its own manifest is made.

@@ -11,7 +11,7 @@ use crate::change::{
     Column, ColumnType, Datum, Lsn, Op, Position, ReplicaIdentity, SchemaVersion, TableName, TableSchema,
     TextKind, Value,
 };
-use crate::envelope::avro::{SchemaIds, TableAvro, TableDecoder, TableEncoder};
+use crate::envelope::avro::{AvroSchemas, SchemaIds, TableDecoder, TableEncoder};
 use crate::envelope::json::{self, DecimalHandling, Options};
 use crate::envelope::{DecodeError, Decoded, EncodeError, OldKind, OldRow, RowChange, SourceInfo};
 use crate::log::{RecordRef, TopicRecords};
@@ -53,6 +53,7 @@ pub fn change<'a>(op: Op, old: Option<OldRow<'a>>, new: Option<&'a [Value<'a>]>)
         xid: Some(750),
         snapshot: false,
         last_commit_lsn: Some(Lsn(0x16_B373_0000)),
+        transaction: None,
         old,
         new,
     }
@@ -139,7 +140,7 @@ pub fn read(schema: &str, id: u32, bytes: &[u8]) -> Avro {
 
 /// The value of a record, by its fields; unions taken off.
 pub fn read_value(schema: &TableSchema, options: Options, record: &RecordRef<'_>) -> HashMap<String, Avro> {
-    let schemas = TableAvro::new("shop", schema, options.decimal_handling);
+    let schemas = AvroSchemas::new("shop", schema, options.decimal_handling);
     fields(read(&schemas.value.schema, IDS.value, record.value.unwrap()))
 }
 

@@ -4,9 +4,9 @@ use apache_avro::types::Value as Avro;
 
 use super::fixture::*;
 use crate::change::{ColumnType, Datum, Op, TableSchema, Value};
-use crate::envelope::avro::TableAvro;
+use crate::envelope::avro::AvroSchemas;
 use crate::envelope::json::Options;
-use crate::envelope::{DecimalHandling, headers};
+use crate::envelope::{DecimalHandling, RowChange, TransactionOrder, headers};
 use crate::log::RecordRef;
 
 const PLAIN: Options = Options { decimal_handling: DecimalHandling::Precise };
@@ -65,7 +65,7 @@ fn an_envelope_is_debeziums_in_every_field() {
     for (name, value) in expected {
         assert_eq!(source[name], value, "{name}");
     }
-    let schemas = TableAvro::new("shop", &orders(), DecimalHandling::Precise);
+    let schemas = AvroSchemas::new("shop", &orders(), DecimalHandling::Precise);
     let key = fields(read(&schemas.key.unwrap().schema, IDS.key, record.key.unwrap()));
     assert_eq!(key["id"], Avro::Long(1));
     assert_eq!(header(&record, headers::POSITION), Some("1/16/B374D848/3"));
@@ -192,4 +192,26 @@ fn what_the_key_cannot_hold_is_refused() {
     let error =
         encode(&orders(), PLAIN, &change(Op::Create, None, Some(&[Value::Null, ANN, ANN]))).unwrap_err();
     assert!(error.to_string().contains("a null in the key"), "{error}");
+}
+
+#[test]
+fn each_record_with_a_value_says_which_it_is_of_its_transaction_and_reads_back_the_same() {
+    let (old, new) = ([ONE, Value::Null, Value::Null], [TWO, ANN, Value::Null]);
+    let moved = change(Op::Update, Some(key_only(&old)), Some(&new));
+    let transaction = Some(TransactionOrder { total: 41, data_collection: 6 });
+    let plain = encode(&orders(), PLAIN, &moved).unwrap();
+    let counted = encode(&orders(), PLAIN, &RowChange { transaction, ..moved }).unwrap();
+    assert_eq!(decode(&orders(), PLAIN, &counted).unwrap(), decode(&orders(), PLAIN, &plain).unwrap());
+    let blocks: Vec<_> = counted
+        .iter()
+        .filter(|record| record.value.is_some())
+        .map(|record| fields(read_value(&orders(), PLAIN, &record)["transaction"].clone()))
+        .collect();
+    let id = Avro::String(format!("750:{}", 0x16_B374_0000_u64));
+    assert_eq!(blocks.len(), 2);
+    for (block, (total, of_table)) in blocks.iter().zip([(41, 6), (42, 7)]) {
+        assert_eq!(block["id"], id);
+        assert_eq!(block["total_order"], Avro::Long(total));
+        assert_eq!(block["data_collection_order"], Avro::Long(of_table));
+    }
 }

@@ -8,11 +8,11 @@ use serde_json::{Value as Json, json};
 use super::fixture::*;
 use crate::change::{ColumnType, Op, TableName, TableSchema, TextKind, Value};
 use crate::envelope::DecimalHandling;
-use crate::envelope::avro::TableAvro;
+use crate::envelope::avro::AvroSchemas;
 use crate::envelope::json::Options;
 
-fn schemas(table: &crate::change::TableSchema) -> TableAvro {
-    TableAvro::new("shop", table, DecimalHandling::Precise)
+fn schemas(table: &crate::change::TableSchema) -> AvroSchemas {
+    AvroSchemas::new("shop", table, DecimalHandling::Precise)
 }
 
 fn parsed(table: &crate::change::TableSchema) -> Schema {
@@ -28,7 +28,7 @@ fn a_tables_schemas_are_as_debezium_and_the_avro_converter_make_them() {
         column("status", text(TextKind::Enum(vec!["new".into(), "paid".into()]))),
         column("tags", array(ColumnType::TEXT)),
     ];
-    let TableAvro { key, value } = schemas(&table(columns, vec![0]));
+    let AvroSchemas { key, value } = schemas(&table(columns, vec![0]));
     let (key, value) = (key.unwrap(), value);
     assert_eq!(
         (key.name.as_str(), value.name.as_str()),
@@ -72,11 +72,11 @@ fn every_type_makes_a_schema_that_apache_avro_takes() {
     let named = |(index, kind): (usize, ColumnType)| column(&format!("c{index}"), kind);
     let mut table = table(types.into_iter().enumerate().map(named).collect(), vec![6, 1]);
     table.name = TableName::new("2-nd", "Größe");
-    let TableAvro { key, value } = TableAvro::new("my-shop", &table, DecimalHandling::Precise);
+    let AvroSchemas { key, value } = AvroSchemas::new("my-shop", &table, DecimalHandling::Precise);
     Schema::parse_str(&key.unwrap().schema).unwrap();
     Schema::parse_str(&value.schema).unwrap();
     assert_eq!(value.name, "my_shop._2_nd.Gr__e.Envelope");
-    let strings = TableAvro::new("my-shop", &table, DecimalHandling::String);
+    let strings = AvroSchemas::new("my-shop", &table, DecimalHandling::String);
     assert!(!strings.value.schema.contains("VariableScaleDecimal"));
 }
 

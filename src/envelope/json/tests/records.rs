@@ -4,6 +4,7 @@ use super::fixture::*;
 use crate::change::{ColumnType, Datum, Op, SchemaVersion, Value};
 use crate::envelope::headers;
 use crate::envelope::json::{DecodeError, EncodeError, Options, TableDecoder, TableEncoder, peek};
+use crate::envelope::{RowChange, TransactionOrder};
 
 const ONE: Value<'static> = Value::Text(b"1");
 const TWO: Value<'static> = Value::Text(b"2");
@@ -299,4 +300,32 @@ fn a_record_of_another_version_needs_another_decoder() {
     schema.version = SchemaVersion(8);
     let error = decode_all(&schema, &out).unwrap_err();
     assert_eq!(error, DecodeError::Version { expected: SchemaVersion(8), found: SchemaVersion(7) });
+}
+
+#[test]
+fn each_record_with_a_value_says_which_it_is_of_its_transaction_and_reads_back_the_same() {
+    let mut out = records();
+    let mut encoder = encoder(&orders(), Options::default());
+    let (old, new) = ([ONE, Value::Null], [TWO, ANN]);
+    let moved = change(Op::Update, Some(key_only(&old)), Some(&new));
+    assert_eq!(encoder.encode(&moved, &mut out), Ok(2));
+    let plain: Vec<_> = out.iter().map(|record| record.value.map(<[u8]>::to_vec)).collect();
+    let mut counted = records();
+    let transaction = Some(TransactionOrder { total: 41, data_collection: 6 });
+    assert_eq!(encoder.encode(&RowChange { transaction, ..moved }, &mut counted), Ok(2));
+    let block = |total: u32, table: u32| {
+        format!(
+            r#""transaction":{{"id":"750:{}","total_order":{total},"data_collection_order":{table}}}"#,
+            0x16_B374_0000_u64
+        )
+    };
+    let blocks = [Some(block(41, 6)), None, Some(block(42, 7))];
+    for ((plain, record), block) in plain.iter().zip(counted.iter()).zip(blocks) {
+        let expected = plain.as_ref().map(|plain| {
+            let plain = String::from_utf8(plain.clone()).unwrap();
+            plain.replace(r#""transaction":null"#, &block.unwrap())
+        });
+        assert_eq!(record.value.map(|value| String::from_utf8(value.to_vec()).unwrap()), expected);
+    }
+    assert_eq!(decode_all(&orders(), &counted).unwrap(), decode_all(&orders(), &out).unwrap());
 }

@@ -424,5 +424,9 @@ fn end_of(ends: Option<Vec<LogEnd>>) -> u64 {
 }
 
 fn since(now: TableCount, before: TableCount) -> TableCount {
-    TableCount { changes: now.changes - before.changes, dead_letters: now.dead_letters - before.dead_letters }
+    TableCount {
+        changes: now.changes - before.changes,
+        dead_letters: now.dead_letters - before.dead_letters,
+        transaction: None,
+    }
 }

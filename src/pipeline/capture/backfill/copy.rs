@@ -117,6 +117,7 @@ impl<'a> Copy<'a> {
                 xid: None,
                 snapshot: true,
                 last_commit_lsn: None,
+                transaction: None,
                 old: None,
                 new: Some(&new),
             };

@@ -68,6 +68,7 @@ impl Copying {
             xid: None,
             snapshot: true,
             last_commit_lsn: None,
+            transaction: None,
             old: None,
             new: Some(&new),
         };
@@ -98,6 +99,7 @@ pub fn begin_anew(
         xid: None,
         snapshot: false,
         last_commit_lsn: None,
+        transaction: None,
         old: None,
         new: None,
     };

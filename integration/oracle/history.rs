@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use tidemark::change::Lsn;
 use tokio_postgres::Client;
 
-use crate::source::{TABLES, Table, table};
+use super::source::{TABLES, Table, table};
 
 /// A row: a text a column, none for null.
 pub type Row = Vec<Option<String>>;

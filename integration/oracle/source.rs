@@ -99,6 +99,17 @@ impl Table {
         let place = |name: &&str| self.columns.iter().position(|column| column.name == *name).unwrap();
         self.key.iter().map(place).collect()
     }
+
+    /// SQL which gives its rows, each as an array of texts.
+    pub fn rows_sql(&self) -> String {
+        format!("SELECT {} FROM {} AS whole_row", self.image("whole_row"), self.name)
+    }
+
+    /// SQL which makes a row an array of texts.
+    fn image(&self, row: &str) -> String {
+        let texts = self.columns.iter().map(|c| c.kind.text(&format!("{row}.\"{}\"", c.name)));
+        format!("ARRAY[{}]", texts.collect::<Vec<_>>().join(", "))
+    }
 }
 
 const NUMBER: Column = column("price", "numeric(12,2)", Kind::Money);
@@ -238,10 +249,6 @@ fn schema() -> String {
 fn add_table(sql: &mut String, table: &Table) {
     let Table { name, identity, .. } = table;
     let columns: Vec<_> = table.columns.iter().map(|c| format!("\"{}\" {}", c.name, c.sql)).collect();
-    let image = |row: &str| {
-        let texts = table.columns.iter().map(|c| c.kind.text(&format!("{row}.\"{}\"", c.name)));
-        format!("ARRAY[{}]", texts.collect::<Vec<_>>().join(", "))
-    };
     writeln!(sql, "CREATE TABLE {name} ({}); {identity};", columns.join(", ")).unwrap();
     for column in table.columns.iter().filter(|column| column.kind == Kind::Wide) {
         writeln!(sql, "ALTER TABLE {name} ALTER \"{}\" SET STORAGE EXTERNAL;", column.name).unwrap();
@@ -263,9 +270,9 @@ fn add_table(sql: &mut String, table: &Table) {
            END IF; RETURN NULL; END $$;
          CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON {name} FOR EACH ROW EXECUTE FUNCTION oracle.{name}();
          CREATE TRIGGER audit_truncate AFTER TRUNCATE ON {name} EXECUTE FUNCTION oracle.{name}();",
-        write("i", "NULL", &image("NEW")),
-        write("u", &image("OLD"), &image("NEW")),
-        write("d", &image("OLD"), "NULL"),
+        write("i", "NULL", &table.image("NEW")),
+        write("u", &table.image("OLD"), &table.image("NEW")),
+        write("d", &table.image("OLD"), "NULL"),
     )
     .unwrap();
 }

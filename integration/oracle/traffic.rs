@@ -23,14 +23,14 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    /// Starts `count` sessions.
-    pub fn start(url: &str, seed: u64, count: u64) -> Self {
+    /// Starts `count` sessions, each of which rests for `pause` after a transaction.
+    pub fn start(url: &str, seed: u64, count: u64, pause: Duration) -> Self {
         let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let sessions = (0..count)
             .map(|number| {
                 let random = StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number));
                 let committed = Arc::clone(&committed);
-                let mut session = Session { url: url.to_owned(), number, random, committed };
+                let mut session = Session { url: url.to_owned(), number, pause, random, committed };
                 let stop = Arc::clone(&stop);
                 tokio::spawn(async move { session.run(&stop).await })
             })
@@ -55,6 +55,7 @@ impl Traffic {
 struct Session {
     url: String,
     number: u64,
+    pause: Duration,
     random: StdRng,
     committed: Arc<AtomicU64>,
 }
@@ -86,6 +87,9 @@ impl Session {
             });
             let done = self.transaction(client).await;
             watchdog.abort();
+            if !self.pause.is_zero() {
+                tokio::time::sleep(self.pause).await;
+            }
             match done {
                 Ok(()) => drop(self.committed.fetch_add(1, Ordering::Relaxed)),
                 Err(_) => {

@@ -1,0 +1,170 @@
+//! What a consumer has seen that is not ours, as `read_topics.py` leaves it.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+
+use serde::Deserialize;
+use tidemark::change::Position;
+use tidemark::log::{RecordRef, TopicRecords};
+
+use crate::oracle::checker::position;
+use crate::support::lake::python;
+
+/// How long a transaction may stay open after the last writer has left in good order.
+const OPEN_SECONDS: &str = "30";
+
+/// A folder with everything that was read.
+pub struct Topics {
+    folder: tempfile::TempDir,
+    /// By `<topic>/<partition>`.
+    pub partitions: BTreeMap<String, Place>,
+}
+
+/// What the brokers say of a partition, and how much was read.
+#[derive(Clone, Copy, Debug, Deserialize)]
+pub struct Place {
+    /// The first offset.
+    pub low: i64,
+    /// How far readers of what is committed get.
+    pub stable: i64,
+    /// Where the partition ends.
+    pub high: i64,
+    /// Records that were seen.
+    pub records: u64,
+}
+
+/// A topic's records.
+pub struct Topic {
+    records: TopicRecords,
+    places: Vec<(u32, i64)>,
+}
+
+/// A record, where it stands, and when it happened.
+#[derive(Clone, Copy)]
+pub struct Seen<'t> {
+    pub partition: u32,
+    pub offset: i64,
+    pub position: Position,
+    /// Records of one change share its position: the end of the old key, its tombstone, the new row.
+    pub step: u8,
+    pub record: RecordRef<'t>,
+}
+
+impl Topics {
+    /// Reads all topics whose names begin so.
+    pub fn read(brokers: &[String], prefix: &str) -> Self {
+        let folder = tempfile::Builder::new().prefix("tidemark-topics-").tempdir().unwrap();
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/kafka_exactness/read_topics.py");
+        let output = Command::new(python())
+            .arg(script)
+            .args([&brokers.join(","), prefix])
+            .arg(folder.path())
+            .arg(OPEN_SECONDS)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "the consumer of {prefix}* failed: {told}");
+        Self { folder, partitions: serde_json::from_slice(&output.stdout).unwrap() }
+    }
+
+    /// Every transaction has come to its end for readers, and nothing was taken from the topics.
+    pub fn assert_whole(&self) {
+        let wrong = self.partitions.iter().filter(|(_, place)| place.stable != place.high || place.low != 0);
+        let wrong: Vec<_> = wrong.collect();
+        assert!(
+            wrong.is_empty(),
+            "a consumer of committed records is held up, or records were taken: {wrong:?}"
+        );
+    }
+
+    /// A topic's records.
+    pub fn topic(&self, name: &str) -> Topic {
+        let path: PathBuf = self.folder.path().join(name);
+        let bytes = fs::read(&path).unwrap_or_else(|error| panic!("topic {name}: {error}"));
+        Topic::parse(name, &bytes)
+    }
+}
+
+impl Topic {
+    fn parse(name: &str, bytes: &[u8]) -> Self {
+        let mut topic = Self { records: TopicRecords::new(Arc::from(name)), places: Vec::new() };
+        let mut reader = Reader(bytes);
+        while !reader.0.is_empty() {
+            let (partition, offset, timestamp_ms) = (reader.i32(), reader.i64(), reader.i64());
+            let mut record = topic.records.begin(timestamp_ms);
+            for _ in 0..2 {
+                match reader.field() {
+                    None => record.null(),
+                    Some(bytes) => record.field(|out| out.extend_from_slice(bytes)),
+                }
+            }
+            for _ in 0..reader.i32() {
+                let name = std::str::from_utf8(reader.field().unwrap()).unwrap();
+                let value = reader.field().unwrap_or_else(|| panic!("header {name} is null"));
+                record.header(name, |out| out.extend_from_slice(value));
+            }
+            record.finish();
+            topic.places.push((partition as u32, offset));
+        }
+        topic
+    }
+
+    /// The records as they were read: in order within each partition.
+    pub fn seen(&self) -> Vec<Seen<'_>> {
+        let places = self.places.iter();
+        self.records
+            .iter()
+            .zip(places)
+            .map(|(record, (partition, offset))| Seen::new(*partition, *offset, record))
+            .collect()
+    }
+
+    /// Key and value of each record, in the order in which they were read.
+    pub fn entries(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
+        self.records
+            .iter()
+            .map(|record| (std::str::from_utf8(record.key.unwrap_or_default()).unwrap(), record.value))
+    }
+}
+
+impl<'t> Seen<'t> {
+    fn new(partition: u32, offset: i64, record: RecordRef<'t>) -> Self {
+        let step = match record.value.map(|value| serde_json::from_slice::<Op>(value).unwrap().op) {
+            None => 1,
+            Some('d') => 0,
+            Some(_) => 2,
+        };
+        Self { partition, offset, position: position(&record), step, record }
+    }
+}
+
+#[derive(Deserialize)]
+struct Op {
+    op: char,
+}
+
+struct Reader<'b>(&'b [u8]);
+
+impl<'b> Reader<'b> {
+    fn take(&mut self, length: usize) -> &'b [u8] {
+        let (taken, rest) = self.0.split_at(length);
+        self.0 = rest;
+        taken
+    }
+
+    fn i32(&mut self) -> i32 {
+        i32::from_le_bytes(self.take(4).try_into().unwrap())
+    }
+
+    fn i64(&mut self) -> i64 {
+        i64::from_le_bytes(self.take(8).try_into().unwrap())
+    }
+
+    fn field(&mut self) -> Option<&'b [u8]> {
+        let length = self.i32();
+        usize::try_from(length).ok().map(|length| self.take(length))
+    }
+}

@@ -1,0 +1,11 @@
+//! What the database itself says happened, traffic that gives it something to say, and the comparison of records
+//! with it. Shared by the tests of exactness on either log.
+
+#![allow(dead_code, reason = "each test uses a part of it")]
+
+pub mod checker;
+mod history;
+pub mod source;
+pub mod traffic;
+
+pub use history::{Change, History, Row, Rows, State, Transaction};
