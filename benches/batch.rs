@@ -30,7 +30,7 @@ fn columns() -> Vec<Column> {
         ColumnType::Bytes,
         ColumnType::Date,
         ColumnType::Timestamp { precision: 6 },
-        ColumnType::TimestampTz,
+        ColumnType::TimestampTz { precision: 0 },
         ColumnType::Array { element: Box::new(ColumnType::TEXT) },
     ];
     let column = |(index, column_type)| Column {

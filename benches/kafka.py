@@ -110,6 +110,7 @@ backfill = "none"
 [log]
 kind = "kafka"
 linger_ms = {linger_ms}
+{os.environ.get("LOG", "")}
 [log.kafka]
 brokers = ["127.0.0.1:{broker.port}"]
 topic_config = {{ "retention.ms" = -1 }}

@@ -123,7 +123,7 @@ fn table() -> TableSchema {
         column("status", ColumnType::TEXT),
         column("total", ColumnType::Decimal { precision: 12, scale: 2 }),
         column("tax", ColumnType::Decimal { precision: 12, scale: 2 }),
-        column("placed_at", ColumnType::TimestampTz),
+        column("placed_at", ColumnType::TimestampTz { precision: 0 }),
         column("paid", ColumnType::Bool),
         column("weight", ColumnType::Float64),
         column("email", ColumnType::TEXT),

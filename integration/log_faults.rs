@@ -4,6 +4,8 @@
 //! test that does what it is told and does nothing otherwise.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod support;
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use support::{SmallDisk, again_in_a_namespace};
 use tidemark::log::conformance::{numbered, read_numbered};
 use tidemark::log::{
     Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions, Visibility,
@@ -158,46 +161,6 @@ async fn writers_of_two_processes_take_over_from_each_other() {
     }
 }
 
-/// A small file system of its own, unmounted in the end.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn mount(bytes: u64) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let size = format!("size={bytes}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
-        mounted.is_ok_and(|o| o.status.success()).then(|| Self(dir))
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
-/// Runs a test of this file once more as root of a user and mount namespace of its own.
-fn again_in_a_namespace(test: &str) {
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.arg("-rm");
-        command
-    };
-    if std::env::var_os("LOG_FAULTS_NAMESPACE").is_some()
-        || !unshare().arg("true").status().is_ok_and(|s| s.success())
-    {
-        eprintln!("SKIPPED {test}: no right to mount a tmpfs; bytes_max stands in for it in the unit tests");
-        return;
-    }
-    let status = unshare()
-        .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
-        .env("LOG_FAULTS_NAMESPACE", "1")
-        .status();
-    assert!(status.unwrap().success(), "{test} fails in a namespace of its own");
-}
-
 #[tokio::test]
 async fn a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_freed() {
     let Some(disk) = SmallDisk::mount(100 << 20) else {
@@ -205,7 +168,7 @@ async fn a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_free
             "a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_freed",
         );
     };
-    let folder = disk.0.path();
+    let folder = disk.path();
     let ballast = folder.join("ballast");
     std::fs::write(&ballast, vec![1; 20 << 20]).unwrap();
     let path = folder.join("log.db");

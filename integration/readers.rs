@@ -137,7 +137,7 @@ fn csv_is_read_by_pandas() {
         column("id", ColumnType::Int64),
         column("note", ColumnType::TEXT),
         column("local", ColumnType::Timestamp { precision: 6 }),
-        column("instant", ColumnType::TimestampTz),
+        column("instant", ColumnType::TimestampTz { precision: 0 }),
         column("tags", ColumnType::Array { element: Box::new(ColumnType::TEXT) }),
     ];
     let rows = [
@@ -170,7 +170,7 @@ fn many_columns() -> [Column; 5] {
         Column { nullable: false, ..column("id", ColumnType::Int64) },
         column("amount", ColumnType::Decimal { precision: 12, scale: 2 }),
         column("label", ColumnType::TEXT),
-        column("moment", ColumnType::TimestampTz),
+        column("moment", ColumnType::TimestampTz { precision: 0 }),
         column("tags", ColumnType::Array { element: Box::new(ColumnType::TEXT) }),
     ]
 }

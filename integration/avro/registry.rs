@@ -12,6 +12,7 @@ const JAR: &str = ".registry/apicurio-registry-app-3.0.9-runner.jar";
 /// A Java program on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(120);
 
+#[derive(Debug)]
 pub struct Registry {
     folder: tempfile::TempDir,
     port: u16,

@@ -13,17 +13,20 @@ use crate::check;
 use crate::faults::Fault;
 use crate::oracle::source::{self, PUBLICATION};
 use crate::oracle::traffic::Traffic;
-use crate::support::{Cluster, Connector, NAME, Postgres, Running};
-use crate::topics::Topics;
+use crate::support::{Cluster, Connector, Postgres, Running};
+use crate::topics::Consumer;
 
 /// No single step takes longer, on a busy machine with brokers that come back.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Kafka gives up a transaction that is silent for so long; and so long is an append tried before it is kept.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often a broker looks for such transactions.
 pub const SWEEP: Duration = Duration::from_secs(1);
+
+/// How the names of all topics begin.
+const TOPICS: &str = "shop.";
 
 /// Partitions of each table's topic.
 const PARTITIONS: u32 = 3;
@@ -46,6 +49,8 @@ pub struct Campaign {
     /// Which of both it is.
     pub home: usize,
     traffic: Option<Traffic>,
+    /// Reads all the while.
+    follower: Option<Consumer>,
     began: Instant,
 }
 
@@ -72,9 +77,18 @@ impl Campaign {
         source::prepare(&server.connect().await).await;
         let connectors = [(); 2].map(|()| connector(&server, &brokers, spill));
         let traffic = Some(Traffic::start(&server.url(), seed, SESSIONS, REST));
-        let random = StdRng::seed_from_u64(seed);
-        let mut campaign =
-            Self { server, brokers, random, spill, process: None, connectors, home: 0, traffic, began };
+        let mut campaign = Self {
+            follower: Some(Consumer::start(&brokers.addresses(), TOPICS)),
+            server,
+            brokers,
+            random: StdRng::seed_from_u64(seed),
+            spill,
+            process: None,
+            connectors,
+            home: 0,
+            traffic,
+            began,
+        };
         campaign.ensure_streaming().await;
         campaign
     }
@@ -180,12 +194,12 @@ impl Campaign {
         assert!(status.success(), "SIGTERM ended with {status}:\n{}", process.output());
     }
 
-    /// The view of a consumer beside the oracle.
-    pub async fn compare(&self) {
+    /// The view of a consumer that comes late beside the oracle, and beside that of one which was there all the while.
+    pub async fn compare(&mut self) {
         eprintln!("{:?}: comparing", self.began.elapsed());
-        let topics = Topics::read(&self.brokers.addresses(), &format!("{NAME}."));
-        eprintln!("{:?}: read", self.began.elapsed());
+        let topics = Consumer::start(&self.brokers.addresses(), TOPICS).finish();
         let compared = check::check(&topics, &self.server.connect().await).await;
+        topics.assert_same(&self.follower.take().unwrap().finish());
         assert!(compared.unchanged > 0, "the traffic never left a long value unchanged");
         let used = compared.partitions.values().filter(|records| **records > 0).count();
         assert!(used > 2 * PARTITIONS as usize, "few partitions hold anything: {:?}", compared.partitions);

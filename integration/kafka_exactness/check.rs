@@ -19,6 +19,9 @@ use crate::support::NAME;
 
 use super::topics::{Seen, Topics};
 
+/// A topic with no more records than this shows that the comparison can fail.
+const FEW: usize = 100;
+
 /// What was compared.
 #[derive(Debug, Default)]
 pub struct Compared {
@@ -45,23 +48,67 @@ pub async fn check(topics: &Topics, sql: &Client) -> Compared {
     for table in TABLES {
         let name = format!("{NAME}.public.{}", table.name);
         let topic = topics.topic(&name);
-        let mut seen = topic.seen();
-        assert_order(table, &seen);
-        seen.sort_by_key(|seen| (seen.position, seen.step));
-        let base = history.states_at(&[points[&name]]).remove(0);
-        let mut checker = Checker::new(table, &history, &base, points[&name]);
-        for seen in &seen {
-            checker.take(&format!("{}/{}", seen.partition, seen.offset), &seen.record);
-        }
-        compared.unchanged += checker.end();
-        compared.records += seen.len();
-        assert_rows(table, fold(table, &seen), sql).await;
+        let oracle = Expected { table, history: &history, point: points[&name] };
+        let seen = topic.seen();
+        let (ordered, unchanged) = oracle.compare(&seen);
+        compared.unchanged += unchanged;
+        compared.records += ordered.len();
+        assert_rows(table, fold(table, &ordered), sql).await;
+        oracle.assert_it_notices(&seen);
         let places = topics.partitions.iter().filter(|(place, _)| place.starts_with(&format!("{name}/")));
         compared.partitions.extend(places.map(|(place, read)| (place.clone(), read.records)));
     }
     assert_cuts(topics);
     compared.writers = writers(topics);
     compared
+}
+
+/// What a topic has to hold.
+struct Expected<'h> {
+    table: &'static Table,
+    history: &'h History,
+    /// Where the table was copied.
+    point: Lsn,
+}
+
+impl Expected<'_> {
+    /// Panics at the first difference; gives the records in the order of the source, and how many fields were left out.
+    fn compare<'t>(&self, seen: &[Seen<'t>]) -> (Vec<Seen<'t>>, u64) {
+        assert_order(self.table, seen);
+        let mut ordered = seen.to_vec();
+        ordered.sort_by_key(|seen| (seen.position, seen.step));
+        let base = self.history.states_at(&[self.point]).remove(0);
+        let mut checker = Checker::new(self.table, self.history, &base, self.point);
+        for seen in &ordered {
+            checker.take(&format!("{}/{}", seen.partition, seen.offset), &seen.record);
+        }
+        (ordered, checker.end())
+    }
+
+    /// That what was found right would have been found wrong with a record lost, doubled, or before its predecessor.
+    fn assert_it_notices(&self, seen: &[Seen<'_>]) {
+        let of_first = |s: &&Seen<'_>| s.partition == seen[0].partition;
+        let pair: Vec<_> = seen.iter().filter(of_first).take(2).map(|seen| seen.offset).collect();
+        // On a few records only: those of the smallest table.
+        let [first, second] = pair[..] else { return };
+        if seen.len() > FEW {
+            return;
+        }
+        let at = |offset| seen.iter().position(|s| of_first(&s) && s.offset == offset).unwrap();
+        let (first, second) = (at(first), at(second));
+        let (mut lost, mut doubled, mut swapped) = (seen.to_vec(), seen.to_vec(), seen.to_vec());
+        lost.remove(second);
+        doubled.push(Seen { offset: i64::MAX, ..seen[second] });
+        swapped[first] = Seen { offset: seen[first].offset, ..seen[second] };
+        swapped[second] = Seen { offset: seen[second].offset, ..seen[first] };
+        let hook = std::panic::take_hook();
+        std::panic::set_hook(Box::new(|_| {}));
+        let noticed = [&lost, &doubled, &swapped].map(|wrong| {
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(self.compare(wrong)))).is_err()
+        });
+        std::panic::set_hook(hook);
+        assert_eq!(noticed, [true; 3], "{}: lost, doubled, swapped", self.table.name);
+    }
 }
 
 /// The point at which each table was copied, by topic.

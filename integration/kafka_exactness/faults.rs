@@ -7,7 +7,7 @@ use rand::Rng;
 use rustix::process::Signal;
 
 use crate::campaign::{Campaign, PATIENCE, SWEEP, TRANSACTION_TIMEOUT, streams};
-use crate::support::{NAME, wait_until};
+use crate::support::{NAME, Running, wait_until};
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -224,12 +224,22 @@ async fn outage(campaign: &mut Campaign) -> String {
     for node in &away {
         campaign.brokers[*node].kill();
     }
-    let told = if campaign.spill { "kept on the local disk" } else { "waiting" };
+    let spill = campaign.spill;
     let process = campaign.running();
-    wait_until(PATIENCE, "/health tells that the brokers are away", async || {
-        process.get("/health").is_some_and(|(_, body)| body.contains(told))
-    })
-    .await;
+    // A commit whose outcome nobody knows is not kept, nor what follows it: the brokers have to say first.
+    let interrupted = |process: &Running| process.output().matches("capture was interrupted").count();
+    let before = interrupted(process);
+    let told = |process: &Running| {
+        let health = process.get("/health").map_or_else(String::new, |(_, body)| body);
+        match () {
+            () if health.contains("kept on the local disk") => Some("kept on the local disk"),
+            () if interrupted(process) > before => Some("in doubt, nothing kept"),
+            () if !spill && health.contains("waiting") => Some("held by the slot"),
+            () => None,
+        }
+    };
+    wait_until(PATIENCE, "it is told that the brokers are away", async || told(process).is_some()).await;
+    let told = told(process).unwrap_or("told and not told");
     let longer = campaign.moment(3_000);
     tokio::time::sleep(longer).await;
     let when = campaign.random.random_range(0..4);
@@ -245,5 +255,5 @@ async fn outage(campaign: &mut Campaign) -> String {
         campaign.kill();
     }
     let end = ["killed before the brokers were back", "killed after it", "not killed", "not killed"][when];
-    format!("nodes {away:?}, {longer:?} after it was told, {end}")
+    format!("nodes {away:?}, {told}, {longer:?} after that {end}")
 }

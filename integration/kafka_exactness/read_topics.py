@@ -2,8 +2,9 @@
 
     read_topics.py BROKERS PREFIX FOLDER SECONDS
 
-Every partition is read from its first offset to its last stable one. While that stands before the high watermark, a
-transaction is open: it is waited for until SECONDS are over. Each topic becomes a file FOLDER/<topic>:
+Follows every partition from its first offset, whatever becomes of the brokers, until its standard input ends; then
+reads on to the last stable offset. While that stands before the high watermark, a transaction is open: it is waited
+for until SECONDS are over. Each topic becomes a file FOLDER/<topic>:
 
     record: partition i32 | offset i64 | timestamp i64 | key | value | headers i32 | (name, value)*
     key, value, name: length i32 (-1: null), bytes          all numbers little-endian
@@ -12,14 +13,16 @@ Prints JSON: {"<topic>/<partition>": {"low": …, "stable": …, "high": …, "r
 """
 
 import json
+import select
 import struct
 import sys
 import time
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 brokers, prefix, folder, seconds = sys.argv[1:]
 PATIENCE = 30
+LOOK_EVERY = 2
 
 
 def consumer(isolation):
@@ -31,6 +34,8 @@ def consumer(isolation):
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "check.crcs": True,
+        "reconnect.backoff.max.ms": 1000,
+        "log_level": 2,
     })
 
 
@@ -41,49 +46,86 @@ def field(value):
     return struct.pack("<i", len(value)) + value
 
 
-def places(committed, everything):
-    """First offset, last stable offset and high watermark of each partition."""
-    found = {}
-    for topic, metadata in committed.list_topics(timeout=PATIENCE).topics.items():
-        if topic.startswith(prefix):
-            for number in metadata.partitions:
-                partition = TopicPartition(topic, number)
-                low, stable = committed.get_watermark_offsets(partition, timeout=PATIENCE)
-                high = everything.get_watermark_offsets(partition, timeout=PATIENCE)[1]
-                found[(topic, number)] = {"low": low, "stable": stable, "high": high, "records": 0}
-    return found
+class Reader:
+    def __init__(self):
+        self.committed, self.everything = consumer("read_committed"), consumer("read_uncommitted")
+        # Records by place, and the offset at which a place was read to its end.
+        self.records, self.ends, self.files = {}, {}, {}
 
+    def places(self):
+        """Partitions by topic and number."""
+        topics = self.committed.list_topics(timeout=PATIENCE).topics
+        names = [(topic, topics[topic].partitions) for topic in topics if topic.startswith(prefix)]
+        return [(topic, number) for topic, numbers in names for number in numbers]
 
-committed, everything = consumer("read_committed"), consumer("read_uncommitted")
-deadline = time.monotonic() + float(seconds)
-found = places(committed, everything)
-while any(p["stable"] < p["high"] for p in found.values()) and time.monotonic() < deadline:
-    time.sleep(0.2)
-    found = places(committed, everything)
+    def take_up_new(self):
+        new = [place for place in self.places() if place not in self.records]
+        for topic, number in new:
+            self.records[(topic, number)] = 0
+            if topic not in self.files:
+                self.files[topic] = open(f"{folder}/{topic}", "wb")
+        if new:
+            self.committed.incremental_assign([TopicPartition(*place, OFFSET_BEGINNING) for place in new])
 
-files = {topic: open(f"{folder}/{topic}", "wb") for topic, _ in found}
-committed.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in found])
-reading = set(found)
-while reading:
-    messages = committed.consume(10_000, timeout=PATIENCE)
-    if not messages:
-        sys.exit(f"no record and no end of {sorted(reading)} within {PATIENCE} s")
-    for message in messages:
-        place = (message.topic(), message.partition())
-        if message.error():
-            if message.error().code() == KafkaError._PARTITION_EOF:
-                reading.discard(place)
-                continue
-            if message.error().retriable() or message.error().code() == KafkaError._TRANSPORT:
-                continue
-            sys.exit(f"{place}: {message.error()}")
-        found[place]["records"] += 1
+    def watermarks(self):
+        """First offset, last stable offset and high watermark of each partition."""
+        found = {}
+        for place in self.places():
+            low, stable = self.committed.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)
+            high = self.everything.get_watermark_offsets(TopicPartition(*place), timeout=PATIENCE)[1]
+            found[place] = {"low": low, "stable": stable, "high": high}
+        return found
+
+    def read(self):
+        # It returns when it has so many, or after so long: not as soon as it has any.
+        for message in self.committed.consume(10_000, timeout=0.2):
+            place, error = (message.topic(), message.partition()), message.error()
+            if error is None:
+                self.write(place, message)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self.ends[place] = message.offset()
+            elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) or error.fatal():
+                sys.exit(f"{place}: {error}")
+            # Others tell that brokers are away, and pass.
+
+    def write(self, place, message):
+        self.records[place] += 1
         headers = message.headers() or []
         frame = [struct.pack("<iqq", place[1], message.offset(), message.timestamp()[1])]
         frame += [field(message.key()), field(message.value()), struct.pack("<i", len(headers))]
         frame += [field(part) for header in headers for part in header]
-        files[place[0]].write(b"".join(frame))
-for file in files.values():
-    file.close()
-committed.close()
-print(json.dumps({f"{topic}/{number}": place for (topic, number), place in found.items()}))
+        self.files[place[0]].write(b"".join(frame))
+
+    def follow(self):
+        looked = -LOOK_EVERY
+        while not select.select([sys.stdin], [], [], 0)[0]:
+            if time.monotonic() - looked >= LOOK_EVERY:
+                try:
+                    self.take_up_new()
+                except KafkaException:
+                    # The brokers are away.
+                    pass
+                looked = time.monotonic()
+            self.read()
+
+    def finish(self):
+        deadline = time.monotonic() + float(seconds)
+        self.take_up_new()
+        found = self.watermarks()
+        while any(p["stable"] < p["high"] for p in found.values()) and time.monotonic() < deadline:
+            self.read()
+            found = self.watermarks()
+        deadline = time.monotonic() + PATIENCE
+        while behind := [place for place in found if self.ends.get(place, 0) < found[place]["stable"]]:
+            if time.monotonic() > deadline:
+                sys.exit(f"{behind} not read to their ends within {PATIENCE} s: {self.ends}, {found}")
+            self.read()
+        for file in self.files.values():
+            file.close()
+        return {f"{topic}/{n}": found[(topic, n)] | {"records": self.records[(topic, n)]} for topic, n in found}
+
+
+reader = Reader()
+reader.follow()
+print(json.dumps(reader.finish()))
+reader.committed.close()

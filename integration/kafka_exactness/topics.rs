@@ -1,9 +1,10 @@
 //! What a consumer has seen that is not ours, as `read_topics.py` leaves it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use serde::Deserialize;
@@ -15,6 +16,9 @@ use crate::support::lake::python;
 
 /// How long a transaction may stay open after the last writer has left in good order.
 const OPEN_SECONDS: &str = "30";
+
+/// What the consumer says when it fails; no topic has this name.
+const ERRORS: &str = "errors";
 
 /// A folder with everything that was read.
 pub struct Topics {
@@ -53,23 +57,52 @@ pub struct Seen<'t> {
     pub record: RecordRef<'t>,
 }
 
-impl Topics {
-    /// Reads all topics whose names begin so.
-    pub fn read(brokers: &[String], prefix: &str) -> Self {
+/// A consumer at work.
+pub struct Consumer {
+    folder: tempfile::TempDir,
+    child: Child,
+}
+
+impl Consumer {
+    /// Follows all topics whose names begin so, from their first offsets.
+    pub fn start(brokers: &[String], prefix: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tidemark-topics-").tempdir().unwrap();
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/kafka_exactness/read_topics.py");
-        let output = Command::new(python())
+        let errors = fs::File::create(folder.path().join(ERRORS)).unwrap();
+        let child = Command::new(python())
             .arg(script)
             .args([&brokers.join(","), prefix])
             .arg(folder.path())
             .arg(OPEN_SECONDS)
-            .output()
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(errors)
+            .spawn()
             .unwrap();
-        let told = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "the consumer of {prefix}* failed: {told}");
-        Self { folder, partitions: serde_json::from_slice(&output.stdout).unwrap() }
+        Self { folder, child }
     }
 
+    /// Reads to the ends.
+    pub fn finish(mut self) -> Topics {
+        drop(self.child.stdin.take());
+        let mut found = String::new();
+        self.child.stdout.take().unwrap().read_to_string(&mut found).unwrap();
+        let status = self.child.wait().unwrap();
+        let told = fs::read_to_string(self.folder.path().join(ERRORS)).unwrap();
+        assert!(status.success(), "the consumer failed: {told}");
+        let folder = std::mem::replace(&mut self.folder, tempfile::tempdir().unwrap());
+        Topics { folder, partitions: serde_json::from_str(&found).unwrap() }
+    }
+}
+
+impl Drop for Consumer {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Topics {
     /// Every transaction has come to its end for readers, and nothing was taken from the topics.
     pub fn assert_whole(&self) {
         let wrong = self.partitions.iter().filter(|(_, place)| place.stable != place.high || place.low != 0);
@@ -78,6 +111,24 @@ impl Topics {
             wrong.is_empty(),
             "a consumer of committed records is held up, or records were taken: {wrong:?}"
         );
+    }
+
+    /// Another consumer has seen the very same.
+    pub fn assert_same(&self, other: &Self) {
+        let names: BTreeSet<_> =
+            self.partitions.keys().map(|place| place.rsplit_once('/').unwrap().0).collect();
+        for name in names {
+            // Partitions are read in turns of the consumer's own.
+            let [ours, theirs] = [self, other].map(|topics| topics.topic(name));
+            let [ours, theirs] = [&ours, &theirs].map(Topic::by_partition);
+            let first = ours.iter().zip(&theirs).find(|(one, other)| one != other);
+            assert!(
+                first.is_none() && ours.len() == theirs.len(),
+                "{name}: {} and {} records, different from {first:?} on",
+                ours.len(),
+                theirs.len()
+            );
+        }
     }
 
     /// A topic's records.
@@ -120,6 +171,14 @@ impl Topic {
             .zip(places)
             .map(|(record, (partition, offset))| Seen::new(*partition, *offset, record))
             .collect()
+    }
+
+    /// Each partition as it was read, one after the other.
+    fn by_partition(&self) -> Vec<(u32, i64, RecordRef<'_>)> {
+        let mut all: Vec<_> =
+            self.records.iter().zip(&self.places).map(|(r, place)| (place.0, place.1, r)).collect();
+        all.sort_by_key(|(partition, ..)| *partition);
+        all
     }
 
     /// Key and value of each record, in the order in which they were read.

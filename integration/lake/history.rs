@@ -78,7 +78,7 @@ pub fn table(keyed: bool) -> TableSchema {
         column("note", ColumnType::TEXT, true),
         column("tags", ColumnType::Array { element: Box::new(ColumnType::Int32) }, true),
         column("f", ColumnType::Float64, true),
-        column("at", ColumnType::TimestampTz, true),
+        column("at", ColumnType::TimestampTz { precision: 0 }, true),
     ];
     TableSchema {
         name: TableName::new("public", "t"),

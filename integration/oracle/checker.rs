@@ -312,7 +312,7 @@ fn expand<'h>(transaction: usize, change: &'h Change, records: &mut Vec<Expected
         b'i' => records.push(record(Some('c'), new, None, new, None)),
         b'u' if moved => {
             records.push(record(Some('d'), old, old, None, new.map(|row| ("__debezium.newkey", row))));
-            records.push(record(None, old, None, None, None));
+            records.push(record(None, old, None, None, new.map(|row| ("__debezium.newkey", row))));
             records.push(record(Some('c'), new, None, new, old.map(|row| ("__debezium.oldkey", row))));
         }
         b'u' => records.push(record(Some('u'), new, old.filter(|_| table.full), new, None)),

@@ -291,7 +291,7 @@ fn time_cases() -> Vec<Case> {
         },
         Case {
             name: "timestamptz",
-            column_type: ColumnType::TimestampTz,
+            column_type: ColumnType::TimestampTz { precision: 0 },
             pyarrow: "timestamp[us, tz=UTC]",
             parquet: "timestamptz INT64 Timestamp(isAdjustedToUTC=true, timeUnit=microseconds, \
                       is_from_converted_type=false, force_set_converted_type=false)",
@@ -345,7 +345,7 @@ fn list_cases() -> Vec<Case> {
         },
         Case {
             name: "instants",
-            column_type: array(ColumnType::TimestampTz),
+            column_type: array(ColumnType::TimestampTz { precision: 0 }),
             pyarrow: "list<element: timestamp[us, tz=UTC]>",
             parquet: "instants.list.element INT64 Timestamp(isAdjustedToUTC=true, timeUnit=microseconds, \
                       is_from_converted_type=false, force_set_converted_type=false)",

@@ -11,6 +11,7 @@
 mod certificates;
 mod cluster;
 pub mod days;
+mod disk;
 mod kafka;
 pub mod lake;
 mod postgres;
@@ -21,6 +22,7 @@ use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
 pub use cluster::Cluster;
+pub use disk::{SmallDisk, again_in_a_namespace};
 pub use kafka::{Kafka, Node};
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};

@@ -38,7 +38,7 @@ pub fn datum<'a>(array: &'a dyn Array, column_type: &ColumnType, row: usize) -> 
         ColumnType::Bytes => Datum::Bytes(Cow::Borrowed(array.as_binary::<i32>().value(row))),
         ColumnType::Date => date_datum(value::<Date32Type>(array, row)),
         ColumnType::Time { .. } => Datum::Time(value::<Time64MicrosecondType>(array, row)),
-        ColumnType::Timestamp { .. } | ColumnType::TimestampTz => {
+        ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. } => {
             timestamp_datum(value::<TimestampMicrosecondType>(array, row))
         }
         ColumnType::Array { element } => {

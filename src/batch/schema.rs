@@ -68,7 +68,7 @@ pub fn data_type(column_type: &ColumnType) -> DataType {
         ColumnType::Date => DataType::Date32,
         ColumnType::Time { .. } => DataType::Time64(TimeUnit::Microsecond),
         ColumnType::Timestamp { .. } => DataType::Timestamp(TimeUnit::Microsecond, None),
-        ColumnType::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        ColumnType::TimestampTz { .. } => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         ColumnType::Array { element } => DataType::List(element_field(data_type(element))),
     }
 }

@@ -51,7 +51,7 @@ pub fn every_column() -> Vec<Column> {
         ColumnType::Date,
         ColumnType::Time { precision: 6 },
         ColumnType::Timestamp { precision: 6 },
-        ColumnType::TimestampTz,
+        ColumnType::TimestampTz { precision: 0 },
         ColumnType::TimeTz,
         ColumnType::Interval,
     ];
@@ -96,7 +96,7 @@ pub fn value(rng: &mut StdRng, column_type: &ColumnType) -> Datum<'static> {
             1 => 0,
             _ => rng.random_range(0..86_400_000_000),
         }),
-        ColumnType::Timestamp { .. } | ColumnType::TimestampTz => Datum::Timestamp(instant(rng)),
+        ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. } => Datum::Timestamp(instant(rng)),
         ColumnType::TimeTz => text("24:00:00+15:59:59"),
         ColumnType::Interval => text("P-1Y-2M3DT-4H-5M-6.000007S"),
         ColumnType::Array { element } => {

@@ -130,7 +130,7 @@ fn what_a_type_cannot_hold_is_refused_with_column_and_reason() {
         (ColumnType::Numeric, Datum::Decimal(vec![1].into()), "a decimal where text is expected"),
         (ColumnType::Time { precision: 6 }, Datum::Time(86_400_000_001), "a time that is not within a day"),
         (
-            ColumnType::TimestampTz,
+            ColumnType::TimestampTz { precision: 0 },
             Datum::Timestamp(i64::MAX.into()),
             "a timestamp beyond the 64 bits of microseconds which a file holds",
         ),

@@ -52,7 +52,11 @@ pub enum ColumnType {
         precision: u8,
     },
     /// `timestamptz`: an instant, always in UTC downstream.
-    TimestampTz,
+    TimestampTz {
+        /// 0 to 6: so many digits are written after the seconds, zeros too.
+        #[serde(default)]
+        precision: u8,
+    },
     /// `timetz`, as text.
     TimeTz,
     /// `interval`, as ISO 8601 text: months, days and microseconds do not convert into each other.
@@ -74,6 +78,10 @@ pub enum TextKind {
     Uuid,
     /// `json`, `jsonb`.
     Json,
+    /// `xml`.
+    Xml,
+    /// `tsvector`.
+    Tsvector,
     /// An enum, with its labels in order at the time the schema was read.
     Enum(Vec<String>),
     /// Any other type, in its text form.
@@ -101,11 +109,13 @@ impl ColumnType {
             18 | 19 | 25 | 1042 | 1043 => Self::TEXT,
             2950 => text(TextKind::Uuid),
             114 | 3802 => text(TextKind::Json),
+            142 => text(TextKind::Xml),
+            3614 => text(TextKind::Tsvector),
             17 => Self::Bytes,
             1082 => Self::Date,
             1083 => Self::Time { precision: seconds_precision(modifier) },
             1114 => Self::Timestamp { precision: seconds_precision(modifier) },
-            1184 => Self::TimestampTz,
+            1184 => Self::TimestampTz { precision: seconds_precision(modifier) },
             1266 => Self::TimeTz,
             1186 => Self::Interval,
             _ => {

@@ -113,9 +113,11 @@ fn log(document: &Document<'_>, state: &StateConfig, name: &str) -> LogConfig {
         retention_bytes: embedded.integer("retention_bytes", "bytes", 0, 1024 * TIB, GIB),
     };
     let kafka = kafka::read(document, name, state, is_kafka);
+    // A transaction of Kafka costs some round trips, whatever its size.
+    let append_bytes = if is_kafka { 16 * MIB } else { 4 * MIB };
     LogConfig {
         kind: if is_kafka { LogKind::Kafka(kafka) } else { LogKind::Embedded(embedded) },
-        append_bytes_max: section.integer("append_bytes_max", "bytes", 64 * KIB, 64 * MIB, 4 * MIB),
+        append_bytes_max: section.integer("append_bytes_max", "bytes", 64 * KIB, 64 * MIB, append_bytes),
         linger_ms: section.integer("linger_ms", "milliseconds", 0, 10_000, 5),
     }
 }

@@ -73,7 +73,7 @@ pub struct Decoded<'a> {
     pub commit_us: i64,
     /// On the create of a key change: the old key's JSON, as in the key of a JSON record.
     pub old_key: Option<&'a [u8]>,
-    /// On the delete of a key change: the new key's JSON.
+    /// On the delete of a key change and its tombstone: the new key's JSON.
     pub new_key: Option<&'a [u8]>,
     /// On an update of a table without a key: the row before, which the new one replaces.
     pub before: Option<Vec<Datum<'a>>>,

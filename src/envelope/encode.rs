@@ -54,8 +54,8 @@ pub struct RowChange<'a> {
     pub xid: Option<u32>,
     /// Whether a backfill read the row.
     pub snapshot: bool,
-    /// LSN of the commit before this transaction's, where known.
-    pub last_commit_lsn: Option<Lsn>,
+    /// LSN just past the commit before this transaction's, where known.
+    pub last_end_lsn: Option<Lsn>,
     /// Where the change's first record stands in its transaction; none where that is not told.
     pub transaction: Option<TransactionOrder>,
     /// The row before, as far as it was sent: always for a delete.
@@ -270,7 +270,7 @@ impl<F: Form> ChangeEncoder<F> {
         let transaction = change.transaction;
         let delete = Record { op: Op::Delete, key: old_key, before, after: None, header: named, transaction };
         write_record(form, change, &delete, out)?;
-        write_tombstone(form, change, old_key, out);
+        write_tombstone(form, change, old_key, named, out);
         header.clear();
         form.write_header_key(old.values, None, header)?;
         let named = old_key.map(|_| (headers::OLD_KEY, &header[..]));
@@ -286,7 +286,7 @@ impl<F: Form> ChangeEncoder<F> {
         let (before, transaction) = (Some(old.values), change.transaction);
         let record = Record { op: Op::Delete, key, before, after: None, header: None, transaction };
         write_record(&mut self.form, change, &record, out)?;
-        write_tombstone(&self.form, change, key, out);
+        write_tombstone(&self.form, change, key, None, out);
         Ok(1)
     }
 }
@@ -328,12 +328,21 @@ fn write_record(
     Ok(())
 }
 
-fn write_tombstone(form: &impl Form, change: &RowChange<'_>, key: Option<&[u8]>, out: &mut TopicRecords) {
+fn write_tombstone(
+    form: &impl Form,
+    change: &RowChange<'_>,
+    key: Option<&[u8]>,
+    header: Option<(&'static str, &[u8])>,
+    out: &mut TopicRecords,
+) {
     let Some(key) = key else { return };
     let mut writer = out.begin(change.commit_us.div_euclid(1_000));
     writer.field(|out| out.extend_from_slice(key));
     writer.null();
     form.write_headers(change.position.ordinal, false, &mut writer);
+    if let Some((name, key)) = header {
+        writer.header(name, |out| out.extend_from_slice(key));
+    }
     writer.finish();
 }
 
@@ -342,7 +351,7 @@ fn write_tombstone(form: &impl Form, change: &RowChange<'_>, key: Option<&[u8]>,
 pub(super) struct Stamped {
     pub timeline: Timeline,
     pub commit_lsn: Lsn,
-    pub last_commit_lsn: Option<Lsn>,
+    pub last_end_lsn: Option<Lsn>,
     pub commit_us: i64,
     pub now_ms: i64,
     pub xid: Option<u32>,
@@ -354,7 +363,7 @@ impl From<&RowChange<'_>> for Stamped {
         Self {
             timeline: change.position.timeline,
             commit_lsn: change.position.commit_lsn,
-            last_commit_lsn: change.last_commit_lsn,
+            last_end_lsn: change.last_end_lsn,
             commit_us: change.commit_us,
             now_ms: change.now_ms,
             xid: change.xid,

@@ -57,6 +57,8 @@ pub struct TopicRecords {
     /// Where [`TopicRecords::pieces`] are cut. Noted while frames are written: later their headers would have to
     /// be fetched from memory once more.
     cuts: Vec<Mark>,
+    /// No frame is larger, in bytes. Records that were taken back count, too.
+    largest: usize,
 }
 
 /// Frames are cut into pieces of about this size. A larger record is a piece of its own.
@@ -65,7 +67,7 @@ const PIECE_BYTES: usize = 1 << 20;
 impl TopicRecords {
     /// No records yet.
     pub const fn new(topic: Arc<str>) -> Self {
-        Self { topic, frames: Vec::new(), count: 0, cuts: Vec::new() }
+        Self { topic, frames: Vec::new(), count: 0, cuts: Vec::new(), largest: 0 }
     }
 
     /// The topic.
@@ -97,6 +99,7 @@ impl TopicRecords {
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
         self.frames.extend_from_slice(frame);
         self.count += 1;
+        self.largest = self.largest.max(frame.len());
     }
 
     /// The frames in pieces of whole frames, about a mebibyte each, with the number of records in each.
@@ -153,6 +156,7 @@ impl TopicRecords {
 
     /// Cuts a piece before a frame which makes it too long. `count` has the frame already.
     fn note_frame(&mut self, start: usize, end: usize) {
+        self.largest = self.largest.max(end - start);
         let piece_start = self.cuts.last().map_or(0, |cut| cut.bytes);
         if start > piece_start && end - piece_start > PIECE_BYTES {
             self.cuts.push(Mark { bytes: start, count: self.count - 1 });
@@ -161,6 +165,12 @@ impl TopicRecords {
 
     fn clear(&mut self) {
         self.rewind(Mark { bytes: 0, count: 0 });
+        self.largest = 0;
+    }
+
+    /// No frame is larger, in bytes.
+    pub(super) const fn largest(&self) -> usize {
+        self.largest
     }
 
     /// Begins a record at the end: write its key, its value and its headers, in that order, then

@@ -272,7 +272,7 @@ fn gaps(report: &Report) -> Vec<Reason> {
         Some(Reason {
             severity: if gap.copy_asked { Severity::Watch } else { Severity::Act },
             kind: "missing".into(),
-            subject: name.to_string(),
+            subject: name.clone(),
             message: gap.reason.clone(),
             since: None,
             mend: Some(mend),

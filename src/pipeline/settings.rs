@@ -100,8 +100,11 @@ pub(super) fn capture_log(config: &Config, log: &Arc<dyn Log>) -> Result<Arc<dyn
                 bytes_max_key: "[log.kafka] spill_bytes_max",
                 retention_ms: 0,
                 retention_bytes: Some(0),
+                exclusive: Some(
+                    "One process captures, and each connector needs a [state] dir, or a [log.kafka] spill_path, of its own.",
+                ),
             })?;
-            Ok(Arc::new(SpillLog::new(Arc::clone(log), Arc::new(spill))))
+            Ok(Arc::new(SpillLog::new(Arc::clone(log), Arc::new(spill), &kafka.transactional_id)))
         }
         LogKind::Kafka(_) | LogKind::Embedded(_) => Ok(Arc::clone(log)),
     }

@@ -117,7 +117,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
 /// Runs a side on a runtime with one thread: capture paces its reads by sleeping, and must not hold up others.
 async fn on_a_thread_of_its_own(
     name: &'static str,
-    body: impl FnOnce(tokio::runtime::Runtime) -> Result<()> + Send + 'static,
+    body: impl FnOnce(&tokio::runtime::Runtime) -> Result<()> + Send + 'static,
 ) -> Result<()> {
     let (done, result) = tokio::sync::oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -126,7 +126,12 @@ async fn on_a_thread_of_its_own(
         .map_err(|error| Error::operator(format!("cannot start the runtime of {name}")).cause(error))?;
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(move || drop(done.send(body(runtime))))
+        .spawn(move || {
+            let result = body(&runtime);
+            // A call that nobody waits for any more, such as to a registry that hangs, must not keep the thread.
+            runtime.shutdown_background();
+            drop(done.send(result));
+        })
         .map_err(|error| Error::operator(format!("cannot start the thread of {name}")).cause(error))?;
     result.await.unwrap_or_else(|_| Err(Error::operator(format!("{name} died; see the log for its panic"))))
 }

@@ -116,7 +116,7 @@ impl Client {
                     self.good.store(index, Relaxed);
                     return Ok(reply);
                 }
-                Err(error) => last = Some(away(&self.options.urls[index]).cause(error)),
+                Err(error) => last = Some(unreached(&self.options.urls[index], error)),
             }
         }
         Err(last.unwrap_or_else(|| Error::operator("[envelope.registry] url names no address")))
@@ -174,6 +174,20 @@ impl Reply {
 fn away(url: &str) -> Error {
     Error::retry(format!("the schema registry at {url} is out of reach"))
         .mend("Nothing is lost: capture waits for it. Look at the registry.")
+}
+
+fn unreached(url: &str, error: ureq::Error) -> Error {
+    let away = away(url);
+    // Its kind is not told, other than in words.
+    let away = if error.to_string().contains("certificate") {
+        away.mend(
+            "[envelope.registry] ca_file has to name the authority that has signed the registry's certificate, and the \
+             certificate has to be for the host in url. Nothing is lost: capture waits for it.",
+        )
+    } else {
+        away
+    };
+    away.cause(error)
 }
 
 /// Nothing is registered by us: what somebody has to.

@@ -49,6 +49,36 @@ pub(crate) fn open(path: &Path, kind: &Kind) -> Result<Connection> {
     }
 }
 
+/// Keeps a file for this process, by a lock on a file beside it that ends with the process, however that ends. The file
+/// itself is not touched: to close it once would end the locks that SQLite has on it. `Operator`: another process has
+/// it; `mend` says what to do.
+pub(crate) fn keep(path: &Path, mend: &str) -> Result<File> {
+    create_folder(path)?;
+    let mut beside = path.as_os_str().to_owned();
+    beside.push("-lock");
+    let beside = Path::new(&beside);
+    let failed = |e: std::io::Error| {
+        Error::operator(format!("cannot lock {}", beside.display()))
+            .cause(e)
+            .mend("Give the user who runs Tidemark the right to write this file and its folder")
+    };
+    let file = fs::OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(beside)
+        .map_err(failed)?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            Err(Error::operator(format!("another process uses {}, which is for one", path.display()))
+                .mend(mend))
+        }
+        Err(e) => Err(failed(e.into())),
+    }
+}
+
 /// Opens a file which [`open`] has opened before, for reading only.
 pub(crate) fn open_reader(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;

@@ -76,7 +76,7 @@ impl Stamp {
         head.extend_from_slice(&self.database);
         head.push(SOME);
 
-        let last = stamped.last_commit_lsn.map_or_else(|| "null".to_owned(), |lsn| format!("\"{}\"", lsn.0));
+        let last = stamped.last_end_lsn.map_or_else(|| "null".to_owned(), |lsn| format!("\"{}\"", lsn.0));
         sequence.clear();
         sequence.extend_from_slice(format!("[{last},\"").as_bytes());
 

@@ -141,11 +141,11 @@ fn write_scalar(
             write_long(in_unit(*precision, i128::from(datetime::time(text)?))? as i64, out);
         }
         ColumnType::Timestamp { precision } => return write_timestamp(*precision, text, out),
-        ColumnType::TimestampTz => {
+        ColumnType::TimestampTz { precision } => {
             // At most some thirty characters: their number is one byte.
             let at = out.len();
             out.push(0);
-            datetime::write_instant(text, out)?;
+            datetime::write_instant(*precision, text, out)?;
             out[at] = ((out.len() - at - 1) * 2) as u8;
         }
         ColumnType::Array { .. } => {
@@ -258,7 +258,7 @@ pub(super) fn read<'a>(
             NEG_INFINITY => Datum::NEG_INFINITY,
             value => i128::from(value) * if *precision <= 3 { 1_000 } else { 1 },
         }),
-        ColumnType::TimestampTz => Datum::Timestamp(datetime::instant(reader.string()?.as_bytes())?),
+        ColumnType::TimestampTz { .. } => Datum::Timestamp(datetime::instant(reader.string()?.as_bytes())?),
         ColumnType::Array { element } => Datum::List(read_list(element, options, reader)?),
     })
 }

@@ -205,6 +205,8 @@ fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
             TextKind::Plain | TextKind::Other => plain(Kind::String),
             TextKind::Uuid => named(Kind::String, "io.debezium.data.Uuid", 1),
             TextKind::Json => named(Kind::String, "io.debezium.data.Json", 1),
+            TextKind::Xml => named(Kind::String, "io.debezium.data.Xml", 1),
+            TextKind::Tsvector => named(Kind::String, "io.debezium.data.Tsvector", 1),
             TextKind::Enum(labels) => {
                 named(Kind::String, "io.debezium.data.Enum", 1).with("allowed", &labels.join(","))
             }
@@ -215,7 +217,7 @@ fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
         ColumnType::Time { .. } => named(Kind::Int64, "io.debezium.time.MicroTime", 1),
         ColumnType::Timestamp { precision: ..=3 } => named(Kind::Int64, "io.debezium.time.Timestamp", 1),
         ColumnType::Timestamp { .. } => named(Kind::Int64, "io.debezium.time.MicroTimestamp", 1),
-        ColumnType::TimestampTz => named(Kind::String, "io.debezium.time.ZonedTimestamp", 1),
+        ColumnType::TimestampTz { .. } => named(Kind::String, "io.debezium.time.ZonedTimestamp", 1),
         ColumnType::TimeTz => named(Kind::String, "io.debezium.time.ZonedTime", 1),
         ColumnType::Interval => named(Kind::String, "io.debezium.time.Interval", 1),
         ColumnType::Array { element } => {

@@ -18,7 +18,7 @@
 //! | date | days since 1970; infinity `2147483647`, -infinity `-2147483648` (Debezium: the same for both) |
 //! | time(0..3), time | ms, us since midnight; 24:00 is `86400000`, `86400000000` |
 //! | timestamp(0..3), timestamp | ms, us since 1970; infinity `9223372036825200000`, -infinity `-9223372036832400000` |
-//! | timestamptz | string, ISO 8601 in UTC, expanded years (`+12026-…`, `-0043-…`); `"infinity"`, `"-infinity"` |
+//! | timestamptz | string, ISO 8601 in UTC, with the type's digits after the seconds, expanded years (`+12026-…`, `-0043-…`); `"infinity"`, `"-infinity"` |
 //! | timetz | string as Postgres prints it (Debezium shifts it to UTC and loses the zone) |
 //! | interval | string, ISO 8601 as Postgres prints it (Debezium's default, microseconds with months of 30.4375 days, is lossy) |
 //! | arrays | array of the element's form, nested for more dimensions; a lower bound other than 1 is an error |

@@ -69,7 +69,7 @@ impl Stamp {
         text(head, format_args!("{}", stamped.commit_us.div_euclid(1_000)));
         text(head, format_args!(",\"snapshot\":\"{}\"", stamped.snapshot));
         head.extend_from_slice(&self.database);
-        match stamped.last_commit_lsn {
+        match stamped.last_end_lsn {
             Some(lsn) => text(head, format_args!("\\\"{}\\\",\\\"", lsn.0)),
             None => text(head, format_args!("null,\\\"")),
         }

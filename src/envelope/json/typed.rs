@@ -78,7 +78,7 @@ mod tests {
             now_ms: 2,
             xid: Some(3),
             snapshot: false,
-            last_commit_lsn: None,
+            last_end_lsn: None,
             transaction: None,
             old,
             new,

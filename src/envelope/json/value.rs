@@ -80,7 +80,9 @@ fn write_scalar(
             write_integer(in_unit(*precision, i128::from(datetime::time(text)?))? as i64, out);
         }
         ColumnType::Timestamp { precision } => write_timestamp(*precision, text, out)?,
-        ColumnType::TimestampTz => in_quotes(out, |out| datetime::write_instant(text, out))?,
+        ColumnType::TimestampTz { precision } => {
+            in_quotes(out, |out| datetime::write_instant(*precision, text, out))?;
+        }
         ColumnType::Array { .. } => {
             return Err(Malformed("an array of arrays, which Postgres does not have"));
         }
@@ -265,7 +267,7 @@ fn read_scalar<'a>(
         ColumnType::Date => Datum::Date(integer(&ColumnType::Int32, scan.number()?.as_bytes())? as i32),
         ColumnType::Time { precision } => Datum::Time(read_time(*precision, scan.number()?)?),
         ColumnType::Timestamp { precision } => Datum::Timestamp(read_timestamp(*precision, scan.number()?)?),
-        ColumnType::TimestampTz => Datum::Timestamp(datetime::instant(scan.string()?.as_bytes())?),
+        ColumnType::TimestampTz { .. } => Datum::Timestamp(datetime::instant(scan.string()?.as_bytes())?),
         ColumnType::Array { .. } => return Err(Malformed("expected an array")),
     })
 }

@@ -63,17 +63,18 @@ pub fn timestamp(text: &[u8]) -> Result<i128, Malformed> {
 
 /// Writes a `timestamptz` as printed by Postgres, in any offset, as an ISO 8601 instant in UTC.
 ///
-/// The form is Java's `ISO_OFFSET_DATE_TIME`, which Debezium writes: `2026-11-20T10:15:30.1234Z`, without
-/// trailing zeros in the fraction and without a fraction when it is zero; years beyond four digits carry a
-/// sign (`+12026-…`), years before 1 AD are astronomical and negative (44 BC is `-0043`, 1 BC is `0000`).
-pub fn write_instant(text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
+/// The form is Java's `ISO_OFFSET_DATE_TIME`, which Debezium writes, with at least `digits` digits after the seconds:
+/// `2026-11-20T10:15:30.123400Z`; with 0, without trailing zeros and without a fraction when it is zero. Years beyond
+/// four digits carry a sign (`+12026-…`), years before 1 AD are astronomical and negative (44 BC is `-0043`, 1 BC is
+/// `0000`).
+pub fn write_instant(digits: u8, text: &[u8], out: &mut Vec<u8>) -> Result<(), Malformed> {
     match printed(text, b' ', true)? {
         Printed::Infinity => out.extend_from_slice(b"infinity"),
         Printed::NegInfinity => out.extend_from_slice(b"-infinity"),
-        Printed::At(civil, 0) => write_civil(civil, out),
+        Printed::At(civil, 0) => write_civil(civil, digits, out),
         Printed::At(civil, offset) => {
             let micros = micros_since_1970(civil) - i128::from(offset) * 1_000_000;
-            write_civil(civil_at(micros), out);
+            write_civil(civil_at(micros), digits, out);
         }
     }
     Ok(())
@@ -156,7 +157,7 @@ fn civil_at(micros: i128) -> Civil {
     Civil { year, month, day, micros }
 }
 
-fn write_civil(civil: Civil, out: &mut Vec<u8>) {
+fn write_civil(civil: Civil, digits: u8, out: &mut Vec<u8>) {
     let year = civil.year.unsigned_abs();
     if civil.year < 0 {
         out.push(b'-');
@@ -174,18 +175,19 @@ fn write_civil(civil: Civil, out: &mut Vec<u8>) {
     }
     out.extend_from_slice(&[b'-', month[0], month[1], b'-', day[0], day[1], b'T']);
     out.extend_from_slice(&[hour[0], hour[1], b':', minute[0], minute[1], b':', second[0], second[1]]);
-    write_fraction(civil.micros % 1_000_000, out);
+    write_fraction(civil.micros % 1_000_000, digits, out);
     out.push(b'Z');
 }
 
-fn write_fraction(micros: i64, out: &mut Vec<u8>) {
-    if micros == 0 {
+fn write_fraction(micros: i64, digits_min: u8, out: &mut Vec<u8>) {
+    if micros == 0 && digits_min == 0 {
         return;
     }
     let [a, b, c] = [micros / 10_000, micros / 100 % 100, micros % 100].map(pair);
     let digits = [b'.', a[0], a[1], b[0], b[1], c[0], c[1]];
     let zeros = digits.iter().rev().take_while(|d| **d == b'0').count();
-    out.extend_from_slice(&digits[..7 - zeros]);
+    let length = (7 - zeros).max(1 + usize::from(digits_min.min(6)));
+    out.extend_from_slice(&digits[..length]);
 }
 
 const fn pair(number: i64) -> [u8; 2] {

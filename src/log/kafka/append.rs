@@ -44,8 +44,10 @@ impl Work<'_> {
             let topic = records.topic();
             let known = self.topics.ensure(self.shared, self.offsets, topic)?;
             self.shared.note_limit(topic, known.record_bytes_max);
-            for record in records.iter() {
-                fits(topic, &record, known.record_bytes_max)?;
+            if records.largest() > known.record_bytes_max {
+                for record in records.iter() {
+                    fits(topic, &record, known.record_bytes_max)?;
+                }
             }
             if !self.shared.view().topics.contains_key(topic) {
                 new.push(topic_entry(topic, known.partitions));

@@ -37,7 +37,7 @@ use super::topics::{self, Topics};
 use super::transaction::Failure;
 use super::writer::{Refused, Standing, failed, kafka_error};
 use crate::log::{LogPartition, Offset, OffsetRange};
-use crate::runtime::{Error, Result};
+use crate::runtime::{Class, Error, Result};
 
 /// How long brokers have to answer a new writer.
 pub(super) const INIT_PATIENCE: Duration = Duration::from_secs(30);
@@ -75,8 +75,11 @@ pub(super) fn take_over(
     *shared.view() = view;
     let mut steps = Steps { shared, offsets, producer: &producer, next };
     redo(&mut steps)?;
-    announce(&mut steps, &standing, &dropped)
-        .map_err(|failure| failed("take over the log", &failure, shared))?;
+    announce(&mut steps, &standing, &dropped).map_err(|failure| {
+        let told = failed("take over the log", &failure, shared);
+        // The former writer came back in the same moment: the next try fences it.
+        if told.class() == Class::Fenced { Error::retry(told.message()) } else { told }
+    })?;
     standing.next.insert(shared.state_partition(), steps.next);
     delete(shared, offsets, &dropped);
     standing.producer = Some(producer);

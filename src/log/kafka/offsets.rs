@@ -20,6 +20,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a first request may take before it is looked at why.
 const FIRST_PATIENCE: Duration = Duration::from_secs(3);
+const LATER_PATIENCE: Duration = Duration::from_secs(7);
 
 const LISTING: &str = "ask for the offsets of log partitions";
 
@@ -75,9 +76,7 @@ impl Offsets {
         let first = self.consumer.fetch_metadata(Some(topic), FIRST_PATIENCE);
         self.listen();
         let found = match first {
-            Err(_) if !self.trouble.is_refused() => {
-                self.consumer.fetch_metadata(Some(topic), PATIENCE - FIRST_PATIENCE)
-            }
+            Err(_) if !self.trouble.is_refused() => self.consumer.fetch_metadata(Some(topic), LATER_PATIENCE),
             first => first,
         }?;
         self.trouble.let_in();

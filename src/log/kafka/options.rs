@@ -147,6 +147,14 @@ impl KafkaLogOptions {
         given.unwrap_or(MESSAGE_BYTES_MAX).saturating_sub(FRAMING_BYTES)
     }
 
+    /// What may wait in memory: one request on its way and half of the next, and in any case the largest record. With
+    /// more, librdkafka's thread spends the time until an answer awake, since what waits has waited for longer than its
+    /// linger by then.
+    fn queue_kbytes(&self) -> usize {
+        const REQUEST_BYTES: usize = 1_000_000;
+        (self.record_bytes_max() + FRAMING_BYTES).max(REQUEST_BYTES * 3 / 2) / 1024 + 64
+    }
+
     /// Kafka aborts a transaction which is silent for so long.
     pub(super) fn transaction_timeout(&self) -> Duration {
         let given = self.properties.get("transaction.timeout.ms").and_then(|ms| ms.trim().parse().ok());
@@ -178,17 +186,14 @@ impl KafkaLogOptions {
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config
-            .set("queue.buffering.max.kbytes", "32768")
-            .set("linger.ms", "1")
+            .set("queue.buffering.max.kbytes", self.queue_kbytes().to_string())
+            .set("linger.ms", "5")
             .set("compression.type", "lz4")
             .set("transaction.timeout.ms", "60000");
         self.add_properties(&mut config);
         let timeout_ms = self.transaction_timeout().as_millis().to_string();
         config
             .set("enable.idempotence", "true")
-            // With the five that idempotence allows, librdkafka's thread spins while a log partition has all of them
-            // on their way and more to send; this limit, of the connection, is met first, and waited at.
-            .set("max.in.flight", "4")
             .set("transactional.id", &self.transactional_id)
             .set("message.timeout.ms", timeout_ms);
         config

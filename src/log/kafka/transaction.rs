@@ -6,10 +6,9 @@
 //!                                                   └── error ──> abort: nothing written   └─> in doubt ┘
 //! ```
 //!
-//! The queue in memory is bounded; an append larger than it is still one transaction, since records leave
-//! the queue for the broker long before the commit. Before commit or abort the queue is drained by polling:
-//! the library's own flush polls in long steps, and purging would skip sequence numbers, after which the next
-//! transaction fails.
+//! The queue in memory is bounded and small; an append larger than it is still one transaction, since records leave the
+//! queue for the broker long before the commit. Before commit or abort the queue is drained by polling: the library's
+//! own flush polls in long steps, and purging would skip sequence numbers, after which the next transaction fails.
 
 use std::sync::{MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -116,7 +115,11 @@ impl<'p> Transaction<'p> {
         loop {
             match self.producer.send(record) {
                 Ok(()) => break,
-                Err((KafkaError::MessageProduction(Code::QueueFull), again)) => {
+                Err((error @ KafkaError::MessageProduction(Code::QueueFull), again)) => {
+                    if self.producer.in_flight_count() == 0 {
+                        // The queue was made smaller than this record.
+                        return Err(Failure::NotWritten(error, Some(partition.clone())));
+                    }
                     record = again;
                     pace.serve(self.producer);
                     let failed = deliveries(self.producer).failed.take();

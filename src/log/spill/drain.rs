@@ -12,9 +12,12 @@ use crate::runtime::{Backoff, Class, Error, Result};
 pub(super) const STATE: &str = "spill";
 
 /// The spill's own state: its name, the hash of the remote log's state when spilling began, and the offset of the
-/// first append since.
+/// first append since; the hash of the state with that one, if nobody knows whether it arrived; and the name of the
+/// remote log.
+const OWNER: &str = "owner";
 const NAME: &str = "name";
 const BASE: &str = "base";
+const AFTER: &str = "after";
 const FIRST: &str = "first";
 
 const TOPIC: &str = "spill";
@@ -26,11 +29,20 @@ pub(super) struct Halt {
     pub error: Error,
     /// Nobody knows whether the append arrived: whoever fences next finds out.
     pub in_doubt: bool,
+    /// A record in it is larger than its topic takes.
+    pub too_large: bool,
+}
+
+impl Halt {
+    /// Whether to fence, and to go on from what the state says then.
+    pub fn is_settled_by_a_fence(&self) -> bool {
+        self.in_doubt && !self.too_large && self.error.class() == Class::Retry
+    }
 }
 
 impl From<Error> for Halt {
     fn from(error: Error) -> Self {
-        Self { error, in_doubt: false }
+        Self { error, in_doubt: false, too_large: false }
     }
 }
 
@@ -38,6 +50,8 @@ impl From<Error> for Halt {
 #[derive(Clone, Debug)]
 pub(super) struct Spill {
     local: Arc<dyn Log>,
+    /// The remote log.
+    owner: Arc<str>,
     partition: LogPartition,
     fenced: Arc<Mutex<Known>>,
 }
@@ -45,8 +59,11 @@ pub(super) struct Spill {
 #[derive(Debug, Default)]
 struct Known {
     epoch: Option<Epoch>,
+    owner: String,
     name: String,
     base: Vec<u8>,
+    after: Vec<u8>,
+    first: Offset,
     /// First append that has not arrived. The local log may still hold earlier ones: how long it keeps what it was
     /// told to let go of is its own affair.
     next: Offset,
@@ -57,9 +74,9 @@ struct Known {
 }
 
 impl Spill {
-    pub fn new(local: Arc<dyn Log>) -> Self {
+    pub fn new(local: Arc<dyn Log>, owner: &str) -> Self {
         let partition = LogPartition { topic: TOPIC.into(), partition: 0 };
-        Self { local, partition, fenced: Arc::default() }
+        Self { local, owner: owner.into(), partition, fenced: Arc::default() }
     }
 
     /// Takes the local log over.
@@ -68,19 +85,38 @@ impl Spill {
         let text = |key: &str| fenced.state.get(key).cloned().unwrap_or_default();
         let mut known = self.known();
         known.epoch = Some(fenced.epoch);
+        known.owner = String::from_utf8_lossy(&text(OWNER)).into_owned();
         known.name = String::from_utf8_lossy(&text(NAME)).into_owned();
-        known.base = text(BASE);
-        known.next = String::from_utf8_lossy(&text(FIRST)).parse().unwrap_or(0);
+        (known.base, known.after) = (text(BASE), text(AFTER));
+        known.first = String::from_utf8_lossy(&text(FIRST)).parse().unwrap_or(0);
+        known.next = known.first;
         Ok(())
     }
 
     /// Lets go of what the remote log has. `arrived` is what its state says of a spill, `state` the hash of the
     /// rest. Fails when what is left belongs to another course of the log.
     pub async fn resume(&self, arrived: Option<&[u8]>, state: &[u8]) -> Result<()> {
-        let (name, base) = {
+        let (owner, name, base, after, first) = {
             let known = self.known();
-            (known.name.clone(), known.base.clone())
+            let hashes = (known.base.clone(), known.after.clone());
+            (known.owner.clone(), known.name.clone(), hashes.0, hashes.1, known.first)
         };
+        if owner != *self.owner {
+            if self.is_empty().await? {
+                // With a name of its own, which the other log's state does not tell of.
+                self.known().name.clear();
+                return Ok(());
+            }
+            return Err(Error::operator(format!(
+                "the spill's file holds appends that were kept for the log of {owner:?} and have not arrived there; \
+                 this is {:?}",
+                self.owner
+            ))
+            .mend(
+                "Give this connector a [state] dir, or a [log.kafka] spill_path, of its own; the other one brings them \
+                 into its log when it starts.",
+            ));
+        }
         let ours = arrived.and_then(|text| std::str::from_utf8(text).ok()?.rsplit_once(' '));
         match ours.filter(|(spill, _)| *spill == name) {
             Some((_, last)) => {
@@ -90,6 +126,8 @@ impl Spill {
                 self.arrived(last).await
             }
             None if self.is_empty().await? || base == state => Ok(()),
+            // The one in doubt had arrived.
+            None if after == state => self.arrived(first).await,
             None => Err(Error::operator(
                 "another process has gone on with the log since appends were kept on the local disk: they do not \
                  fit any more, and are left where they are",
@@ -101,21 +139,26 @@ impl Spill {
         }
     }
 
-    /// Spilling begins from a remote log in the state of that hash.
-    pub async fn begin(&self, base: &[u8], reason: &Error) -> Result<()> {
+    /// Spilling begins from a remote log in the state of the hash `base`; or, if the first append that is going to be
+    /// kept has arrived all the same, of the hash `after`, which is empty where that is known not to be so.
+    pub async fn begin(&self, base: &[u8], after: &[u8], reason: &Error) -> Result<()> {
         let mut name = self.known().name.clone();
         if name.is_empty() {
             name = format!("{:x}", jiff::Timestamp::now().as_nanosecond());
         }
         let (_, first) = self.range().await?;
         self.set(vec![
+            (OWNER.to_owned(), self.owner.as_bytes().to_vec()),
             (NAME.to_owned(), name.clone().into_bytes()),
             (BASE.to_owned(), base.to_vec()),
+            (AFTER.to_owned(), after.to_vec()),
             (FIRST.to_owned(), first.to_string().into_bytes()),
         ])
         .await?;
         let mut known = self.known();
-        (known.name, known.base, known.next, known.end) = (name, base.to_vec(), first, first);
+        (known.name, known.base, known.after) = (name, base.to_vec(), after.to_vec());
+        known.owner = self.owner.to_string();
+        (known.first, known.next, known.end) = (first, first, first);
         known.away = Some((reason.message(), Instant::now()));
         Ok(())
     }
@@ -210,7 +253,9 @@ impl Spill {
                 append.state.push((STATE.to_owned(), format!("{name} {offset}").into_bytes()));
                 match remote.append(epoch, append).await {
                     Ok(_) => self.arrived(offset).await?,
-                    Err(Rejected { error, in_doubt, .. }) => return Err(Halt { error, in_doubt }),
+                    Err(Rejected { error, append, in_doubt }) => {
+                        return Err(Halt { error, in_doubt, too_large: too_large(remote, &append) });
+                    }
                 }
             }
             next = fetched.next;
@@ -244,4 +289,12 @@ impl Spill {
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.fenced.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether a record is larger than its topic takes, as far as the log knows.
+pub(super) fn too_large(log: &dyn Log, append: &Append) -> bool {
+    append.records.topics().any(|records| {
+        let bytes_max = log.record_bytes_max(records.topic());
+        bytes_max.is_some_and(|max| records.iter().any(|record| record.bytes() > max))
+    })
 }

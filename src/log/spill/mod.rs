@@ -10,6 +10,10 @@
 //! Why nothing is lost: an append counts as done when it is durable in the remote log or in the spill, and an
 //! append is let go of by the spill only after the remote log has it.
 //!
+//! An append in doubt, whose commit has no answer, is kept too, as the first of the spill, with a hash of the state that
+//! it leads to. Before anything else is moved the remote log is fenced anew, and its state is one of the two: without
+//! this append, which is moved then, or with it, which is let go of.
+//!
 //! Why nothing is doubled or reordered: while the spill holds anything, every append goes behind it, and one task
 //! moves them, one after the other. With each goes the spill's own progress, as the state `spill` in the same
 //! atomic step, so that whoever goes on after a crash knows the last one which arrived. [`Log::fence`] drains
@@ -17,7 +21,8 @@
 //!
 //! Why the right spill meets the right log: when spilling begins, the spill notes a hash of the state which the
 //! remote log is in. What it holds is appended only to a log in this very state, or in one that it has made.
-//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept.
+//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept. So is one that was made for
+//! another log, whose name it notes: two connectors may have been given one file.
 //!
 //! Appends which are held are never spilled, nor what follows them before they are seen: the remote log drops them
 //! when it is fenced, and then the rest would make an incomplete copy visible. A backfill waits for the log.
@@ -37,7 +42,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
 use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected, Visibility};
-use crate::runtime::{Class, Error, Result};
+use crate::runtime::{Backoff, Class, Error, Result};
 
 use drain::{Halt, Spill};
 
@@ -57,8 +62,10 @@ pub struct SpillLog {
 /// Where appends go, and what is known of the log.
 #[derive(Debug, Default)]
 struct Course {
-    /// The remote log's epoch; none before the first fence.
+    /// The epoch that capture knows; none before the first fence.
     epoch: Option<Epoch>,
+    /// The remote log's own, which grows when the log is fenced to settle a doubt.
+    remote_epoch: Option<Epoch>,
     /// The state that the remote log will be in when all has arrived, without the spill's own.
     state: State,
     /// The remote log's state tells of a spill: the next append to it takes that away.
@@ -71,6 +78,8 @@ struct Course {
 
 #[derive(Debug, Default)]
 struct Spilling {
+    /// Nobody knows whether the first append that is kept has arrived.
+    in_doubt: bool,
     /// Why moving what is kept has stopped; told to each append.
     stopped: Option<Halt>,
     drainer: Option<JoinHandle<()>>,
@@ -85,9 +94,10 @@ impl Drop for Spilling {
 }
 
 impl SpillLog {
-    /// Puts a local log, which is for this alone, beside a remote one.
-    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>) -> Self {
-        Self { remote, course: Arc::default(), spill: Spill::new(local) }
+    /// Puts a local log, which is for this alone, beside a remote one. `owner` names the remote log: what was kept for
+    /// another one is not brought into it.
+    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>, owner: &str) -> Self {
+        Self { remote, course: Arc::default(), spill: Spill::new(local, owner) }
     }
 
     /// Appends to the spill, behind what is there. `course` is locked.
@@ -95,30 +105,53 @@ impl SpillLog {
         &self,
         course: &mut Course,
         append: Append,
-        refused: Option<&Error>,
+        refused: Option<(&Error, bool)>,
     ) -> Result<Append, Rejected> {
-        if let (Some(error), None) = (refused, &course.spilling) {
-            if let Err(error) = self.spill.begin(&hash(&course.state), error).await {
-                return Err(Rejected { error, append, in_doubt: false });
+        if let (Some((error, in_doubt)), None) = (refused, &course.spilling) {
+            let base = hash(&course.state);
+            let mut after = course.state.clone();
+            note(&mut after, &append.state);
+            let after = if in_doubt { hash(&after) } else { Vec::new() };
+            if let Err(error) = self.spill.begin(&base, &after, error).await {
+                return Err(Rejected { error, append, in_doubt });
             }
             tracing::warn!(%error, "the log does not take appends: they are kept on the local disk until it does");
-            course.spilling = Some(Spilling::default());
+            course.spilling = Some(Spilling { in_doubt, stopped: None, drainer: None });
         }
         let append = self.spill.push(append).await?;
         note(&mut course.state, &append.state);
         let Some(spilling) = &mut course.spilling else { return Ok(append) };
-        if let (None, Some(epoch)) = (&spilling.drainer, course.epoch) {
+        if let (None, Some(epoch)) = (&spilling.drainer, course.remote_epoch) {
             let (remote, spill) = (Arc::clone(&self.remote), self.spill.clone());
-            spilling.drainer = Some(tokio::spawn(drain(remote, spill, epoch, Arc::downgrade(&self.course))));
+            let known = (!spilling.in_doubt).then_some(epoch);
+            spilling.drainer = Some(tokio::spawn(drain(remote, spill, known, Arc::downgrade(&self.course))));
         }
         Ok(append)
     }
 }
 
+/// Fences the remote log, waiting while it is away, and lets go of what has arrived there; the new epoch.
+async fn settle(remote: &dyn Log, spill: &Spill) -> Result<Epoch, Halt> {
+    let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+    let mut fenced = loop {
+        match remote.fence().await {
+            Ok(fenced) => break fenced,
+            Err(error) if error.class() == Class::Retry => tokio::time::sleep(backoff.next_wait()).await,
+            Err(error) => return Err(error.into()),
+        }
+    };
+    let arrived = fenced.state.remove(drain::STATE);
+    spill.resume(arrived.as_deref(), &hash(&fenced.state)).await?;
+    Ok(fenced.epoch)
+}
+
 /// Moves what is spilled until nothing is left, or nobody can.
-async fn drain(remote: Arc<dyn Log>, spill: Spill, epoch: Epoch, course: Weak<Mutex<Course>>) {
+async fn drain(remote: Arc<dyn Log>, spill: Spill, mut epoch: Option<Epoch>, course: Weak<Mutex<Course>>) {
     loop {
-        let drained = spill.drain(remote.as_ref(), epoch).await;
+        let drained = match epoch {
+            Some(epoch) => spill.drain(remote.as_ref(), epoch).await,
+            None => settle(remote.as_ref(), &spill).await.map(|fenced| epoch = Some(fenced)),
+        };
         let Some(course) = course.upgrade() else { return };
         let mut course = course.lock().await;
         // Under the lock nothing is added: what is empty now stays so, and appends go directly again.
@@ -132,13 +165,17 @@ async fn drain(remote: Arc<dyn Log>, spill: Spill, epoch: Epoch, course: Weak<Mu
         match ended {
             Ok(()) => {
                 tracing::info!("the log has taken all that was kept on the local disk");
-                course.told = true;
+                (course.told, course.remote_epoch) = (true, epoch);
                 // This very task is what ends; it must not be aborted by its own handle.
                 if let Some(mut spilling) = course.spilling.take() {
                     spilling.drainer = None;
                 }
             }
-            Err(Halt { error, in_doubt: false }) if error.class() == Class::Retry => {
+            Err(halt) if halt.is_settled_by_a_fence() => {
+                epoch = None;
+                continue;
+            }
+            Err(Halt { error, in_doubt: false, .. }) if error.class() == Class::Retry => {
                 drop(course);
                 tokio::time::sleep(DRAIN_PATIENCE / 10).await;
                 continue;
@@ -194,7 +231,7 @@ impl Log for SpillLog {
             course.told = true;
         }
         self.spill.end().await?;
-        course.epoch = Some(fenced.epoch);
+        (course.epoch, course.remote_epoch) = (Some(fenced.epoch), Some(fenced.epoch));
         course.state.clone_from(&fenced.state);
         Ok(fenced)
     }
@@ -207,7 +244,7 @@ impl Log for SpillLog {
             return Err(Rejected { error, append, in_doubt: false });
         }
         if let Some(spilling) = &course.spilling {
-            if let Some(Halt { error, in_doubt }) = &spilling.stopped {
+            if let Some(Halt { error, in_doubt, .. }) = &spilling.stopped {
                 let again = Error::new(error.class(), error.message());
                 let error = error.mend_text().into_iter().fold(again, Error::mend);
                 return Err(Rejected { error, append, in_doubt: *in_doubt });
@@ -222,7 +259,7 @@ impl Log for SpillLog {
         if told && now {
             append.state.push((drain::STATE.to_owned(), Vec::new()));
         }
-        let appended = self.remote.append(epoch, append).await;
+        let appended = self.remote.append(course.remote_epoch.unwrap_or(epoch), append).await;
         let untold = |mut append: Append| {
             append.state.retain(|(key, _)| key != drain::STATE);
             append
@@ -234,12 +271,15 @@ impl Log for SpillLog {
                 (course.held, course.told) = (!now, told && !now);
                 Ok(append)
             }
-            Err(Rejected { error, append, in_doubt: false })
-                if error.class() == Class::Retry && now && !course.held =>
+            // A record that is too large has to be made smaller: capture fences, and does.
+            Err(Rejected { error, append, in_doubt })
+                if error.class() == Class::Retry
+                    && now
+                    && !course.held
+                    && !drain::too_large(self.remote.as_ref(), &append) =>
             {
-                self.spill(&mut course, untold(append), Some(&error)).await
+                self.spill(&mut course, untold(append), Some((&error, in_doubt))).await
             }
-            // One in doubt is not kept: it may be there already. Capture fences, and sees.
             Err(Rejected { error, append, in_doubt }) => {
                 Err(Rejected { error, append: untold(append), in_doubt })
             }

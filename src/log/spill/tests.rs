@@ -8,22 +8,42 @@ use super::super::{RecordBatch, SqliteLog, SqliteLogOptions};
 use super::*;
 
 const TOPIC: &str = "t";
+const OWNER: &str = "tidemark-shop";
 
-/// A log which is away when it is told to be, and sometimes does an append and dies before it can say so.
+/// A log which is away when it is told to be, or goes away in the middle of an append, done or not.
 #[derive(Debug)]
 struct Flaky {
     log: Arc<dyn Log>,
     away: AtomicBool,
     appends: AtomicU64,
+    /// What becomes of the next append, which gets no answer.
+    doubt: Mutex<Option<Doubt>>,
+    /// Nobody may append before a fence.
+    to_be_fenced: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Doubt {
+    happens: bool,
 }
 
 #[async_trait]
 impl Log for Flaky {
     async fn fence(&self) -> Result<Fenced> {
+        if self.away.load(Ordering::Relaxed) {
+            return Err(Error::retry("the brokers are unreachable"));
+        }
+        self.to_be_fenced.store(false, Ordering::Relaxed);
         self.log.fence().await
     }
 
     async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected> {
+        if let Some(Doubt { happens }) = self.doubt.lock().await.take() {
+            self.away.store(true, Ordering::Relaxed);
+            self.to_be_fenced.store(true, Ordering::Relaxed);
+            let append = if happens { self.log.append(epoch, append).await.unwrap() } else { append };
+            return Err(Rejected { error: Error::retry("no answer"), append, in_doubt: true });
+        }
         if self.away.load(Ordering::Relaxed) {
             return Err(Rejected {
                 error: Error::retry("the brokers are unreachable"),
@@ -31,6 +51,7 @@ impl Log for Flaky {
                 in_doubt: false,
             });
         }
+        assert!(!self.to_be_fenced.load(Ordering::Relaxed), "an append after one in doubt, without a fence");
         self.appends.fetch_add(1, Ordering::Relaxed);
         self.log.append(epoch, append).await
     }
@@ -71,8 +92,14 @@ impl World {
 
     fn on(dir: tempfile::TempDir) -> Self {
         let log = sqlite(&dir, "log.db");
-        let remote = Arc::new(Flaky { log, away: AtomicBool::new(false), appends: AtomicU64::new(0) });
-        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"));
+        let remote = Arc::new(Flaky {
+            log,
+            away: AtomicBool::new(false),
+            appends: AtomicU64::new(0),
+            doubt: Mutex::default(),
+            to_be_fenced: AtomicBool::new(false),
+        });
+        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"), OWNER);
         Self { dir, remote, log }
     }
 
@@ -85,6 +112,11 @@ impl World {
 
     fn away(&self, away: bool) {
         self.remote.away.store(away, Ordering::Relaxed);
+    }
+
+    /// The next append gets no answer, and the log is away from then on.
+    async fn doubt(&self, happens: bool) {
+        *self.remote.doubt.lock().await = Some(Doubt { happens });
     }
 
     async fn append(&self, epoch: Epoch, n: u64) -> Result<(), Error> {
@@ -117,7 +149,7 @@ async fn it_conforms_while_the_remote_log_is_there() {
     conformance::run(|name| {
         let (remote, local) =
             (sqlite(&dir, &format!("{name}.db")), sqlite(&dir, &format!("{name}-spill.db")));
-        async move { Arc::new(SpillLog::new(remote, local)) as Arc<dyn Log> }
+        async move { Arc::new(SpillLog::new(remote, local, OWNER)) as Arc<dyn Log> }
     })
     .await;
 }
@@ -159,6 +191,33 @@ async fn what_is_kept_survives_the_process_and_arrives_before_the_state_is_hande
     assert!(world.append(epoch, 20).await.is_err(), "an epoch of before");
     world.append(fenced.epoch, 20).await.unwrap();
     assert!(world.numbers().await.into_iter().eq(0..21));
+}
+
+#[tokio::test]
+async fn an_append_without_an_answer_is_kept_and_arrives_once_whatever_became_of_it() {
+    for (happens, dies) in [(false, false), (true, false), (false, true), (true, true)] {
+        let world = World::new();
+        let epoch = world.log.fence().await.unwrap().epoch;
+        world.append(epoch, 0).await.unwrap();
+        world.doubt(happens).await;
+        for n in 1..20 {
+            world.append(epoch, n).await.unwrap();
+        }
+        assert_eq!(world.numbers().await.len(), 1 + usize::from(happens));
+        let world = if dies {
+            let world = world.again();
+            assert_eq!(n(&world.log.fence().await.unwrap()), Some(19));
+            world
+        } else {
+            world.away(false);
+            world.drained().await;
+            // The epoch that capture knows is still good.
+            world.append(epoch, 20).await.unwrap();
+            world
+        };
+        let count = if dies { 20 } else { 21 };
+        assert!(world.numbers().await.into_iter().eq(0..count), "{:?}", world.numbers().await);
+    }
 }
 
 #[tokio::test]
@@ -244,7 +303,8 @@ async fn whatever_dies_and_whenever_each_append_arrives_once_and_in_order() {
             match random.random_range(0..10) {
                 0 => world.away(true),
                 1 => world.away(false),
-                2 => tokio::time::sleep(Duration::from_millis(random.random_range(0..5))).await,
+                2 => world.doubt(random.random()).await,
+                3 => tokio::time::sleep(Duration::from_millis(random.random_range(0..5))).await,
                 _ => {}
             }
             world.append(fenced.epoch, next).await.unwrap();
@@ -254,4 +314,32 @@ async fn whatever_dies_and_whenever_each_append_arrives_once_and_in_order() {
     }
     world.log.fence().await.unwrap();
     assert!(world.numbers().await.into_iter().eq(0..next), "{:?}", world.numbers().await);
+}
+
+#[tokio::test]
+async fn what_was_kept_for_another_log_is_left_alone_although_both_are_new() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    world.append(epoch, 0).await.unwrap();
+    // Nothing has been written to either log: only their names tell them apart.
+    let (dir, remote) = (world.dir, Arc::clone(&world.remote));
+    drop(world.log);
+    let other = sqlite(&dir, "other.db");
+    let log = SpillLog::new(Arc::clone(&other), sqlite(&dir, "spill.db"), "tidemark-other");
+    let error = log.fence().await.unwrap_err();
+    assert_eq!(error.class(), Class::Operator);
+    let text = error.to_string();
+    assert!(text.contains("\"tidemark-shop\"") && text.contains("\"tidemark-other\""), "{text}");
+    assert!(read_numbered(other.as_ref(), TOPIC, 0, 1 << 20).await.unwrap().is_empty());
+    drop(log);
+    remote.away.store(false, Ordering::Relaxed);
+    let log = SpillLog::new(remote.clone(), sqlite(&dir, "spill.db"), OWNER);
+    log.fence().await.unwrap();
+    let found = read_numbered(remote.log.as_ref(), TOPIC, 0, 1 << 20).await.unwrap();
+    assert_eq!(found, [(0, 0)], "it is brought into the log that it was kept for");
+    // Then the file is free for the other one.
+    drop(log);
+    let log = SpillLog::new(other, sqlite(&dir, "spill.db"), "tidemark-other");
+    assert_eq!(n(&log.fence().await.unwrap()), None);
 }

@@ -33,6 +33,7 @@ mod retention;
 mod writer;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,8 @@ pub struct SqliteLogOptions {
     /// Most stored bytes of delivered records to keep, whatever their age, over all log partitions. The
     /// oldest go first. Never more than half of `bytes_max`: replays must not stand in the way of what comes.
     pub retention_bytes: Option<u64>,
+    /// Whether the file is for this process alone, and what to do where another one has it.
+    pub exclusive: Option<&'static str>,
 }
 
 impl SqliteLogOptions {
@@ -82,6 +85,7 @@ impl SqliteLogOptions {
             bytes_max_key: "[log.embedded] bytes_max",
             retention_ms: 7 * 24 * 3600 * 1000,
             retention_bytes: None,
+            exclusive: None,
         }
     }
 }
@@ -93,20 +97,24 @@ pub struct SqliteLog {
     readers: Arc<Readers>,
     changed: Arc<Notify>,
     bytes_max: Option<u64>,
+    /// Held for as long as the log is open.
+    _lock: Option<File>,
 }
 
 impl SqliteLog {
     /// Opens the log, creating file and folder when there is none. Blocks for some milliseconds (up to a second
-    /// after a crash). `Operator`: the file is not ours, is of a newer version, or cannot be written.
+    /// after a crash). `Operator`: the file is not ours, is of a newer version, cannot be written, or is another
+    /// process's.
     pub fn open(mut options: SqliteLogOptions) -> Result<Self> {
         let half = options.bytes_max.map(|bytes_max| bytes_max / 2);
         options.retention_bytes = options.retention_bytes.into_iter().chain(half).min();
         let bytes_max = options.bytes_max;
         let changed = Arc::new(Notify::new());
+        let lock = options.exclusive.map(|mend| sqlite::keep(&options.path, mend)).transpose()?;
         let connection = sqlite::open(&options.path, &KIND)?;
         let readers = Arc::new(Readers::new(options.path.clone()));
         let writer = Writer::start(options, connection, Arc::clone(&changed))?;
-        Ok(Self { writer, readers, changed, bytes_max })
+        Ok(Self { writer, readers, changed, bytes_max, _lock: lock })
     }
 }
 

@@ -58,7 +58,8 @@ pub struct Engine {
     whole_from: Lsn,
     progress: Progress,
     transaction: Option<Transaction>,
-    last_commit_lsn: Option<Lsn>,
+    /// The end of the last transaction that came to its end, where known.
+    pub last_end_lsn: Option<Lsn>,
     marker: Option<Marker>,
     /// The transaction with the marker of the cut that is being made.
     passing: Option<Ended>,
@@ -102,7 +103,7 @@ impl Engine {
             whole_from,
             progress,
             transaction: None,
-            last_commit_lsn: None,
+            last_end_lsn: None,
             marker: None,
             passing: None,
             now_ms: 0,
@@ -173,7 +174,7 @@ impl Engine {
     fn commit(&mut self, ended: Ended) -> Step {
         let Ended { transaction, end_lsn, .. } = ended;
         self.transaction = None;
-        self.last_commit_lsn = Some(transaction.commit_lsn);
+        self.last_end_lsn = Some(end_lsn);
         let marker = self.marker.take().filter(|_| transaction.commit_lsn >= self.whole_from);
         if let Some(due) = marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
             self.passing = Some(ended);
@@ -221,7 +222,7 @@ impl Engine {
             now_ms: self.now_ms,
             xid: Some(transaction.xid),
             snapshot: false,
-            last_commit_lsn: self.last_commit_lsn,
+            last_end_lsn: self.last_end_lsn,
             transaction: None,
             old: None,
             new: None,
@@ -289,7 +290,7 @@ impl Engine {
             now_ms: self.now_ms,
             xid: Some(transaction.xid),
             snapshot: false,
-            last_commit_lsn: self.last_commit_lsn,
+            last_end_lsn: self.last_end_lsn,
             transaction: match &mut self.transactions {
                 Some(transactions) => transactions.next(table, position, &mut self.appender),
                 None => None,

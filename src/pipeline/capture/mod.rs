@@ -220,7 +220,7 @@ async fn open<'a>(
     ops.days().cut_due(cutter.boundary_us() / 1000);
     let assembler = Assembler::new(stream_state.timeline, stream_state.position);
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
-    let engine = Engine::new(
+    let mut engine = Engine::new(
         tables,
         appender(durable),
         cutter,
@@ -229,6 +229,7 @@ async fn open<'a>(
         settings.slot.clone(),
         dead_letters,
     );
+    engine.last_end_lsn = stream_state.last_end_lsn;
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     let stream = start(settings, &mut source, stream_state.flush_lsn, *contact, shutdown).await?;
@@ -338,5 +339,6 @@ fn first_state(settings: &CaptureSettings, system_identifier: u64, progress: Pro
         timeline: progress.position.timeline,
         position: progress.position,
         flush_lsn: progress.flush_lsn,
+        last_end_lsn: None,
     }
 }

@@ -74,7 +74,11 @@ impl Registrar {
         let Some((registry, component)) = &self.registry else { return Ok(Ok(SchemaIds::default())) };
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         loop {
-            let error = match ids(registry, topic, schemas.key.as_ref(), &schemas.value).await {
+            let answer = tokio::select! {
+                answer = ids(registry, topic, schemas.key.as_ref(), &schemas.value) => answer,
+                () = self.shutdown.raised() => Err(Error::retry("the schema registry was asked while the process is to stop")),
+            };
+            let error = match answer {
                 Ok(found) => {
                     component.ok();
                     return Ok(found);

@@ -190,6 +190,7 @@ impl Session<'_> {
         let progress = self.engine.progress();
         self.state.position = progress.position;
         self.state.flush_lsn = progress.flush_lsn;
+        self.state.last_end_lsn = self.engine.last_end_lsn;
         self.engine.appender.set(self.state.entry());
         for table in self.engine.tables.iter_mut().filter(|table| table.touched) {
             table.touched = false;

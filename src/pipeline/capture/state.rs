@@ -31,6 +31,9 @@ pub struct StreamState {
     pub position: Position,
     /// The end of the last transaction that is wholly in the log: what the server may be told.
     pub flush_lsn: Lsn,
+    /// The end of the last transaction before what comes next, where one was seen; envelopes name it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_end_lsn: Option<Lsn>,
 }
 
 /// Which days have been cut.
@@ -180,6 +183,7 @@ mod tests {
             timeline: 1,
             position: Position { timeline: 1, commit_lsn: Lsn(16), ordinal: 2 },
             flush_lsn: Lsn(8),
+            last_end_lsn: Some(Lsn(8)),
         };
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
         let within = TransactionCount { commit_lsn: Lsn(16), changes: 2 };

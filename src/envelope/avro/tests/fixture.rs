@@ -52,7 +52,7 @@ pub fn change<'a>(op: Op, old: Option<OldRow<'a>>, new: Option<&'a [Value<'a>]>)
         now_ms: 1_795_342_531_000,
         xid: Some(750),
         snapshot: false,
-        last_commit_lsn: Some(Lsn(0x16_B373_0000)),
+        last_end_lsn: Some(Lsn(0x16_B373_0000)),
         transaction: None,
         old,
         new,

@@ -78,7 +78,7 @@ fn an_envelope_is_debeziums_in_every_field() {
 fn a_row_of_a_backfill_says_so_and_has_no_transaction() {
     let new = [ONE, Value::Null, Value::Null];
     let mut read = change(Op::Read, None, Some(&new));
-    (read.snapshot, read.xid, read.last_commit_lsn) = (true, None, None);
+    (read.snapshot, read.xid, read.last_end_lsn) = (true, None, None);
     let out = encode(&orders(), PLAIN, &read).unwrap();
     let envelope = read_value(&orders(), PLAIN, &out.iter().next().unwrap());
     let source = fields(envelope["source"].clone());

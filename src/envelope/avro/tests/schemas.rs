@@ -62,7 +62,7 @@ fn every_type_makes_a_schema_that_apache_avro_takes() {
         ColumnType::Time { precision: 6 },
         ColumnType::Timestamp { precision: 0 },
         ColumnType::Timestamp { precision: 6 },
-        ColumnType::TimestampTz,
+        ColumnType::TimestampTz { precision: 0 },
         ColumnType::TimeTz,
         ColumnType::Interval,
         ColumnType::Numeric,

@@ -131,14 +131,22 @@ fn dates_and_times_have_their_extremes() {
     }
     beyond(&micros, "294276-12-31 23:59:59.999999", "9224318015999999999");
     beyond(&micros, "294247-01-10 04:00:25.2", "9223372036825200000.0");
-    check(&ColumnType::TimestampTz, "2026-11-20 10:15:30.12+00", &string("2026-11-20T10:15:30.12Z"));
-    check(&ColumnType::TimestampTz, "0044-03-15 00:00:00+00 BC", &string("-0043-03-15T00:00:00Z"));
     check(
-        &ColumnType::TimestampTz,
+        &ColumnType::TimestampTz { precision: 0 },
+        "2026-11-20 10:15:30.12+00",
+        &string("2026-11-20T10:15:30.12Z"),
+    );
+    check(
+        &ColumnType::TimestampTz { precision: 0 },
+        "0044-03-15 00:00:00+00 BC",
+        &string("-0043-03-15T00:00:00Z"),
+    );
+    check(
+        &ColumnType::TimestampTz { precision: 0 },
         "294276-12-31 23:59:59.999999+00",
         &string("+294276-12-31T23:59:59.999999Z"),
     );
-    check(&ColumnType::TimestampTz, "infinity", &string("infinity"));
+    check(&ColumnType::TimestampTz { precision: 0 }, "infinity", &string("infinity"));
 }
 
 #[test]
@@ -183,7 +191,7 @@ fn what_is_not_of_its_type_is_refused() {
         (ColumnType::Date, "2026-02-29"),
         (ColumnType::Time { precision: 3 }, "10:15:30.1234"),
         (ColumnType::Timestamp { precision: 6 }, "2026-11-20"),
-        (ColumnType::TimestampTz, "2026-11-20 10:15:30"),
+        (ColumnType::TimestampTz { precision: 0 }, "2026-11-20 10:15:30"),
         (array(ColumnType::Int32), "{1,}"),
     ] {
         let error = insert_one(&column_type, PLAIN, Value::Text(bad.as_bytes())).expect_err(bad).to_string();

@@ -48,7 +48,7 @@ fn a_backfilled_row_says_so_and_has_neither_transaction_nor_earlier_commit() {
     let mut out = records();
     let mut read = change(Op::Read, None, None);
     let row = [ONE, Value::Null];
-    (read.new, read.snapshot, read.xid, read.last_commit_lsn) = (Some(&row[..]), true, None, None);
+    (read.new, read.snapshot, read.xid, read.last_end_lsn) = (Some(&row[..]), true, None, None);
     encoder(&orders(), Options::default()).encode(&read, &mut out).unwrap();
     let value = value_of(&out.iter().next().unwrap());
     for part in

@@ -33,7 +33,7 @@ fn all_types() -> Vec<ColumnType> {
         ColumnType::Time { precision: 6 },
         ColumnType::Timestamp { precision: 3 },
         ColumnType::Timestamp { precision: 6 },
-        ColumnType::TimestampTz,
+        ColumnType::TimestampTz { precision: 0 },
         ColumnType::TimeTz,
         ColumnType::Interval,
     ];
@@ -129,7 +129,7 @@ fn scalar(column_type: &ColumnType) -> BoxedStrategy<Sample> {
                 .prop_map(|v| (moment(v), Datum::Timestamp(v.into())))
                 .boxed()
         }
-        ColumnType::TimestampTz => {
+        ColumnType::TimestampTz { .. } => {
             micros.prop_map(|v| (format!("{}+00", moment(v)), Datum::Timestamp(v.into()))).boxed()
         }
         ColumnType::TimeTz => (0..86_400_000_000_i64)

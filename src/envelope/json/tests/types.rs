@@ -262,7 +262,7 @@ fn timestamps_reach_beyond_64_bits_and_are_never_taken_for_infinity() {
 
 #[test]
 fn instants_are_iso_8601_in_utc_with_expanded_years() {
-    let instant = ColumnType::TimestampTz;
+    let instant = ColumnType::TimestampTz { precision: 0 };
     let at = |micros| Datum::Timestamp(micros);
     check(
         &instant,
@@ -283,6 +283,20 @@ fn instants_are_iso_8601_in_utc_with_expanded_years() {
         &at(9_224_318_015_999_999_999),
     );
     check(&instant, "9999-12-31 23:59:59-01", r#""+10000-01-01T00:59:59Z""#, &at(253_402_304_399_000_000));
+    for (precision, json) in
+        [(6, "10:15:30.120000Z"), (3, "10:15:30.120Z"), (2, "10:15:30.12Z"), (1, "10:15:30.12Z")]
+    {
+        let json = format!("\"2026-11-20T{json}\"");
+        check(
+            &ColumnType::TimestampTz { precision },
+            "2026-11-20 10:15:30.12+00",
+            &json,
+            &at(1_795_169_730_120_000),
+        );
+    }
+    let whole = ColumnType::TimestampTz { precision: 6 };
+    check(&whole, "2026-11-20 10:15:30+00", r#""2026-11-20T10:15:30.000000Z""#, &at(1_795_169_730_000_000));
+    check(&whole, "infinity", r#""infinity""#, &at(Datum::INFINITY));
     check(&instant, "infinity", r#""infinity""#, &at(Datum::INFINITY));
     check(&instant, "-infinity", r#""-infinity""#, &at(Datum::NEG_INFINITY));
     for bad in [
@@ -315,7 +329,7 @@ fn arrays_hold_their_elements_nulls_and_dimensions() {
         r#"["fw==","NaN"]"#,
         &list(&[Datum::Decimal(vec![127].into()), Datum::Text("NaN".into())]),
     );
-    let stamps = array(ColumnType::TimestampTz);
+    let stamps = array(ColumnType::TimestampTz { precision: 0 });
     check(
         &stamps,
         r#"{"1970-01-01 00:00:01+00",infinity}"#,

@@ -160,7 +160,7 @@ impl Backfills {
         match of {
             BackfillOf::Table { table, .. } if published.contains(table) => chosen.push(table.clone()),
             BackfillOf::Table { table, .. } => {
-                problems.push(self.why_not(&table.to_string(), sql, tables).await?)
+                problems.push(self.why_not(&table.to_string(), sql, tables).await?);
             }
             BackfillOf::Matching(patterns) => {
                 for pattern in patterns {

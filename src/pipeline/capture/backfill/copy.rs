@@ -116,7 +116,7 @@ impl<'a> Copy<'a> {
                 now_ms: self.commit_us / 1000,
                 xid: None,
                 snapshot: true,
-                last_commit_lsn: None,
+                last_end_lsn: None,
                 transaction: None,
                 old: None,
                 new: Some(&new),

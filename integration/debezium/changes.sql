@@ -1,0 +1,32 @@
+-- What both connectors stream: a statement a line, each a transaction of its own unless it says BEGIN.
+
+UPDATE types SET b = b WHERE id = 1;
+UPDATE types SET i2 = 7 WHERE id = 2;
+DELETE FROM types WHERE id = 2;
+INSERT INTO types (id, f4, f8, nfree, n12, d, ts6, ts3, tstz, t6) VALUES (3, 'NaN', 'Infinity', 'NaN', NULL, 'infinity', 'infinity', '-infinity', 'infinity', '24:00'), (4, '-Infinity', '-0', 1e20, 0, '0044-03-15 BC', '0044-03-15 BC', '12026-01-01', '0044-03-15 BC', '00:00'), (5, 3.4e38, 1e300, 100, -0.01, '12026-01-01', '294246-01-01', '2026-01-01', '12026-01-01 00:00:00.5Z', '23:59:59.9999');
+INSERT INTO orders VALUES (3, 'three', 3, repeat('z', 5000));
+UPDATE orders SET note = 'uno' WHERE id = 1;
+UPDATE orders SET id = 10 WHERE id = 1;
+UPDATE orders SET big = 'short' WHERE id = 10;
+DELETE FROM orders WHERE id = 2;
+BEGIN; INSERT INTO orders VALUES (20, 'tx', 1, NULL); UPDATE whole SET note = 'm' WHERE id = 1; INSERT INTO bag VALUES (2, 'y'); DELETE FROM bag WHERE a = 1; UPDATE orders SET id = 21 WHERE id = 20; COMMIT;
+UPDATE whole SET id = 2 WHERE id = 1;
+DELETE FROM whole WHERE id = 2;
+UPDATE bag SET b = 'z' WHERE a = 2;
+UPDATE pairs SET v = 'w';
+UPDATE pairs SET a = 2;
+DELETE FROM pairs;
+UPDATE uniq SET v = 'w';
+UPDATE uniq SET k1 = 5;
+DELETE FROM uniq;
+UPDATE "Odd Name" SET "a col" = 'b';
+DELETE FROM "Odd Name";
+TRUNCATE orders, bag;
+ALTER TABLE orders ADD COLUMN extra text DEFAULT 'dflt';
+INSERT INTO orders VALUES (30, 'after', 1, NULL, 'e');
+ALTER TABLE orders ADD COLUMN more numeric(8,3) NOT NULL DEFAULT 1.5;
+INSERT INTO orders VALUES (31, 'after', 1, NULL, 'e', 2);
+UPDATE types SET b = false, ai = '{}', at = NULL WHERE id = 1;
+BEGIN; SAVEPOINT a; INSERT INTO pairs VALUES (1, 'gone', NULL); ROLLBACK TO a; INSERT INTO pairs VALUES (1, 'stays', NULL); COMMIT;
+BEGIN; INSERT INTO bag SELECT g, 'many' FROM generate_series(1, 200) g; UPDATE bag SET b = 'more' WHERE a % 2 = 0; COMMIT;
+INSERT INTO ended VALUES (1);
