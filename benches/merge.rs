@@ -185,6 +185,7 @@ fn cut(ds: &str, changes: u64, end: u64) -> Cut {
         changes,
         dead_letters: 0,
         ends: vec![LogEnd { partition: 0, end }],
+        backfill: None,
     };
     Cut {
         ds,

@@ -10,15 +10,15 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use tidemark::change::{
-    Column, ColumnType, Cut, CutTable, LogEnd, Lsn, Op, Position, ReplicaIdentity, SchemaChange,
-    SchemaVersion, TableName, TableSchema, TextKind, Value,
+    BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, LogEnd, Lsn, Op, Position,
+    ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema, TextKind, Value,
 };
 use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
 use tidemark::envelope::{Boundary, DataCollection, TransactionEncoder, TransactionOrder, TransactionRecord};
 use tidemark::lake::{
     ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, LogRange, MANIFEST_VERSION, Manifest,
-    PartFile, Payload,
+    MissingTable, PartFile, Payload,
 };
 use tidemark::log::TopicRecords;
 
@@ -123,8 +123,10 @@ fn manifests_are_as_described() {
         changes,
         log: vec![LogRange { topic: "shop.public.orders".to_owned(), partition: 0, from: 3, end: 9 }],
         previous_ds: None,
+        backfill: None,
     };
     let next = Manifest { previous_ds: Some(cut.ds), ..manifest.clone() };
+    let copied = Manifest { backfill: cut.tables["shop.public.orders"].backfill.clone(), ..manifest.clone() };
     let day = DayManifest {
         manifest_version: MANIFEST_VERSION,
         name: "shop".to_owned(),
@@ -132,17 +134,23 @@ fn manifests_are_as_described() {
         cut,
         tables: vec![DayTable {
             topic: "shop.public.orders".to_owned(),
-            table: name,
+            table: name.clone(),
             manifest: "snapshots/shop/public.orders/ds=2026-11-20/_manifest.json".to_owned(),
             sha256: "ff".repeat(32),
             rows: 10,
             changes,
         }],
+        missing: Vec::new(),
     };
+    let topic = "shop.public.lines".to_owned();
+    let lacks = vec![MissingTable { topic, table: name, reason: "offsets 3..9 are gone".to_owned() }];
+    let incomplete = DayManifest { missing: lacks, ..day.clone() };
     all_are_described(&[
         ("manifest.json", json!(manifest)),
         ("manifest.json", json!(next)),
+        ("manifest.json", json!(copied)),
         ("day_manifest.json", json!(day)),
+        ("day_manifest.json", json!(incomplete)),
     ]);
 }
 
@@ -253,6 +261,15 @@ fn cut(reason: &str) -> Cut {
         changes: 12,
         dead_letters: 1,
         ends: vec![LogEnd { partition: 0, end: 9 }],
+        backfill: Some(CutBackfill {
+            position: POSITION,
+            schema_version: SchemaVersion(7),
+            from: vec![LogEnd { partition: 0, end: 3 }, LogEnd { partition: BACKFILL_PARTITION, end: 0 }],
+            end: 10,
+            rows: 10,
+            changes: 5,
+            dead_letters: 0,
+        }),
     };
     Cut {
         ds: "2026-11-20".parse().unwrap(),
@@ -279,9 +296,11 @@ fn all_are_described(documents: &[(&str, Json)]) {
 
 /// The document without each of its fields in turn, and with one that nobody knows.
 fn spoil<'a>(schema: &'a str, document: &Json) -> Vec<(&'a str, Json)> {
-    // A key may have any columns; the headers that name another key are there in key changes only.
+    // A key may have any columns; the headers that name another key are there in key changes only, and what tells of
+    // copies and gaps where there were any.
     let fields = document.as_object().unwrap();
-    let needed = fields.keys().filter(|name| schema != "key.json" && !name.starts_with("__debezium"));
+    let optional = |name: &str| name.starts_with("__debezium") || ["backfill", "missing"].contains(&name);
+    let needed = fields.keys().filter(|name| schema != "key.json" && !optional(name));
     let mut spoilt: Vec<_> = needed
         .map(|name| {
             let mut less = fields.clone();

@@ -36,3 +36,29 @@ async fn cuts_are_made_once_and_only_for_today() {
     assert_eq!(wait.code, 0, "{wait:?}");
     running.stop();
 }
+
+#[tokio::test]
+async fn copies_are_made_of_captured_tables_only() {
+    let server = server_with_table().await;
+    let connector = Connector::new(&server, CSV);
+    connector.refused(&["backfill", "public.t"], 1, &["nothing answers at", "Start `tidemark run`"]);
+    connector.refused(&["backfill", "t"], 2, &["expected a pattern on schema.table"]);
+    connector.refused(&["backfill"], 2, &["SCHEMA.TABLE"]);
+    let running = connector.stream();
+    server.connect().await.batch_execute("CREATE TABLE later (id int PRIMARY KEY)").await.unwrap();
+    connector.refused(
+        &["backfill", "public.t", "public.none", "public.later", "pg_catalog.pg_class"],
+        1,
+        &[
+            "no table public.none in database",
+            "table public.later is not in the publication",
+            "table pg_catalog.pg_class is left out by [source] tables",
+            "Nothing was asked for",
+        ],
+    );
+    let asked = connector.run(&["backfill", "--json", "public.*"]);
+    assert_eq!(asked.code, 0, "{asked:?}");
+    assert!(asked.out.contains("\"asked\"") && asked.out.contains("\"t\""), "{asked:?}");
+    connector.publishes_what_postgres_holds(&server, &["t"]).await;
+    running.stop();
+}

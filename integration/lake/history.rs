@@ -148,6 +148,7 @@ impl Maker {
             changes: std::mem::take(&mut self.changes),
             dead_letters: 0,
             ends: ends.collect(),
+            backfill: None,
         };
         let cut = Cut {
             ds,

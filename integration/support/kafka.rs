@@ -221,6 +221,23 @@ impl Kafka {
         String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
     }
 
+    /// Has the brokers delete all that a topic's partitions hold, as retention does, by Kafka's own tool.
+    pub fn delete_records(&self, topic: &str, partitions: u32) {
+        // -1: up to the high watermark.
+        let one = |partition| serde_json::json!({ "topic": topic, "partition": partition, "offset": -1 });
+        let all: Vec<_> = (0..partitions).map(one).collect();
+        let file = self.dir.path().join("delete.json");
+        fs::write(&file, serde_json::json!({ "partitions": all, "version": 1 }).to_string()).unwrap();
+        let output = java(&["-Xmx96m", "-Dlog4j2.level=OFF"])
+            .args(["-cp", &class_path(), "org.apache.kafka.tools.DeleteRecordsCommand"])
+            .args(["--bootstrap-server", &self.address(), "--offset-json-file"])
+            .arg(&file)
+            .output()
+            .unwrap();
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(told.matches("low_watermark").count(), partitions as usize, "{told}");
+    }
+
     /// The password that `limited` has from the next start on.
     pub fn set_password_of_limited(&self, password: &str) {
         let path = self.dir.path().join("server.properties");

@@ -10,6 +10,7 @@
 
 mod certificates;
 mod cluster;
+pub mod days;
 mod disk;
 mod kafka;
 pub mod lake;

@@ -47,8 +47,44 @@ pub struct CutTable {
     /// Changes since the cut before which could not be encoded: they are in the topic `<name>.dead-letters`.
     #[serde(default)]
     pub dead_letters: u64,
-    /// End offset of each log partition of its topic: the first offset after the cut.
+    /// End offset of each log partition of its topic: the first offset after the cut. The topic of its later copies
+    /// is [`BACKFILL_PARTITION`].
     pub ends: Vec<LogEnd>,
+    /// The copy that was made of it again and came to its end since the cut before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<CutBackfill>,
+}
+
+/// Number under which the topic of a table's later copies (its backfill topic, of one partition) stands among its log
+/// partitions.
+pub const BACKFILL_PARTITION: u32 = u32::MAX;
+
+/// A later copy of a table, whole. The table at the cut is these rows and the changes after `position`; nothing from
+/// before is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutBackfill {
+    /// What commits before it is in the copy: rows have its LSN and ordinals from 1, later changes lie beyond.
+    pub position: Position,
+    /// The table's shape when it was copied.
+    pub schema_version: SchemaVersion,
+    /// Ends of the log partitions when the copy began: changes after `position`, and the copy's rows, lie at these
+    /// offsets or later. One that is not named had none.
+    pub from: Vec<LogEnd>,
+    /// Offset in the backfill topic just past the copy's last row.
+    pub end: u64,
+    /// Rows of the copy.
+    pub rows: u64,
+    /// Records with a value between `from` and the cut, the copy's rows left aside.
+    pub changes: u64,
+    /// Rows of the copy, and changes between `from` and the cut, which could not be encoded.
+    pub dead_letters: u64,
+}
+
+impl CutBackfill {
+    /// First offset of a log partition that may be needed.
+    pub fn from_of(&self, partition: u32) -> u64 {
+        self.from.iter().find(|from| from.partition == partition).map_or(0, |from| from.end)
+    }
 }
 
 /// The end of one log partition.

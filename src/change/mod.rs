@@ -17,7 +17,7 @@ mod schema;
 mod types;
 
 pub use calendar::Calendar;
-pub use cut::{Cut, CutTable, Ds, LogEnd};
+pub use cut::{BACKFILL_PARTITION, Cut, CutBackfill, CutTable, Ds, LogEnd};
 pub use datum::Datum;
 pub use lsn::{Lsn, ParseLsnError};
 pub use position::{ParsePositionError, Position, Timeline};

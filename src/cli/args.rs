@@ -7,6 +7,7 @@ use clap::{Parser, Subcommand};
 
 use super::duration;
 use crate::change::{Ds, TableName};
+use crate::config::TableGlob;
 
 /// Streams every change of a Postgres database into a durable log, and turns it into write-once daily snapshots.
 #[derive(Clone, Debug, Parser)]
@@ -52,6 +53,12 @@ pub enum Command {
         /// The day that the cut ends; today in the cut's time zone unless given.
         #[arg(long, value_name = "YYYY-MM-DD", value_parser = day)]
         ds: Option<Ds>,
+    },
+    /// Have tables copied anew while everything goes on: the running process takes the copy into its next day.
+    Backfill {
+        /// Tables, or patterns such as 'public.*'.
+        #[arg(required = true, value_name = "SCHEMA.TABLE", value_parser = tables)]
+        tables: Vec<String>,
     },
     /// Wait until a day is published in the lake.
     Wait {
@@ -106,6 +113,11 @@ pub enum DeadLettersCommand {
         #[arg(long, default_value_t = 20, value_name = "RECORDS")]
         limit: u64,
     },
+}
+
+/// What the running process takes for a pattern on tables.
+fn tables(text: &str) -> Result<String, String> {
+    TableGlob::parse(text).map(|_| text.to_owned()).map_err(|expected| format!("expected {expected}"))
 }
 
 /// jiff reads more than days; only `YYYY-MM-DD` is one.

@@ -2,12 +2,20 @@
 
 use std::time::Duration;
 
+use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use ureq::http::Response;
 use ureq::{Agent, Body};
 
 use crate::config::Config;
 use crate::runtime::{Error, Result};
+
+/// Why a request was refused.
+#[derive(Debug, Deserialize)]
+struct Refused {
+    error: String,
+    mend: Option<String>,
+}
 
 /// The endpoint of the running process.
 pub(super) struct Client {
@@ -45,6 +53,19 @@ impl Client {
             Error::operator(format!("what answers at {} is not what was expected", self.base))
                 .cause(error)
                 .mend("Is it Tidemark, of the same version, that listens at [ops] listen?")
+        })
+    }
+
+    /// The body of an answer to a request which may be refused.
+    pub(super) fn accepted<T: DeserializeOwned>(&self, answer: Response<Body>) -> Result<T> {
+        if answer.status().is_success() {
+            return self.read(answer);
+        }
+        let refused: Refused = self.read(answer)?;
+        let error = Error::operator(refused.error);
+        Err(match refused.mend {
+            Some(mend) => error.mend(mend),
+            None => error,
         })
     }
 

@@ -10,7 +10,7 @@ use super::client::Client;
 use super::output::{print, print_json};
 use crate::change::Ds;
 use crate::config::Config;
-use crate::runtime::{Error, Result};
+use crate::runtime::Result;
 
 /// Longer than the process itself lets anybody wait.
 const ANSWER_MAX: Duration = Duration::from_secs(150);
@@ -20,24 +20,10 @@ struct Made {
     ds: Ds,
 }
 
-#[derive(Debug, Deserialize)]
-struct Refused {
-    error: String,
-    mend: Option<String>,
-}
-
 pub(super) fn run(config: &Config, ds: Option<Ds>, json: bool) -> Result<Outcome> {
     let client = Client::new(config, ANSWER_MAX);
     let answer = client.post("/api/v1/cut", &json!({ "ds": ds }))?;
-    if !answer.status().is_success() {
-        let refused: Refused = client.read(answer)?;
-        let error = Error::operator(refused.error);
-        return Err(match refused.mend {
-            Some(mend) => error.mend(mend),
-            None => error,
-        });
-    }
-    let made: Made = client.read(answer)?;
+    let made: Made = client.accepted(answer)?;
     if json {
         print_json(&made)?;
     } else {

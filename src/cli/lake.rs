@@ -36,6 +36,14 @@ pub(super) fn wait(
             }
             tokio::time::sleep(POLL).await;
         }
+        // Whoever goes on from here counts on every table: a day without one is not what was waited for.
+        let missing = lake.day(ds).await?.map(|day| day.missing).unwrap_or_default();
+        if let Some(lacks) = missing.iter().find(|lacks| table.is_none_or(|table| *table == lacks.table)) {
+            let (name, others) = (&lacks.table, missing.len() - 1);
+            let others = if table.is_none() && others > 0 { format!(" and {others} more") } else { String::new() };
+            return Err(Error::operator(format!("ds={ds} is published without {name}{others}: {}", lacks.reason))
+                .mend("It stays so; the days after the table was copied anew are whole. `tidemark verify` lists the day's tables."));
+        }
         if json {
             print_json(&json!({ "ds": ds, "table": table, "published": true }))?;
         } else {
@@ -45,9 +53,11 @@ pub(super) fn wait(
     })
 }
 
+/// Whether the day is published, or it is known that the table is not in it.
 async fn is_published(lake: &Lake, ds: Ds, table: Option<&TableName>) -> Result<bool> {
     Ok(match table {
-        Some(table) => lake.manifest(table, ds).await?.is_some(),
+        Some(table) if lake.manifest(table, ds).await?.is_some() => true,
+        Some(table) => lake.day(ds).await?.is_some_and(|day| day.missing.iter().any(|m| m.table == *table)),
         None => lake.day(ds).await?.is_some(),
     })
 }

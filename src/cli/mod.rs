@@ -4,6 +4,7 @@
 //! is 0 for done, 1 for failed and 2 for wrong usage or configuration.
 
 mod args;
+mod backfill;
 mod client;
 mod cut;
 mod duration;
@@ -51,6 +52,7 @@ pub fn run(args: &Args, config: &Config) -> Result<Outcome> {
     match &args.command {
         Command::Status { table } => status::run(config, table.as_deref(), args.json),
         Command::Cut { ds } => cut::run(config, *ds, args.json),
+        Command::Backfill { tables } => backfill::run(config, tables, args.json),
         Command::Run => run::run(config, Sides::Both),
         Command::Capture => run::run(config, Sides::Capture),
         Command::Deliver => run::run(config, Sides::Deliver),

@@ -6,7 +6,7 @@ use crate::change::TableName;
 
 /// A pattern on `schema.table`: a glob on each side of the first dot.
 #[derive(Clone, Debug)]
-pub(super) struct TableGlob {
+pub struct TableGlob {
     text: String,
     schema: GlobMatcher,
     table: GlobMatcher,
@@ -19,9 +19,11 @@ impl PartialEq for TableGlob {
 }
 
 impl TableGlob {
+    /// Reads `schema.table`, with wildcards in either.
+    ///
     /// # Errors
     /// What was expected.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, String> {
         const EXPECTED: &str =
             "a pattern on schema.table, such as \"public.*\" or \"sales.order_{head,line}\"";
         let (schema, table) = text.split_once('.').ok_or(EXPECTED)?;
@@ -35,7 +37,8 @@ impl TableGlob {
         Ok(Self { text: text.to_owned(), schema: glob(schema)?, table: glob(table)? })
     }
 
-    fn is_match(&self, table: &TableName) -> bool {
+    /// Whether the table is one of those meant.
+    pub fn is_match(&self, table: &TableName) -> bool {
         self.schema.is_match(&table.schema) && self.table.is_match(&table.table)
     }
 }

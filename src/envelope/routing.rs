@@ -10,6 +10,16 @@ pub fn topic_name(source_name: &str, table: &TableName) -> String {
     legal(&format!("{source_name}.{}.{}", table.schema, table.table))
 }
 
+/// The topic of a table's later copies: `<name>.backfill-<schema>.<table>`.
+pub fn backfill_topic(source_name: &str, table: &TableName) -> String {
+    legal(&format!("{source_name}.{BACKFILL}{}.{}", table.schema, table.table))
+}
+
+/// What all of those begin with.
+pub fn backfill_topics_prefix(source_name: &str) -> String {
+    legal(&format!("{source_name}.{BACKFILL}"))
+}
+
 /// The topic of schema changes: `<name>.ddl`.
 pub fn ddl_topic(source_name: &str) -> String {
     legal(&format!("{source_name}.ddl"))
@@ -30,6 +40,9 @@ pub fn transaction_topic(source_name: &str) -> String {
     legal(&format!("{source_name}.transaction"))
 }
 
+/// Before the schema's name. No schema is called so unless it was quoted, and then its tables' topics are looked at.
+const BACKFILL: &str = "backfill-";
+
 fn legal(name: &str) -> String {
     let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
     name.chars().map(|c| if allowed(c) { c } else { '_' }).collect()
@@ -49,5 +62,8 @@ mod tests {
     fn side_topics_stand_beside_the_tables() {
         let names = [ddl_topic("shop"), cuts_topic("shop"), transaction_topic("shop")];
         assert_eq!(names, ["shop.ddl", "shop.cuts", "shop.transaction"]);
+        let copies = backfill_topic("my shop", &TableName::new("public", "orders"));
+        assert_eq!(copies, "my_shop.backfill-public.orders");
+        assert!(copies.starts_with(&backfill_topics_prefix("my shop")));
     }
 }

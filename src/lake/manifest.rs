@@ -7,7 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Cut, Ds, Lsn, Position, TableName, TableSchema, Timeline};
+use crate::change::{Cut, CutBackfill, Ds, Lsn, Position, TableName, TableSchema, Timeline};
 use crate::runtime::{Error, Result};
 
 /// Version of the manifests' layout.
@@ -38,8 +38,11 @@ pub struct Manifest {
     pub changes: ChangeCounts,
     /// What was read of the log.
     pub log: Vec<LogRange>,
-    /// The day whose snapshot this one continues; none for a table's first.
+    /// The day whose snapshot this one continues; none for a table's first, and for one made from a new copy.
     pub previous_ds: Option<Ds>,
+    /// The new copy of the table that it was made from, instead of from the day before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill: Option<CutBackfill>,
 }
 
 impl Manifest {
@@ -108,7 +111,8 @@ pub struct PartFile {
 /// Changes in = changes applied + dead letters.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeCounts {
-    /// Changes between the two cuts, as capture counted them.
+    /// Changes between the two cuts, as capture counted them; of a day made from a new copy, its rows and the changes
+    /// since it began.
     #[serde(rename = "in")]
     pub taken: u64,
     /// Those which the files reflect.
@@ -143,6 +147,20 @@ pub struct DayManifest {
     pub cut: Cut,
     /// The tables, by topic.
     pub tables: Vec<DayTable>,
+    /// Tables which are not there, and never will be for this day.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<MissingTable>,
+}
+
+/// A table of a [`DayManifest`] whose snapshot could not be made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MissingTable {
+    /// The table's topic.
+    pub topic: String,
+    /// The table.
+    pub table: TableName,
+    /// Why.
+    pub reason: String,
 }
 
 /// A table of a [`DayManifest`].

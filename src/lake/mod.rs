@@ -126,6 +126,17 @@ impl Lake {
         stage::chain(&self.store, &self.layout, table, partition, range, since).await
     }
 
+    /// The last change files of a log partition beyond `next` without a gap between them: their first offset and the
+    /// first that they do not cover. Cancel-safe.
+    pub async fn staged_beyond(
+        &self,
+        table: &TableName,
+        partition: u32,
+        next: u64,
+    ) -> Result<Option<(u64, u64)>> {
+        stage::staged_beyond(&self.store, &self.layout, table, partition, next).await
+    }
+
     /// Clears what a process that died left half written among a table's change files, from the day before
     /// `since` on. Readers of the folder would take it for one more file. Cancel-safe.
     pub async fn sweep_changes(&self, table: &TableName, since: Option<Ds>) -> Result<()> {

@@ -12,6 +12,7 @@
 //! of the program, whose files may come out otherwise, is thrown away with its parts; the lease which the
 //! caller holds keeps the other version from working there at the same time.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,18 +20,19 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
 use crate::batch::{Compression, Format};
-use crate::change::{Cut, CutTable, Ds, TableName, TableSchema};
+use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, Position, TableName, TableSchema};
 use crate::runtime::{Error, Result};
 
 use super::Lake;
 use super::layout::parse_change_file;
 use super::manifest::{
-    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, from_bytes, to_bytes,
+    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, MissingTable,
+    from_bytes, to_bytes,
 };
 use super::merge::blocking::Blocking;
-use super::merge::{MergeInput, Merged, merge};
+use super::merge::{MergeFile, MergeInput, Merged, merge};
 use super::scratch::Scratch;
-use super::stage::{ChangeFile, chain, lines};
+use super::stage::{chain, covering, read_lines};
 use super::store::{Put, sha256};
 
 /// How the parts of a day are made: all that their bytes depend on besides the data.
@@ -71,16 +73,20 @@ impl Lake {
             self.mark_success(&schema.name, cut.ds).await?;
             return Ok(manifest);
         }
+        // A new copy stands for everything before it.
+        let previous = previous.filter(|_| table.backfill.is_none());
         let (files, log) = self.files_between(schema, cut, table, topic, previous).await?;
         let plan = self.plan(&schema.name, cut.ds).await?;
         let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
 
-        let merged = self.run_merge(schema, cut.ds, &plan, previous, files).await?;
+        let replaced = table.backfill.as_ref().map(|backfill| backfill.position);
+        let merged = self.run_merge(schema, cut.ds, &plan, (previous, replaced), files).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
+        let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
         let changes = ChangeCounts {
-            taken: table.changes + table.dead_letters,
+            taken: counted(table) + dead_letters,
             applied: merged.records - merged.dead_letters,
-            dead_letters: table.dead_letters + staged_dead + merged.dead_letters,
+            dead_letters: dead_letters + staged_dead + merged.dead_letters,
         };
         let manifest = Manifest {
             manifest_version: MANIFEST_VERSION,
@@ -95,12 +101,13 @@ impl Lake {
             changes,
             log,
             previous_ds: previous.map(|manifest| manifest.ds),
+            backfill: table.backfill.clone(),
         };
         self.clear_strays(&manifest, merged.dead_letter_objects).await?;
         self.create_manifest(manifest, cut).await
     }
 
-    /// The change files between the two cuts, whole, and what they cover.
+    /// The change files between the two cuts, or since a new copy began, whole, and what they cover.
     async fn files_between(
         &self,
         schema: &TableSchema,
@@ -108,10 +115,24 @@ impl Lake {
         table: &CutTable,
         topic: &str,
         previous: Option<&Manifest>,
-    ) -> Result<(Vec<ChangeFile>, Vec<LogRange>)> {
+    ) -> Result<(Vec<MergeFile>, Vec<LogRange>)> {
         let mut files = Vec::new();
         let mut log = Vec::new();
         for end in &table.ends {
+            let range =
+                |from| LogRange { topic: topic.to_owned(), partition: end.partition, from, end: end.end };
+            if let Some(copy) = &table.backfill {
+                let from = copy.from_of(end.partition);
+                let to = if end.partition == BACKFILL_PARTITION { copy.end } else { end.end };
+                files.extend(self.files_of_copy(schema, cut, (end.partition, from, end.end), to).await?);
+                log.push(range(from));
+                continue;
+            }
+            if end.partition == BACKFILL_PARTITION {
+                // Of copies that did not become whole, or are not yet: nothing of them counts.
+                log.push(range(end.end));
+                continue;
+            }
             let held = previous.and_then(|m| m.log.iter().find(|range| range.partition == end.partition));
             let from = match held {
                 Some(range) => range.end,
@@ -127,10 +148,31 @@ impl Lake {
                 ))
                 .mend("Staging has to finish first; if change files were removed, bring them back."));
             }
-            files.extend(found.files);
+            let all = 0..u64::MAX;
+            files.extend(found.files.into_iter().map(|file| MergeFile { file, offsets: all.clone() }));
             log.push(LogRange { topic: topic.to_owned(), partition: end.partition, from, end: end.end });
         }
         Ok((files, log))
+    }
+
+    /// The change files of a log partition from where a new copy of the table begins to need it. `to`: what lies beyond
+    /// in them does not count.
+    async fn files_of_copy(
+        &self,
+        schema: &TableSchema,
+        cut: &Cut,
+        (partition, from, end): (u32, u64, u64),
+        to: u64,
+    ) -> Result<Vec<MergeFile>> {
+        let found = covering(&self.store, &self.layout, &schema.name, partition, (from, end)).await?;
+        if found.next < end {
+            return Err(Error::operator(format!(
+                "{} for {}: change files of log partition {partition} reach offset {} from {from} on, the cut ends at {end}",
+                schema.name, cut.ds, found.next
+            ))
+            .mend("Staging has to finish first; if change files were removed, bring them back."));
+        }
+        Ok(found.files.into_iter().map(|file| MergeFile { file, offsets: from..to }).collect())
     }
 
     /// Where the change files of a log partition begin: at the log's first offset, for a table's first day.
@@ -145,16 +187,18 @@ impl Lake {
             .min(end))
     }
 
-    async fn staged_dead_letters(&self, table: &TableName, files: &[ChangeFile]) -> Result<u64> {
+    async fn staged_dead_letters(&self, table: &TableName, files: &[MergeFile]) -> Result<u64> {
         let mut count = 0;
         for object in self.store.list(&self.layout.dead_letters(table)).await? {
             let name =
                 object.location.filename().and_then(|name| name.strip_suffix(".jsonl")).unwrap_or_default();
-            let same = |file: &&ChangeFile| {
-                file.path.filename().and_then(|name| name.strip_suffix(".parquet")) == Some(name)
+            let same = |file: &&MergeFile| {
+                file.file.path.filename().and_then(|name| name.strip_suffix(".parquet")) == Some(name)
             };
-            if files.iter().any(|file| same(&file)) {
-                count += lines(&self.store.get_existing(&object.location).await?);
+            if let Some(file) = files.iter().find(same) {
+                let bytes = self.store.get_existing(&object.location).await?;
+                let letters = read_lines(&bytes, &self.store.show(&object.location))?;
+                count += letters.iter().filter(|letter| file.offsets.contains(&letter.offset)).count() as u64;
             }
         }
         Ok(count)
@@ -195,8 +239,8 @@ impl Lake {
         schema: &TableSchema,
         ds: Ds,
         plan: &Plan,
-        previous: Option<&Manifest>,
-        files: Vec<ChangeFile>,
+        (previous, replaced): (Option<&Manifest>, Option<Position>),
+        files: Vec<MergeFile>,
     ) -> Result<Merged> {
         let previous = match previous {
             Some(manifest) => Some((manifest.clone(), parse_format(&manifest.format, None)?)),
@@ -211,6 +255,7 @@ impl Lake {
             schema: Arc::new(schema.clone()),
             ds,
             previous,
+            replaced,
             files,
             format: parse_format(&plan.format, plan.compression.as_deref())?,
             part_bytes_max: plan.part_bytes_max,
@@ -302,10 +347,23 @@ impl Lake {
     /// Publishes the database's own manifest of a day: with it, the day is complete, and so are its folders:
     /// whoever died between a table's manifest and its `_SUCCESS` never comes back to that table's day.
     ///
-    /// `None`: a table's day is not published yet, and nothing was done. Cancel-safe.
-    pub async fn publish_day(&self, cut: &Cut) -> Result<Option<DayManifest>> {
+    /// `missing` are tables, by topic, whose snapshot cannot be made, each with the reason. A manifest that is there
+    /// already stands, if it is of the same cut.
+    ///
+    /// `None`: another table's day is not published yet, and nothing was done. Cancel-safe.
+    pub async fn publish_day(
+        &self,
+        cut: &Cut,
+        missing: &BTreeMap<String, String>,
+    ) -> Result<Option<DayManifest>> {
         let mut tables = Vec::with_capacity(cut.tables.len());
+        let mut missed = Vec::new();
         for (topic, table) in &cut.tables {
+            if let Some(reason) = missing.get(topic) {
+                let (topic, table, reason) = (topic.clone(), table.name.clone(), reason.clone());
+                missed.push(MissingTable { topic, table, reason });
+                continue;
+            }
             let path = self.layout.manifest(&table.name, cut.ds);
             let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
             let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
@@ -326,10 +384,24 @@ impl Lake {
             ds: cut.ds,
             cut: cut.clone(),
             tables,
+            missing: missed,
         };
-        self.store.put_same(&self.layout.day_manifest(cut.ds), to_bytes(&day)?).await?;
-        Ok(Some(day))
+        let (path, bytes) = (self.layout.day_manifest(cut.ds), to_bytes(&day)?);
+        if self.store.put_once(&path, bytes.clone()).await? != Put::Differs {
+            return Ok(Some(day));
+        }
+        // What is told of a table that is missing depends on when it was found to be.
+        let held: DayManifest = from_bytes(&self.store.get_existing(&path).await?, &self.store.show(&path))?;
+        if held.cut != day.cut || held.tables != day.tables {
+            self.store.put_same(&path, bytes).await?;
+        }
+        Ok(Some(held))
     }
+}
+
+/// Records that capture has counted: of the changes since the cut before, or of a new copy with those since it began.
+fn counted(table: &CutTable) -> u64 {
+    table.backfill.as_ref().map_or(table.changes, |copy| copy.rows + copy.changes)
 }
 
 /// Records in = records applied + dead letters, or nothing is published.
@@ -340,14 +412,15 @@ fn check_sums(
     merged: &Merged,
     staged_dead: u64,
 ) -> Result<()> {
-    if merged.records + staged_dead == table.changes {
+    let counted = counted(table);
+    if merged.records + staged_dead == counted {
         return Ok(());
     }
     Err(Error::operator(format!(
         "{} for {}: capture counted {} changes, but {} are staged and {} are dead letters, together {}; the day is not published",
         schema.name,
         cut.ds,
-        table.changes,
+        counted,
         merged.records,
         staged_dead,
         merged.records + staged_dead

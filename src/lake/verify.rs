@@ -62,6 +62,10 @@ impl Lake {
         for table in &day.tables {
             tables.push(self.verify_table(ds, &table.table, Some(&table.sha256)).await?);
         }
+        for missing in day.missing {
+            let problem = Some(format!("it is not in the day: {}", missing.reason));
+            tables.push(VerifiedTable { table: missing.table, rows: 0, files: Vec::new(), problem });
+        }
         Ok(tables)
     }
 

@@ -32,6 +32,7 @@ pub(super) struct Day {
     pub published_ms: Option<i64>,
     pub tables: u64,
     pub tables_published: u64,
+    pub tables_missing: u64,
     pub rows: u64,
     pub bytes: u64,
     /// Empty for a day that was published some time ago.
@@ -51,6 +52,11 @@ pub enum DayTable {
         rows: u64,
         /// Bytes of its files.
         bytes: u64,
+    },
+    /// It is not in the day, and never will be.
+    Missing {
+        /// Why.
+        reason: String,
     },
     /// Its snapshot could not be made; tried again.
     Failed {
@@ -102,7 +108,11 @@ impl Days {
     pub fn table(&self, ds: Ds, table: &TableName, state: DayTable) {
         let mut held = lock(&self.held);
         let Some(day) = held.days.get_mut(&ds) else { return };
+        let missing = matches!(state, DayTable::Missing { .. });
         let before = day.detail.insert(table.clone(), state.clone());
+        if missing && !matches!(before, Some(DayTable::Missing { .. })) {
+            day.tables_missing += 1;
+        }
         day.tables = day.tables.max(day.detail.len() as u64);
         // A table is published once; saying it again changes nothing.
         if let (DayTable::Published { rows, bytes }, false) =

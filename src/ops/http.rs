@@ -17,10 +17,9 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::oneshot;
 
-use super::{Command, Ops, Status, metrics, page, report};
+use super::{BackfillOf, Command, Ops, Status, metrics, page, report};
 use crate::change::Ds;
 use crate::runtime::{Error, Result, Shutdown};
 
@@ -87,6 +86,7 @@ fn router(ops: Ops, address: SocketAddr) -> Router {
         .route("/metrics", get(exposition))
         .route("/api/v1/status", get(status))
         .route("/api/v1/cut", post(cut))
+        .route("/api/v1/backfill", post(backfill))
         .route("/api/v1/days/{ds}", get(day))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here; see / and /api/v1/status"))
         .with_state(Shared { ops, address })
@@ -187,30 +187,71 @@ async fn cut(
         Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
     };
     let (reply, answer) = oneshot::channel();
-    match shared.ops.inner.commands.try_send(Command::Cut { ds, reply }) {
-        Ok(()) => {}
-        Err(TrySendError::Full(_)) => {
-            return refuse(StatusCode::SERVICE_UNAVAILABLE, "other commands are waiting; try again");
+    match answered(&shared, Command::Cut { ds, reply }, answer).await {
+        Ok(ds) => Json(json!({ "ds": ds })).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// Body of `POST /api/v1/backfill`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct BackfillRequest {
+    /// Patterns on `schema.table`.
+    tables: Vec<String>,
+}
+
+async fn backfill(
+    State(shared): State<Shared>,
+    headers: HeaderMap,
+    body: std::result::Result<Json<BackfillRequest>, JsonRejection>,
+) -> Response {
+    if let Err(message) = own_origin(&headers, shared.address) {
+        return refuse(StatusCode::FORBIDDEN, message);
+    }
+    let of = match body {
+        Ok(Json(request)) => BackfillOf::Matching(request.tables),
+        Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
+    };
+    let (reply, answer) = oneshot::channel();
+    match answered(&shared, Command::Backfill { of, reply }, answer).await {
+        Ok(accepted) => Json(accepted).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+/// Hands a command to the side that captures and waits for its answer, or gives the response that says why there is none.
+async fn answered<T>(
+    shared: &Shared,
+    command: Command,
+    answer: oneshot::Receiver<Result<T>>,
+) -> std::result::Result<T, Response> {
+    match shared.ops.ask(command) {
+        Some(true) => {}
+        Some(false) => {
+            return Err(refuse(StatusCode::SERVICE_UNAVAILABLE, "other commands are waiting; try again"));
         }
-        Err(TrySendError::Closed(_)) => {
-            return refuse(StatusCode::CONFLICT, "this process makes no cuts; ask the one that captures");
+        None => {
+            let message = "this process does not capture; ask the one that does";
+            return Err(refuse(StatusCode::CONFLICT, message));
         }
     }
     match tokio::time::timeout(REPLY_MAX, answer).await {
-        Ok(Ok(Ok(ds))) => Json(json!({ "ds": ds })).into_response(),
+        Ok(Ok(Ok(answer))) => Ok(answer),
         Ok(Ok(Err(error))) => {
             let body = json!({
                 "error": error.message(), "mend": error.mend_text(), "class": error.class().as_str(),
             });
-            (StatusCode::CONFLICT, Json(body)).into_response()
+            Err((StatusCode::CONFLICT, Json(body)).into_response())
         }
-        Ok(Err(_)) => {
-            refuse(StatusCode::SERVICE_UNAVAILABLE, "the process is leaving; the cut may or may not be made")
-        }
-        Err(_) => refuse(
+        Ok(Err(_)) => Err(refuse(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "capture was interrupted before it answered; what was asked for may or may not be done: ask again",
+        )),
+        Err(_) => Err(refuse(
             StatusCode::GATEWAY_TIMEOUT,
-            "the cut is asked for and not made yet; `tidemark status` tells when it is",
-        ),
+            "it is asked for and not done yet; `tidemark status` tells when it is",
+        )),
     }
 }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::component::ComponentState;
 use super::days::{DayTable, Held};
 use super::human;
-use super::report::{ComponentReport, Report, Word};
+use super::report::{ComponentReport, Report, TableReport, Word};
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,6 +87,7 @@ pub(super) fn reasons(report: &Report, held: &Held) -> Vec<Reason> {
     reasons.extend(cut(report));
     reasons.extend(days(report, held));
     reasons.extend(failed_tables(report));
+    reasons.extend(gaps(report));
     reasons.extend(dead_letters(report));
     reasons.sort_by_key(|reason| reason.severity);
     reasons
@@ -253,6 +254,31 @@ fn failed_tables(report: &Report) -> Vec<Reason> {
         ),
     };
     causes(failed).into_iter().map(reason).collect()
+}
+
+fn gaps(report: &Report) -> Vec<Reason> {
+    let gap = |(name, table): (&String, &TableReport)| {
+        let gap = table.gap.as_ref()?;
+        let mend = if gap.copy_asked {
+            "A new copy is asked for; the table is in the days again from the first cut after that is whole. Give its topic \
+             a longer retention."
+                .to_owned()
+        } else {
+            format!(
+                "Run `tidemark backfill {name}` beside the process that captures; the table is in the days again from the \
+                 first cut after the copy is whole. Give its topic a longer retention."
+            )
+        };
+        Some(Reason {
+            severity: if gap.copy_asked { Severity::Watch } else { Severity::Act },
+            kind: "missing".into(),
+            subject: name.clone(),
+            message: gap.reason.clone(),
+            since: None,
+            mend: Some(mend),
+        })
+    };
+    report.tables.iter().filter_map(gap).collect()
 }
 
 fn dead_letters(report: &Report) -> Option<Reason> {

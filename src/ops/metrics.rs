@@ -168,7 +168,7 @@ fn cut(out: &mut Exposition, report: &Report) {
 
 type Column = (&'static str, &'static str, &'static str, fn(&TableReport) -> Option<f64>);
 
-const COLUMNS: [Column; 11] = [
+const COLUMNS: [Column; 12] = [
     ("tidemark_table_changes_total", "counter", "Changes captured.", |t| Some(t.changes as f64)),
     ("tidemark_table_records_total", "counter", "Records that became of them.", |t| Some(t.records as f64)),
     ("tidemark_table_dead_letters", "gauge", "Records that could not be processed and wait.", |t| {
@@ -192,6 +192,12 @@ const COLUMNS: [Column; 11] = [
     ("tidemark_table_backfilling", "gauge", "1 while the table is being backfilled.", |t| {
         Some(f64::from(u8::from(t.state == "backfilling")))
     }),
+    (
+        "tidemark_table_gap_offsets",
+        "gauge",
+        "Offsets of the log that are lost, until the table is copied anew.",
+        |t| Some(t.gap.as_ref().map_or(0.0, |gap| gap.offsets as f64)),
+    ),
     ("tidemark_table_failed", "gauge", "1 while the table is isolated.", |t| {
         Some(f64::from(u8::from(t.state == "failed")))
     }),

@@ -5,7 +5,7 @@
 //!   deliver ──┼── handles ──> Ops ── Report ─────┼── backfill progress on a terminal
 //!   lake …  ──┘   (atomics)            at "now"  └── tidemark status
 //!        ^
-//!        └────── Command ── channel ── POST /api/v1/cut
+//!        └────── Command ── channel ── POST /api/v1/cut, /api/v1/backfill
 //! ```
 //!
 //! The pipeline writes through handles which it keeps: counters and gauges are atomics, and a lock is only taken
@@ -32,9 +32,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use serde::Serialize;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::change::{Ds, TableName};
+use crate::change::{Ds, LogEnd, TableName};
 use crate::runtime::Result;
 
 pub use component::{Component, ComponentState};
@@ -45,7 +46,7 @@ pub use logging::{Terminal, init as init_logging};
 pub use progress::show_backfill;
 pub use report::{Report, TableReport};
 pub use source::{LogStats, SourceStats};
-pub use table::{TableState, TableStats};
+pub use table::{Gap, TableState, TableStats};
 
 /// What the outside asks of the pipeline.
 #[derive(Debug)]
@@ -57,6 +58,46 @@ pub enum Command {
         /// The day that was cut, or why not.
         reply: oneshot::Sender<Result<Ds>>,
     },
+    /// New copies of tables.
+    Backfill {
+        /// Which.
+        of: BackfillOf,
+        /// What comes of it, once that is durable, or why nothing does.
+        reply: oneshot::Sender<Result<Accepted>>,
+    },
+}
+
+/// Tables that are to be copied again.
+#[derive(Clone, Debug)]
+pub enum BackfillOf {
+    /// All that match these patterns on `schema.table`; each has to match one.
+    Matching(Vec<String>),
+    /// One whose records are gone from the log below these offsets: a copy that began after them will do.
+    Table {
+        /// The table.
+        table: TableName,
+        /// By log partition, the first offset that is not lost.
+        after: Vec<LogEnd>,
+    },
+}
+
+impl BackfillOf {
+    /// Offsets below which records are lost; none when a person asks.
+    pub fn after(&self) -> &[LogEnd] {
+        match self {
+            Self::Matching(_) => &[],
+            Self::Table { after, .. } => after,
+        }
+    }
+}
+
+/// What became of a request for copies.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Accepted {
+    /// Asked for now.
+    pub asked: Vec<TableName>,
+    /// Asked for before, and not whole yet.
+    pub already: Vec<TableName>,
 }
 
 /// Commands that may wait for the pipeline.
@@ -134,6 +175,16 @@ impl Ops {
     /// Cuts and published days.
     pub fn days(&self) -> &Days {
         &self.inner.days
+    }
+
+    /// Asks this process for something, without waiting for it. False: too much is waiting. None: it takes no
+    /// commands, another process does.
+    pub fn ask(&self, command: Command) -> Option<bool> {
+        match self.inner.commands.try_send(command) {
+            Ok(()) => Some(true),
+            Err(mpsc::error::TrySendError::Full(_)) => Some(false),
+            Err(mpsc::error::TrySendError::Closed(_)) => None,
+        }
     }
 
     /// The picture now.

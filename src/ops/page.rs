@@ -208,6 +208,9 @@ fn one_day(out: &mut String, day: &DayReport, now: Timestamp) {
     };
     let state = match (&*day.state, day.tables_failed) {
         ("failed", failed) => format!("{} failed", human::count(failed)),
+        (state, _) if day.tables_missing > 0 => {
+            format!("{state} without {}", human::count(day.tables_missing))
+        }
         (state, _) => state.to_owned(),
     };
     let published = day.published.map_or("–".to_owned(), clock);

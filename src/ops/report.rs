@@ -123,6 +123,9 @@ pub struct DayReport {
     pub tables_published: u64,
     /// Tables whose snapshot could not be made.
     pub tables_failed: u64,
+    /// Tables which are not in the day, and never will be.
+    #[serde(default)]
+    pub tables_missing: u64,
     /// Rows of the snapshots that are there.
     pub rows: u64,
     /// Bytes of them.
@@ -152,12 +155,26 @@ pub struct TableReport {
     pub last_commit: Option<Timestamp>,
     /// The backfill that runs or ran in this process.
     pub backfill: Option<BackfillReport>,
+    /// Records of it which are in neither log nor lake.
+    #[serde(default)]
+    pub gap: Option<GapReport>,
     /// Records in the log.
     pub end_offset: u64,
     /// Those of them that are staged in the lake.
     pub staged_offset: u64,
     /// The last day that was published.
     pub published_ds: Option<Ds>,
+}
+
+/// What is lost of a table, until it is copied anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GapReport {
+    /// What is lost.
+    pub reason: String,
+    /// Offsets of the log that are lost.
+    pub offsets: u64,
+    /// Whether this process has asked for the new copy.
+    pub copy_asked: bool,
 }
 
 /// A backfill.
@@ -236,6 +253,7 @@ pub(super) enum DayTableReport {
     Waiting,
     Merging,
     Published { rows: u64, bytes: u64 },
+    Missing { reason: String },
     Failed { reason: String, mend: Option<String> },
 }
 
@@ -286,6 +304,7 @@ pub(super) fn day_detail(inner: &Inner, ds: Ds) -> Option<DayDetail> {
             DayTable::Waiting => DayTableReport::Waiting,
             DayTable::Merging => DayTableReport::Merging,
             DayTable::Published { rows, bytes } => DayTableReport::Published { rows, bytes },
+            DayTable::Missing { reason } => DayTableReport::Missing { reason },
             DayTable::Failed { reason, mend } => DayTableReport::Failed { reason, mend },
         };
         (name.to_string(), state)
@@ -331,6 +350,7 @@ fn day(ds: Ds, day: &Day) -> DayReport {
         tables: day.tables,
         tables_published: day.tables_published,
         tables_failed: failed,
+        tables_missing: day.tables_missing,
         rows: day.rows,
         bytes: day.bytes,
     }
@@ -361,6 +381,11 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
             rows_estimated: backfill.rows_estimated,
             done: backfill.ended_ms != 0,
             seconds: seconds(ended_ms - backfill.started_ms),
+        }),
+        gap: stats.gap().map(|gap| GapReport {
+            reason: gap.reason,
+            offsets: gap.offsets,
+            copy_asked: gap.here,
         }),
         end_offset: stats.end_offset(),
         staged_offset: stats.staged_offset(),

@@ -30,6 +30,17 @@ pub enum TableState {
     },
 }
 
+/// Records of a table which are in neither log nor lake, so that its days cannot be made before it is copied anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// What is lost.
+    pub reason: String,
+    /// Offsets that are lost.
+    pub offsets: u64,
+    /// This process has asked for the copy; else the operator has to, beside the one that captures.
+    pub here: bool,
+}
+
 /// A table's counters. Written by capture (one writer) and deliver, each its own.
 #[derive(Debug)]
 pub struct TableStats {
@@ -45,6 +56,7 @@ pub struct TableStats {
     state: Mutex<(TableState, i64)>,
     /// As long as capture refuses the table, it is failed, whatever else happens to it.
     refused: Mutex<Option<(TableState, i64)>>,
+    gap: Mutex<Option<Gap>>,
 }
 
 #[derive(Debug, Default)]
@@ -82,6 +94,7 @@ impl Default for TableStats {
             published: AtomicI32::new(NONE_DAYS),
             state: Mutex::new((TableState::Streaming, now_ms())),
             refused: Mutex::default(),
+            gap: Mutex::default(),
         }
     }
 }
@@ -157,6 +170,15 @@ impl TableStats {
     /// Capture refuses the table for that reason, or, with none, takes it.
     pub fn refused(&self, error: Option<&Error>) {
         *lock(&self.refused) = error.map(|error| (failure(error), now_ms()));
+    }
+
+    /// Records of it are lost, or, with none, it is whole again.
+    pub fn set_gap(&self, gap: Option<Gap>) {
+        *lock(&self.gap) = gap;
+    }
+
+    pub(super) fn gap(&self) -> Option<Gap> {
+        lock(&self.gap).clone()
     }
 
     /// What happens to it.

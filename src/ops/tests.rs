@@ -170,7 +170,7 @@ async fn a_process_that_takes_no_commands_says_so() {
     endpoint.commands.close();
     let (code, body) = endpoint.post(&[("content-type", "application/json")], "{}").await;
     assert_eq!(code, 409);
-    assert!(body.contains("this process makes no cuts"), "{body}");
+    assert!(body.contains("this process does not capture"), "{body}");
     endpoint.stop().await;
 }
 

@@ -125,6 +125,7 @@ pub fn open_kafka(config: &Config, kafka: &KafkaLogConfig) -> Result<KafkaLog> {
         properties: properties.collect(),
         kept_topics: vec![routing::ddl_topic(name), routing::cuts_topic(name)],
         single_topics: vec![routing::dead_letters_topic(name), routing::transaction_topic(name)],
+        single_topics_prefix: Some(routing::backfill_topics_prefix(name)),
     })
 }
 

@@ -73,6 +73,9 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
         sides_running.spawn(on_a_thread_of_its_own("capture", move |runtime| {
             runtime.block_on(capture::run(&settings, log, &ops, commands, &shutdown))
         }));
+    } else {
+        // Who asks is told at once that it is another process which captures.
+        drop(commands);
     }
     if let Some((coordinator, lake)) = target {
         let settings = settings::deliver(config);

@@ -4,6 +4,7 @@
 //!   change file ── FileReader (widens to the cut's shape) ──> [__sort, __op, __unchanged, table columns…]
 //! ```
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::{BinaryBuilder, UInt8Builder};
@@ -64,17 +65,18 @@ impl ChangeReader {
         }
     }
 
-    /// Reads a change file and hands over its batches; adds to `found`.
+    /// Reads a change file and hands over its batches; adds to `found`. Only these offsets count.
     pub(super) fn read(
         &self,
         file: bytes::Bytes,
         partition: u32,
+        offsets: &Range<u64>,
         found: &mut Found,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<()> {
         let mut last_offset = None;
         for batch in FileReader::open(&FORMAT, &self.file_schema, file, &ReaderOptions::default())? {
-            let rows = self.batch(&batch?, partition, found, &mut last_offset)?;
+            let rows = self.batch(&batch?, (partition, offsets), found, &mut last_offset)?;
             take(rows, found)?;
         }
         Ok(())
@@ -83,7 +85,7 @@ impl ChangeReader {
     fn batch(
         &self,
         batch: &RecordBatch,
-        partition: u32,
+        (partition, offsets): (u32, &Range<u64>),
         found: &mut Found,
         last_offset: &mut Option<i64>,
     ) -> Result<RecordBatch> {
@@ -95,6 +97,10 @@ impl ChangeReader {
         let mut bits = vec![0; self.columns.len().div_ceil(8)];
         for row in 0..batch.num_rows() {
             let offset = meta.offset[row];
+            if !offsets.contains(&(offset as u64)) {
+                kept.push(false);
+                continue;
+            }
             if last_offset.replace(offset) != Some(offset) {
                 found.records += 1;
             }

@@ -24,13 +24,14 @@ mod multiset;
 mod order;
 mod parts;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, UInt8Array, new_null_array};
 use arrow_schema::DataType;
 
 use crate::batch::{Format, arrow_schema, data_type};
-use crate::change::{Ds, Op, TableSchema};
+use crate::change::{Ds, Op, Position, TableSchema};
 use crate::runtime::Result;
 
 use super::layout::Layout;
@@ -62,13 +63,21 @@ pub(super) struct MergeInput {
     pub(super) ds: Ds,
     /// The day before, and its format.
     pub(super) previous: Option<(Manifest, Format)>,
+    /// A new copy of the table is among the files: nothing below this position counts.
+    pub(super) replaced: Option<Position>,
     /// Change files between the two cuts.
-    pub(super) files: Vec<ChangeFile>,
+    pub(super) files: Vec<MergeFile>,
     pub(super) format: Format,
     pub(super) part_bytes_max: usize,
     pub(super) row_group_bytes: usize,
     /// Bytes that sorting may take.
     pub(super) sort_bytes_max: usize,
+}
+
+/// A change file, and which of its offsets count.
+pub(super) struct MergeFile {
+    pub(super) file: ChangeFile,
+    pub(super) offsets: Range<u64>,
 }
 
 /// What a merge has made.
@@ -89,7 +98,7 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
     let limits = SortLimits::new(input.sort_bytes_max);
     let mut sorter = Sorter::new(reader.schema.clone(), Arc::clone(&input.scratch), limits);
 
-    let mut found = Found::default();
+    let mut found = Found { truncated: input.replaced, ..Found::default() };
     let mut moves = None;
     input.each_batch(&reader, &mut found, |batch, found| {
         if found.moves {
@@ -134,10 +143,10 @@ impl MergeInput {
         found: &mut Found,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<()> {
-        for file in &self.files {
+        for MergeFile { file, offsets } in &self.files {
             let bytes = self.store.get_existing(&file.path)?;
             reader
-                .read(bytes, file.range.partition, found, &mut take)
+                .read(bytes, file.range.partition, offsets, found, &mut take)
                 .map_err(|error| error.context(self.store.store().show(&file.path)))?;
         }
         Ok(())

@@ -44,7 +44,7 @@ pub async fn chain(
     let (from, end) = range;
     let found = match since.and_then(|ds| ds.yesterday().ok()) {
         Some(since) => {
-            let recent = walk(list_since(store, layout, table, partition, since).await?, from, end);
+            let recent = walk(list_since(store, layout, table, partition, since).await?, from, end, false);
             let reached = end.is_some_and(|end| recent.next == end) || (end.is_none() && recent.next > from);
             if reached || end == Some(from) {
                 return Ok(recent);
@@ -53,7 +53,38 @@ pub async fn chain(
         }
         None => list(store, &layout.changes(table), partition).await?,
     };
-    Ok(walk(found, from, end))
+    Ok(walk(found, from, end, false))
+}
+
+/// The change files of a log partition which hold the offsets from `from` up to `end`; the first of them may begin
+/// before. Cancel-safe.
+pub async fn covering(
+    store: &Store,
+    layout: &Layout,
+    table: &TableName,
+    partition: u32,
+    (from, end): (u64, u64),
+) -> Result<Chain> {
+    Ok(walk(list(store, &layout.changes(table), partition).await?, from, Some(end), true))
+}
+
+/// The last change files of a log partition that follow each other without a gap and lie beyond `next`: their first
+/// offset and the first that they do not cover. Cancel-safe.
+pub async fn staged_beyond(
+    store: &Store,
+    layout: &Layout,
+    table: &TableName,
+    partition: u32,
+    next: u64,
+) -> Result<Option<(u64, u64)>> {
+    let files = list(store, &layout.changes(table), partition).await?;
+    let mut ranges: Vec<_> = files.iter().map(|file| (file.range.first, file.range.next())).collect();
+    ranges.retain(|(first, _)| *first > next);
+    ranges.sort_unstable();
+    Ok(ranges.into_iter().fold(None, |run, (first, end)| match run {
+        Some((start, reached)) if first <= reached => Some((start, end.max(reached))),
+        _ => Some((first, end)),
+    }))
 }
 
 async fn list_since(
@@ -84,21 +115,27 @@ async fn list(store: &Store, folder: &Path, partition: u32) -> Result<Vec<Change
 /// The path through the files that starts at `from` and goes furthest, yet not past `end`.
 ///
 /// Two writers with different limits may have divided the same offsets differently; each file is right, so
-/// any path is, and a way around one that leads nowhere is found.
-fn walk(mut files: Vec<ChangeFile>, from: u64, end: Option<u64>) -> Chain {
-    files.retain(|file| file.range.first >= from && end.is_none_or(|end| file.range.next() <= end));
+/// any path is, and a way around one that leads nowhere is found. `within`: it may also start within a file.
+fn walk(mut files: Vec<ChangeFile>, from: u64, end: Option<u64>, within: bool) -> Chain {
+    files.retain(|file| {
+        let begins = file.range.first >= from || (within && file.range.next() > from);
+        begins && end.is_none_or(|end| file.range.next() <= end)
+    });
     files.sort_by(|a, b| (a.range, &a.path).cmp(&(b.range, &b.path)));
     // For each offset that can be reached, the file which ends just below it.
     let mut reached: BTreeMap<u64, usize> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
-        if file.range.first == from || reached.contains_key(&file.range.first) {
+        if file.range.first == from
+            || (within && file.range.first < from)
+            || reached.contains_key(&file.range.first)
+        {
             reached.entry(file.range.next()).or_insert(index);
         }
     }
     let next = reached.last_key_value().map_or(from, |(next, _)| *next);
     let mut path = Vec::new();
     let mut at = next;
-    while at != from
+    while at > from
         && let Some(index) = reached.get(&at)
     {
         path.push(files[*index].clone());
@@ -124,17 +161,20 @@ mod tests {
     #[test]
     fn a_chain_stops_at_the_first_gap() {
         let files = vec![file(10, 19), file(0, 4), file(5, 9), file(21, 30)];
-        let found = walk(files.clone(), 0, None);
+        let found = walk(files.clone(), 0, None, false);
         assert_eq!((ranges(&found), found.next), (vec![(0, 4), (5, 9), (10, 19)], 20));
-        let found = walk(files.clone(), 5, Some(10));
+        let found = walk(files.clone(), 5, Some(10), false);
         assert_eq!((ranges(&found), found.next), (vec![(5, 9)], 10));
-        assert_eq!(walk(files, 3, None).next, 3);
+        assert_eq!(walk(files.clone(), 3, None, false).next, 3);
+        let found = walk(files.clone(), 3, Some(20), true);
+        assert_eq!((ranges(&found), found.next), (vec![(0, 4), (5, 9), (10, 19)], 20), "from within a file");
+        assert_eq!(walk(files, 20, Some(31), true).next, 20, "the gap is none of its");
     }
 
     #[test]
     fn files_divided_in_two_ways_cover_each_offset_once() {
         let files = vec![file(0, 4), file(0, 9), file(5, 7), file(10, 12), file(8, 9)];
-        let found = walk(files, 0, Some(13));
+        let found = walk(files, 0, Some(13), false);
         assert_eq!(found.next, 13);
         let mut at = 0;
         for file in found.files {

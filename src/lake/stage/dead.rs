@@ -2,7 +2,6 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{Position, SchemaVersion};
@@ -67,11 +66,6 @@ impl DeadLetter {
         let _ = serde_json::to_writer(&mut *out, self);
         out.push(b'\n');
     }
-}
-
-/// Number of dead letters in an object.
-pub(in crate::lake) fn lines(object: &Bytes) -> u64 {
-    memchr::memchr_iter(b'\n', object).count() as u64
 }
 
 /// The dead letters in an object; `shown` names it in errors.

@@ -23,9 +23,9 @@ use crate::runtime::{Error, Result};
 use super::layout::{Bucket, ChangeRange, Layout};
 use super::store::Store;
 
-pub use chain::{Chain, ChangeFile, chain};
+pub use chain::{Chain, ChangeFile, chain, covering, staged_beyond};
+pub(super) use dead::read_lines;
 pub use dead::{DeadLetter, Payload};
-pub(super) use dead::{lines, read_lines};
 pub(super) use file::FORMAT;
 use file::OpenFile;
 pub use file::{META_COLUMNS, change_schema};

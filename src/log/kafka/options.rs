@@ -72,6 +72,8 @@ pub struct KafkaLogOptions {
     pub kept_topics: Vec<String>,
     /// Further topics with one partition.
     pub single_topics: Vec<String>,
+    /// What more of those begin with.
+    pub single_topics_prefix: Option<String>,
 }
 
 impl KafkaLogOptions {
@@ -88,6 +90,7 @@ impl KafkaLogOptions {
             properties: BTreeMap::new(),
             kept_topics: Vec::new(),
             single_topics: Vec::new(),
+            single_topics_prefix: None,
             name,
         }
     }
@@ -104,7 +107,9 @@ impl KafkaLogOptions {
             Kind::State
         } else if is(&self.kept_topics) {
             Kind::Kept
-        } else if is(&self.single_topics) {
+        } else if is(&self.single_topics)
+            || self.single_topics_prefix.as_ref().is_some_and(|prefix| topic.starts_with(prefix))
+        {
             Kind::Single
         } else {
             Kind::Table

@@ -10,8 +10,8 @@
 
 use std::sync::Arc;
 
-use crate::change::{Lsn, Op, Position, SchemaChange, Value};
-use crate::envelope::{EncodeError, OldKind, OldRow, RowChange};
+use crate::change::{Lsn, Op, Position, SchemaChange, TableSchema, Value};
+use crate::envelope::{EncodeError, OldKind, OldRow, RowChange, TableEncoder};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::pgoutput::{self, OldTuple, Relation};
 use crate::runtime::{Error, Result};
@@ -127,9 +127,10 @@ impl Engine {
         self.now_ms = now_ms;
     }
 
-    /// With nothing in flight everything below `wal_end` is settled: an idle database keeps no WAL.
+    /// Between two transactions everything below `wal_end` has been handed to the appender, and is durable before this
+    /// progress is: an idle database keeps no WAL, also while rows of a copy are always on their way.
     pub fn keepalive(&mut self, wal_end: Lsn) {
-        if self.is_idle() && wal_end > self.progress.flush_lsn {
+        if !self.assembler.in_transaction() && wal_end > self.progress.flush_lsn {
             self.progress.flush_lsn = wal_end;
         }
     }
@@ -330,36 +331,50 @@ pub(super) fn encode(
     dead_letters: &Arc<str>,
 ) -> u32 {
     let topic = Arc::clone(&table.topic);
-    let bytes_max = appender.log().record_bytes_max(&topic);
-    let records = appender.batch.topic(&topic);
+    let (encoder, schema) = table.encoder();
+    match write(encoder, schema, &topic, row, appender, dead_letters) {
+        Some(records) => {
+            table.counted(records, row.position, row.commit_us);
+            records
+        }
+        None => {
+            table.dead_lettered();
+            0
+        }
+    }
+}
+
+/// Writes a change's records to a topic and gives their number; none when it became a dead letter.
+pub(super) fn write(
+    encoder: &mut TableEncoder,
+    schema: &TableSchema,
+    topic: &Arc<str>,
+    row: &RowChange<'_>,
+    appender: &mut Appender,
+    dead_letters: &Arc<str>,
+) -> Option<u32> {
+    let bytes_max = appender.log().record_bytes_max(topic);
+    let records = appender.batch.topic(topic);
     let mark = records.mark();
-    let encoded = table.encoder().encode(row, records).and_then(|count| {
+    let encoded = encoder.encode(row, records).and_then(|count| {
         let bytes_max = bytes_max.unwrap_or(usize::MAX);
         let Some(bytes) = records.too_large_since(mark, bytes_max) else { return Ok(count) };
         records.rewind(mark);
         Err(EncodeError::TooLarge { bytes, bytes_max })
     });
     appender.added();
-    match encoded {
-        Ok(records) => {
-            table.counted(records, row.position, row.commit_us);
-            records
-        }
-        Err(error) => {
-            // Of a table that is refused as a whole it has been told once.
-            if !matches!(error, EncodeError::Refused(_)) {
-                tracing::error!(table = %table.schema.name, position = %row.position, %error,
-                    "a change cannot be carried and went to the dead letters");
-            }
-            let bytes_max = appender.log().record_bytes_max(dead_letters);
-            let reason = error.to_string();
-            dead_letter::write(appender.batch.topic(dead_letters), &table.schema, row, &reason, bytes_max);
-            table.count.dead_letters += 1;
-            table.touched = true;
-            table.watch.dead_lettered(1);
-            0
-        }
+    let error = match encoded {
+        Ok(records) => return Some(records),
+        Err(error) => error,
+    };
+    // Of a table that is refused as a whole it has been told once.
+    if !matches!(error, EncodeError::Refused(_)) {
+        tracing::error!(table = %schema.name, position = %row.position, %error,
+            "a change cannot be carried and went to the dead letters");
     }
+    let bytes_max = appender.log().record_bytes_max(dead_letters);
+    dead_letter::write(appender.batch.topic(dead_letters), schema, row, &error.to_string(), bytes_max);
+    None
 }
 
 /// An empty vector of another lifetime in the same buffer, so that a row costs no allocation.

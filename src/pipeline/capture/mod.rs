@@ -243,6 +243,7 @@ async fn open<'a>(
         state: stream_state,
         source,
         registrar,
+        backfills: backfill::Backfills::new(settings, state.backfills),
         clock,
         heartbeat_interval: settings.heartbeat_interval,
         commands,

@@ -13,22 +13,25 @@
 //! nothing, so what it holds is two batches and the socket's buffer. The server learns only of positions that
 //! an append has made durable, together with the state that a restart would find.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::change::{Cut, CutTable, Ds, Lsn, TableName};
+use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn, TableName};
+use crate::envelope::routing;
 use crate::log::Visibility;
-use crate::ops::{Command, Ops};
+use crate::ops::{Accepted, BackfillOf, Command, Ops};
 use crate::postgres::pgoutput::Relation;
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
-use crate::runtime::{Result, Shutdown};
+use crate::runtime::{Error, Result, Shutdown};
 
+use super::backfill::{Backfills, CopyEvent};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
 use super::registrar::Registrar;
-use super::source::Source;
+use super::source::{self, Source};
 use super::state::{StreamState, TableCount};
 
 /// An idle database's progress is made durable after this many bytes of WAL …
@@ -53,6 +56,8 @@ pub struct Session<'a> {
     pub source: Source,
     /// For the schemas of tables.
     pub registrar: Registrar,
+    /// Copies that were asked for.
+    pub backfills: Backfills,
     /// The server's clock.
     pub clock: Clock,
     /// How often a heartbeat is left in the WAL.
@@ -87,7 +92,8 @@ impl Session<'_> {
                 () = self.shutdown.raised() => break,
                 settled = self.engine.appender.settled() => self.acknowledge(&feedback, settled?.flush_lsn),
                 () = until(due) => self.submit().await?,
-                Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting),
+                Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting).await?,
+                event = self.backfills.event() => self.copied(event).await?,
                 _ = tick.tick() => self.housekeep(&mut done, &waiting).await?,
                 filled = self.stream.fill() => {
                     filled?;
@@ -190,6 +196,7 @@ impl Session<'_> {
             table.touched = false;
             table.report();
             self.engine.appender.set(table.count.entry(&table.topic));
+            self.backfills.count(table, &mut self.engine.appender);
         }
         self.engine.appender.submit(progress, Visibility::Now).await
     }
@@ -215,7 +222,12 @@ impl Session<'_> {
                 schema_version: table.schema.version,
                 changes: table.count.changes,
                 dead_letters: table.count.dead_letters,
-                ends: ends.remove(&*table.topic).unwrap_or_default(),
+                ends: ends_of(
+                    &mut ends,
+                    &table.topic,
+                    &routing::backfill_topic(&self.name, &table.schema.name),
+                ),
+                backfill: self.backfills.told_by_cut(&table.topic).cloned(),
             };
             (table.topic.to_string(), cut)
         });
@@ -231,6 +243,7 @@ impl Session<'_> {
         };
         super::write_cut(&mut self.engine.appender, &self.name, &cut)?;
         self.engine.appender.set(self.engine.cutter.after(due.ds).entry());
+        self.backfills.cut(&mut self.engine.appender);
         for table in self.engine.tables.iter_mut() {
             if table.count != TableCount::default() {
                 table.count = TableCount::default();
@@ -247,8 +260,25 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn command(&self, command: Command, done: &mut Housekeeping, waiting: &mut Waiting) {
-        let Command::Cut { ds, reply } = command;
+    async fn command(
+        &mut self,
+        command: Command,
+        done: &mut Housekeeping,
+        waiting: &mut Waiting,
+    ) -> Result<()> {
+        let (ds, reply) = match command {
+            Command::Cut { ds, reply } => (ds, reply),
+            Command::Backfill { of, reply } => {
+                let asked = self.ask_for_copies(&of).await;
+                if asked.is_ok() {
+                    self.submit().await?;
+                    self.engine.appender.settle().await?;
+                }
+                // Whoever asked may have left.
+                let _ = reply.send(asked);
+                return Ok(());
+            }
+        };
         match self.engine.cutter.check_request(ds, self.clock.now_us()) {
             Ok(ds) => {
                 self.source.send_marker(&Marker { slot: self.state.slot.clone(), ds: Some(ds) });
@@ -257,6 +287,52 @@ impl Session<'_> {
             }
             Err(error) => drop(reply.send(Err(error))),
         }
+        Ok(())
+    }
+
+    async fn ask_for_copies(&mut self, of: &BackfillOf) -> Result<Accepted> {
+        let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+        let asking = async { self.backfills.ask(of, self.source.client().await?, tables, appender).await };
+        let asked = tokio::time::timeout(source::PATIENCE, asking).await.unwrap_or_else(|_| {
+            Err(Error::retry("the source did not answer which tables it publishes").mend("Ask again."))
+        });
+        if asked.is_err() {
+            self.source.disconnect();
+        }
+        asked
+    }
+
+    /// Takes a piece of a copy; one that fills the batch is written at once.
+    async fn copied(&mut self, event: CopyEvent) -> Result<()> {
+        let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+        self.backfills.take(event, tables, appender)?;
+        if self.engine.appender.is_full() { self.submit().await } else { Ok(()) }
+    }
+
+    /// Moves copies on that wait for the stream or for the log.
+    async fn advance_copies(&mut self) -> Result<()> {
+        if let Some(ready) = self.backfills.passed(self.engine.progress().flush_lsn) {
+            let position = self.engine.progress().position;
+            let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+            self.backfills.describe(ready, position, tables, appender, &self.registrar).await?;
+        }
+        let (ended, due) = (self.backfills.has_ended(), self.backfills.is_due());
+        // The ends of a log that is out of reach are not known, and the stream does not wait for them.
+        if !(ended || due) || self.engine.appender.log().trouble().is_some() {
+            return Ok(());
+        }
+        self.submit().await?;
+        self.engine.appender.settle().await?;
+        if ended {
+            let whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
+            self.submit().await?;
+            self.engine.appender.settle().await?;
+            if let Some(table) = whole {
+                table.backfill_ended();
+            }
+            return Ok(());
+        }
+        self.backfills.begin(&mut self.engine.tables, &self.engine.appender).await
     }
 
     async fn housekeep(&mut self, done: &mut Housekeeping, waiting: &Waiting) -> Result<()> {
@@ -267,6 +343,7 @@ impl Session<'_> {
             done.saved = Instant::now();
             self.submit().await?;
         }
+        self.advance_copies().await?;
         let past_midnight = self.clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
         if (past_midnight || asked.is_some())
@@ -342,6 +419,14 @@ fn answer(waiting: &mut Waiting, ds: Ds) {
         // Whoever asked may have left.
         let _ = reply.send(Ok(ds));
     }
+}
+
+/// Ends of a table's log partitions, with that of its copies.
+fn ends_of(ends: &mut HashMap<String, Vec<LogEnd>>, topic: &str, copies: &str) -> Vec<LogEnd> {
+    let mut of_table = ends.remove(topic).unwrap_or_default();
+    let copied = ends.remove(copies).unwrap_or_default();
+    of_table.extend(copied.iter().map(|end| LogEnd { partition: BACKFILL_PARTITION, ..*end }));
+    of_table
 }
 
 async fn until(due: Option<Instant>) {

@@ -12,7 +12,8 @@ use super::cutter::{MARKER_PREFIX, Marker};
 /// Prefix of the logical messages which only move the stream on.
 const HEARTBEAT_PREFIX: &str = "tidemark.heartbeat";
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// A question is answered in this time, or the connection is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A connection for questions, made when the first is asked and again when it broke.
 #[derive(Debug)]
@@ -49,6 +50,11 @@ impl Source {
             self.client = None;
         }
         result
+    }
+
+    /// Gives the connection up: what it was asked was not answered, or not in time.
+    pub fn disconnect(&mut self) {
+        self.client = None;
     }
 
     /// Leaves a marker in the stream, from a task and a connection of its own: the stream does not wait for it,

@@ -8,12 +8,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Ds, Lsn, Position, Timeline};
+use crate::change::{CutBackfill, Ds, Lsn, Position, TableName, Timeline};
 use crate::runtime::{Error, Result};
 
 const STREAM: &str = "stream";
 const CUT: &str = "cut";
 const COUNT: &str = "count/";
+const BACKFILL: &str = "backfill/";
 
 /// Where the stream stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +81,17 @@ impl TableCount {
     }
 }
 
+/// A later copy of a table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BackfillState {
+    /// The table.
+    pub table: TableName,
+    /// Asked for, and not whole yet.
+    pub wanted: bool,
+    /// Whole, and not in a cut yet.
+    pub done: Option<CutBackfill>,
+}
+
 /// The whole state, as found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureState {
@@ -89,6 +101,8 @@ pub struct CaptureState {
     pub cut: Option<CutState>,
     /// By topic.
     pub counts: HashMap<String, TableCount>,
+    /// By topic.
+    pub backfills: BTreeMap<String, BackfillState>,
 }
 
 impl CaptureState {
@@ -102,6 +116,8 @@ impl CaptureState {
                 _ => {
                     if let Some(topic) = key.strip_prefix(COUNT) {
                         state.counts.insert(topic.to_owned(), parse(key, value)?);
+                    } else if let Some(topic) = key.strip_prefix(BACKFILL) {
+                        state.backfills.insert(topic.to_owned(), parse(key, value)?);
                     }
                 }
             }
@@ -146,6 +162,14 @@ impl TableCount {
     }
 }
 
+impl BackfillState {
+    /// As an entry of an append; one that is neither wanted nor done removes it.
+    pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
+        let key = format!("{BACKFILL}{topic}");
+        if self.wanted || self.done.is_some() { entry(key, self) } else { (key, Vec::new()) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -164,10 +188,15 @@ mod tests {
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
         let within = TransactionCount { commit_lsn: Lsn(16), changes: 2 };
         let count = TableCount { changes: 3, dead_letters: 1, transaction: Some(within) };
-        let entries: BTreeMap<_, _> = [stream.entry(), cut.entry(), count.entry("shop.public.t")].into();
+        let copy = BackfillState { table: TableName::new("public", "t"), wanted: true, done: None };
+        let entries: BTreeMap<_, _> =
+            [stream.entry(), cut.entry(), count.entry("shop.public.t"), copy.entry("shop.public.t")].into();
         let state = CaptureState::read(&entries).unwrap();
         assert_eq!((state.stream, state.cut), (Some(stream), Some(cut)));
         assert_eq!(state.counts["shop.public.t"], count);
+        assert_eq!(state.backfills["shop.public.t"], copy);
+        let over = BackfillState { wanted: false, ..copy };
+        assert!(over.entry("t").1.is_empty(), "a copy that nobody waits for removes the entry");
         assert!(TableCount::default().entry("t").1.is_empty(), "zero removes the entry");
         let plain = TableCount { transaction: None, ..count };
         assert_eq!(

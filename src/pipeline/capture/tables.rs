@@ -33,6 +33,8 @@ pub struct Table {
     pub topic: Arc<str>,
     /// Changes since the last cut.
     pub count: TableCount,
+    /// Changes since this session began, whatever was cut.
+    pub total: TableCount,
     /// Where it was first seen: its changes up to here are in its copy, or none of it was captured then.
     pub since: Position,
     /// Whether `count` has changed since it was last put into an append.
@@ -42,6 +44,8 @@ pub struct Table {
     /// The columns of the wire, in order; without them rows come as the schema has them.
     wire: Option<Vec<String>>,
     encoder: TableEncoder,
+    /// Under which its schemas are registered.
+    ids: Option<SchemaIds>,
     unreported: Unreported,
 }
 
@@ -54,17 +58,26 @@ struct Unreported {
 }
 
 impl Table {
-    /// The encoder for rows in the order of the wire.
-    pub const fn encoder(&mut self) -> &mut TableEncoder {
-        &mut self.encoder
+    /// The encoder for rows in the order of the wire, and the shape that it writes.
+    pub const fn encoder(&mut self) -> (&mut TableEncoder, &TableSchema) {
+        (&mut self.encoder, &self.schema)
     }
 
     /// Counts what a change became.
     pub const fn counted(&mut self, records: u32, position: Position, commit_us: i64) {
         self.count.changes += records as u64;
+        self.total.changes += records as u64;
         self.unreported =
             Unreported { changes: self.unreported.changes + records as u64, position, commit_us };
         self.touched = true;
+    }
+
+    /// Counts a change that became a dead letter.
+    pub fn dead_lettered(&mut self) {
+        self.count.dead_letters += 1;
+        self.total.dead_letters += 1;
+        self.touched = true;
+        self.watch.dead_lettered(1);
     }
 
     /// Shows what has been captured since the last call.
@@ -246,7 +259,18 @@ impl Tables {
         let (options, source) = (self.options, self.source.clone());
         let Some(table) = self.by_name(name) else { return };
         table.encoder = encoder(&source, options, &table.schema, table.wire.as_deref(), Some(ids));
+        table.ids = Some(ids);
         table.watch.refused(None);
+    }
+
+    /// An encoder of its own for rows whose columns come in that order, of a table that is known and registered.
+    pub fn encoder_of(&mut self, name: &TableName, columns: &[String]) -> Option<TableEncoder> {
+        let (options, source) = (self.options, self.source.clone());
+        let table = self.by_name(name)?;
+        Some(match &table.encoder {
+            TableEncoder::Refused(reason) => TableEncoder::Refused(reason.clone()),
+            _ => encoder(&source, options, &table.schema, Some(columns), table.ids),
+        })
     }
 
     /// A table's schemas are refused: its changes become dead letters, and the other tables go on.
@@ -267,15 +291,27 @@ impl Tables {
         let encoder = encoder(&self.source, self.options, &schema, None, None);
         if let Some(index) = self.by_topic.get(&topic) {
             let table = &mut self.all[*index];
-            (table.schema, table.encoder, table.wire) = (schema, encoder, None);
+            (table.schema, table.encoder, table.wire, table.ids) = (schema, encoder, None, None);
             return *index;
         }
         let watch = self.ops.table(&schema.name);
-        let (count, unreported) = (TableCount::default(), Unreported::default());
+        let (count, total, unreported) = Default::default();
         self.by_topic.insert(Arc::clone(&topic), self.all.len());
         let since = position;
-        let (wire, touched) = (None, false);
-        self.all.push(Table { schema, topic, count, since, touched, watch, wire, encoder, unreported });
+        let (wire, ids, touched) = (None, None, false);
+        self.all.push(Table {
+            schema,
+            topic,
+            count,
+            total,
+            since,
+            touched,
+            watch,
+            wire,
+            encoder,
+            ids,
+            unreported,
+        });
         self.all.len() - 1
     }
 }

@@ -8,6 +8,7 @@
 //! paused past its end), every object it may still write has a name that follows from its content and is made
 //! by conditional create: it finds its own bytes there already, or is refused.
 
+mod gap;
 mod journal;
 mod table;
 
@@ -15,19 +16,25 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::change::{Ds, TableName};
+use tokio::sync::oneshot;
+
+use crate::change::{BACKFILL_PARTITION, Ds, TableName};
 use crate::coord::{Coordinator, Lease};
 use crate::envelope::{Options, routing};
 use crate::lake::Lake;
 use crate::log::{Log, LogPartition, Offset, OffsetRange};
-use crate::ops::{Component, DayTable, Ops};
+use crate::ops::{BackfillOf, Command, Component, DayTable, Gap, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
+use gap::Needed;
 use journal::Journal;
-use table::TableDelivery;
+use table::{Partitions, TableDelivery};
 
 /// A table, or a day's manifest, that failed is tried again after this long.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
+
+/// A new copy of a table is asked for again after this long, if it is still needed: asking twice is one copy.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// While the log is short of room, what tables hold is written early, no more often than this.
 const ROOM_PAUSE: Duration = Duration::from_secs(5);
@@ -146,6 +153,8 @@ struct Delivery<'a> {
     ops: &'a Ops,
     journal: Journal,
     tables: HashMap<String, TableDelivery>,
+    /// When a new copy of a table was asked for.
+    asked: HashMap<String, tokio::time::Instant>,
     /// When a table that failed is tried again.
     failed: HashMap<String, tokio::time::Instant>,
     /// When the manifest of a day is tried again.
@@ -163,7 +172,7 @@ struct Delivery<'a> {
 impl<'a> Delivery<'a> {
     fn new(settings: &'a DeliverSettings, log: &'a Arc<dyn Log>, lake: &'a Lake, ops: &'a Ops) -> Self {
         let journal = Journal::new(&settings.name);
-        let (tables, failed) = (HashMap::new(), HashMap::new());
+        let (tables, asked, failed) = (HashMap::new(), HashMap::new(), HashMap::new());
         Self {
             settings,
             log,
@@ -171,6 +180,7 @@ impl<'a> Delivery<'a> {
             ops,
             journal,
             tables,
+            asked,
             failed,
             day_failed: None,
             bound: false,
@@ -198,7 +208,7 @@ impl<'a> Delivery<'a> {
 
     /// A turn for every table that has something to do; whether there is more at once.
     async fn round(&mut self, shutdown: &Shutdown) -> Result<bool> {
-        let ranges = by_topic(self.log.ranges().await?);
+        let mut ranges = by_topic(self.log.ranges().await?);
         self.journal.refresh(self.log.as_ref()).await?;
         if let (false, Some(beginning)) = (self.bound, self.journal.beginning()) {
             self.lake.bind(beginning).await?;
@@ -214,7 +224,12 @@ impl<'a> Delivery<'a> {
             if self.failed.get(&topic).is_some_and(|until| tokio::time::Instant::now() < *until) {
                 continue;
             }
-            match self.turn(&topic, &name, ranges.get(&topic)).await {
+            let copies = routing::backfill_topic(&self.settings.name, &name);
+            let mut partitions = ranges.remove(&topic).unwrap_or_default();
+            if let Some((_, copies)) = ranges.remove(&copies).and_then(|mut copies| copies.pop_first()) {
+                partitions.insert(BACKFILL_PARTITION, copies);
+            }
+            match self.turn(&topic, &name, &partitions).await {
                 Ok(again) => more |= again,
                 Err(error) if error.class() == Class::Operator => self.isolate(topic, &name, &error),
                 Err(error) => return Err(error),
@@ -243,20 +258,14 @@ impl<'a> Delivery<'a> {
         Ok(more)
     }
 
-    async fn turn(
-        &mut self,
-        topic: &str,
-        name: &TableName,
-        ranges: Option<&BTreeMap<LogPartition, OffsetRange>>,
-    ) -> Result<bool> {
+    async fn turn(&mut self, topic: &str, name: &TableName, partitions: &Partitions) -> Result<bool> {
         if !self.tables.contains_key(topic) {
-            let watch = self.ops.table(name);
-            let table = TableDelivery::open(self.lake, topic, name, self.settings.envelope, watch).await?;
+            let (watch, options) = (self.ops.table(name), self.settings.envelope);
+            let table = TableDelivery::open(self.lake, topic, name, options, watch, self.day).await?;
             self.tables.insert(topic.to_owned(), table);
         }
         let Some(table) = self.tables.get_mut(topic) else { return Ok(false) };
-        let none = BTreeMap::new();
-        let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, ranges.unwrap_or(&none)).await?;
+        let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, partitions).await?;
         if let Some(manifest) = turn.published.then(|| table.manifest()).flatten() {
             let state = DayTable::Published {
                 rows: manifest.rows,
@@ -264,10 +273,43 @@ impl<'a> Delivery<'a> {
             };
             self.ops.days().table(manifest.ds, name, state);
         }
+        if let Some((ds, reason)) = turn.missed.and_then(|ds| Some((ds, table.missing(ds)?))) {
+            self.ops.days().table(ds, name, DayTable::Missing { reason: reason.to_owned() });
+        }
         if self.failed.remove(topic).is_some() {
             self.ops.table(name).set_state(crate::ops::TableState::Streaming);
         }
+        self.repair(topic, name, turn.needed);
         Ok(turn.more)
+    }
+
+    /// Asks for a new copy of a table which cannot be made otherwise: this process, if it captures, or the operator.
+    fn repair(&mut self, topic: &str, name: &TableName, needed: Option<Needed>) {
+        let Some(needed) = needed else {
+            if self.asked.remove(topic).is_some() {
+                self.ops.table(name).set_gap(None);
+            }
+            return;
+        };
+        if self.asked.get(topic).is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return;
+        }
+        let first = self.asked.insert(topic.to_owned(), tokio::time::Instant::now()).is_none();
+        let (reply, answer) = oneshot::channel();
+        let of = BackfillOf::Table { table: name.clone(), after: needed.after };
+        let here = self.ops.ask(Command::Backfill { of, reply }).is_some();
+        self.ops.table(name).set_gap(Some(Gap { reason: needed.reason, offsets: needed.offsets, here }));
+        if here {
+            let name = name.clone();
+            tokio::spawn(async move {
+                if let Ok(Err(error)) = answer.await {
+                    tracing::error!(table = %name, %error, "the new copy that the table needs is refused");
+                }
+            });
+        } else if first {
+            tracing::error!(table = %name, "run `tidemark backfill {name}` beside the process that captures: days are made of \
+                the table again from the first cut after its copy is whole");
+        }
     }
 
     /// The table waits, the others go on; it is tried again after a while.
@@ -305,12 +347,9 @@ impl<'a> Delivery<'a> {
 
     /// `<name>.transaction` is for others to read, and nothing of it goes into the lake: the log keeps it as long as it
     /// keeps what is in the lake, and lets go of it then.
-    async fn trim_transactions(
-        &mut self,
-        ranges: &HashMap<String, BTreeMap<LogPartition, OffsetRange>>,
-    ) -> Result<()> {
+    async fn trim_transactions(&mut self, ranges: &HashMap<String, Partitions>) -> Result<()> {
         let topic = routing::transaction_topic(&self.settings.name);
-        for (partition, range) in ranges.get(&topic).into_iter().flatten() {
+        for (partition, range) in ranges.get(&topic).into_iter().flat_map(BTreeMap::values) {
             if range.end > self.transactions_trimmed {
                 self.log.trim(partition, range.end).await?;
                 self.transactions_trimmed = range.end;
@@ -325,16 +364,18 @@ impl<'a> Delivery<'a> {
         let open: Vec<_> = self.journal.cuts_after(self.day).cloned().collect();
         for cut in open {
             let done = |topic: &String| {
-                self.tables.get(topic).and_then(TableDelivery::published).is_some_and(|ds| ds >= cut.ds)
+                self.tables.get(topic).and_then(TableDelivery::decided).is_some_and(|ds| ds >= cut.ds)
             };
             if !cut.tables.keys().all(done) {
                 break;
             }
-            if self.lake.publish_day(&cut).await?.is_none() {
-                break;
-            }
+            let missing =
+                |topic: &String| Some((topic.clone(), self.tables.get(topic)?.missing(cut.ds)?.to_owned()));
+            let missing: BTreeMap<_, _> = cut.tables.keys().filter_map(missing).collect();
+            let Some(day) = self.lake.publish_day(&cut, &missing).await? else { break };
             self.ops.days().published(cut.ds);
-            tracing::info!(ds = %cut.ds, tables = cut.tables.len(), lsn = %cut.lsn, "the day is complete");
+            let (tables, missing) = (day.tables.len(), day.missing.len());
+            tracing::info!(ds = %cut.ds, tables, missing, lsn = %cut.lsn, "the day is complete");
             self.day = Some(cut.ds);
             published = true;
         }
@@ -349,12 +390,11 @@ async fn until(due: Option<tokio::time::Instant>) {
     }
 }
 
-fn by_topic(
-    ranges: BTreeMap<LogPartition, OffsetRange>,
-) -> HashMap<String, BTreeMap<LogPartition, OffsetRange>> {
-    let mut topics: HashMap<String, BTreeMap<LogPartition, OffsetRange>> = HashMap::new();
+fn by_topic(ranges: BTreeMap<LogPartition, OffsetRange>) -> HashMap<String, Partitions> {
+    let mut topics: HashMap<String, Partitions> = HashMap::new();
     for (partition, range) in ranges {
-        topics.entry(partition.topic.to_string()).or_default().insert(partition, range);
+        let of_topic = topics.entry(partition.topic.to_string()).or_default();
+        of_topic.insert(partition.partition, (partition, range));
     }
     topics
 }

@@ -5,6 +5,9 @@
 //!   log partition ── read ─ decode ─> stager ── change files ──┴─> merge with the day before ─> publish ─> trim
 //! ```
 //!
+//! What the log's retention has passed before it was staged is a gap ([`gap`]): days whose changes lie in it are told as
+//! missing, until a cut tells of a new copy of the table.
+//!
 //! Nothing is remembered between processes but what is in the lake: the last manifest says where its day
 //! ended, the change files say how far staging came. So any process may go on from any place, and two that
 //! do the same work make the same objects.
@@ -12,13 +15,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::change::{Cut, Datum, Op, SchemaVersion, TableName};
+use crate::change::{Cut, Datum, Ds, Op, SchemaVersion, TableName};
 use crate::envelope::{Options, TableDecoder, peek};
 use crate::lake::{DeadRecord, Lake, Manifest, StagedChange, Stager};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;
-use crate::runtime::{Error, Result};
+use crate::runtime::Result;
 
+use super::gap::{Gaps, Needed};
 use super::journal::Journal;
 
 /// Bytes read from a log partition before the next table has its turn.
@@ -32,6 +36,11 @@ pub struct TableDelivery {
     options: Options,
     watch: Arc<TableStats>,
     published: Option<Manifest>,
+    /// The last day of which it is known whether the table is in it.
+    decided: Option<Ds>,
+    gaps: Gaps,
+    /// Days which the table is not in, and why.
+    missing: BTreeMap<Ds, String>,
     stagers: BTreeMap<u32, Stager>,
     /// Up to where the log was told that it may let go, by log partition.
     trimmed: BTreeMap<u32, Offset>,
@@ -39,33 +48,45 @@ pub struct TableDelivery {
 }
 
 /// What a turn did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct Turn {
     /// There is more to read at once.
     pub more: bool,
     /// A day of the table was published.
     pub published: bool,
+    /// A day the table is not in.
+    pub missed: Option<Ds>,
+    /// What only a new copy of the table can mend.
+    pub needed: Option<Needed>,
 }
 
+/// The log partitions of a table, by number, with their ranges. The topic of its copies is one of them.
+pub type Partitions = BTreeMap<u32, (LogPartition, OffsetRange)>;
+
 impl TableDelivery {
-    /// Finds out where the lake stands.
+    /// Finds out where the lake stands. `day` is the last one that is complete, and so decided for every table.
     pub async fn open(
         lake: &Lake,
         topic: &str,
         name: &TableName,
         options: Options,
         watch: Arc<TableStats>,
+        day: Option<Ds>,
     ) -> Result<Self> {
         let published = lake.latest_manifest(name).await?;
         if let Some(manifest) = &published {
             watch.set_published(manifest.ds);
         }
+        let decided = day.max(published.as_ref().map(|manifest| manifest.ds));
         Ok(Self {
             topic: topic.to_owned(),
             name: name.clone(),
             options,
             watch,
             published,
+            decided,
+            gaps: Gaps::default(),
+            missing: BTreeMap::new(),
             stagers: BTreeMap::new(),
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
@@ -73,8 +94,18 @@ impl TableDelivery {
     }
 
     /// The last day published.
-    pub fn published(&self) -> Option<crate::change::Ds> {
+    fn published(&self) -> Option<Ds> {
         self.published.as_ref().map(|manifest| manifest.ds)
+    }
+
+    /// The last day that was published, or of which it is known that the table is not in it.
+    pub const fn decided(&self) -> Option<Ds> {
+        self.decided
+    }
+
+    /// Why the table is not in a day.
+    pub fn missing(&self, ds: Ds) -> Option<&str> {
+        self.missing.get(&ds).map(String::as_str)
     }
 
     /// The last manifest.
@@ -97,39 +128,57 @@ impl TableDelivery {
 
     /// Stages what the log holds, up to the next cut, and publishes the day when the cut is reached.
     ///
-    /// `ranges` are those of the table's log partitions, taken before the journal was refreshed. Not
-    /// cancel-safe: a delivery whose turn was dropped or failed has to [`Self::forget`] what it holds.
+    /// `partitions` have ranges that were taken before the journal was refreshed. Not cancel-safe: a delivery whose
+    /// turn was dropped or failed has to drop what it holds.
     pub async fn turn(
         &mut self,
         log: &dyn Log,
         lake: &Lake,
         journal: &Journal,
-        ranges: &BTreeMap<LogPartition, OffsetRange>,
+        partitions: &Partitions,
     ) -> Result<Turn> {
-        let cut =
-            journal.cuts_after(self.published()).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
+        let cut = journal.cuts_after(self.decided).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
         let mut turn = Turn::default();
-        let mut complete = true;
-        for (partition, range) in ranges {
-            let end = cut.as_ref().map(|cut| self.cut_end(cut, partition.partition));
+        // A cut may be newer than the ranges, and name a log partition that they have not.
+        let ends =
+            cut.as_ref().and_then(|cut| cut.tables.get(&self.topic)).map_or(&[][..], |table| &table.ends);
+        let mut complete = ends.iter().all(|end| end.end == 0 || partitions.contains_key(&end.partition));
+        for (number, (partition, range)) in partitions {
+            let end = cut.as_ref().map(|cut| self.cut_end(cut, *number));
             let target = end.map_or(range.end, |end| end.min(range.end));
-            self.stage(log, lake, journal, partition, *range, target).await?;
-            let Some(stager) = self.stagers.get_mut(&partition.partition) else { continue };
+            self.resume(lake, *number, *range, target).await?;
+            self.stage(log, journal, *number, (partition, *range), target).await?;
+            let Some(stager) = self.stagers.get_mut(number) else { continue };
             turn.more |= stager.next_offset() < target;
             match (&cut, end) {
                 (Some(cut), Some(end)) if stager.next_offset() >= end => {
-                    stager.close(end, cut.at.as_microsecond()).await?;
+                    // Beyond it, where the log begins beyond it.
+                    if stager.durable() <= end {
+                        stager.close(end, cut.at.as_microsecond()).await?;
+                    }
                 }
                 _ => complete = false,
             }
         }
-        self.watch.set_end_offset(ranges.values().map(|range| range.end).sum());
+        self.watch.set_end_offset(partitions.values().map(|(_, range)| range.end).sum());
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if let Some(cut) = cut.filter(|_| complete) {
-            self.publish(lake, journal, &cut).await?;
-            turn = Turn { more: true, published: true };
+            turn.more = true;
+            match self.gaps.lacking(journal, &self.topic, (self.published(), self.decided), &cut) {
+                Some(reason) => {
+                    tracing::error!(table = %self.name, ds = %cut.ds, reason, "the table is missing from the day");
+                    self.missing.insert(cut.ds, reason);
+                    turn.missed = Some(cut.ds);
+                }
+                None => {
+                    self.publish(lake, journal, &cut).await?;
+                    turn.published = true;
+                }
+            }
+            self.decided = Some(cut.ds);
         }
-        self.trim(log, ranges).await?;
+        turn.needed = self.gaps.needed(journal, &self.topic, (self.published(), self.decided));
+        self.trim(log, partitions).await?;
         Ok(turn)
     }
 
@@ -138,34 +187,56 @@ impl TableDelivery {
         ends.iter().find(|end| end.partition == partition).map_or(0, |end| end.end)
     }
 
+    /// Makes ready to stage a log partition from where that was left off, or from the first offset there is beyond.
+    async fn resume(&mut self, lake: &Lake, number: u32, range: OffsetRange, target: Offset) -> Result<()> {
+        let mut next = match self.stagers.get(&number) {
+            Some(stager) => stager.next_offset(),
+            None => {
+                let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
+                let since = self.published();
+                let next = lake.chain(&self.name, number, (from, None), since).await?.next;
+                self.stagers.insert(number, lake.stager(&self.name, number, next));
+                next
+            }
+        };
+        if !is_lost(next, range, target) {
+            return Ok(());
+        }
+        let Some(stager) = self.stagers.get_mut(&number) else { return Ok(()) };
+        stager.flush().await?;
+        let mut beyond = next;
+        // What was staged after an earlier gap, by a process that ended since.
+        if let Some((start, staged)) = lake.staged_beyond(&self.name, number, next).await? {
+            (beyond, next) = (start, staged);
+        }
+        if is_lost(next, range, target) {
+            next = range.start.min(target);
+            beyond = next;
+        }
+        let from = stager.next_offset();
+        if self.gaps.note(number, from..beyond) {
+            tracing::error!(
+                table = %self.name, log_partition = number, from, to = beyond,
+                "records are not in the log any more and were not staged: its retention has passed them"
+            );
+        }
+        self.stagers.insert(number, lake.stager(&self.name, number, next));
+        Ok(())
+    }
+
     /// Stages one log partition, up to `target` and for one turn.
     async fn stage(
         &mut self,
         log: &dyn Log,
-        lake: &Lake,
         journal: &Journal,
-        partition: &LogPartition,
-        range: OffsetRange,
+        number: u32,
+        (partition, range): (&LogPartition, OffsetRange),
         target: Offset,
     ) -> Result<()> {
-        let number = partition.partition;
-        if !self.stagers.contains_key(&number) {
-            let from = self.published.as_ref().map_or(0, |manifest| end_of(manifest, number));
-            let since = self.published();
-            let chain = lake.chain(&self.name, number, (from, None), since).await?;
-            if chain.next < range.start && range.start < range.end {
-                return Err(Error::operator(format!(
-                    "{partition}: offsets {}..{} are not staged and not in the log any more",
-                    chain.next, range.start
-                ))
-                .mend("The log's retention passed them. Move the log and the lake's folders of the table aside and start again: a new backfill is made."));
-            }
-            self.stagers.insert(number, lake.stager(&self.name, number, chain.next));
-        }
         let mut budget = TURN_BYTES;
         while budget > 0 {
             let Some(stager) = self.stagers.get(&number) else { break };
-            let from = stager.next_offset();
+            let from = stager.next_offset().max(range.start);
             if from >= target {
                 break;
             }
@@ -233,7 +304,8 @@ impl TableDelivery {
     async fn publish(&mut self, lake: &Lake, journal: &Journal, cut: &Cut) -> Result<()> {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let schema = journal.shape(&self.topic, table.schema_version)?;
-        let from = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
+        let held = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
+        let from = table.backfill.as_ref().map_or(held, |copy| copy.schema_version);
         journal.same_key(&self.topic, from, table.schema_version)?;
         let started = std::time::Instant::now();
         let manifest = lake.merge_and_publish(schema, cut, &self.topic, self.published.as_ref()).await?;
@@ -243,15 +315,18 @@ impl TableDelivery {
             dead_letters = manifest.changes.dead_letters, seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
+        if table.backfill.is_some() {
+            self.gaps = Gaps::default();
+        }
         Ok(())
     }
 
     /// The change files hold everything below their end: the log may let go of it. Also between two cuts, or
     /// a log with a limit would have to hold a whole day.
-    async fn trim(&mut self, log: &dyn Log, ranges: &BTreeMap<LogPartition, OffsetRange>) -> Result<()> {
-        for partition in ranges.keys() {
-            let Some(stager) = self.stagers.get(&partition.partition) else { continue };
-            let trimmed = self.trimmed.entry(partition.partition).or_default();
+    async fn trim(&mut self, log: &dyn Log, partitions: &Partitions) -> Result<()> {
+        for (number, (partition, _)) in partitions {
+            let Some(stager) = self.stagers.get(number) else { continue };
+            let trimmed = self.trimmed.entry(*number).or_default();
             if stager.durable() > *trimmed {
                 log.trim(partition, stager.durable()).await?;
                 *trimmed = stager.durable();
@@ -286,13 +361,37 @@ fn dead<'a>(offset: Offset, record: &RecordRef<'a>, reason: &'a str) -> DeadReco
     }
 }
 
-/// Where a day ended in a log partition.
-fn end_of(manifest: &Manifest, partition: u32) -> Offset {
-    manifest.log.iter().find(|range| range.partition == partition).map_or(0, |range| range.end)
+/// Whether the log does not hold any more what comes next. One offset alone may be a transaction's marker, unless it is
+/// the last before `target`, which is just past a record: then the sum at the cut tells whether a record was there.
+fn is_lost(next: Offset, range: OffsetRange, target: Offset) -> bool {
+    let held = range.start.min(target);
+    next < held && (held == target || next + 1 < held)
 }
 
 /// An empty vector of another lifetime in the same buffer.
 fn empty<'b>(mut row: Vec<Datum<'_>>) -> Vec<Datum<'b>> {
     row.clear();
     row.into_iter().map(|_| Datum::Null).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_marker_at_the_end_of_what_was_staged_is_no_loss() {
+        let range = |start, end| OffsetRange { start, end };
+        for (next, start, end, target, lost) in [
+            (10, 0, 20, 20, false),
+            (10, 10, 20, 20, false),
+            (10, 11, 20, 20, false),
+            (10, 12, 20, 20, true),
+            (10, 11, 11, 11, true),
+            (10, 30, 40, 11, true),
+            (10, 30, 40, 10, false),
+            (10, 10, 10, 10, false),
+        ] {
+            assert_eq!(is_lost(next, range(start, end), target), lost, "{next} {start} {end} {target}");
+        }
+    }
 }

@@ -66,13 +66,7 @@ impl<'a> Copy<'a> {
         point: &ConsistentPoint,
         wanted: &Wanted,
     ) -> Result<Copied> {
-        let table = wanted.name.quoted();
-        // From here to the end of the transaction the table can be neither truncated nor rewritten.
-        match sql.execute(&format!("LOCK TABLE {table} IN ACCESS SHARE MODE")).await {
-            Err(error) if is_gone(&error) => return Ok(Copied::Not),
-            locked => locked?,
-        }
-        if !wanted.storage.is_now(sql, wanted.oid).await? {
+        if !lock_as_it_was(sql, wanted).await? {
             return Ok(Copied::Not);
         }
         let Some(schema) = catalog::load_table(sql, wanted.oid).await? else { return Ok(Copied::Not) };
@@ -80,16 +74,7 @@ impl<'a> Copy<'a> {
             self.tables.isolate(&schema.name, &error);
             return Ok(Copied::Refused);
         }
-        let columns: Vec<String> = schema.columns.iter().map(|column| quote_ident(&column.name)).collect();
-        // The query form also reads the partitions of a partitioned table; ONLY keeps to the table itself,
-        // as replication does, where others inherit from it.
-        let only = if wanted.storage.partitioned { "" } else { "ONLY " };
-        let statement = format!("COPY (SELECT {} FROM {only}{table}) TO STDOUT", columns.join(", "));
-        let rows = match sql.copy_out(&statement).await {
-            Err(error) if is_gone(&error) => return Ok(Copied::Not),
-            Err(error) => return Err(Error::retry(format!("copying {table}")).cause(error)),
-            Ok(rows) => rows,
-        };
+        let Some(rows) = copy_out(sql, wanted, &schema).await? else { return Ok(Copied::Not) };
         let change = self.tables.evolve(schema.clone(), point.position(self.rows))?;
         self.registrar.register(self.tables, &schema.name).await?;
         if let Some(change) = change {
@@ -145,6 +130,35 @@ impl<'a> Copy<'a> {
         }
         watch.backfilled(unreported, bytes);
         Ok(())
+    }
+}
+
+/// Locks a table, within the transaction that has begun under a point's snapshot, so that it can be neither truncated
+/// nor rewritten to its end; false when that has happened to it since the point.
+pub(super) async fn lock_as_it_was(sql: &mut Client, wanted: &Wanted) -> Result<bool> {
+    match sql.execute(&format!("LOCK TABLE {} IN ACCESS SHARE MODE", wanted.name.quoted())).await {
+        Err(error) if is_gone(&error) => Ok(false),
+        Err(error) => Err(error),
+        Ok(()) => wanted.storage.is_now(sql, wanted.oid).await,
+    }
+}
+
+/// Begins to copy these columns of a table; none when it does not have them any more.
+pub(super) async fn copy_out<'c>(
+    sql: &'c mut Client,
+    wanted: &Wanted,
+    schema: &TableSchema,
+) -> Result<Option<CopyOut<'c>>> {
+    let table = wanted.name.quoted();
+    let columns: Vec<String> = schema.columns.iter().map(|column| quote_ident(&column.name)).collect();
+    // The query form also reads the partitions of a partitioned table; ONLY keeps to the table itself,
+    // as replication does, where others inherit from it.
+    let only = if wanted.storage.partitioned { "" } else { "ONLY " };
+    let statement = format!("COPY (SELECT {} FROM {only}{table}) TO STDOUT", columns.join(", "));
+    match sql.copy_out(&statement).await {
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(Error::retry(format!("copying {table}")).cause(error)),
+        Ok(rows) => Ok(Some(rows)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The first copy of the tables.
+//! The first copy of the tables. Those which are asked for later are in [`asked`].
 //!
 //! ```text
 //!   slot (stays) ───P0─────────P1──────────────P2── stream from P1 ──>
@@ -23,8 +23,11 @@
 //!
 //! [`Table::since`]: super::tables::Table::since
 
+mod asked;
 mod copy;
+mod copying;
 mod point;
+mod reader;
 
 use std::time::Instant;
 
@@ -41,8 +44,10 @@ use super::registrar::Registrar;
 use super::state::{CutState, StreamState};
 use super::tables::Tables;
 use super::{CaptureSettings, first_state};
+pub use asked::Backfills;
 use copy::{Copied, Copy};
 use point::{ConsistentPoint, Storage};
+pub use reader::CopyEvent;
 
 /// A table that is rewritten faster than it can be copied gets so many snapshots of its own.
 const POINTS_MAX: u32 = 100;
