@@ -235,7 +235,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
 /// A registry which, from some moment on, takes connections and says nothing.
 struct Silent {
     port: u16,
-    silent: Arc<AtomicBool>,
+    says_nothing: Arc<AtomicBool>,
     asked: mpsc::UnboundedReceiver<()>,
 }
 
@@ -243,13 +243,13 @@ impl Silent {
     async fn start(registry: Option<u16>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let silent = Arc::new(AtomicBool::new(registry.is_none()));
+        let says_nothing = Arc::new(AtomicBool::new(registry.is_none()));
         let (asking, asked) = mpsc::unbounded_channel();
-        let says_nothing = Arc::clone(&silent);
+        let is_silent = Arc::clone(&says_nothing);
         tokio::spawn(async move {
             let mut held = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                match registry.filter(|_| !says_nothing.load(Ordering::SeqCst)) {
+                match registry.filter(|_| !is_silent.load(Ordering::SeqCst)) {
                     Some(registry) => {
                         let mut upstream = TcpStream::connect(("127.0.0.1", registry)).await.unwrap();
                         let _ = tokio::time::timeout(
@@ -265,7 +265,7 @@ impl Silent {
                 }
             }
         });
-        Self { port, silent, asked }
+        Self { port, says_nothing, asked }
     }
 }
 
@@ -286,7 +286,7 @@ async fn sigterm_ends_the_process_although_the_registry_says_nothing() {
         let mut running = connector.start("capture");
         if port.is_some() {
             running.ready().await;
-            silent.silent.store(true, Ordering::SeqCst);
+            silent.says_nothing.store(true, Ordering::SeqCst);
             client
                 .batch_execute("ALTER TABLE orders ADD COLUMN a int; INSERT INTO orders VALUES (1000)")
                 .await
