@@ -11,8 +11,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use registry::Registry;
 use rustix::process::Signal;
@@ -20,7 +18,7 @@ use serde_json::{Value, json};
 use support::lake::{duckdb, postgres, python};
 use support::{Connector, Kafka, PATIENCE, Postgres, wait_until};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const LOGIN: (&str, &str) = ("tidemark", "geheim-91c4");
 
@@ -235,7 +233,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
 /// A registry which, from some moment on, takes connections and says nothing.
 struct Silent {
     port: u16,
-    says_nothing: Arc<AtomicBool>,
+    silent: watch::Sender<bool>,
     asked: mpsc::UnboundedReceiver<()>,
 }
 
@@ -243,20 +241,23 @@ impl Silent {
     async fn start(registry: Option<u16>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let says_nothing = Arc::new(AtomicBool::new(registry.is_none()));
+        let silent = watch::Sender::new(registry.is_none());
         let (asking, asked) = mpsc::unbounded_channel();
-        let is_silent = Arc::clone(&says_nothing);
+        let says_nothing = silent.subscribe();
         tokio::spawn(async move {
             let mut held = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                match registry.filter(|_| !is_silent.load(Ordering::SeqCst)) {
+                match registry.filter(|_| !*says_nothing.borrow()) {
                     Some(registry) => {
                         let mut upstream = TcpStream::connect(("127.0.0.1", registry)).await.unwrap();
-                        let _ = tokio::time::timeout(
-                            std::time::Duration::from_secs(1),
-                            tokio::io::copy_bidirectional(&mut stream, &mut upstream),
-                        )
-                        .await;
+                        let mut says_nothing = says_nothing.clone();
+                        tokio::spawn(async move {
+                            // A connection that is kept open would go on being answered.
+                            tokio::select! {
+                                _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream) => {}
+                                _ = says_nothing.wait_for(|silent| *silent) => {}
+                            }
+                        });
                     }
                     None => {
                         held.push(stream);
@@ -265,7 +266,7 @@ impl Silent {
                 }
             }
         });
-        Self { port, says_nothing, asked }
+        Self { port, silent, asked }
     }
 }
 
@@ -286,7 +287,7 @@ async fn sigterm_ends_the_process_although_the_registry_says_nothing() {
         let mut running = connector.start("capture");
         if port.is_some() {
             running.ready().await;
-            silent.says_nothing.store(true, Ordering::SeqCst);
+            silent.silent.send_replace(true);
             client
                 .batch_execute("ALTER TABLE orders ADD COLUMN a int; INSERT INTO orders VALUES (1000)")
                 .await

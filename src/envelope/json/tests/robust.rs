@@ -253,7 +253,8 @@ proptest! {
         let mut row = Vec::new();
         let decoder = TableDecoder::new(&schema, Options::default());
         if decoder.decode(&damaged.iter().next().unwrap(), &mut row).is_ok() {
-            serde_json::from_slice::<serde_json::Value>(&json).expect("only valid JSON is taken");
+            // Not as a value, which has no room for 1e999.
+            serde_json::from_slice::<serde::de::IgnoredAny>(&json).expect("only valid JSON is taken");
         }
     }
 }
