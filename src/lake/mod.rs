@@ -32,7 +32,8 @@ use manifest::from_bytes;
 use stage::StageLimits;
 
 pub use manifest::{
-    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, PartFile,
+    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, MissingTable,
+    PartFile,
 };
 pub use stage::{
     Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
