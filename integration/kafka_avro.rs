@@ -233,7 +233,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
 /// A registry which, from some moment on, takes connections and says nothing.
 struct Silent {
     port: u16,
-    silent: watch::Sender<bool>,
+    says_nothing: watch::Sender<bool>,
     asked: mpsc::UnboundedReceiver<()>,
 }
 
@@ -241,21 +241,21 @@ impl Silent {
     async fn start(registry: Option<u16>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let silent = watch::Sender::new(registry.is_none());
+        let says_nothing = watch::Sender::new(registry.is_none());
         let (asking, asked) = mpsc::unbounded_channel();
-        let says_nothing = silent.subscribe();
+        let is_silent = says_nothing.subscribe();
         tokio::spawn(async move {
             let mut held = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                match registry.filter(|_| !*says_nothing.borrow()) {
+                match registry.filter(|_| !*is_silent.borrow()) {
                     Some(registry) => {
                         let mut upstream = TcpStream::connect(("127.0.0.1", registry)).await.unwrap();
-                        let mut says_nothing = says_nothing.clone();
+                        let mut is_silent = is_silent.clone();
                         tokio::spawn(async move {
                             // A connection that is kept open would go on being answered.
                             tokio::select! {
                                 _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream) => {}
-                                _ = says_nothing.wait_for(|silent| *silent) => {}
+                                _ = is_silent.wait_for(|silent| *silent) => {}
                             }
                         });
                     }
@@ -266,7 +266,7 @@ impl Silent {
                 }
             }
         });
-        Self { port, silent, asked }
+        Self { port, says_nothing, asked }
     }
 }
 
@@ -287,7 +287,7 @@ async fn sigterm_ends_the_process_although_the_registry_says_nothing() {
         let mut running = connector.start("capture");
         if port.is_some() {
             running.ready().await;
-            silent.silent.send_replace(true);
+            silent.says_nothing.send_replace(true);
             client
                 .batch_execute("ALTER TABLE orders ADD COLUMN a int; INSERT INTO orders VALUES (1000)")
                 .await
