@@ -34,6 +34,8 @@ def consumer(isolation):
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "check.crcs": True,
+        # Questions for offsets wait behind a fetch that has nothing to give.
+        "fetch.wait.max.ms": 20,
         "reconnect.backoff.max.ms": 1000,
         "log_level": 2,
     })
