@@ -5,6 +5,7 @@
     big       2,000,000 such rows in one transaction
     backfill  1,000,000 such rows by COPY
     kafka     wide, drained into a Kafka broker; latency, from commit to consumer, through it (see kafka.py)
+    debezium  the same two by Debezium; only if ONLY names it
 
 The ceiling of a drain is pg_recvlogical (pgoutput) on a copy of the same slot, to /dev/null; that of a
 backfill is COPY ... TO STDOUT, to /dev/null. Each pair runs in turn ROUNDS times, and medians are compared:
@@ -131,7 +132,7 @@ def main():
     try:
         ends = {}
         for name, rows, per in (("wide", ROWS, 1000), ("big", BIG_ROWS, 0)):
-            if name in ONLY or (name == "wide" and {"backfill", "kafka"} & set(ONLY)):
+            if name in ONLY or (name == "wide" and {"backfill", "kafka", "debezium"} & set(ONLY)):
                 print(f"loading {name}: {rows:,} rows", flush=True)
                 ends[name] = load(pg, name, rows, per)
         for name, rows in (("wide", ROWS), ("big", BIG_ROWS)):
@@ -147,7 +148,7 @@ def main():
             print(f"  {'tidemark into the embedded log':34}{ROWS / median(ours, 'seconds'):>12,.0f}{median(ours, 'cpu') / ROWS * 1e6:>15.2f}  CPU s/million (own)")
             print(f"  {'ratio':34}{ratio:>12.0%}   target >= 70%: {verdict(ratio, 0.7, True)}")
             print(f"  {'peak RSS, MB':34}{median(ours, 'rss'):>12.0f}")
-        if {"kafka", "latency"} & set(ONLY):
+        if {"kafka", "latency", "debezium"} & set(ONLY):
             kafka.run(pg, folder, ONLY, ROWS, ROUNDS, ends.get("wide"))
     finally:
         pg.stop()

@@ -3,6 +3,7 @@
     kafka     the slot of `wide`, into one topic of one partition on one broker of this machine, which shares its cores
     latency   RATE single-row transactions a second; a consumer of what is committed (librdkafka, isolation.level=
               read_committed) subtracts the time in each row, taken in its INSERT, from its own clock
+    debezium  both again with Debezium on Kafka Connect, if ONLY names it (and .debezium is there: make debezium)
 
 What is drained is read back after the clock: each row must be there once.
 
@@ -135,10 +136,97 @@ def started(folder, pg, table):
     return process, active
 
 
+CONNECT = """bootstrap.servers=127.0.0.1:{broker}
+key.converter=org.apache.kafka.connect.json.JsonConverter
+value.converter=org.apache.kafka.connect.json.JsonConverter
+key.converter.schemas.enable=false
+value.converter.schemas.enable=false
+offset.storage.file.filename={folder}/offsets
+listeners=http://127.0.0.1:{port}
+plugin.path={root}/.debezium/plugins
+plugin.discovery=service_load
+producer.compression.type=lz4
+producer.linger.ms={linger_ms}
+producer.batch.size=262144
+producer.buffer.memory=67108864
+"""
+
+DEBEZIUM = """name=bench
+connector.class=io.debezium.connector.postgresql.PostgresConnector
+tasks.max=1
+database.hostname=127.0.0.1
+database.port={pg}
+database.user=postgres
+database.password=none
+database.dbname=bench
+topic.prefix={name}
+plugin.name=pgoutput
+slot.name=tidemark_{table}
+publication.name=pub_{table}
+publication.autocreate.mode=disabled
+table.include.list=public.{table}
+snapshot.mode=no_data
+message.prefix.exclude.list=end
+statistics.metrics.enabled=false
+poll.interval.ms=10
+max.batch.size=8192
+max.queue.size=32768
+topic.creation.default.replication.factor=1
+topic.creation.default.partitions=1
+"""
+
+
+def started_debezium(folder, pg, broker, name, table, linger_ms):
+    """Debezium, streaming: its process and its walsender. The heap is what Kafka's own scripts give to Connect."""
+    plugins = ROOT / ".debezium/plugins"
+    if not plugins.exists():
+        sys.exit(f"{plugins} is missing: make debezium")
+    values = dict(broker=broker.port, folder=folder, port=free_port(), root=ROOT, linger_ms=linger_ms, pg=pg.port, name=name, table=table)
+    (folder / "worker.properties").write_text(CONNECT.format(**values))
+    (folder / "bench.properties").write_text(DEBEZIUM.format(**values))
+    log = open(folder / "tidemark.log", "w")
+    process = subprocess.Popen(["java", "-Xms256M", "-Xmx2G", "-XX:+UseG1GC", "-cp", f"{ROOT}/.debezium/libs/*",
+                                "org.apache.kafka.connect.cli.ConnectStandalone", folder / "worker.properties", folder / "bench.properties"],
+                               stdout=log, stderr=log)
+    deadline = time.time() + LIMIT_S
+    while not (active := walsender(pg, f"tidemark_{table}")):
+        if process.poll() is not None or time.time() > deadline:
+            fail(folder, process, "Debezium did not start to stream")
+        time.sleep(0.01)
+    return process, active
+
+
 def stop(process, pg, table):
     process.send_signal(signal.SIGTERM)
     process.wait(60)
     drop_slot(pg, f"tidemark_{table}")
+
+
+def drain_debezium(pg, broker, rows, number):
+    """Until its topic has as many records as there are rows: it tells the server of its progress only now and then."""
+    name = f"debezium{number}"
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = pathlib.Path(tmp)
+        copy_slot(pg, "wide", "tidemark_wide")
+        process, active = started_debezium(folder, pg, broker, name, "wide", 5)
+        began, before = time.time(), [cpu_s(p) or 0.0 for p in (process.pid, active, broker.process.pid)]
+        consumer, end, deadline = clients().Consumer({**broker.consumer(), "log_level": 0}), 0, began + LIMIT_S
+        partition = clients().TopicPartition(f"{name}.public.wide", 0)
+        while end < rows:
+            if process.poll() is not None or time.time() > deadline:
+                fail(folder, process, "Debezium did not drain the slot")
+            try:
+                end = consumer.get_watermark_offsets(partition, timeout=5, cached=False)[1]
+            except clients().KafkaException:
+                pass
+            time.sleep(0.05)
+        seconds = time.time() - began
+        spent = [(cpu_s(p) or 0.0) - b for p, b in zip((process.pid, active, broker.process.pid), before)]
+        result = dict(seconds=seconds, cpu=spent[0], sender_cpu=spent[1], broker_cpu=spent[2], rss=peak_mb(process.pid))
+        consumer.close()
+        stop(process, pg, "wide")
+    read_back(broker, f"{name}.public.wide", rows)
+    return result
 
 
 def drain(pg, broker, rows, end, number):
@@ -182,15 +270,20 @@ def read_back(broker, topic, rows):
         sys.exit(f"{topic} holds {len(seen):,} of {rows:,} rows, and {doubled:,} of them more than once")
 
 
-def latency(pg, broker):
+def latency(pg, broker, with_debezium):
+    pg.sql("drop table if exists lat; drop publication if exists pub_lat")
     pg.sql("create table lat (id bigserial primary key, ts_us bigint not null, note text not null)")
     pg.sql("create publication pub_lat for table lat")
     pg.sql("select pg_create_logical_replication_slot('tidemark_lat', 'pgoutput')")
-    topic, got, done = "latency.public.lat", [], threading.Event()
+    name = "latency_debezium" if with_debezium else "latency"
+    topic, got, done = f"{name}.public.lat", [], threading.Event()
     with tempfile.TemporaryDirectory() as tmp:
         folder = pathlib.Path(tmp)
-        config(folder, pg, broker, "latency", "lat", 0)
-        process, _ = started(folder, pg, "lat")
+        if with_debezium:
+            process, _ = started_debezium(folder, pg, broker, name, "lat", 0)
+        else:
+            config(folder, pg, broker, name, "lat", 0)
+            process, _ = started(folder, pg, "lat")
         pg.sql("insert into lat (ts_us, note) values (0, 'makes the topic')")
         reader = threading.Thread(target=consume, args=(broker, topic, got, done), daemon=True)
         reader.start()
@@ -230,6 +323,14 @@ def consume(broker, topic, got, done):
     consumer.close()
 
 
+def report_debezium(rows, theirs):
+    per_million = lambda key: median(theirs, key) / rows * 1e6
+    print(f"\ndebezium: {rows:,} rows, medians of {len(theirs)}")
+    print(f"  {'Debezium into Kafka':34}{rows / median(theirs, 'seconds'):>12,.0f}{per_million('cpu'):>15.2f}  (own; its walsender "
+          f"{per_million('sender_cpu'):.2f}, the broker {per_million('broker_cpu'):.2f})")
+    print(f"  {'peak RSS, MB':34}{median(theirs, 'rss'):>12.0f}")
+
+
 def report_drain(rows, ceilings, ours):
     pair = statistics.median(c["seconds"] / o["seconds"] for c, o in zip(ceilings, ours))
     per_million = lambda results, key: median(results, key) / rows * 1e6
@@ -245,10 +346,10 @@ def report_drain(rows, ceilings, ours):
     print(f"  {'peak RSS, MB':34}{rss:>12.0f}   target <= 150: {verdict(rss, 150, False)}")
 
 
-def report_latency(found):
+def report_latency(found, of):
     times, sent, spent, rss = found
     at = lambda share: times[min(len(times) - 1, int(len(times) * share))]
-    print(f"\nlatency: {RATE:,} transactions a second for {LATENCY_S} s, commit to consumer, {len(times):,} measured; "
+    print(f"\nlatency of {of}: {RATE:,} transactions a second for {LATENCY_S} s, commit to consumer, {len(times):,} measured; "
           f"linger_ms = 0")
     print(f"  {'p50, ms':34}{at(.5):>12.1f}   target <= 6: {verdict(at(.5), 6, False)}")
     print(f"  {'p99, ms':34}{at(.99):>12.1f}   target <= 16: {verdict(at(.99), 16, False)}")
@@ -264,6 +365,9 @@ def run(pg, folder, only, rows, rounds, end):
             pairs = [(ceiling_drain(pg, "wide", end), drain(pg, broker, rows, end, number)) for number in range(rounds)]
             report_drain(rows, [c for c, _ in pairs], [o for _, o in pairs])
         if "latency" in only:
-            report_latency(latency(pg, broker))
+            report_latency(latency(pg, broker, False), "tidemark")
+        if "debezium" in only:
+            report_debezium(rows, [drain_debezium(pg, broker, rows, number) for number in range(rounds)])
+            report_latency(latency(pg, broker, True), "Debezium")
     finally:
         broker.stop()

@@ -38,7 +38,11 @@ fn connector(database: &str, registry: &Registry) -> Connector {
 
 /// Every record of a table as fastavro reads it.
 async fn records(connector: &Connector, registry: &Registry, table: &str) -> Vec<Json> {
-    let lines = raw(connector, &format!("{NAME}.public.{table}")).await;
+    read_by_fastavro(raw(connector, &format!("{NAME}.public.{table}")).await, registry)
+}
+
+/// Records of [`raw`] as fastavro reads them.
+fn read_by_fastavro(lines: Vec<Json>, registry: &Registry) -> Vec<Json> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/avro/read.py");
     let mut python = Command::new(support::lake::python())
         .arg(script)

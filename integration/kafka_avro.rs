@@ -11,8 +11,6 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use registry::Registry;
 use rustix::process::Signal;
@@ -20,7 +18,7 @@ use serde_json::{Value, json};
 use support::lake::{duckdb, postgres, python};
 use support::{Connector, Kafka, PATIENCE, Postgres, wait_until};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 const LOGIN: (&str, &str) = ("tidemark", "geheim-91c4");
 
@@ -235,7 +233,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
 /// A registry which, from some moment on, takes connections and says nothing.
 struct Silent {
     port: u16,
-    silent: Arc<AtomicBool>,
+    says_nothing: watch::Sender<bool>,
     asked: mpsc::UnboundedReceiver<()>,
 }
 
@@ -243,20 +241,23 @@ impl Silent {
     async fn start(registry: Option<u16>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let silent = Arc::new(AtomicBool::new(registry.is_none()));
+        let says_nothing = watch::Sender::new(registry.is_none());
         let (asking, asked) = mpsc::unbounded_channel();
-        let says_nothing = Arc::clone(&silent);
+        let is_silent = says_nothing.subscribe();
         tokio::spawn(async move {
             let mut held = Vec::new();
             while let Ok((mut stream, _)) = listener.accept().await {
-                match registry.filter(|_| !says_nothing.load(Ordering::SeqCst)) {
+                match registry.filter(|_| !*is_silent.borrow()) {
                     Some(registry) => {
                         let mut upstream = TcpStream::connect(("127.0.0.1", registry)).await.unwrap();
-                        let _ = tokio::time::timeout(
-                            std::time::Duration::from_secs(1),
-                            tokio::io::copy_bidirectional(&mut stream, &mut upstream),
-                        )
-                        .await;
+                        let mut is_silent = is_silent.clone();
+                        tokio::spawn(async move {
+                            // A connection that is kept open would go on being answered.
+                            tokio::select! {
+                                _ = tokio::io::copy_bidirectional(&mut stream, &mut upstream) => {}
+                                _ = is_silent.wait_for(|silent| *silent) => {}
+                            }
+                        });
                     }
                     None => {
                         held.push(stream);
@@ -265,7 +266,7 @@ impl Silent {
                 }
             }
         });
-        Self { port, silent, asked }
+        Self { port, says_nothing, asked }
     }
 }
 
@@ -286,13 +287,14 @@ async fn sigterm_ends_the_process_although_the_registry_says_nothing() {
         let mut running = connector.start("capture");
         if port.is_some() {
             running.ready().await;
-            silent.silent.store(true, Ordering::SeqCst);
+            silent.says_nothing.send_replace(true);
             client
                 .batch_execute("ALTER TABLE orders ADD COLUMN a int; INSERT INTO orders VALUES (1000)")
                 .await
                 .unwrap();
         }
-        silent.asked.recv().await.unwrap();
+        let asked = tokio::time::timeout(PATIENCE, silent.asked.recv()).await;
+        assert_eq!(asked, Ok(Some(())), "{name}: the registry is not asked: {}", running.output());
         running.signal(Signal::TERM);
         assert_eq!(running.ended().await.code(), Some(0), "{name}: {}", running.output());
     }

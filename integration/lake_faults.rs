@@ -153,7 +153,7 @@ async fn a_complete_day_has_its_success_marker_though_a_process_died_before_maki
     lake.merge_and_publish(&history.days[0].schema, cut, TOPIC, None).await.unwrap();
     let marker = lake.layout().success(&table_name(), cut.ds);
     lake.store().delete(&marker).await.unwrap();
-    lake.publish_day(cut).await.unwrap().unwrap();
+    lake.publish_day(cut, &std::collections::BTreeMap::new()).await.unwrap().unwrap();
     assert!(lake.store().get(&marker).await.unwrap().is_some());
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The victims are processes of their own: this binary started again with `LOG_FAULTS_PATH` set, running the one
 //! test that does what it is told and does nothing otherwise.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod support;
 

@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 
 use crate::registry::Registry;
 use crate::support::lake::{duckdb, postgres, value};
-use crate::support::{Connector, Postgres, Running};
-use crate::{connector, fold, records, shared};
+use crate::support::{Connector, NAME, Postgres, Running};
+use crate::{connector, fold, raw, read_by_fastavro, records, shared};
 
 /// A row of `goods` as `read.py` shows it.
 const ROW: &str = "SELECT id, json_build_object('id', id, 'name', name, 'amount', amount::text, 'free', free::text,
@@ -195,4 +195,37 @@ async fn a_day_made_of_avro_is_that_of_json_with_and_without_schemas() {
     let value = typed.table_records("loose").await.remove(0).value;
     assert_eq!(value["schema"]["name"], "shop.public.loose.Envelope");
     assert_eq!(value["payload"]["after"]["a"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_are_read_by_schemas_that_were_registered_before_anything_was_copied() {
+    let registry = shared().await;
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute("CREATE TABLE moves (id int PRIMARY KEY, note text)").await.unwrap();
+    let connector = connector(&server.url(), registry).set("envelope", "provide_transaction_metadata", true);
+    let running = connector.start_ready("capture").await;
+    let sql =
+        "BEGIN; INSERT INTO moves VALUES (1, 'a'), (2, 'b'); UPDATE moves SET id = 3 WHERE id = 1; COMMIT";
+    client.batch_execute(sql).await.unwrap();
+    let read = async || read_by_fastavro(raw(&connector, &format!("{NAME}.transaction")).await, registry);
+    crate::support::wait_until(crate::support::PATIENCE, "the transaction has ended", async || {
+        read().await.len() == 2
+    })
+    .await;
+    let transactions = read().await;
+    let id = |record: &Json| record["value"]["id"].as_str().unwrap().to_owned();
+    for (record, status) in transactions.iter().zip(["BEGIN", "END"]) {
+        assert_eq!((&record["value"]["status"], &record["key"]["id"]), (&status.into(), &id(record).into()));
+    }
+    assert_eq!(transactions[0]["value"]["event_count"], Json::Null);
+    let end = &transactions[1]["value"];
+    let tables = serde_json::json!([{ "data_collection": "public.moves", "event_count": 4 }]);
+    assert_eq!((&end["event_count"], &end["data_collections"]), (&4.into(), &tables));
+    let moves = records(&connector, registry, "moves").await;
+    let orders = moves.iter().filter(|record| !record["value"].is_null());
+    let orders = orders.map(|record| record["value"]["transaction"]["total_order"].as_u64().unwrap());
+    assert!(orders.eq(1..=4), "{moves:?}");
+    assert_eq!(registry.get("/subjects/shop.transaction-value/versions"), serde_json::json!([1]));
+    assert_eq!(running.health().0, 200);
 }

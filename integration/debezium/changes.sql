@@ -7,6 +7,8 @@ INSERT INTO types (id, f4, f8, nfree, n12, d, ts6, ts3, tstz, t6) VALUES (3, 'Na
 INSERT INTO orders VALUES (3, 'three', 3, repeat('z', 5000));
 UPDATE orders SET note = 'uno' WHERE id = 1;
 UPDATE orders SET id = 10 WHERE id = 1;
+UPDATE types SET bit1 = B'0', bit8 = B'00000000', bit12 = B'000000000001', tstz0 = '2026-11-20 12:34:56.4+00' WHERE id = 1;
+UPDATE orders SET id = 4 WHERE id = 3;
 UPDATE orders SET big = 'short' WHERE id = 10;
 DELETE FROM orders WHERE id = 2;
 BEGIN; INSERT INTO orders VALUES (20, 'tx', 1, NULL); UPDATE whole SET note = 'm' WHERE id = 1; INSERT INTO bag VALUES (2, 'y'); DELETE FROM bag WHERE a = 1; UPDATE orders SET id = 21 WHERE id = 20; COMMIT;

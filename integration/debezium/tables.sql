@@ -9,7 +9,7 @@ CREATE TABLE types (
  t text, vc varchar(10), ch char(5), nm name, by bytea,
  d date, t0 time(0), t3 time(3), t6 time, tz timetz, ts0 timestamp(0), ts3 timestamp(3), ts6 timestamp, tstz timestamptz, tstz0 timestamptz(0), iv interval,
  u uuid, j json, jb jsonb, x xml, m mood, dom positive,
- bit1 bit, bit8 bit(8), vb varbit(20), inet inet, cidr cidr, mac macaddr, mac8 macaddr8,
+ bit1 bit, bit8 bit(8), bit12 bit(12), vb varbit(20), inet inet, cidr cidr, mac macaddr, mac8 macaddr8,
  r4 int4range, rt tsrange, pt point, tsv tsvector, comp pair, mr int4multirange, lsn pg_lsn,
  ai int[], at text[], an numeric(6,2)[], ad date[], ab boolean[], am mood[], au uuid[], ats timestamptz[], aj jsonb[], aby bytea[], aiv interval[], avc varchar(5)[], af8 float8[], anf numeric[], ats6 timestamp[]
 );
@@ -31,7 +31,7 @@ INSERT INTO types VALUES (1, true, -2, 9000000000, 42, 1.5, 0.1, 12.50, 1.230, 1
  'té"xt', 'vc', 'ch', 'nm', '\x00ff10', '2026-11-20', '12:34:56', '12:34:56.789', '12:34:56.789012', '12:34:56.5+04',
  '2026-11-20 12:34:56', '2026-11-20 12:34:56.789', '2026-11-20 12:34:56.789012', '2026-11-20 12:34:56.789012+04', '2026-11-20 12:34:56+04', '1 year 2 mons 3 days 04:05:06.5',
  '0f8fad5b-d9cb-469f-a165-70867728950e', '{"a": 1}', '{"b": [1, 2]}', '<a>1</a>', 'ok', 5,
- B'1', B'10101010', B'101', '10.0.0.1', '10.0.0.0/8', '08:00:2b:01:02:03', '08:00:2b:01:02:03:04:05',
+ B'1', B'10101010', B'000100000010', B'101', '10.0.0.1', '10.0.0.0/8', '08:00:2b:01:02:03', '08:00:2b:01:02:03:04:05',
  '[1,5)', '[2026-01-01,2026-02-01)', '(1.5,2.5)', 'a fat cat', ROW(1, 'x'), '{[1,3),[5,7)}', '0/16B3748',
  '{1,2,NULL}', '{a,"b c",NULL}', '{1.50,NULL}', '{2026-11-20}', '{t,f}', '{ok,sad}', '{0f8fad5b-d9cb-469f-a165-70867728950e}', '{"2026-11-20 12:34:56+04"}', ARRAY['{"a":1}'::jsonb], ARRAY['\x0102'::bytea], '{"1 day"}', '{ab,c}', '{1.5}', '{1.5}', '{"2026-11-20 12:34:56.789012"}');
 INSERT INTO types (id) VALUES (2);

@@ -62,7 +62,9 @@ pub async fn deliver_day(lake: &Lake, history: &History, day: &Day) -> Result<Ma
     };
     stage(lake, history, day, previous.as_ref()).await?;
     let manifest = lake.merge_and_publish(&day.schema, &day.cut, TOPIC, previous.as_ref()).await?;
-    lake.publish_day(&day.cut).await?.expect("its only table is published");
+    lake.publish_day(&day.cut, &std::collections::BTreeMap::new())
+        .await?
+        .expect("its only table is published");
     Ok(manifest)
 }
 

@@ -32,9 +32,11 @@ pub fn datum<'a>(array: &'a dyn Array, column_type: &ColumnType, row: usize) -> 
         ColumnType::Float32 => Datum::Float(value::<Float32Type>(array, row).into()),
         ColumnType::Float64 => Datum::Float(value::<Float64Type>(array, row)),
         ColumnType::Decimal { precision, scale } => decimal_datum(array, *precision, *scale, row),
-        ColumnType::Numeric | ColumnType::Text { .. } | ColumnType::TimeTz | ColumnType::Interval => {
-            Datum::Text(Cow::Borrowed(array.as_string::<i32>().value(row)))
-        }
+        ColumnType::Numeric
+        | ColumnType::Text { .. }
+        | ColumnType::Bits { .. }
+        | ColumnType::TimeTz
+        | ColumnType::Interval => Datum::Text(Cow::Borrowed(array.as_string::<i32>().value(row))),
         ColumnType::Bytes => Datum::Bytes(Cow::Borrowed(array.as_binary::<i32>().value(row))),
         ColumnType::Date => date_datum(value::<Date32Type>(array, row)),
         ColumnType::Time { .. } => Datum::Time(value::<Time64MicrosecondType>(array, row)),

@@ -9,7 +9,7 @@
 //! | `Float32`, `Float64` | the same | FLOAT, DOUBLE |
 //! | `Decimal` of up to 38 digits | `Decimal128` | DECIMAL on INT32, INT64 or fixed bytes |
 //! | `Decimal` of more digits, `Numeric` | `Utf8` | STRING, plain digits |
-//! | `Text`, `TimeTz`, `Interval` | `Utf8` | STRING |
+//! | `Text`, `Bits`, `TimeTz`, `Interval` | `Utf8` | STRING |
 //! | `Bytes` | `Binary` | byte array |
 //! | `Date` | `Date32` | DATE |
 //! | `Time` | `Time64(µs)` | TIME(µs, local) |
@@ -61,9 +61,11 @@ pub fn data_type(column_type: &ColumnType) -> DataType {
             DecimalForm::Fixed { precision, scale, .. } => DataType::Decimal128(precision, scale),
             DecimalForm::Text => DataType::Utf8,
         },
-        ColumnType::Numeric | ColumnType::Text { .. } | ColumnType::TimeTz | ColumnType::Interval => {
-            DataType::Utf8
-        }
+        ColumnType::Numeric
+        | ColumnType::Text { .. }
+        | ColumnType::Bits { .. }
+        | ColumnType::TimeTz
+        | ColumnType::Interval => DataType::Utf8,
         ColumnType::Bytes => DataType::Binary,
         ColumnType::Date => DataType::Date32,
         ColumnType::Time { .. } => DataType::Time64(TimeUnit::Microsecond),

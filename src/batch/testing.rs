@@ -48,6 +48,7 @@ pub fn every_column() -> Vec<Column> {
         ColumnType::TEXT,
         ColumnType::Text { text: TextKind::Json },
         ColumnType::Bytes,
+        ColumnType::Bits { length: 9 },
         ColumnType::Date,
         ColumnType::Time { precision: 6 },
         ColumnType::Timestamp { precision: 6 },
@@ -78,6 +79,9 @@ pub fn value(rng: &mut StdRng, column_type: &ColumnType) -> Datum<'static> {
                 [rng.random_range(0..6)],
         ),
         ColumnType::Text { .. } => Datum::Text(Cow::Owned(any_text(rng))),
+        ColumnType::Bits { length } => {
+            Datum::Text((0..*length).map(|_| if rng.random() { '1' } else { '0' }).collect::<String>().into())
+        }
         ColumnType::Bytes => {
             let mut bytes = vec![0; rng.random_range(0..20)];
             rng.fill_bytes(&mut bytes);

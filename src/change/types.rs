@@ -39,6 +39,11 @@ pub enum ColumnType {
     },
     /// `bytea`.
     Bytes,
+    /// `bit(length)`; at rest its digits.
+    Bits {
+        /// Number of bits. One is a boolean in envelopes.
+        length: u32,
+    },
     /// `date`: days since 1970-01-01.
     Date,
     /// `time`, with at most this many digits after the seconds.
@@ -112,6 +117,10 @@ impl ColumnType {
             142 => text(TextKind::Xml),
             3614 => text(TextKind::Tsvector),
             17 => Self::Bytes,
+            1560 => match u32::try_from(modifier) {
+                Ok(length) => Self::Bits { length },
+                Err(_) => text(TextKind::Other),
+            },
             1082 => Self::Date,
             1083 => Self::Time { precision: seconds_precision(modifier) },
             1114 => Self::Timestamp { precision: seconds_precision(modifier) },

@@ -10,7 +10,7 @@ use crate::envelope::json::value::{LIKE_INFINITY, in_unit, integer};
 use crate::envelope::json::{DecimalHandling, Options};
 use crate::envelope::text::array::{self, Part};
 use crate::envelope::text::numeric::{self, Number};
-use crate::envelope::text::{Malformed, bytea, datetime};
+use crate::envelope::text::{Malformed, bits, bytea, datetime};
 
 /// What Debezium writes for `timestamp 'infinity'`, as a number of any unit.
 const INFINITY: i64 = 9_223_372_036_825_200_000;
@@ -136,6 +136,12 @@ fn write_scalar(
             bytea::append_raw(text, scratch)?;
             write_string(scratch, out);
         }
+        ColumnType::Bits { length: 1 } => out.push(u8::from(bits::is_set(text)?)),
+        ColumnType::Bits { length } => {
+            scratch.clear();
+            bits::append_bytes(*length, text, scratch)?;
+            write_string(scratch, out);
+        }
         ColumnType::Date => write_long(i64::from(datetime::date(text)?), out),
         ColumnType::Time { precision } => {
             write_long(in_unit(*precision, i128::from(datetime::time(text)?))? as i64, out);
@@ -247,6 +253,8 @@ pub(super) fn read<'a>(
             Datum::Text(Cow::Borrowed(reader.string()?))
         }
         ColumnType::Bytes => Datum::Bytes(Cow::Borrowed(reader.bytes()?)),
+        ColumnType::Bits { length: 1 } => Datum::Text(bits::one(reader.boolean()?).into()),
+        ColumnType::Bits { length } => Datum::Text(bits::to_text(*length, reader.bytes()?)?.into()),
         ColumnType::Date => Datum::Date(reader.within()?),
         ColumnType::Time { precision } => {
             let micros = reader.long()?.checked_mul(if *precision <= 3 { 1_000 } else { 1 });

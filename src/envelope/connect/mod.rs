@@ -182,7 +182,7 @@ fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
     let plain = Schema::new;
     let named = Schema::named;
     match column_type {
-        ColumnType::Bool => plain(Kind::Boolean),
+        ColumnType::Bool | ColumnType::Bits { length: 1 } => plain(Kind::Boolean),
         ColumnType::Int16 => plain(Kind::Int16),
         ColumnType::Int32 => plain(Kind::Int32),
         ColumnType::Int64 => plain(Kind::Int64),
@@ -212,6 +212,7 @@ fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
             }
         },
         ColumnType::Bytes => plain(Kind::Bytes),
+        ColumnType::Bits { length } => named(Kind::Bytes, "io.debezium.data.Bits", 1).with("length", length),
         ColumnType::Date => named(Kind::Int32, "io.debezium.time.Date", 1),
         ColumnType::Time { precision: ..=3 } => named(Kind::Int32, "io.debezium.time.Time", 1),
         ColumnType::Time { .. } => named(Kind::Int64, "io.debezium.time.MicroTime", 1),

@@ -15,6 +15,7 @@
 //! | numeric | `{"scale":2,"value":"base64"}` with the scale as printed (Debezium strips zeros); `"NaN"`, `"Infinity"`, `"-Infinity"` |
 //! | text kinds, uuid, json(b), enum, any other type | string |
 //! | bytea | string of base64 |
+//! | bit(1); bit(n) | `true`, `false`; base64 of the bits, the lowest byte first. varbit is text: its length would be lost |
 //! | date | days since 1970; infinity `2147483647`, -infinity `-2147483648` (Debezium: the same for both) |
 //! | time(0..3), time | ms, us since midnight; 24:00 is `86400000`, `86400000000` |
 //! | timestamp(0..3), timestamp | ms, us since 1970; infinity `9223372036825200000`, -infinity `-9223372036832400000` |

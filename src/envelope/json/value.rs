@@ -14,7 +14,7 @@ use crate::change::{ColumnType, Datum};
 use crate::envelope::text::Malformed;
 use crate::envelope::text::array::{self, Part};
 use crate::envelope::text::numeric::{self, Number};
-use crate::envelope::text::{bytea, datetime};
+use crate::envelope::text::{bits, bytea, datetime};
 
 /// What Debezium writes for `timestamp 'infinity'`, as a number of any unit.
 const INFINITY: &str = "9223372036825200000";
@@ -75,6 +75,16 @@ fn write_scalar(
         ColumnType::Numeric => write_numeric(options, text, out)?,
         ColumnType::Text { .. } | ColumnType::TimeTz | ColumnType::Interval => string::write(text, out)?,
         ColumnType::Bytes => in_quotes(out, |out| bytea::write_base64(text, out))?,
+        ColumnType::Bits { length: 1 } => {
+            out.extend_from_slice(if bits::is_set(text)? { b"true" } else { b"false" });
+        }
+        ColumnType::Bits { length } => {
+            let mut bytes = Vec::new();
+            bits::append_bytes(*length, text, &mut bytes)?;
+            out.push(b'"');
+            bytea::append_base64(&bytes, out);
+            out.push(b'"');
+        }
         ColumnType::Date => write_integer(i64::from(datetime::date(text)?), out),
         ColumnType::Time { precision } => {
             write_integer(in_unit(*precision, i128::from(datetime::time(text)?))? as i64, out);
@@ -264,6 +274,8 @@ fn read_scalar<'a>(
         ColumnType::Numeric => Datum::Text(read_numeric(options, scan)?),
         ColumnType::Text { .. } | ColumnType::TimeTz | ColumnType::Interval => Datum::Text(scan.string()?),
         ColumnType::Bytes => Datum::Bytes(Cow::Owned(base64(&scan.string()?)?)),
+        ColumnType::Bits { length: 1 } => Datum::Text(bits::one(read_bool(scan)?).into()),
+        ColumnType::Bits { length } => Datum::Text(bits::to_text(*length, &base64(&scan.string()?)?)?.into()),
         ColumnType::Date => Datum::Date(integer(&ColumnType::Int32, scan.number()?.as_bytes())? as i32),
         ColumnType::Time { precision } => Datum::Time(read_time(*precision, scan.number()?)?),
         ColumnType::Timestamp { precision } => Datum::Timestamp(read_timestamp(*precision, scan.number()?)?),

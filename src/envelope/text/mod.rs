@@ -1,6 +1,7 @@
 //! Postgres's text forms, parsed. Every parser takes any bytes and reads them to the end or refuses them.
 
 pub(super) mod array;
+pub(super) mod bits;
 pub(super) mod bytea;
 pub(super) mod datetime;
 pub(super) mod numeric;

@@ -51,7 +51,7 @@ const TAIL_BYTES: usize = 4 << 20;
 pub(super) fn wait_for(offsets: &Offsets, ends: &[(LogPartition, Offset)], patience: Duration) -> Result<()> {
     let started = Instant::now();
     let mut missing_since = None;
-    let mut pause = Duration::from_micros(500);
+    let mut pause = Duration::from_micros(200);
     loop {
         match offsets.ends(ends.iter().map(|(partition, _)| partition.clone())) {
             Ok(stable) => {
@@ -69,7 +69,7 @@ pub(super) fn wait_for(offsets: &Offsets, ends: &[(LogPartition, Offset)], patie
             Err(_) => missing_since = None,
         }
         std::thread::sleep(pause);
-        pause = (pause * 2).min(Duration::from_millis(20));
+        pause = (pause * 5 / 4).min(Duration::from_millis(20));
     }
 }
 

@@ -57,6 +57,8 @@ fn every_type_makes_a_schema_that_apache_avro_takes() {
         text(TextKind::Json),
         text(TextKind::Other),
         ColumnType::Bytes,
+        ColumnType::Bits { length: 1 },
+        ColumnType::Bits { length: 19 },
         ColumnType::Date,
         ColumnType::Time { precision: 3 },
         ColumnType::Time { precision: 6 },

@@ -109,6 +109,8 @@ fn texts_of_every_kind_are_strings_and_bytes_are_bytes() {
     check(&ColumnType::Bytes, "\\x", &Avro::Bytes(vec![]));
     check(&ColumnType::Bytes, "\\x00ff10", &Avro::Bytes(vec![0, 255, 16]));
     check(&ColumnType::Bytes, "a\\\\b\\000\\377", &Avro::Bytes(b"a\\b\0\xFF".to_vec()));
+    check(&ColumnType::Bits { length: 1 }, "1", &Avro::Boolean(true));
+    check(&ColumnType::Bits { length: 12 }, "000100000010", &Avro::Bytes(vec![2, 1]));
     let long = "ab".repeat(1_000);
     check(&ColumnType::Bytes, &format!("\\x{long}"), &Avro::Bytes(vec![0xAB; 1_000]));
 }

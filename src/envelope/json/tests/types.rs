@@ -261,6 +261,19 @@ fn timestamps_reach_beyond_64_bits_and_are_never_taken_for_infinity() {
 }
 
 #[test]
+fn one_bit_is_a_boolean_and_more_are_bytes_the_lowest_first() {
+    let bits = |length| ColumnType::Bits { length };
+    check(&bits(1), "1", "true", &string("1"));
+    check(&bits(1), "0", "false", &string("0"));
+    check(&bits(8), "10101010", "\"qg==\"", &string("10101010"));
+    check(&bits(12), "000100000010", "\"AgE=\"", &string("000100000010"));
+    check(&bits(3), "000", "\"\"", &string("000"));
+    for (length, bad) in [(1, ""), (1, "t"), (1, "10"), (3, "10"), (3, "1000"), (3, "12 ")] {
+        refused(&bits(length), bad);
+    }
+}
+
+#[test]
 fn instants_are_iso_8601_in_utc_with_expanded_years() {
     let instant = ColumnType::TimestampTz { precision: 0 };
     let at = |micros| Datum::Timestamp(micros);
