@@ -84,12 +84,22 @@ fn help_and_version_leave_with_0() {
     let folder = tempfile::tempdir().unwrap();
     let (code, out, _) = run(folder.path(), &["--help"]);
     assert_eq!(code, 0);
-    for command in
-        ["run", "capture", "deliver", "check", "setup", "status", "cut", "wait", "verify", "dead-letters"]
-    {
+    for command in [
+        "run",
+        "capture",
+        "deliver",
+        "check",
+        "setup",
+        "status",
+        "cut",
+        "wait",
+        "backfill",
+        "verify",
+        "dead-letters",
+    ] {
         assert!(out.contains(&format!("  {command} ")), "{command} is not in\n{out}");
     }
-    for later in ["backfill", "pause", "resume", "replay", "redrive"] {
+    for later in ["pause", "resume", "replay", "redrive"] {
         assert!(!out.contains(later), "{later} is a stub");
     }
     let (code, out, _) = run(folder.path(), &["--version"]);

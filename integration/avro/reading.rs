@@ -12,7 +12,7 @@ use crate::{connector, fold, raw, read_by_fastavro, records, shared};
 /// A row of `goods` as `read.py` shows it.
 const ROW: &str = "SELECT id, json_build_object('id', id, 'name', name, 'amount', amount::text, 'free', free::text,
     'raw', encode(raw, 'hex'), 'day', day - date '1970-01-01', 'at', (extract(epoch FROM at) * 1000000)::bigint,
-    'tz', to_char(tz AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"'), 'tags', to_json(tags), 'flag', flag,
+    'tz', to_char(tz AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"'), 'tags', to_json(tags), 'flag', flag,
     'ratio', ratio, 'body', body, 'odd__name', \"odd: name\" EXTRA)::text FROM goods ORDER BY id";
 
 const GOODS: &str = "CREATE TABLE goods (id bigint PRIMARY KEY, name text, amount numeric(12, 2), free numeric,
