@@ -163,7 +163,7 @@ async fn the_catalog_gives_shapes_types_and_keys() {
         ("ms", array(&mood), "public.mood[]"),
         ("p", price.clone(), "public.price"),
         ("ps", array(&price), "public.price[]"),
-        ("ts", ColumnType::TimestampTz { precision: 0 }, "timestamp(3) with time zone"),
+        ("ts", ColumnType::TimestampTz { precision: 3 }, "timestamp(3) with time zone"),
         ("t", array(&ColumnType::Timestamp { precision: 3 }), "timestamp(3) without time zone[]"),
         ("v", ColumnType::TEXT, "character varying(10)"),
         ("c", ColumnType::TEXT, "public.citext"),
