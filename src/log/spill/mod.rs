@@ -118,7 +118,15 @@ impl SpillLog {
             tracing::warn!(%error, "the log does not take appends: they are kept on the local disk until it does");
             course.spilling = Some(Spilling { in_doubt, stopped: None, drainer: None });
         }
-        let append = self.spill.push(append).await?;
+        let append = match self.spill.push(append).await {
+            Ok(append) => append,
+            Err(Rejected { error, append, in_doubt }) => {
+                let Some((_, doubt)) = refused else { return Err(Rejected { error, append, in_doubt }) };
+                // Nothing is kept, and nobody would bring it: the next append asks the remote log again.
+                course.spilling = None;
+                return Err(Rejected { error, append, in_doubt: doubt });
+            }
+        };
         note(&mut course.state, &append.state);
         let Some(spilling) = &mut course.spilling else { return Ok(append) };
         if let (None, Some(epoch)) = (&spilling.drainer, course.remote_epoch) {
