@@ -88,6 +88,10 @@ impl KafkaLog {
     /// Checks the properties; connects with the first call. `Usage`: librdkafka does not know one of them.
     pub fn open(options: KafkaLogOptions) -> Result<Self> {
         options.check()?;
+        // librdkafka's threads may be in a handshake when the process ends. Whoever initialises OpenSSL first decides
+        // whether it frees at exit what they use; so initialised it does not, and nobody dies of SIGSEGV instead of
+        // leaving with an exit code.
+        openssl_sys::init();
         let shared = Arc::new(Shared::new(options));
         let changed = Arc::new(Notify::new());
         let writer = Writer::start(Arc::clone(&shared), Arc::clone(&changed))?;
