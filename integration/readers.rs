@@ -38,7 +38,7 @@ fn seen(arguments: &[&str]) -> Value {
 }
 
 fn column(name: &str, column_type: ColumnType) -> Column {
-    Column { name: name.into(), column_type, type_name: String::new(), nullable: true, dropped: false }
+    Column::new(name, column_type, "", true)
 }
 
 /// The number that an unscaled value of at most 16 bytes stands for.

@@ -10,8 +10,9 @@ use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
 use tidemark::change::{
-    BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, LogEnd, Lsn, Op, Position,
-    ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema, TextKind, Value,
+    ActionKind, BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, Existing, Holds, LogEnd,
+    Lsn, Op, Position, ReplicaIdentity, SchemaAction, SchemaChange, SchemaVersion, TableName, TableSchema,
+    TextKind, Value,
 };
 use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
@@ -85,9 +86,37 @@ fn schema_changes_are_as_described() {
     let after = table();
     let before = TableSchema { columns: vec![after.columns[0].clone()], ..after.clone() };
     let topic = "shop.public.orders".to_owned();
-    let first = SchemaChange { position: POSITION, topic, statement: None, before: None, after };
+    let first = SchemaChange {
+        position: POSITION,
+        topic,
+        statement: None,
+        applied: true,
+        actions: Vec::new(),
+        before: None,
+        after,
+    };
     let statement = Some("ALTER TABLE orders ADD COLUMN a bool".to_owned());
-    let next = SchemaChange { statement, before: Some(before), ..first.clone() };
+    let mut grown = first.after.clone();
+    let last = grown.columns.last_mut().unwrap();
+    let below = SchemaVersion(7);
+    last.existing = [Holds::Null, Holds::Value("1".to_owned()), Holds::Column("b".to_owned())]
+        .map(|holds| Existing { below, holds })
+        .to_vec();
+    (last.number, last.not_null, last.comment) = (3, true, Some("for people".to_owned()));
+    let actions = vec![SchemaAction {
+        kind: ActionKind::DropColumn,
+        column: Some("a".to_owned()),
+        applied: false,
+        detail: "it stays".to_owned(),
+    }];
+    let next = SchemaChange {
+        statement,
+        applied: false,
+        actions,
+        before: Some(before),
+        after: grown,
+        ..first.clone()
+    };
     all_are_described(&[("ddl.json", json!(first)), ("ddl.json", json!(next))]);
 }
 
@@ -212,7 +241,7 @@ fn records(
 }
 
 fn column(name: &str, column_type: ColumnType) -> Column {
-    Column { name: name.into(), type_name: "its type".into(), column_type, nullable: true, dropped: false }
+    Column::new(name, column_type, "its type", true)
 }
 
 /// A table with a column of each representation.
@@ -251,6 +280,8 @@ fn table() -> TableSchema {
         columns,
         key: vec![0],
         identity: ReplicaIdentity::Default,
+        comment: None,
+        dropped: false,
     }
 }
 

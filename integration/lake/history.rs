@@ -63,7 +63,7 @@ pub struct Shape {
 }
 
 fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
-    Column { name: name.into(), column_type, type_name: String::new(), nullable, dropped: false }
+    Column::new(name, column_type, "", nullable)
 }
 
 /// Columns 4 and 5 are those whose values may be unchanged TOAST values.
@@ -87,6 +87,8 @@ pub fn table(keyed: bool) -> TableSchema {
         columns,
         key: if keyed { vec![0, 1] } else { Vec::new() },
         identity: if keyed { ReplicaIdentity::Default } else { ReplicaIdentity::Full },
+        comment: None,
+        dropped: false,
     }
 }
 
@@ -385,8 +387,8 @@ impl Maker {
             _ => return,
         }
         source.columns.retain(|column| !column.dropped);
-        if let Some(next) = self.schema.evolve(&source) {
-            self.schema = Arc::new(next);
+        if let Some(evolved) = self.schema.evolve(&source) {
+            self.schema = Arc::new(evolved.after);
             for row in self.rows.values_mut() {
                 row.resize(self.schema.columns.len(), Datum::Null);
             }

@@ -24,7 +24,7 @@ pub fn with_seed(test: impl Fn(&mut StdRng)) {
 }
 
 pub fn column(name: &str, column_type: ColumnType) -> Column {
-    Column { name: name.into(), column_type, type_name: String::new(), nullable: true, dropped: false }
+    Column::new(name, column_type, "", true)
 }
 
 /// A column of every type, and an array of each.

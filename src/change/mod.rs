@@ -11,6 +11,7 @@
 mod calendar;
 mod cut;
 mod datum;
+mod evolve;
 mod lsn;
 mod position;
 mod schema;
@@ -19,9 +20,13 @@ mod types;
 pub use calendar::Calendar;
 pub use cut::{BACKFILL_PARTITION, Cut, CutBackfill, CutTable, Ds, LogEnd};
 pub use datum::Datum;
+pub use evolve::Evolved;
 pub use lsn::{Lsn, ParseLsnError};
 pub use position::{ParsePositionError, Position, Timeline};
-pub use schema::{Column, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema};
+pub use schema::{
+    ActionKind, Column, Existing, Holds, ReplicaIdentity, SchemaAction, SchemaChange, SchemaVersion,
+    TableName, TableSchema,
+};
 pub use types::{ColumnType, TextKind};
 
 /// What happened to a row, in Debezium's letters.

@@ -1,4 +1,4 @@
-//! The shape of a table, versioned. Shapes only ever grow: see [`TableSchema::evolve`].
+//! The shape of a table, versioned, and what changes it. Shapes only ever grow: see [`TableSchema::evolve`].
 
 use std::fmt;
 use std::str::FromStr;
@@ -68,18 +68,104 @@ pub enum ReplicaIdentity {
 /// A column of a [`TableSchema`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
-    /// Name, unquoted.
+    /// Name, unquoted. The column's name at the source, unless `source_name` has that.
     pub name: String,
-    /// Representation.
+    /// Representation. It only ever widens.
     #[serde(rename = "type")]
     pub column_type: ColumnType,
-    /// The type as `format_type` prints it, such as `numeric(12,2)`, for people.
+    /// The type at the source as `format_type` prints it, such as `numeric(12,2)`, for people.
     pub type_name: String,
     /// Whether the column may hold nulls.
     pub nullable: bool,
-    /// Dropped at the source: stays here, null from then on.
+    /// Dropped at the source, renamed or of another type there: stays here, null from then on.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dropped: bool,
+    /// `pg_attribute.attnum`, which tells a renamed column from a new one; 0 where it is not known.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub number: i16,
+    /// The name at the source, where a column of another type holds that name here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_name: Option<String>,
+    /// Whether it is declared NOT NULL at the source now; rows from before may hold nulls.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub not_null: bool,
+    /// Its comment at the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Its default at the source, as SQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+    /// `pg_attribute.attmissingval` as text: what rows from before the column hold. Only in a shape that was just
+    /// read from the source: an evolved one has it in `existing`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missing: Option<String>,
+    /// What rows of older versions hold in it, by version ascending. Empty: whatever they were written with.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub existing: Vec<Existing>,
+}
+
+/// What a column holds in rows that were written under versions below one, and not below that of the entry before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Existing {
+    /// Rows of versions below it.
+    pub below: SchemaVersion,
+    /// What they hold.
+    pub holds: Holds,
+}
+
+/// See [`Existing`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Holds {
+    /// Nothing.
+    Null,
+    /// A constant: Postgres' text of it.
+    Value(String),
+    /// What stands in those rows as written, in the column of this name.
+    Column(String),
+}
+
+impl Column {
+    /// A column as it is, with nothing known of its past.
+    pub fn new(
+        name: impl Into<String>,
+        column_type: ColumnType,
+        type_name: impl Into<String>,
+        nullable: bool,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            column_type,
+            type_name: type_name.into(),
+            nullable,
+            dropped: false,
+            number: 0,
+            source_name: None,
+            not_null: false,
+            comment: None,
+            default: None,
+            missing: None,
+            existing: Vec::new(),
+        }
+    }
+
+    /// Its name at the source, where it is not dropped.
+    pub fn source_name(&self) -> &str {
+        self.source_name.as_deref().unwrap_or(&self.name)
+    }
+
+    /// What rows written under a version hold in it.
+    pub fn in_rows_of(&self, version: SchemaVersion) -> Holds {
+        match self.existing.iter().find(|existing| version < existing.below) {
+            Some(existing) => existing.holds.clone(),
+            None => Holds::Column(self.name.clone()),
+        }
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+const fn is_zero(number: &i16) -> bool {
+    *number == 0
 }
 
 /// One version of a table's shape, as the log and the lake know it.
@@ -98,42 +184,29 @@ pub struct TableSchema {
     pub key: Vec<usize>,
     /// What the server logs of an old row.
     pub identity: ReplicaIdentity,
+    /// The table's comment at the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
+    /// Dropped or renamed at the source: no rows follow, unless a table of that name is made again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dropped: bool,
 }
 
 impl TableSchema {
+    /// The first version of a shape, without comment.
+    pub const fn new(
+        name: TableName,
+        oid: u32,
+        columns: Vec<Column>,
+        key: Vec<usize>,
+        identity: ReplicaIdentity,
+    ) -> Self {
+        Self { name, oid, version: SchemaVersion(1), columns, key, identity, comment: None, dropped: false }
+    }
+
     /// The columns of the key, in key order.
     pub fn key_columns(&self) -> impl Iterator<Item = &Column> {
         self.key.iter().map(|index| &self.columns[*index])
-    }
-
-    /// The next version: `self` grown by what `source`, the table's shape at the source now, adds.
-    ///
-    /// Columns are matched by name. One which `source` lacks stays, marked dropped; a new one goes to the
-    /// end; type, nullability, key and identity follow the source. Returns `None` when nothing changes.
-    pub fn evolve(&self, source: &Self) -> Option<Self> {
-        let mut next = self.clone();
-        for column in &mut next.columns {
-            if let Some(now) = source.columns.iter().find(|c| c.name == column.name) {
-                // Rows written before may hold nulls: a column never becomes narrower.
-                *column = Column { nullable: column.nullable || now.nullable, ..now.clone() };
-            } else {
-                column.dropped = true;
-                column.nullable = true;
-            }
-        }
-        for column in &source.columns {
-            if !next.columns.iter().any(|c| c.name == column.name) {
-                next.columns.push(Column { nullable: true, ..column.clone() });
-            }
-        }
-        let place = |index: &usize| next.columns.iter().position(|c| c.name == source.columns[*index].name);
-        next.key = source.key.iter().filter_map(place).collect();
-        next.identity = source.identity;
-        next.oid = source.oid;
-        (next != *self).then(|| {
-            next.version = SchemaVersion(self.version.0 + 1);
-            next
-        })
     }
 }
 
@@ -146,42 +219,75 @@ pub struct SchemaChange {
     pub topic: String,
     /// The statement, where it is known.
     pub statement: Option<String>,
+    /// Whether all of it is applied: what would destroy is only told.
+    #[serde(default = "yes")]
+    pub applied: bool,
+    /// What it consists of.
+    #[serde(default)]
+    pub actions: Vec<SchemaAction>,
     /// The shape before; none for a table seen for the first time.
     pub before: Option<TableSchema>,
     /// The shape after it.
     pub after: TableSchema,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+const fn yes() -> bool {
+    true
+}
 
-    fn column(name: &str, column_type: ColumnType) -> Column {
-        Column { name: name.into(), column_type, type_name: String::new(), nullable: false, dropped: false }
-    }
+/// One part of a [`SchemaChange`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SchemaAction {
+    /// What it is.
+    #[serde(rename = "action")]
+    pub kind: ActionKind,
+    /// The column at the source, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    /// Whether it is applied.
+    pub applied: bool,
+    /// What became of it, for people.
+    pub detail: String,
+}
 
-    fn table(columns: Vec<Column>, key: Vec<usize>) -> TableSchema {
-        let name = TableName::new("public", "t");
-        TableSchema {
-            name,
-            oid: 1,
-            version: SchemaVersion(1),
-            columns,
-            key,
-            identity: ReplicaIdentity::Default,
-        }
-    }
-
-    #[test]
-    fn a_dropped_column_stays_and_new_ones_go_to_the_end() {
-        let first = table(vec![column("a", ColumnType::Int32), column("b", ColumnType::TEXT)], vec![0]);
-        let source = table(vec![column("z", ColumnType::Bool), column("a", ColumnType::Int64)], vec![1]);
-        let next = first.evolve(&source).unwrap();
-        assert_eq!(next.version, SchemaVersion(2));
-        let names: Vec<_> = next.columns.iter().map(|c| (c.name.as_str(), c.dropped)).collect();
-        assert_eq!(names, [("a", false), ("b", true), ("z", false)]);
-        assert_eq!(next.columns[0].column_type, ColumnType::Int64);
-        assert_eq!(next.key, [0]);
-        assert_eq!(next.evolve(&source), None, "the same source adds nothing");
-    }
+/// What a [`SchemaAction`] is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ActionKind {
+    /// A table is seen for the first time.
+    CreateTable,
+    /// A table of a name that was there before: another one.
+    RecreateTable,
+    /// A table is gone, with its rows.
+    DropTable,
+    /// A table has another name or is in another schema; its rows go on under that name.
+    RenameTable,
+    /// A column was added.
+    AddColumn,
+    /// A column was dropped.
+    DropColumn,
+    /// A column has another name.
+    RenameColumn,
+    /// A column's type holds all values of the former one.
+    WidenType,
+    /// A column's type holds fewer values than the former one.
+    NarrowType,
+    /// A column's type is another one.
+    ChangeType,
+    /// An enum has new labels.
+    AddLabels,
+    /// A column takes nulls from now on.
+    DropNotNull,
+    /// A column takes no nulls any more.
+    SetNotNull,
+    /// Another key.
+    ChangeKey,
+    /// Another replica identity.
+    ChangeIdentity,
+    /// Another comment, of the table or of a column.
+    Comment,
+    /// Another default.
+    ChangeDefault,
+    /// The rows were written anew, other than they were, without events.
+    Rewrite,
 }

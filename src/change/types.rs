@@ -141,6 +141,46 @@ impl ColumnType {
         matches!(self, Self::Array { .. })
     }
 
+    /// Whether a column of this type can become one of the other and keep all its values, as they stand in the log and
+    /// at rest.
+    pub fn widens_to(&self, other: &Self) -> bool {
+        let whole = |precision: u16, scale: i16| i32::from(precision) - i32::from(scale);
+        match (self, other) {
+            (Self::Int16, Self::Int32 | Self::Int64)
+            | (Self::Int32, Self::Int64)
+            | (Self::Float32, Self::Float64)
+            // At rest all of these are text.
+            | (Self::Int16 | Self::Int32 | Self::Int64 | Self::Decimal { .. }, Self::Numeric | Self::Text { .. })
+            | (Self::Text { .. } | Self::Numeric | Self::TimeTz | Self::Interval, Self::Text { .. })
+            | (Self::Bits { .. }, Self::Bits { .. } | Self::Text { .. }) => true,
+            (Self::Int16, Self::Decimal { precision, scale }) => whole(*precision, *scale) >= 5 && *scale >= 0,
+            (Self::Int32, Self::Decimal { precision, scale }) => whole(*precision, *scale) >= 10 && *scale >= 0,
+            (Self::Int64, Self::Decimal { precision, scale }) => whole(*precision, *scale) >= 19 && *scale >= 0,
+            (Self::Decimal { precision: p, scale: s }, Self::Decimal { precision, scale }) => {
+                scale >= s && whole(*precision, *scale) >= whole(*p, *s)
+            }
+            (Self::Time { precision: p }, Self::Time { precision })
+            | (Self::Timestamp { precision: p }, Self::Timestamp { precision })
+            | (Self::TimestampTz { precision: p }, Self::TimestampTz { precision }) => precision >= p,
+            (Self::Array { element }, Self::Array { element: other }) => element.widens_to(other),
+            (one, other) => one == other,
+        }
+    }
+
+    /// Whether Postgres writes each row anew when a column's type becomes the other, so that an expression may have
+    /// changed the values (`ATColumnChangeRequiresRewrite` in `tablecmds.c`).
+    pub fn is_rewritten_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text { text: TextKind::Enum(_) }, Self::Text { text: TextKind::Enum(_) }) => false,
+            (Self::Decimal { scale: s, .. }, Self::Decimal { scale, .. }) => s != scale,
+            (Self::Decimal { .. }, Self::Numeric) => false,
+            (Self::Time { precision: p }, Self::Time { precision })
+            | (Self::Timestamp { precision: p }, Self::Timestamp { precision })
+            | (Self::TimestampTz { precision: p }, Self::TimestampTz { precision }) => precision < p,
+            (one, other) => one != other,
+        }
+    }
+
     fn numeric(modifier: i32) -> Self {
         if modifier < 4 {
             return Self::Numeric;

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::wire::{Client, Row, quote_literal};
-use crate::change::{Column, ColumnType, ReplicaIdentity, SchemaVersion, TableName, TableSchema, TextKind};
+use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema, TextKind};
 use crate::runtime::{Error, Result};
 
 /// The tables of a publication with their OIDs, by name: partition roots or leaves as `publish_via_partition_root`
@@ -55,10 +55,13 @@ fn columns_sql(oids: &[u32]) -> String {
     // A table without columns still has a row, with nulls.
     format!(
         "SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attnum, a.attname, a.atttypid, a.atttypmod, \
-         format_type(a.atttypid, a.atttypmod), NOT a.attnotnull \
+         format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, pg_get_expr(d.adbin, d.adrelid), \
+         CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END, \
+         col_description(c.oid, a.attnum), obj_description(c.oid, 'pg_class') \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
          AND a.attgenerated = '' \
+         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
          WHERE c.oid = ANY ({}) AND c.relkind IN ('r', 'p') ORDER BY c.oid, a.attnum",
         oid_array(oids.iter())
     )
@@ -196,12 +199,15 @@ fn read_table(rows: &[Row], types: &Types, keys: &BTreeMap<u32, Keys>) -> Result
     let (mut columns, mut numbers) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
     for row in rows.iter().filter(|row| row.get(4).is_some()) {
         numbers.push(row.parse::<i16>(4)?);
+        let column_type = classify(types, row.parse(6)?, row.parse(7)?);
+        let nullable = row.is_true(9);
         columns.push(Column {
-            name: text(row, 5).to_owned(),
-            column_type: classify(types, row.parse(6)?, row.parse(7)?),
-            type_name: text(row, 8).to_owned(),
-            nullable: row.is_true(9),
-            dropped: false,
+            number: row.parse(4)?,
+            not_null: !nullable,
+            default: row.get(10).map(str::to_owned),
+            missing: row.get(11).map(str::to_owned),
+            comment: row.get(12).map(str::to_owned),
+            ..Column::new(text(row, 5), column_type, text(row, 8), nullable)
         });
     }
     let index = keys.get(&oid).and_then(|keys| match identity {
@@ -213,7 +219,9 @@ fn read_table(rows: &[Row], types: &Types, keys: &BTreeMap<u32, Keys>) -> Result
     // A key with a column that is not published (a generated one) is none.
     let key = index.and_then(|index| index.iter().map(place).collect::<Option<Vec<_>>>()).unwrap_or_default();
     let name = TableName::new(text(first, 1), text(first, 2));
-    Ok(TableSchema { name, oid, version: SchemaVersion(1), columns, key, identity })
+    let mut table = TableSchema::new(name, oid, columns, key, identity);
+    table.comment = first.get(13).map(str::to_owned);
+    Ok(table)
 }
 
 #[cfg(test)]

@@ -46,13 +46,7 @@ mod tests {
 
     #[test]
     fn two_columns_never_share_a_name() {
-        let column = |name: &&str| Column {
-            name: (*name).to_owned(),
-            type_name: String::new(),
-            column_type: ColumnType::Bool,
-            nullable: true,
-            dropped: false,
-        };
+        let column = |name: &&str| Column::new(*name, ColumnType::Bool, "", true);
         let table = TableSchema {
             name: TableName::new("public", "t"),
             oid: 1,
@@ -60,6 +54,8 @@ mod tests {
             columns: ["a b", "a-b", "a_b", "a_b_2", "c"].iter().map(column).collect(),
             key: vec![],
             identity: ReplicaIdentity::Default,
+            comment: None,
+            dropped: false,
         };
         assert_eq!(fields(&table), ["a_b", "a_b_2", "a_b_3", "a_b_2_2", "c"]);
     }

@@ -39,13 +39,7 @@ mod tests {
     use crate::log::TopicRecords;
 
     fn table() -> TableSchema {
-        let column = |name: &str, column_type, nullable| Column {
-            name: name.into(),
-            type_name: String::new(),
-            column_type,
-            nullable,
-            dropped: false,
-        };
+        let column = |name: &str, column_type, nullable| Column::new(name, column_type, "", nullable);
         let labels = TextKind::Enum(vec!["new".into(), "paid".into()]);
         TableSchema {
             name: TableName::new("public", "orders"),
@@ -60,6 +54,8 @@ mod tests {
             ],
             key: vec![0],
             identity: ReplicaIdentity::Full,
+            comment: None,
+            dropped: false,
         }
     }
 

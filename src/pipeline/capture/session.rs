@@ -176,11 +176,14 @@ impl Session<'_> {
         }
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         let position = self.engine.progress().position;
-        let change = self.engine.tables.adopt(relation, catalog.as_ref(), position);
+        let grown = self.engine.tables.adopt(relation, catalog.as_ref(), position);
         self.registrar.register(&mut self.engine.tables, &name).await?;
-        if let Some(change) = change {
-            super::write_schema_change(&mut self.engine.appender, &self.name, &change);
-            self.engine.begin_anew(&change);
+        if let Some(grown) = grown {
+            super::write_schema_change(&mut self.engine.appender, &self.name, &grown.change);
+            self.engine.begin_anew(&grown.change);
+            for rows in grown.untold {
+                tracing::warn!(table = %name, rows, "what these hold now was not told: ask for a copy of the table");
+            }
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::change::{
-    Column, ColumnType, Lsn, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName, TableSchema,
+    Column, ColumnType, Evolved, Lsn, Position, ReplicaIdentity, SchemaChange, TableName, TableSchema,
     TextKind,
 };
 use crate::envelope::avro::{AvroSchemas, SchemaIds};
@@ -20,6 +20,15 @@ use crate::runtime::{Error, Result};
 
 use super::super::topics::read_json;
 use super::state::TableCount;
+
+/// A table's new shape.
+#[derive(Debug)]
+pub struct Grown {
+    /// To be written before the rows that follow.
+    pub change: SchemaChange,
+    /// Why rows from before may hold what nobody has told.
+    pub untold: Vec<String>,
+}
 
 /// Decides which tables are captured.
 pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
@@ -168,7 +177,7 @@ impl Tables {
         relation: Relation,
         catalog: Option<&TableSchema>,
         position: Position,
-    ) -> Option<SchemaChange> {
+    ) -> Option<Grown> {
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         if !self.wants(&name) {
             self.by_oid.insert(relation.oid, (relation, None));
@@ -213,24 +222,26 @@ impl Tables {
 
     /// Takes in the shape of a table as the source has it now; its rows come in the order of `source.columns`.
     /// Fails when the table cannot be carried beside those that are known.
-    pub fn evolve(&mut self, mut source: TableSchema, position: Position) -> Result<Option<SchemaChange>> {
+    pub fn evolve(&mut self, mut source: TableSchema, position: Position) -> Result<Option<Grown>> {
         // Whether a column may be null is not on the wire, and DROP NOT NULL goes unseen: only keys never are.
         for (index, column) in source.columns.iter_mut().enumerate() {
             column.nullable = !source.key.contains(&index);
         }
         let topic = self.own_topic(&source.name)?;
         let before = self.by_topic.get(&topic).map(|index| self.all[*index].schema.clone());
-        let after = match &before {
-            None => TableSchema { version: SchemaVersion(1), ..source },
-            Some(known) => match known.evolve(&source) {
-                None => return Ok(None),
-                Some(next) => next,
-            },
+        let evolved = match &before {
+            None => Some(TableSchema::first(&source)),
+            Some(known) => known.evolve(&source),
         };
-        let index = self.put(after.clone(), position);
+        let Some(evolved) = evolved else { return Ok(None) };
+        let index = self.put(evolved.after.clone(), position);
         // A table that was copied later than the others may be described as it was before.
         let position = position.max(self.all[index].since);
-        Ok(Some(SchemaChange { position, topic: topic.to_string(), statement: None, before, after }))
+        let Evolved { after, actions, untold } = evolved;
+        let applied = actions.iter().all(|action| action.applied);
+        let topic = topic.to_string();
+        let change = SchemaChange { position, topic, statement: None, applied, actions, before, after };
+        Ok(Some(Grown { change, untold }))
     }
 
     /// The table of a name.
@@ -261,6 +272,16 @@ impl Tables {
         table.encoder = encoder(&source, options, &table.schema, table.wire.as_deref(), Some(ids));
         table.ids = Some(ids);
         table.watch.refused(None);
+    }
+
+    /// A known table's rows come in the order of these columns of the source.
+    pub fn lay_out(&mut self, name: &TableName, columns: Vec<String>) {
+        let (options, source) = (self.options, self.source.clone());
+        let Some(table) = self.by_name(name) else { return };
+        if !matches!(table.encoder, TableEncoder::Refused(_)) {
+            table.encoder = encoder(&source, options, &table.schema, Some(&columns), table.ids);
+        }
+        table.wire = Some(columns);
     }
 
     /// An encoder of its own for rows whose columns come in that order, of a table that is known and registered.
@@ -329,8 +350,8 @@ fn encoder(
         .columns
         .iter()
         .map(|column| match wire {
-            Some(wire) => wire.iter().position(|name| *name == column.name),
-            None if column.dropped => None,
+            _ if column.dropped => None,
+            Some(wire) => wire.iter().position(|name| name == column.source_name()),
             None => {
                 live += 1;
                 Some(live - 1)
@@ -354,12 +375,17 @@ fn shape(relation: &Relation, catalog: Option<&TableSchema>) -> TableSchema {
                 .or_else(|| known.map(|k| k.column_type.clone()))
                 .unwrap_or(ColumnType::Text { text: TextKind::Other });
             let named = known.filter(|k| k.column_type == column_type).map(|k| k.type_name.clone());
+            let type_name = named.unwrap_or_else(|| format!("oid {}", column.type_oid));
+            let nullable = known.is_none_or(|k| k.nullable);
+            let described = Column::new(&column.name, column_type, type_name, nullable);
+            let Some(known) = known else { return described };
             Column {
-                name: column.name.clone(),
-                column_type,
-                type_name: named.unwrap_or_else(|| format!("oid {}", column.type_oid)),
-                nullable: known.is_none_or(|k| k.nullable),
-                dropped: false,
+                number: known.number,
+                not_null: known.not_null,
+                comment: known.comment.clone(),
+                default: known.default.clone(),
+                missing: known.missing.clone(),
+                ..described
             }
         })
         .collect();
@@ -383,5 +409,7 @@ fn shape(relation: &Relation, catalog: Option<&TableSchema>) -> TableSchema {
         ReplicaIdentity::Nothing => Vec::new(),
     };
     let name = TableName::new(relation.schema.clone(), relation.table.clone());
-    TableSchema { name, oid: relation.oid, version: SchemaVersion(1), columns, key, identity }
+    let mut table = TableSchema::new(name, relation.oid, columns, key, identity);
+    table.comment = catalog.and_then(|catalog| catalog.comment.clone());
+    table
 }

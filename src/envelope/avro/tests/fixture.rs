@@ -21,7 +21,7 @@ pub const IDS: SchemaIds = SchemaIds { key: 7, value: 0x0102_0304 };
 pub const STRINGS: Options = Options { decimal_handling: DecimalHandling::String };
 
 pub fn column(name: &str, column_type: ColumnType) -> Column {
-    Column { name: name.into(), type_name: "its type".into(), column_type, nullable: true, dropped: false }
+    Column::new(name, column_type, "its type", true)
 }
 
 /// Columns of the key take no null.
@@ -36,6 +36,8 @@ pub fn table(mut columns: Vec<Column>, key: Vec<usize>) -> TableSchema {
         columns,
         key,
         identity: ReplicaIdentity::Default,
+        comment: None,
+        dropped: false,
     }
 }
 

@@ -15,7 +15,7 @@ use crate::log::TopicRecords;
 pub const POSITION: Position = Position { timeline: 1, commit_lsn: Lsn(0x16_B374_D848), ordinal: 3 };
 
 pub fn column(name: &str, column_type: ColumnType) -> Column {
-    Column { name: name.into(), type_name: "its type".into(), column_type, nullable: true, dropped: false }
+    Column::new(name, column_type, "its type", true)
 }
 
 pub fn table(columns: Vec<Column>, key: Vec<usize>) -> TableSchema {
@@ -26,6 +26,8 @@ pub fn table(columns: Vec<Column>, key: Vec<usize>) -> TableSchema {
         columns,
         key,
         identity: ReplicaIdentity::Default,
+        comment: None,
+        dropped: false,
     }
 }
 

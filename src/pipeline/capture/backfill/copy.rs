@@ -75,11 +75,13 @@ impl<'a> Copy<'a> {
             return Ok(Copied::Refused);
         }
         let Some(rows) = copy_out(sql, wanted, &schema).await? else { return Ok(Copied::Not) };
-        let change = self.tables.evolve(schema.clone(), point.position(self.rows))?;
+        let grown = self.tables.evolve(schema.clone(), point.position(self.rows))?;
         self.registrar.register(self.tables, &schema.name).await?;
-        if let Some(change) = change {
-            write_schema_change(self.appender, &self.settings.name, &change);
+        if let Some(grown) = grown {
+            write_schema_change(self.appender, &self.settings.name, &grown.change);
         }
+        let columns = schema.columns.iter().map(|column| column.name.clone()).collect();
+        self.tables.lay_out(&schema.name, columns);
         self.rows(rows, point, &schema).await?;
         Ok(Copied::Whole)
     }
