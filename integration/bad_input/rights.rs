@@ -3,20 +3,18 @@
 use std::process::{Command, Stdio};
 
 use crate::connector::{CSV, Connector, Ended, PASSWORD, server_with_table};
-use crate::support::Postgres;
+use crate::support::{Postgres, client_program};
 
 /// Runs a script with psql as the role `postgres`.
 fn psql(server: &Postgres, script: &str) -> Ended {
     let file = server.dir().join("script.sql");
     std::fs::write(&file, script).unwrap();
-    let psql =
-        ["/usr/lib/postgresql/15/bin/psql"].into_iter().find(|path| std::path::Path::new(path).exists());
-    let output = Command::new(psql.unwrap_or("psql"))
+    let output = Command::new(client_program("psql"))
         .args(["-X", "-q", "-d", &server.url(), "-f"])
         .arg(&file)
         .stdin(Stdio::null())
         .output()
-        .expect("psql is needed: apt-get install postgresql-client");
+        .unwrap();
     output.into()
 }
 

@@ -7,7 +7,7 @@ use tidemark::change::Lsn;
 use tidemark::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session};
 
 use crate::connector::{CSV, Connector, PASSWORD, server_with_table};
-use crate::support::{Postgres, Stop};
+use crate::support::{Postgres, Stop, client_program};
 
 async fn text(server: &Postgres, sql: &str) -> String {
     server.connect().await.query_one(sql, &[]).await.unwrap().get(0)
@@ -46,7 +46,7 @@ async fn a_slot_in_use_is_found_before_the_first_copy() {
     let server = server_with_table().await;
     let connector = Connector::new(&server, CSV);
     assert_eq!(connector.run(&["setup"]).code, 0);
-    let mut other = Command::new("/usr/lib/postgresql/15/bin/pg_recvlogical")
+    let mut other = Command::new(client_program("pg_recvlogical"))
         .args(["-d", &server.url(), "--slot", "tidemark_shop", "--start", "-f", "/dev/null"])
         .args(["-o", "proto_version=1", "-o", "publication_names=tidemark_shop"])
         .stdin(Stdio::null())

@@ -16,6 +16,7 @@ mod kafka;
 pub mod lake;
 mod postgres;
 mod process;
+mod programs;
 mod proxy;
 
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ pub use disk::{SmallDisk, again_in_a_namespace};
 pub use kafka::{Kafka, Node};
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
+pub use programs::{MAJORS, client_program};
 pub use proxy::{Network, Proxy};
 
 /// Asks `condition` again and again until it is true; panics with `what` after `deadline`.

@@ -1,12 +1,13 @@
 //! A throwaway Postgres: started for a test, gone with it.
 //!
 //! The first start of a server version makes a data folder with initdb and keeps it in the system's temporary
-//! folder as a template; later ones copy it. Servers refuse to run as root: then they run as `nobody`.
+//! folder as a template; later ones copy it. Servers refuse to run as root: then they run as `nobody`. Where the
+//! programs of other majors are is in [`super::programs`].
 
 use std::fs;
 use std::io::Write;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,9 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
 use super::Certificates;
-
-/// Whom a server runs as when the tests run as root.
-const NOBODY: u32 = 65534;
+use super::programs::{NOBODY, default_server, give_away, major_of, server_of};
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,13 +48,23 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// A server with `wal_level=logical`, the role `postgres` without a password, and a short `wal_writer_delay`.
+    /// A server with `wal_level=logical` and the role `postgres` without a password: the system's own, or the major
+    /// that `TIDEMARK_TEST_POSTGRES` names.
     pub async fn start() -> Self {
         Self::builder().start().await
     }
 
     /// The same, to be changed first.
     pub fn builder() -> PostgresBuilder {
+        Self::builder_of(default_server())
+    }
+
+    /// A server of this major, to be changed first.
+    pub fn version(major: u32) -> PostgresBuilder {
+        Self::builder_of(server_of(major))
+    }
+
+    fn builder_of(bin: PathBuf) -> PostgresBuilder {
         let settings = [
             ("listen_addresses", "127.0.0.1"),
             ("wal_level", "logical"),
@@ -67,8 +76,12 @@ impl Postgres {
             ("log_min_messages", "info"),
         ];
         let settings = settings.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-        let bin = find_binaries();
         PostgresBuilder { bin, settings, hba: None, own_initdb: false, environment: Vec::new() }
+    }
+
+    /// The server's major version.
+    pub fn major(&self) -> u32 {
+        major_of(&self.bin)
     }
 
     /// Port on 127.0.0.1.
@@ -287,25 +300,6 @@ impl PostgresBuilder {
     }
 }
 
-/// The folder with `initdb` and `postgres`: `PG_BIN`, the newest of Debian's, or one of `PATH`.
-fn find_binaries() -> PathBuf {
-    let has_server = |dir: &PathBuf| dir.join("postgres").exists() && dir.join("initdb").exists();
-    if let Some(dir) = std::env::var_os("PG_BIN").map(PathBuf::from) {
-        assert!(has_server(&dir), "PG_BIN={} has no postgres and initdb", dir.display());
-        return dir;
-    }
-    let mut debian: Vec<_> = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().collect();
-    debian.sort_by_key(|entry| entry.file_name().to_string_lossy().parse::<u32>().unwrap_or(0));
-    let paths = std::env::var_os("PATH").unwrap_or_default();
-    debian
-        .iter()
-        .rev()
-        .map(|entry| entry.path().join("bin"))
-        .chain(std::env::split_paths(&paths))
-        .find(has_server)
-        .expect("no Postgres server found: apt-get install postgresql, or set PG_BIN")
-}
-
 /// A data folder to copy, made once a version.
 fn template(bin: &Path) -> PathBuf {
     let version = Command::new(bin.join("postgres")).arg("--version").output().unwrap();
@@ -347,13 +341,6 @@ fn server_command(bin: &Path, program: &str) -> Command {
 fn run(command: &mut Command) {
     let output = command.stdin(Stdio::null()).output().unwrap();
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Makes the server's user the owner.
-fn give_away(path: &Path) {
-    if geteuid().is_root() {
-        chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
-    }
 }
 
 /// A port that nobody listens on, below the range from which the kernel takes ports for outgoing connections.
