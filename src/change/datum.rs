@@ -19,7 +19,8 @@ pub enum Datum<'a> {
     /// the column's.
     Decimal(Cow<'a, [u8]>),
     /// Text in all its kinds: numeric without scale (plain decimal digits as Postgres prints them, or
-    /// `NaN`, `Infinity`, `-Infinity`), json, uuid, enum, interval (ISO 8601), timetz.
+    /// `NaN`, `Infinity`, `-Infinity`), json, uuid, enum, interval (ISO 8601), timetz. Of an array with a lower
+    /// bound other than 1: Postgres's text of it, such as `[0:1]={a,b}`.
     Text(Cow<'a, str>),
     /// `bytea`.
     Bytes(Cow<'a, [u8]>),
@@ -30,7 +31,7 @@ pub enum Datum<'a> {
     /// `timestamp` and `timestamptz` (UTC): microseconds since 1970-01-01; [`Datum::INFINITY`] and
     /// [`Datum::NEG_INFINITY`] are the infinities. Wider than 64 bits, since Postgres reaches year 294276.
     Timestamp(i128),
-    /// A one-dimensional array.
+    /// An array; of more dimensions, a list of lists.
     List(Vec<Datum<'a>>),
 }
 

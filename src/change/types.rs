@@ -66,7 +66,7 @@ pub enum ColumnType {
     TimeTz,
     /// `interval`, as ISO 8601 text: months, days and microseconds do not convert into each other.
     Interval,
-    /// A one-dimensional array of the element.
+    /// An array of the element, of whatever dimensions and bounds: Postgres's types do not say.
     Array {
         /// The element's representation; never itself an array (Postgres has no array-of-array types).
         element: Box<ColumnType>,
@@ -87,6 +87,8 @@ pub enum TextKind {
     Xml,
     /// `tsvector`.
     Tsvector,
+    /// `ltree` of the extension.
+    Ltree,
     /// An enum, with its labels in order at the time the schema was read.
     Enum(Vec<String>),
     /// Any other type, in its text form.
@@ -191,6 +193,7 @@ impl ColumnType {
         Self::Decimal { precision: ((packed >> 16) & 0xFFFF) as u16, scale: scale as i16 }
     }
 
+    /// Arrays whose elements a comma divides: `box[]` (1020) is not one of them.
     const fn element_of_builtin_array(oid: u32) -> Option<u32> {
         Some(match oid {
             1000 => 16,
@@ -210,12 +213,46 @@ impl ColumnType {
             2951 => 2950,
             199 => 114,
             3807 => 3802,
+            143 => 142,
             1182 => 1082,
             1183 => 1083,
             1115 => 1114,
             1185 => 1184,
             1270 => 1266,
             1187 => 1186,
+            1561 => 1560,
+            // Types that travel as text: money, varbit; inet, cidr, macaddr, macaddr8.
+            791 => 790,
+            1563 => 1562,
+            1041 => 869,
+            651 => 650,
+            1040 => 829,
+            775 => 774,
+            // point, line, lseg, path, polygon, circle.
+            1017 => 600,
+            629 => 628,
+            1018 => 601,
+            1019 => 602,
+            1027 => 604,
+            719 => 718,
+            // tsvector, tsquery, jsonpath, pg_lsn.
+            3643 => 3614,
+            3645 => 3615,
+            4073 => 4072,
+            3221 => 3220,
+            // int4range, numrange, tsrange, tstzrange, daterange, int8range, and their multiranges.
+            3905 => 3904,
+            3907 => 3906,
+            3909 => 3908,
+            3911 => 3910,
+            3913 => 3912,
+            3927 => 3926,
+            6150 => 4451,
+            6151 => 4532,
+            6152 => 4533,
+            6153 => 4534,
+            6155 => 4535,
+            6157 => 4536,
             _ => return None,
         })
     }
@@ -242,6 +279,9 @@ mod tests {
     fn arrays_know_their_element() {
         let element = Box::new(ColumnType::Timestamp { precision: 3 });
         assert_eq!(ColumnType::from_builtin(1115, 3), Some(ColumnType::Array { element }));
-        assert_eq!(ColumnType::from_builtin(600, -1), None);
+        let text = Box::new(ColumnType::Text { text: TextKind::Other });
+        assert_eq!(ColumnType::from_builtin(1041, -1), Some(ColumnType::Array { element: text }), "inet[]");
+        assert_eq!(ColumnType::from_builtin(600, -1), None, "a point");
+        assert_eq!(ColumnType::from_builtin(1020, -1), None, "box[]");
     }
 }

@@ -91,8 +91,8 @@ enum CatalogType {
     Domain(u32, i32),
     /// Type of the elements.
     Array(u32),
-    /// The extension's case-insensitive text.
-    Citext,
+    /// A type of an extension which is known by its name.
+    Extension(ColumnType),
     Other,
 }
 
@@ -127,7 +127,10 @@ fn read_type(row: &Row) -> Result<CatalogType> {
         }
         ("d", _) => CatalogType::Domain(row.parse(2)?, row.parse(3)?),
         (_, Some(_)) => CatalogType::Array(row.parse(4)?),
-        ("b", None) if text(row, 5) == "citext" => CatalogType::Citext,
+        ("b", None) if text(row, 5) == "citext" => CatalogType::Extension(ColumnType::TEXT),
+        ("b", None) if text(row, 5) == "ltree" => {
+            CatalogType::Extension(ColumnType::Text { text: TextKind::Ltree })
+        }
         _ => CatalogType::Other,
     })
 }
@@ -141,12 +144,12 @@ fn classify(types: &Types, oid: u32, modifier: i32) -> ColumnType {
     }
     match types.get(&oid) {
         Some(CatalogType::Enum(labels)) => ColumnType::Text { text: TextKind::Enum(labels.clone()) },
-        Some(CatalogType::Citext) => ColumnType::TEXT,
+        Some(CatalogType::Extension(known)) => known.clone(),
         // A column of a domain has no modifier: the domain does, or the domain below it.
         Some(CatalogType::Domain(base, modifier)) => classify(types, *base, *modifier),
         Some(CatalogType::Array(element)) => match classify(types, *element, modifier) {
-            // An array of a domain over an array would be nested, and one of unknown things has no known parts.
-            OTHER | ColumnType::Array { .. } => OTHER,
+            // An array of a domain over an array: its elements' text is that of arrays.
+            ColumnType::Array { .. } => OTHER,
             element => ColumnType::Array { element: Box::new(element) },
         },
         Some(CatalogType::Other) | None => OTHER,
@@ -248,7 +251,8 @@ mod tests {
         assert_eq!(classify(&types, 4, -1), array(label));
         assert_eq!(classify(&types, 5, -1), array(decimal));
         assert_eq!(classify(&types, 6, -1), array(ColumnType::TEXT));
-        for oid in [7, 8, 9, 10] {
+        assert_eq!(classify(&types, 8, -1), array(OTHER));
+        for oid in [7, 9, 10] {
             assert_eq!(classify(&types, oid, -1), OTHER, "{oid}");
         }
     }

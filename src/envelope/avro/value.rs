@@ -72,6 +72,9 @@ pub(super) fn write(
     let ColumnType::Array { element } = column_type else {
         return write_scalar(column_type, options, text, &mut scratch.text, out);
     };
+    if array::has_bounds(text) {
+        return Ok(Fit::Beyond);
+    }
     let Scratch { text: unescaped, items } = scratch;
     items.clear();
     let (mut count, mut depth) = (0, 0);

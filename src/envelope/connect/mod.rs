@@ -207,6 +207,7 @@ fn column(column_type: &ColumnType, decimals: DecimalHandling) -> Schema {
             TextKind::Json => named(Kind::String, "io.debezium.data.Json", 1),
             TextKind::Xml => named(Kind::String, "io.debezium.data.Xml", 1),
             TextKind::Tsvector => named(Kind::String, "io.debezium.data.Tsvector", 1),
+            TextKind::Ltree => named(Kind::String, "io.debezium.data.Ltree", 1),
             TextKind::Enum(labels) => {
                 named(Kind::String, "io.debezium.data.Enum", 1).with("allowed", &labels.join(","))
             }

@@ -22,7 +22,7 @@
 //! | timestamptz | string, ISO 8601 in UTC, with the type's digits after the seconds, expanded years (`+12026-…`, `-0043-…`); `"infinity"`, `"-infinity"` |
 //! | timetz | string as Postgres prints it (Debezium shifts it to UTC and loses the zone) |
 //! | interval | string, ISO 8601 as Postgres prints it (Debezium's default, microseconds with months of 30.4375 days, is lossy) |
-//! | arrays | array of the element's form, nested for more dimensions; a lower bound other than 1 is an error |
+//! | arrays | array of the element's form, nested for more dimensions; with a lower bound other than 1 (`"[0:1]={a,b}"`) a string of Postgres's text |
 //!
 //! Microseconds since 1970 may exceed 64 bits from the year 294247 on: the number is exact. One timestamp,
 //! 294247-01-10 04:00:25.2, has as microseconds the very number which Debezium gives to infinity: it is

@@ -36,6 +36,9 @@ pub(super) fn write(
     let ColumnType::Array { element } = column_type else {
         return write_scalar(column_type, options, text, out);
     };
+    if array::has_bounds(text) {
+        return string::write(text, out);
+    }
     let start = out.len();
     array::parts(text, scratch, |part| {
         if part == Part::Close {
@@ -233,6 +236,7 @@ pub(in crate::envelope) fn read<'a>(
 ) -> Result<Datum<'a>, Malformed> {
     match column_type {
         ColumnType::Array { element } if scan.peek() == Some(b'[') => read_list(element, options, 1, scan),
+        ColumnType::Array { .. } if scan.peek() == Some(b'"') => read_bounded(scan),
         _ => read_scalar(column_type, options, scan),
     }
 }
@@ -252,6 +256,16 @@ fn read_list<'a>(
         Ok(())
     })?;
     Ok(Datum::List(list))
+}
+
+/// An array with a lower bound other than 1: Postgres's own text.
+fn read_bounded<'a>(scan: &mut Scanner<'a>) -> Result<Datum<'a>, Malformed> {
+    let text = scan.string()?;
+    if array::has_bounds(text.as_bytes()) {
+        Ok(Datum::Text(text))
+    } else {
+        Err(Malformed("expected an array, or the text of one with its bounds"))
+    }
 }
 
 fn read_scalar<'a>(

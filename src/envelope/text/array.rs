@@ -1,7 +1,7 @@
 //! Arrays: `{1,NULL,"a \"b\""}` to its parts (`src/backend/utils/adt/arrayfuncs.c`, `array_out`).
 //!
-//! Arrays of more dimensions nest. An array whose lower bound is not 1 is printed with a prefix
-//! (`[2:4]={…}`); the envelope's arrays have no place for it, so it is refused rather than renumbered.
+//! Arrays of more dimensions nest. An array with a lower bound other than 1 is printed with a prefix
+//! (`[2:4]={…}`), for which lists have no place: such an array travels as that text ([`has_bounds`]), not renumbered.
 //! The delimiter is a comma: `box[]`, the one type with another, must not be classified as an array.
 
 use super::Malformed;
@@ -24,15 +24,17 @@ pub enum Part<'a> {
 
 const BAD: Malformed = Malformed("not an array in Postgres's text form");
 
+/// Whether the text is that of an array with a lower bound other than 1.
+pub fn has_bounds(text: &[u8]) -> bool {
+    text.first() == Some(&b'[')
+}
+
 /// Calls `visit` for each part, in order. `scratch` holds an element while its escapes are taken off.
 pub fn parts<E: From<Malformed>>(
     text: &[u8],
     scratch: &mut Vec<u8>,
     mut visit: impl FnMut(Part<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    if text.first() == Some(&b'[') {
-        return Err(Malformed("an array whose lower bound is not 1, which the envelope cannot carry").into());
-    }
     let mut rest = text;
     let mut depth = 0_usize;
     // Whether an element may stand here: after an opening brace or a comma.
