@@ -1,14 +1,17 @@
 //! Tables as the system catalog describes them: which are published, and their shapes.
 //!
-//! Three queries load any number of tables: columns, the types among them that are not built in (followed
-//! through domains and arrays), and the index that is each table's replica identity.
+//! One query describes any number of tables, a JSON object each: columns, the types among them that are not built in
+//! (followed through domains and arrays), and the indexes that can be a replica identity. The event trigger of
+//! [`super::ddl`] runs the same query, so that both give the same shape.
 //!
 //! Why the key is what it is: the key of a [`TableSchema`] must be known for the old row of every update and
 //! delete. `DEFAULT` logs the primary key, but only one that is checked at once: Postgres ignores a `DEFERRABLE`
 //! one (`RelationGetIndexList` in `src/backend/utils/cache/relcache.c`), so such a table has no key here either.
 //! `INDEX` logs that index's columns, `FULL` the whole row, of which the primary key is enough.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
 
 use super::wire::{Client, Row, quote_literal};
 use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema, TextKind};
@@ -40,46 +43,93 @@ pub async fn load_tables(client: &mut Client, oids: &[u32]) -> Result<Vec<TableS
     if oids.is_empty() {
         return Ok(Vec::new());
     }
-    let rows = client.query(&columns_sql(oids)).await?;
-    let unknown: BTreeSet<u32> = rows.iter().filter_map(unknown_type).collect();
-    let types = load_types(client, &unknown).await?;
-    let keys = load_keys(client, oids).await?;
-    let mut tables = Vec::new();
-    for group in rows.chunk_by(|a, b| a.get(0) == b.get(0)) {
-        tables.push(read_table(group, &types, &keys)?);
-    }
-    Ok(tables)
-}
-
-fn columns_sql(oids: &[u32]) -> String {
-    // A table without columns still has a row, with nulls.
-    format!(
-        "SELECT c.oid, n.nspname, c.relname, c.relreplident, a.attnum, a.attname, a.atttypid, a.atttypmod, \
-         format_type(a.atttypid, a.atttypmod), NOT a.attnotnull, pg_get_expr(d.adbin, d.adrelid), \
-         CASE WHEN a.atthasmissing THEN (a.attmissingval::text::text[])[1] END, \
-         col_description(c.oid, a.attnum), obj_description(c.oid, 'pg_class') \
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped \
-         AND a.attgenerated = '' \
-         LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
-         WHERE c.oid = ANY ({}) AND c.relkind IN ('r', 'p') ORDER BY c.oid, a.attnum",
-        oid_array(oids.iter())
-    )
-}
-
-fn oid_array<'a>(oids: impl Iterator<Item = &'a u32>) -> String {
-    let oids: Vec<_> = oids.map(u32::to_string).collect();
-    format!("'{{{}}}'::oid[]", oids.join(","))
+    let list: Vec<_> = oids.iter().map(u32::to_string).collect();
+    let rows = client.query(&describe_sql(&format!("'{{{}}}'::oid[]", list.join(",")), u64::MAX)).await?;
+    rows.iter()
+        .map(|row| {
+            let description = serde_json::from_str::<TableDescription>(text(row, 2)).map_err(|error| {
+                Error::operator(format!("the catalog's description of table {} cannot be read", text(row, 0)))
+                    .cause(error)
+            })?;
+            Ok(description.schema())
+        })
+        .collect()
 }
 
 fn text(row: &Row, column: usize) -> &str {
     row.get(column).unwrap_or_default()
 }
 
-/// The type of a column that [`ColumnType::from_builtin`] does not know.
-fn unknown_type(row: &Row) -> Option<u32> {
-    let oid = row.get(6)?.parse().ok()?;
-    ColumnType::from_builtin(oid, -1).is_none().then_some(oid)
+/// The query that describes tables: rows of OID, persistence and a [`TableDescription`] in JSON.
+///
+/// `tables` is an expression of type `oid[]`. Of the values of `attmissingval` no more than `missing_bytes_max` bytes
+/// a table are in it.
+pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64) -> String {
+    include_str!("describe.sql")
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("--"))
+        .collect::<Vec<_>>()
+        .join("\n")
+        .replace("{tables}", tables)
+        .replace("{missing_bytes_max}", &missing_bytes_max.to_string())
+}
+
+/// What `describe.sql` says of a table.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct TableDescription {
+    pub oid: u32,
+    schema: String,
+    name: String,
+    /// `pg_class.relpersistence`.
+    pub persistence: String,
+    /// `pg_class.relreplident`.
+    identity: String,
+    /// Of a partition: the topmost table.
+    pub root: Option<u32>,
+    /// Of a partitioned table: all partitions below it, on every level.
+    pub partitions: Option<Vec<u32>>,
+    comment: Option<String>,
+    columns: Vec<ColumnDescription>,
+    types: Vec<TypeDescription>,
+    keys: Vec<KeyDescription>,
+}
+
+/// See `pg_attribute`.
+#[derive(Clone, Debug, Deserialize)]
+struct ColumnDescription {
+    number: i16,
+    name: String,
+    #[serde(rename = "type")]
+    type_oid: u32,
+    modifier: i32,
+    type_name: String,
+    not_null: bool,
+    generated: String,
+    default: Option<String>,
+    comment: Option<String>,
+    has_missing: bool,
+    missing: Option<String>,
+}
+
+/// See `pg_type`.
+#[derive(Clone, Debug, Deserialize)]
+struct TypeDescription {
+    oid: u32,
+    name: String,
+    kind: String,
+    base: u32,
+    modifier: i32,
+    /// Of a real array: the type of its elements.
+    element: Option<u32>,
+    labels: Option<Vec<String>>,
+}
+
+/// An index that can identify rows.
+#[derive(Clone, Debug, Deserialize)]
+struct KeyDescription {
+    primary: bool,
+    identity: bool,
+    columns: Vec<i16>,
 }
 
 /// What the catalog says of a type that is not built in.
@@ -98,41 +148,15 @@ enum CatalogType {
 
 type Types = BTreeMap<u32, CatalogType>;
 
-async fn load_types(client: &mut Client, oids: &BTreeSet<u32>) -> Result<Types> {
-    if oids.is_empty() {
-        return Ok(Types::new());
-    }
-    // A real array is the one which its element names as its array; others (point, int2vector) only have parts.
-    let sql = format!(
-        "WITH RECURSIVE wanted(oid) AS (SELECT unnest({}) UNION \
-         SELECT u.oid FROM wanted w JOIN pg_type t ON t.oid = w.oid, \
-         LATERAL (VALUES (t.typbasetype), (t.typelem)) AS u(oid) WHERE u.oid <> 0) \
-         SELECT t.oid, t.typtype, t.typbasetype, t.typtypmod, \
-         CASE WHEN e.typarray = t.oid AND e.typdelim = ',' THEN e.oid END, t.typname, \
-         (SELECT json_agg(l.enumlabel ORDER BY l.enumsortorder) FROM pg_enum l WHERE l.enumtypid = t.oid) \
-         FROM pg_type t LEFT JOIN pg_type e ON e.oid = t.typelem WHERE t.oid IN (SELECT oid FROM wanted)",
-        oid_array(oids.iter())
-    );
-    let rows = client.query(&sql).await?;
-    rows.iter().map(|row| Ok((row.parse(0)?, read_type(row)?))).collect()
-}
-
-fn read_type(row: &Row) -> Result<CatalogType> {
-    Ok(match (text(row, 1), row.get(4)) {
-        ("e", _) => {
-            let labels = serde_json::from_str(row.get(6).unwrap_or("[]"));
-            CatalogType::Enum(labels.map_err(|error| {
-                Error::operator(format!("the labels of enum {:?} cannot be read", text(row, 5))).cause(error)
-            })?)
-        }
-        ("d", _) => CatalogType::Domain(row.parse(2)?, row.parse(3)?),
-        (_, Some(_)) => CatalogType::Array(row.parse(4)?),
-        ("b", None) if text(row, 5) == "citext" => CatalogType::Extension(ColumnType::TEXT),
-        ("b", None) if text(row, 5) == "ltree" => {
-            CatalogType::Extension(ColumnType::Text { text: TextKind::Ltree })
-        }
+fn read_type(described: &TypeDescription) -> CatalogType {
+    match (described.kind.as_str(), described.element, described.name.as_str()) {
+        ("e", ..) => CatalogType::Enum(described.labels.clone().unwrap_or_default()),
+        ("d", ..) => CatalogType::Domain(described.base, described.modifier),
+        (_, Some(element), _) => CatalogType::Array(element),
+        ("b", None, "citext") => CatalogType::Extension(ColumnType::TEXT),
+        ("b", None, "ltree") => CatalogType::Extension(ColumnType::Text { text: TextKind::Ltree }),
         _ => CatalogType::Other,
-    })
+    }
 }
 
 const OTHER: ColumnType = ColumnType::Text { text: TextKind::Other };
@@ -156,75 +180,55 @@ fn classify(types: &Types, oid: u32, modifier: i32) -> ColumnType {
     }
 }
 
-/// Column numbers of the indexes that can identify a table's rows.
-#[derive(Debug, Default)]
-struct Keys {
-    primary: Option<Vec<i16>>,
-    identity: Option<Vec<i16>>,
+impl TableDescription {
+    /// The table's name.
+    pub fn table_name(&self) -> TableName {
+        TableName::new(self.schema.clone(), self.name.clone())
+    }
+
+    /// Whether every value of `attmissingval` is in it.
+    pub fn is_whole(&self) -> bool {
+        self.columns.iter().all(|column| column.has_missing == column.missing.is_some())
+    }
+
+    /// As a shape of version 1.
+    pub fn schema(&self) -> TableSchema {
+        let identity = match self.identity.as_str() {
+            "n" => ReplicaIdentity::Nothing,
+            "f" => ReplicaIdentity::Full,
+            "i" => ReplicaIdentity::Index,
+            _ => ReplicaIdentity::Default,
+        };
+        let types: Types = self.types.iter().map(|described| (described.oid, read_type(described))).collect();
+        let published: Vec<_> = self.columns.iter().filter(|column| column.generated.is_empty()).collect();
+        let index = match identity {
+            ReplicaIdentity::Default | ReplicaIdentity::Full => self.keys.iter().find(|key| key.primary),
+            ReplicaIdentity::Index => self.keys.iter().find(|key| key.identity),
+            ReplicaIdentity::Nothing => None,
+        };
+        let place = |number: &i16| published.iter().position(|column| column.number == *number);
+        // A key with a column that is not published (a generated one) is none.
+        let key = index.and_then(|index| index.columns.iter().map(place).collect::<Option<Vec<_>>>());
+        let columns = published.iter().map(|described| described.column(&types)).collect();
+        let mut schema =
+            TableSchema::new(self.table_name(), self.oid, columns, key.unwrap_or_default(), identity);
+        schema.comment.clone_from(&self.comment);
+        schema
+    }
 }
 
-async fn load_keys(client: &mut Client, oids: &[u32]) -> Result<BTreeMap<u32, Keys>> {
-    let sql = format!(
-        "SELECT indrelid, indisprimary, indisreplident, indkey, indnkeyatts FROM pg_index \
-         WHERE indrelid = ANY ({}) AND (indisprimary OR indisreplident) \
-         AND indisvalid AND indisunique AND indimmediate AND indpred IS NULL AND indexprs IS NULL",
-        oid_array(oids.iter())
-    );
-    let mut keys: BTreeMap<u32, Keys> = BTreeMap::new();
-    for row in client.query(&sql).await? {
-        let columns = text(&row, 3).split_whitespace().map(str::parse).collect::<Result<Vec<i16>, _>>();
-        let mut columns =
-            columns.map_err(|error| Error::operator("pg_index.indkey cannot be read").cause(error))?;
-        columns.truncate(row.parse(4)?);
-        let table = keys.entry(row.parse(0)?).or_default();
-        if row.is_true(2) {
-            table.identity = Some(columns.clone());
-        }
-        if row.is_true(1) {
-            table.primary = Some(columns);
+impl ColumnDescription {
+    fn column(&self, types: &Types) -> Column {
+        let column_type = classify(types, self.type_oid, self.modifier);
+        Column {
+            number: self.number,
+            not_null: self.not_null,
+            default: self.default.clone(),
+            missing: self.missing.clone(),
+            comment: self.comment.clone(),
+            ..Column::new(self.name.clone(), column_type, self.type_name.clone(), !self.not_null)
         }
     }
-    Ok(keys)
-}
-
-/// A table from the rows of its columns.
-fn read_table(rows: &[Row], types: &Types, keys: &BTreeMap<u32, Keys>) -> Result<TableSchema> {
-    let Some(first) = rows.first() else {
-        return Err(Error::operator("a table without a row in the catalog"));
-    };
-    let oid = first.parse(0)?;
-    let identity = match text(first, 3) {
-        "n" => ReplicaIdentity::Nothing,
-        "f" => ReplicaIdentity::Full,
-        "i" => ReplicaIdentity::Index,
-        _ => ReplicaIdentity::Default,
-    };
-    let (mut columns, mut numbers) = (Vec::with_capacity(rows.len()), Vec::with_capacity(rows.len()));
-    for row in rows.iter().filter(|row| row.get(4).is_some()) {
-        numbers.push(row.parse::<i16>(4)?);
-        let column_type = classify(types, row.parse(6)?, row.parse(7)?);
-        let nullable = row.is_true(9);
-        columns.push(Column {
-            number: row.parse(4)?,
-            not_null: !nullable,
-            default: row.get(10).map(str::to_owned),
-            missing: row.get(11).map(str::to_owned),
-            comment: row.get(12).map(str::to_owned),
-            ..Column::new(text(row, 5), column_type, text(row, 8), nullable)
-        });
-    }
-    let index = keys.get(&oid).and_then(|keys| match identity {
-        ReplicaIdentity::Default | ReplicaIdentity::Full => keys.primary.as_ref(),
-        ReplicaIdentity::Index => keys.identity.as_ref(),
-        ReplicaIdentity::Nothing => None,
-    });
-    let place = |number: &i16| numbers.iter().position(|n| n == number);
-    // A key with a column that is not published (a generated one) is none.
-    let key = index.and_then(|index| index.iter().map(place).collect::<Option<Vec<_>>>()).unwrap_or_default();
-    let name = TableName::new(text(first, 1), text(first, 2));
-    let mut table = TableSchema::new(name, oid, columns, key, identity);
-    table.comment = first.get(13).map(str::to_owned);
-    Ok(table)
 }
 
 #[cfg(test)]

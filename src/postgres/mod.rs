@@ -3,6 +3,7 @@
 pub mod assemble;
 pub mod catalog;
 pub mod copy;
+pub mod ddl;
 pub mod pgoutput;
 pub mod preflight;
 pub mod setup;

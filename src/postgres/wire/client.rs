@@ -17,15 +17,20 @@ use super::stream::{Stream, connect_tcp, connect_unix};
 use super::tls;
 use crate::runtime::{Error, Result};
 
-/// Settings that decide how values print, the same in every session, so that COPY and the stream agree; and no
-/// time limits, since a role's own would end a long copy.
-const SETTINGS: &[(&str, &str)] = &[
-    ("client_encoding", "UTF8"),
+/// Settings that decide how values and names of types print, the same wherever they do, so that COPY, the stream and
+/// the event trigger agree.
+pub(in crate::postgres) const OUTPUT_SETTINGS: &[(&str, &str)] = &[
     ("DateStyle", "ISO"),
     ("IntervalStyle", "iso_8601"),
     ("bytea_output", "hex"),
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
+    ("quote_all_identifiers", "off"),
+];
+
+/// Further settings of every session; no time limits, since a role's own would end a long copy.
+const SETTINGS: &[(&str, &str)] = &[
+    ("client_encoding", "UTF8"),
     // Names of types and of regclass values come out qualified, whatever the role's own path is.
     ("search_path", "pg_catalog"),
     ("statement_timeout", "0"),
@@ -362,6 +367,7 @@ async fn log_in(
         parameters.push(("options", server_options));
     }
     parameters.extend_from_slice(SETTINGS);
+    parameters.extend_from_slice(OUTPUT_SETTINGS);
     let mut connection = Connection::new(stream, options.address());
     auth::start(&mut connection, options, &parameters, binding).await?;
     let version = version_number(&connection.server_version);

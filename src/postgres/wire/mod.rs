@@ -30,6 +30,7 @@ mod replication;
 mod stream;
 mod tls;
 
+pub(in crate::postgres) use client::OUTPUT_SETTINGS;
 pub use client::{Client, CopyOut, Row, Session, quote_ident, quote_literal};
 pub use error::{ServerError, sqlstate};
 pub use options::{ChannelBindingMode, ConnectOptions, Host, SslMode};
