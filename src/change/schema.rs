@@ -254,7 +254,9 @@ pub struct SchemaAction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActionKind {
-    /// A table is seen for the first time.
+    /// A table is seen for the first time; it may have had rows before.
+    FirstSeen,
+    /// A table was created: its rows are in the stream from the first one on.
     CreateTable,
     /// A table of a name that was there before: another one.
     RecreateTable,

@@ -52,7 +52,7 @@ pub enum Severity {
 pub struct Reason {
     /// How bad.
     pub severity: Severity,
-    /// `late`, `missing` or `stuck`.
+    /// `late`, `missing`, `stuck` or `schema`.
     pub kind: Word,
     /// The component, the table or the day.
     pub subject: String,
@@ -74,6 +74,8 @@ pub(super) const LAG_WATCH_SECONDS: f64 = 60.0;
 pub(super) const LAG_ACT_SECONDS: f64 = 900.0;
 /// A cut may be overdue for so long: it waits for the transactions around midnight.
 const CUT_OVERDUE_SECONDS: i64 = 120;
+/// A schema change that is not applied is told for so long.
+const UNAPPLIED_SECONDS: i64 = 86_400;
 /// A day may take so long from its cut to its publication.
 const PUBLISH_SECONDS: i64 = 3600;
 
@@ -89,6 +91,7 @@ pub(super) fn reasons(report: &Report, held: &Held) -> Vec<Reason> {
     reasons.extend(failed_tables(report));
     reasons.extend(gaps(report));
     reasons.extend(dead_letters(report));
+    reasons.extend(unapplied(report));
     reasons.sort_by_key(|reason| reason.severity);
     reasons
 }
@@ -296,6 +299,27 @@ fn dead_letters(report: &Report) -> Option<Reason> {
         since: None,
         mend: Some("`tidemark dead-letters list` tells why.".to_owned()),
     })
+}
+
+fn unapplied(report: &Report) -> Vec<Reason> {
+    let recent = report.tables.iter().filter_map(|(name, table)| {
+        let last = table.unapplied.as_ref()?;
+        (report.time.as_second() - last.at.as_second() < UNAPPLIED_SECONDS).then_some((name, last))
+    });
+    let since = recent.clone().map(|(_, last)| last.at).min();
+    let told = recent.map(|(name, last)| (name.clone(), last.detail.as_str(), None));
+    let reason = |cause: Cause| Reason {
+        severity: Severity::Watch,
+        kind: "schema".into(),
+        subject: cause.tables,
+        message: cause.message,
+        since,
+        mend: Some(
+            "Nothing was taken away downstream; the topic <name>.ddl has the change. This is told for a day."
+                .to_owned(),
+        ),
+    };
+    causes(told).into_iter().map(reason).collect()
 }
 
 /// What several tables have in common.

@@ -168,7 +168,7 @@ fn cut(out: &mut Exposition, report: &Report) {
 
 type Column = (&'static str, &'static str, &'static str, fn(&TableReport) -> Option<f64>);
 
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 14] = [
     ("tidemark_table_changes_total", "counter", "Changes captured.", |t| Some(t.changes as f64)),
     ("tidemark_table_records_total", "counter", "Records that became of them.", |t| Some(t.records as f64)),
     ("tidemark_table_dead_letters", "gauge", "Records that could not be processed and wait.", |t| {
@@ -197,6 +197,15 @@ const COLUMNS: [Column; 12] = [
         "gauge",
         "Offsets of the log that are lost, until the table is copied anew.",
         |t| Some(t.gap.as_ref().map_or(0.0, |gap| gap.offsets as f64)),
+    ),
+    ("tidemark_table_schema_changes_total", "counter", "Schema changes seen at the source.", |t| {
+        Some(t.schema_changes as f64)
+    }),
+    (
+        "tidemark_table_schema_changes_unapplied_total",
+        "counter",
+        "Those of them which are not applied, since they would destroy, or not in all parts.",
+        |t| Some(t.schema_changes_unapplied as f64),
     ),
     ("tidemark_table_failed", "gauge", "1 while the table is isolated.", |t| {
         Some(f64::from(u8::from(t.state == "failed")))

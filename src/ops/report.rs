@@ -158,6 +158,15 @@ pub struct TableReport {
     /// Records of it which are in neither log nor lake.
     #[serde(default)]
     pub gap: Option<GapReport>,
+    /// Schema changes seen by this process.
+    #[serde(default)]
+    pub schema_changes: u64,
+    /// Those of them which are not applied, or not in all parts.
+    #[serde(default)]
+    pub schema_changes_unapplied: u64,
+    /// The last of these.
+    #[serde(default)]
+    pub unapplied: Option<UnappliedReport>,
     /// Records in the log.
     pub end_offset: u64,
     /// Those of them that are staged in the lake.
@@ -175,6 +184,15 @@ pub struct GapReport {
     pub offsets: u64,
     /// Whether this process has asked for the new copy.
     pub copy_asked: bool,
+}
+
+/// A schema change which is not applied.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnappliedReport {
+    /// What it was, and what became of it.
+    pub detail: String,
+    /// When it was seen.
+    pub at: Timestamp,
 }
 
 /// A backfill.
@@ -363,6 +381,7 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         TableState::Streaming => ("streaming", None, None),
         TableState::Failed { reason, mend } => ("failed", Some(reason), mend),
     };
+    let (schema_changes, schema_changes_unapplied) = stats.schema_changes();
     let backfill = stats.backfill();
     let ended_ms = if backfill.ended_ms == 0 { now_ms } else { backfill.ended_ms };
     TableReport {
@@ -387,6 +406,11 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
             offsets: gap.offsets,
             copy_asked: gap.here,
         }),
+        schema_changes,
+        schema_changes_unapplied,
+        unapplied: stats
+            .unapplied()
+            .map(|unapplied| UnappliedReport { detail: unapplied.detail, at: timestamp(unapplied.at_ms) }),
         end_offset: stats.end_offset(),
         staged_offset: stats.staged_offset(),
         published_ds: stats.published(),

@@ -41,6 +41,15 @@ pub struct Gap {
     pub here: bool,
 }
 
+/// A schema change at the source which is not applied, since it would destroy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unapplied {
+    /// What it was, and what became of it.
+    pub detail: String,
+    /// When it was seen, milliseconds since 1970.
+    pub at_ms: i64,
+}
+
 /// A table's counters. Written by capture (one writer) and deliver, each its own.
 #[derive(Debug)]
 pub struct TableStats {
@@ -57,6 +66,9 @@ pub struct TableStats {
     /// As long as capture refuses the table, it is failed, whatever else happens to it.
     refused: Mutex<Option<(TableState, i64)>>,
     gap: Mutex<Option<Gap>>,
+    schema_changes: AtomicU64,
+    schema_changes_unapplied: AtomicU64,
+    unapplied: Mutex<Option<Unapplied>>,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +107,9 @@ impl Default for TableStats {
             state: Mutex::new((TableState::Streaming, now_ms())),
             refused: Mutex::default(),
             gap: Mutex::default(),
+            schema_changes: AtomicU64::new(0),
+            schema_changes_unapplied: AtomicU64::new(0),
+            unapplied: Mutex::default(),
         }
     }
 }
@@ -175,6 +190,24 @@ impl TableStats {
     /// Records of it are lost, or, with none, it is whole again.
     pub fn set_gap(&self, gap: Option<Gap>) {
         *lock(&self.gap) = gap;
+    }
+
+    /// The table's shape changed at the source; `unapplied` says what of that is not carried over.
+    pub fn schema_changed(&self, unapplied: Option<String>) {
+        self.schema_changes.fetch_add(1, Relaxed);
+        if let Some(detail) = unapplied {
+            self.schema_changes_unapplied.fetch_add(1, Relaxed);
+            *lock(&self.unapplied) = Some(Unapplied { detail, at_ms: now_ms() });
+        }
+    }
+
+    /// All schema changes, and those that are not applied or not in all parts.
+    pub(super) fn schema_changes(&self) -> (u64, u64) {
+        (self.schema_changes.load(Relaxed), self.schema_changes_unapplied.load(Relaxed))
+    }
+
+    pub(super) fn unapplied(&self) -> Option<Unapplied> {
+        lock(&self.unapplied).clone()
     }
 
     pub(super) fn gap(&self) -> Option<Gap> {

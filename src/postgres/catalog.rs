@@ -9,7 +9,7 @@
 //! one (`RelationGetIndexList` in `src/backend/utils/cache/relcache.c`), so such a table has no key here either.
 //! `INDEX` logs that index's columns, `FULL` the whole row, of which the primary key is enough.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
@@ -29,6 +29,28 @@ pub async fn published_tables(client: &mut Client, publication: &str) -> Result<
     );
     let rows = client.query(&sql).await?;
     rows.iter().map(|row| Ok((row.parse(0)?, TableName::new(text(row, 1), text(row, 2))))).collect()
+}
+
+/// What a publication publishes, by OID.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// Tables: partition roots or leaves as `publish_via_partition_root` says.
+    pub tables: HashSet<u32>,
+    /// Those of them which have a column list.
+    pub lists: HashSet<u32>,
+}
+
+/// Asks what a publication publishes now.
+pub async fn published(client: &mut Client, publication: &str) -> Result<Published> {
+    let tables = published_tables(client, publication).await?.into_iter().map(|(oid, _)| oid).collect();
+    // pg_publication_rel.prattrs, which Postgres 14 does not have.
+    let sql = format!(
+        "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
+         WHERE p.pubname = {} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL",
+        quote_literal(publication)
+    );
+    let lists = client.query(&sql).await?.iter().map(|row| row.parse(0)).collect::<Result<_>>()?;
+    Ok(Published { tables, lists })
 }
 
 /// The shape of a table; `None` if there is no table of that OID.

@@ -35,8 +35,8 @@ impl TableSchema {
         for column in &mut after.columns {
             (column.missing, column.existing) = (None, Vec::new());
         }
-        let created = action(ActionKind::CreateTable, None, true, "seen for the first time");
-        Evolved { after, actions: vec![created], untold: Vec::new() }
+        let seen = action(ActionKind::FirstSeen, None, true, "seen for the first time");
+        Evolved { after, actions: vec![seen], untold: Vec::new() }
     }
 
     /// The next version: `self` grown by what `source`, the table's shape at the source now, adds. `None` when nothing
@@ -202,7 +202,8 @@ impl<'a> Growth<'a> {
     /// Tells that a column has another type which it can have here, too.
     fn retyped(&mut self, known: &Column, now: &Column, column_type: &ColumnType) {
         let (from, to) = (&known.column_type, &now.column_type);
-        if from == to && (known.type_name == now.type_name || now.type_name.starts_with("oid ")) {
+        let renamed = known.type_name != now.type_name && !now.type_name.starts_with("oid ");
+        if from == column_type && !renamed {
             return;
         }
         let name = Some(now.name.as_str());
@@ -232,8 +233,8 @@ impl<'a> Growth<'a> {
                 self.actions.push(action(ActionKind::DropNotNull, name, true, "it takes nulls from here on"));
             }
             (false, true) => {
-                let detail = "it takes no nulls at the source; rows from before may hold some";
-                self.actions.push(action(ActionKind::SetNotNull, name, false, detail));
+                let detail = "it takes no nulls at the source from here on; rows from before may hold some";
+                self.actions.push(action(ActionKind::SetNotNull, name, true, detail));
             }
             _ => {}
         }

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use crate::change::{Lsn, Op, Position, SchemaChange, TableSchema, Value};
 use crate::envelope::{EncodeError, OldKind, OldRow, RowChange, TableEncoder};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
+use crate::postgres::ddl;
 use crate::postgres::pgoutput::{self, OldTuple, Relation};
 use crate::runtime::{Error, Result};
 
@@ -29,6 +30,8 @@ pub enum Step {
     Next,
     /// Look the table up in the catalog and [`Engine::adopt`] it.
     Describe(Relation),
+    /// Apply what the event trigger has told.
+    Ddl(Vec<u8>),
     /// Cut here: all transactions with a commit record below `lsn` are in. Ask again afterwards.
     Cut {
         /// The day and its instant.
@@ -139,6 +142,12 @@ impl Engine {
     pub fn accept(&mut self, bytes: &[u8], lsn: Lsn) -> Result<Step> {
         let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
         match self.assembler.accept(message).map_err(|error| protocol_error(lsn, error))? {
+            Event::Change(Positioned { position, change: ChangeMessage::Logical { prefix, content } })
+                if prefix == ddl::PREFIX =>
+            {
+                self.progress.position = position;
+                return Ok(Step::Ddl(content.to_vec()));
+            }
             Event::Change(change) => self.change(&change, lsn)?,
             Event::Begin { transaction, seen } => {
                 self.transaction = Some(transaction);
@@ -208,7 +217,8 @@ impl Engine {
     /// A table that was dropped and made again under its name holds nothing of the former one: its topic says so
     /// with a truncate, at the place of the change that comes next.
     pub fn begin_anew(&mut self, change: &SchemaChange) {
-        let recreated = change.before.as_ref().is_some_and(|before| before.oid != change.after.oid);
+        let another = |before: &TableSchema| before.oid != change.after.oid || before.dropped;
+        let recreated = !change.after.dropped && change.before.as_ref().is_some_and(another);
         let (Some(transaction), Some(position)) = (self.transaction, self.assembler.next_position()) else {
             return;
         };

@@ -17,14 +17,17 @@ mod appender;
 mod backfill;
 mod begin;
 mod cutter;
+mod ddl;
 mod dead_letter;
 mod engine;
 mod occupied;
 mod registrar;
 mod session;
+mod shapes;
 mod source;
 mod state;
 mod tables;
+mod told;
 mod transactions;
 mod verify;
 
@@ -249,6 +252,7 @@ async fn open<'a>(
         commands,
         ops: ops.clone(),
         name,
+        publication: settings.publication.clone(),
         shutdown: shutdown.clone(),
     })
 }

@@ -19,11 +19,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn, TableName};
+use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn};
 use crate::envelope::routing;
 use crate::log::Visibility;
 use crate::ops::{Accepted, BackfillOf, Command, Ops};
-use crate::postgres::pgoutput::Relation;
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
 use crate::runtime::{Error, Result, Shutdown};
 
@@ -68,6 +67,8 @@ pub struct Session<'a> {
     pub ops: Ops,
     /// The source's name.
     pub name: String,
+    /// The publication.
+    pub publication: String,
     /// When to leave.
     pub shutdown: Shutdown,
 }
@@ -157,6 +158,10 @@ impl Session<'_> {
                     self.describe(relation).await?;
                     Step::Next
                 }
+                Step::Ddl(content) => {
+                    self.ddl(&content).await?;
+                    Step::Next
+                }
                 Step::Cut { due, lsn, reason } => {
                     self.cut(due, lsn, reason).await?;
                     answer(waiting, due.ds);
@@ -167,29 +172,8 @@ impl Session<'_> {
         }
     }
 
-    /// Takes a table's shape in, and has its schemas registered before anything is encoded by them.
-    async fn describe(&mut self, relation: Relation) -> Result<()> {
-        let catalog = self.source.table(relation.oid).await?;
-        if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
-            // What came before it does not wait with it.
-            self.submit().await?;
-        }
-        let name = TableName::new(relation.schema.clone(), relation.table.clone());
-        let position = self.engine.progress().position;
-        let grown = self.engine.tables.adopt(relation, catalog.as_ref(), position);
-        self.registrar.register(&mut self.engine.tables, &name).await?;
-        if let Some(grown) = grown {
-            super::write_schema_change(&mut self.engine.appender, &self.name, &grown.change);
-            self.engine.begin_anew(&grown.change);
-            for rows in grown.untold {
-                tracing::warn!(table = %name, rows, "what these hold now was not told: ask for a copy of the table");
-            }
-        }
-        Ok(())
-    }
-
     /// Submits the batch with the state that belongs to it.
-    async fn submit(&mut self) -> Result<()> {
+    pub(super) async fn submit(&mut self) -> Result<()> {
         let progress = self.engine.progress();
         self.state.position = progress.position;
         self.state.flush_lsn = progress.flush_lsn;
@@ -219,7 +203,8 @@ impl Session<'_> {
         // Only now may the transaction of a request be passed: until the cut is there, it has to come again.
         self.engine.pass_marker();
         let mut ends = super::ends_by_topic(self.engine.appender.log().as_ref()).await?;
-        let tables = self.engine.tables.iter().map(|table| {
+        // A table that is gone is in no later day; should it come back, the first cut that has it counts on from here.
+        let tables = self.engine.tables.iter().filter(|table| !table.schema.dropped).map(|table| {
             let cut = CutTable {
                 name: table.schema.name.clone(),
                 schema_version: table.schema.version,
@@ -247,7 +232,7 @@ impl Session<'_> {
         super::write_cut(&mut self.engine.appender, &self.name, &cut)?;
         self.engine.appender.set(self.engine.cutter.after(due.ds).entry());
         self.backfills.cut(&mut self.engine.appender);
-        for table in self.engine.tables.iter_mut() {
+        for table in self.engine.tables.iter_mut().filter(|table| !table.schema.dropped) {
             if table.count != TableCount::default() {
                 table.count = TableCount::default();
                 table.touched = true;

@@ -52,6 +52,20 @@ impl Source {
         result
     }
 
+    /// What the publication publishes now.
+    pub async fn published(&mut self, publication: &str) -> Result<catalog::Published> {
+        let asked = async { catalog::published(self.client().await?, publication).await };
+        let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+            Err(Error::retry(format!(
+                "the source did not answer what {publication} publishes in {PATIENCE:?}"
+            )))
+        });
+        if result.is_err() {
+            self.client = None;
+        }
+        result
+    }
+
     /// Gives the connection up: what it was asked was not answered, or not in time.
     pub fn disconnect(&mut self) {
         self.client = None;

@@ -20,15 +20,7 @@ use crate::runtime::{Error, Result};
 
 use super::super::topics::read_json;
 use super::state::TableCount;
-
-/// A table's new shape.
-#[derive(Debug)]
-pub struct Grown {
-    /// To be written before the rows that follow.
-    pub change: SchemaChange,
-    /// Why rows from before may hold what nobody has told.
-    pub untold: Vec<String>,
-}
+use super::told::{Grown, Told, unapplied};
 
 /// Decides which tables are captured.
 pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
@@ -109,6 +101,8 @@ pub struct Tables {
     by_topic: HashMap<Arc<str>, usize>,
     /// Described on this connection; `None`: not captured.
     by_oid: HashMap<u32, (Relation, Option<usize>)>,
+    /// By OID, as statements have told on this connection.
+    described: HashMap<u32, TableSchema>,
 }
 
 impl std::fmt::Debug for Tables {
@@ -124,8 +118,9 @@ impl Tables {
     /// No tables yet, for a source of that name.
     pub fn new(source: SourceInfo, options: Options, filter: TableFilter, ops: Ops) -> Self {
         let name = source.name.clone();
-        let (all, by_topic, by_oid) = (Vec::new(), HashMap::new(), HashMap::new());
-        Self { name, source, options, filter, ops, all, by_topic, by_oid }
+        let (all, by_topic) = (Vec::new(), HashMap::new());
+        let (by_oid, described) = (HashMap::new(), HashMap::new());
+        Self { name, source, options, filter, ops, all, by_topic, by_oid, described }
     }
 
     /// Takes in the shapes in the topic `<name>.ddl`, and the counts of the state.
@@ -185,7 +180,7 @@ impl Tables {
         }
         let source = shape(&relation, catalog);
         let layout: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
-        let change = match self.evolve(source, position) {
+        let change = match self.evolve(source, position, Told::default()) {
             Ok(change) => change,
             Err(error) => {
                 self.isolate(&name, &error);
@@ -222,7 +217,12 @@ impl Tables {
 
     /// Takes in the shape of a table as the source has it now; its rows come in the order of `source.columns`.
     /// Fails when the table cannot be carried beside those that are known.
-    pub fn evolve(&mut self, mut source: TableSchema, position: Position) -> Result<Option<Grown>> {
+    pub fn evolve(
+        &mut self,
+        mut source: TableSchema,
+        position: Position,
+        told: Told,
+    ) -> Result<Option<Grown>> {
         // Whether a column may be null is not on the wire, and DROP NOT NULL goes unseen: only keys never are.
         for (index, column) in source.columns.iter_mut().enumerate() {
             column.nullable = !source.key.contains(&index);
@@ -233,15 +233,64 @@ impl Tables {
             None => Some(TableSchema::first(&source)),
             Some(known) => known.evolve(&source),
         };
-        let Some(evolved) = evolved else { return Ok(None) };
-        let index = self.put(evolved.after.clone(), position);
-        // A table that was copied later than the others may be described as it was before.
-        let position = position.max(self.all[index].since);
+        let evolved = match (evolved, &before) {
+            (Some(evolved), _) => told.of(evolved),
+            (None, Some(known)) if told.rewritten => {
+                told.of(Evolved { after: known.clone(), actions: Vec::new(), untold: Vec::new() })
+            }
+            (None, _) => return Ok(None),
+        };
+        Ok(Some(self.grow(evolved, before, position, told.statement)))
+    }
+
+    /// A table is gone at the source, or goes on under another name. None if it is not known, or known to be gone.
+    pub fn end(
+        &mut self,
+        oid: u32,
+        renamed_to: Option<&TableName>,
+        position: Position,
+        statement: Option<String>,
+    ) -> Option<Grown> {
+        let known = &self.of_oid(oid)?.schema;
+        let (evolved, before) = (known.ended(renamed_to)?, known.clone());
+        Some(self.grow(evolved, Some(before), position, statement))
+    }
+
+    fn grow(
+        &mut self,
+        evolved: Evolved,
+        before: Option<TableSchema>,
+        position: Position,
+        statement: Option<String>,
+    ) -> Grown {
         let Evolved { after, actions, untold } = evolved;
+        let topic = routing::topic_name(&self.name, &after.name);
+        let index = if before.as_ref() == Some(&after) {
+            self.by_topic[topic.as_str()]
+        } else {
+            self.put(after.clone(), position)
+        };
+        let table = &self.all[index];
+        // A table that was copied later than the others may be described as it was before.
+        let position = position.max(table.since);
         let applied = actions.iter().all(|action| action.applied);
-        let topic = topic.to_string();
-        let change = SchemaChange { position, topic, statement: None, applied, actions, before, after };
-        Ok(Some(Grown { change, untold }))
+        table.watch.schema_changed(unapplied(&actions));
+        Grown { change: SchemaChange { position, topic, statement, applied, actions, before, after }, untold }
+    }
+
+    /// The table that has this OID at the source.
+    pub fn of_oid(&self, oid: u32) -> Option<&Table> {
+        self.all.iter().find(|table| table.schema.oid == oid && !table.schema.dropped)
+    }
+
+    /// The shape of a table at this place of the stream, as a statement left it.
+    pub fn describe(&mut self, source: TableSchema) {
+        self.described.insert(source.oid, source);
+    }
+
+    /// The last such shape of this connection.
+    pub fn described(&self, oid: u32) -> Option<&TableSchema> {
+        self.described.get(&oid)
     }
 
     /// The table of a name.

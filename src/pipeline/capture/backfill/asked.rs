@@ -49,7 +49,8 @@ use super::super::CaptureSettings;
 use super::super::appender::Appender;
 use super::super::registrar::Registrar;
 use super::super::state::{BackfillState, TableCount};
-use super::super::tables::{Grown, Table, Tables};
+use super::super::tables::{Table, Tables};
+use super::super::told::{Grown, Told};
 use super::super::{ends_by_topic, write_schema_change};
 use super::copying::{Copying, begin_anew};
 use super::point::before;
@@ -308,7 +309,7 @@ impl Backfills {
         let Ready { lsn, timeline, commit_us, schema, rows_estimated, .. } = ready;
         let name = running.table.clone();
         let columns: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
-        let grown = tables.evolve(schema, progress)?;
+        let grown = tables.evolve(schema, progress, Told::default())?;
         registrar.register(tables, &name).await?;
         let mut recreated = false;
         if let Some(Grown { change, .. }) = grown {

@@ -14,6 +14,7 @@ use super::super::appender::Appender;
 use super::super::engine::{encode, recycle};
 use super::super::registrar::Registrar;
 use super::super::tables::Tables;
+use super::super::told::Told;
 use super::super::{CaptureSettings, append_held, write_schema_change};
 use super::Wanted;
 use super::point::ConsistentPoint;
@@ -75,7 +76,7 @@ impl<'a> Copy<'a> {
             return Ok(Copied::Refused);
         }
         let Some(rows) = copy_out(sql, wanted, &schema).await? else { return Ok(Copied::Not) };
-        let grown = self.tables.evolve(schema.clone(), point.position(self.rows))?;
+        let grown = self.tables.evolve(schema.clone(), point.position(self.rows), Told::default())?;
         self.registrar.register(self.tables, &schema.name).await?;
         if let Some(grown) = grown {
             write_schema_change(self.appender, &self.settings.name, &grown.change);

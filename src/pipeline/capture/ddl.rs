@@ -1,0 +1,111 @@
+//! Schema changes as the event trigger tells them: applied where they stand among the rows.
+//!
+//! ```text
+//!   Logical { tidemark.ddl } ─> DdlMessage ─> for each table: what is known of it grows by what the message describes
+//!                                               └─> SchemaChange in <name>.ddl, before the rows that follow
+//! ```
+//!
+//! **Why it comes to the same as without the trigger.** Either way the shape which the source has now is laid over the
+//! one that is known ([`crate::change::TableSchema::evolve`]); the message only has it at the right place, also where no row follows,
+//! and knows what shapes cannot show. When the server describes the table again, before its next row, nothing is new.
+//!
+//! **Why a table is not taken in that nobody publishes.** The trigger tells of every table. One that is not known yet
+//! is taken in if the publication has it now; else it is when its first row comes, if ever.
+
+use crate::change::Position;
+use crate::postgres::catalog::Published;
+use crate::postgres::ddl::DdlMessage;
+
+use super::tables::Tables;
+use super::told::{Grown, Told};
+
+/// Statements that bring new tables.
+const CREATING: [&str; 4] = ["CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "CREATE SCHEMA"];
+
+/// Applies a message; the changes are to be written in this order.
+pub fn apply(
+    tables: &mut Tables,
+    message: &DdlMessage,
+    published: &Published,
+    position: Position,
+) -> Vec<Grown> {
+    let statement = || Some(message.statement.as_deref().map(redacted).unwrap_or_default());
+    let mut changes = Vec::new();
+    for table in &message.dropped {
+        changes.extend(tables.end(table.oid, None, position, statement()));
+    }
+    for table in &message.tables {
+        let known = tables.of_oid(table.oid).map(|known| known.schema.name.clone());
+        if known.as_ref().is_some_and(|name| *name != table.name) {
+            changes.extend(tables.end(table.oid, Some(&table.name), position, statement()));
+        }
+        let Some(source) = &table.schema else { continue };
+        tables.describe(source.clone());
+        let goes_on = known.as_ref() == Some(&table.name);
+        let is_streamed = table.is_logged && published.tables.contains(&table.oid);
+        // Columns that the publication leaves out would come and go: its rows describe such a table.
+        if !tables.wants(&table.name) || published.lists.contains(&table.oid) || !(goes_on || is_streamed) {
+            continue;
+        }
+        let told = Told {
+            statement: statement(),
+            created: known.is_none() && CREATING.contains(&message.tag.as_str()),
+            rewritten: is_rewritten(message, table.oid),
+        };
+        match tables.evolve(source.clone(), position, told) {
+            Ok(grown) => changes.extend(grown),
+            Err(error) => tables.isolate(&table.name, &error),
+        }
+    }
+    changes
+}
+
+fn is_rewritten(message: &DdlMessage, oid: u32) -> bool {
+    message.rewritten.iter().any(|rewritten| rewritten.oid == oid && rewritten.changes_values())
+}
+
+/// A statement without the secrets that it may have: a string of several statements may make a role, too. Of each
+/// literal that follows the word PASSWORD, or has it inside (a connection string), only the quotes stay.
+fn redacted(statement: &str) -> String {
+    const WORD: &str = "password";
+    let lower = statement.to_ascii_lowercase();
+    if !lower.contains(WORD) {
+        return statement.to_owned();
+    }
+    let (mut out, mut rest, mut at) = (String::with_capacity(statement.len()), statement, 0);
+    while let Some(open) = rest.find('\'') {
+        let length = rest[open + 1..].find('\'').map_or(rest.len() - open - 1, |length| length);
+        let literal = at + open + 1..at + open + 1 + length;
+        let secret = lower[at..at + open].trim_end_matches([' ', '\n', '\t', '=', 'e']).ends_with(WORD)
+            || lower[literal.clone()].contains(WORD);
+        out.push_str(&rest[..=open]);
+        out.push_str(if secret { "…" } else { &statement[literal.clone()] });
+        let end = (literal.end + 1).min(statement.len());
+        out.push_str(&statement[literal.end..end]);
+        (rest, at) = (&statement[end..], end);
+    }
+    out.push_str(rest);
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::redacted;
+
+    #[test]
+    fn secrets_in_a_string_of_statements_are_left_out() {
+        for (statement, told) in [
+            ("ALTER TABLE t ADD c text DEFAULT 'a''b'", "ALTER TABLE t ADD c text DEFAULT 'a''b'"),
+            (
+                "CREATE ROLE r PASSWORD 'geheim'; CREATE TABLE t ()",
+                "CREATE ROLE r PASSWORD '…'; CREATE TABLE t ()",
+            ),
+            ("OPTIONS (user 'u', Password E'geheim')", "OPTIONS (user 'u', Password E'…')"),
+            ("CONNECTION 'host=h password=geheim'", "CONNECTION '…'"),
+            ("PASSWORD 'geheim", "PASSWORD '…"),
+            ("ADD password text", "ADD password text"),
+        ] {
+            assert_eq!(redacted(statement), told);
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! What is known of a change of shape beside the two shapes, and what that makes of it.
+//!
+//! Two shapes alone leave things untold: a column with a default may have been filled in each row, a type may have been
+//! changed by an expression, a table that is seen for the first time may have rows from before. Whoever has the
+//! statement's own message knows better, and takes these doubts away or adds others.
+
+use crate::change::{ActionKind, Evolved, SchemaAction, SchemaChange};
+
+/// What is known beside the shape.
+#[derive(Clone, Debug, Default)]
+pub struct Told {
+    /// The statement that made the change.
+    pub statement: Option<String>,
+    /// The statement has made the table: all its rows are in the stream.
+    pub created: bool,
+    /// The statement has had the rows written anew, perhaps other than they were.
+    pub rewritten: bool,
+}
+
+/// A table's new shape.
+#[derive(Debug)]
+pub struct Grown {
+    /// To be written before the rows that follow.
+    pub change: SchemaChange,
+    /// Why rows from before may hold what nobody has told.
+    pub untold: Vec<String>,
+}
+
+impl Told {
+    /// What it makes of a change of shape.
+    pub fn of(&self, mut evolved: Evolved) -> Evolved {
+        let Some(statement) = &self.statement else { return evolved };
+        let retyped = evolved.actions.iter().any(|action| action.kind == ActionKind::ChangeType);
+        if self.created || !retyped {
+            evolved.untold.clear();
+        }
+        for action in evolved.actions.iter_mut().filter(|action| action.kind == ActionKind::FirstSeen) {
+            if self.created {
+                (action.kind, action.detail) = (ActionKind::CreateTable, "created".to_owned());
+            }
+        }
+        if self.rewritten && !keeps_values(statement, &evolved) {
+            if evolved.actions.iter().all(|action| action.applied) {
+                let detail = "the rows were written anew, perhaps other than they were, without events";
+                let (kind, detail) = (ActionKind::Rewrite, detail.to_owned());
+                evolved.actions.push(SchemaAction { kind, column: None, applied: false, detail });
+            }
+            evolved.untold.push("rows that a statement has written anew".to_owned());
+        }
+        evolved
+    }
+}
+
+/// Whether a rewrite has only made types wider, by Postgres' own casts.
+fn keeps_values(statement: &str, evolved: &Evolved) -> bool {
+    let statement = statement.to_ascii_uppercase();
+    let widened = evolved.actions.iter().all(|action| action.kind == ActionKind::WidenType);
+    let says_so = statement.contains("ALTER") && statement.contains("TYPE") && !statement.contains("USING");
+    widened && !evolved.actions.is_empty() && says_so
+}
+
+/// What of a change is not applied, in words; none where all of it is.
+pub fn unapplied(actions: &[SchemaAction]) -> Option<String> {
+    let told: Vec<String> = actions.iter().filter(|action| !action.applied).map(in_words).collect();
+    (!told.is_empty()).then(|| told.join("; "))
+}
+
+fn in_words(action: &SchemaAction) -> String {
+    let what = match action.kind {
+        ActionKind::DropColumn => "column dropped",
+        ActionKind::RenameColumn => "column renamed",
+        ActionKind::NarrowType => "narrower type",
+        ActionKind::ChangeType => "another type",
+        ActionKind::DropTable => "table dropped",
+        ActionKind::RenameTable => "table renamed",
+        ActionKind::Rewrite => "rows rewritten",
+        _ => "schema change",
+    };
+    match &action.column {
+        Some(column) => format!("{what}: {column:?}: {}", action.detail),
+        None => format!("{what}: {}", action.detail),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema};
+
+    fn evolved(from: ColumnType, to: ColumnType) -> Evolved {
+        let table = |column_type| {
+            let column = Column { number: 1, ..Column::new("a", column_type, "its type", true) };
+            TableSchema::new(TableName::new("public", "t"), 1, vec![column], vec![], ReplicaIdentity::Full)
+        };
+        table(from).evolve(&table(to)).unwrap()
+    }
+
+    #[test]
+    fn a_rewrite_that_only_widens_keeps_what_rows_hold_and_one_by_an_expression_does_not() {
+        let told = |statement: &str| {
+            let told = Told { statement: Some(statement.into()), rewritten: true, ..Told::default() };
+            told.of(evolved(ColumnType::Int32, ColumnType::Int64)).untold.len()
+        };
+        assert_eq!(told("alter table t alter a type bigint"), 0);
+        assert_eq!(told("ALTER TABLE t ALTER a TYPE bigint USING a * 2"), 1);
+        assert_eq!(told("SELECT migrate()"), 1, "what the function did is not known");
+    }
+
+    #[test]
+    fn a_shape_alone_leaves_in_doubt_what_the_statement_tells() {
+        let wider = || evolved(ColumnType::Int32, ColumnType::Int64);
+        assert_eq!(Told::default().of(wider()).untold.len(), 1);
+        let told = Told { statement: Some("ALTER TABLE t ALTER a TYPE bigint".into()), ..Told::default() };
+        assert_eq!(told.of(wider()).untold.len(), 0);
+        assert_eq!(told.of(evolved(ColumnType::Int32, ColumnType::Bytes)).untold.len(), 1);
+    }
+}
