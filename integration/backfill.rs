@@ -58,7 +58,7 @@ async fn a_table_that_is_rewritten_before_its_turn_is_copied_alone_under_a_later
     }
     client
         .batch_execute(
-            "CREATE PUBLICATION tidemark_shop FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true)",
+            "CREATE PUBLICATION tidemark_shop FOR ALL TABLES WITH (publish_via_partition_root = true)",
         )
         .await
         .unwrap();

@@ -170,7 +170,7 @@ async fn the_catalog_gives_shapes_types_and_keys() {
         ("pt", other.clone(), "point"),
         ("iv", other.clone(), "int2vector"),
         ("pr", other.clone(), "public.pair"),
-        ("prs", other.clone(), "public.pair[]"),
+        ("prs", array(&other), "public.pair[]"),
         ("n", ColumnType::Numeric, "numeric"),
     ] {
         let column = column(zoo, name);
@@ -355,10 +355,12 @@ async fn tables_that_would_break_or_be_missing_are_named() {
     {
         assert!(error.to_string().contains(words), "{words} is not in: {error}");
     }
+    let row_filters = server.major() >= 15;
+    let filter = if row_filters { "WHERE (id > 1)" } else { "" };
     oracle
-        .batch_execute(
-            "CREATE PUBLICATION p FOR TABLE keyless, almost, deferred, bag, no_thanks, part, filtered WHERE (id > 1)",
-        )
+        .batch_execute(&format!(
+            "CREATE PUBLICATION p FOR TABLE keyless, almost, deferred, bag, no_thanks, part, filtered {filter}",
+        ))
         .await
         .unwrap();
     let findings = check(&server).await;
@@ -376,7 +378,9 @@ async fn tables_that_would_break_or_be_missing_are_named() {
     let refused = oracle.batch_execute("INSERT INTO almost VALUES (1); UPDATE almost SET x = 2").await;
     assert_eq!(refused.unwrap_err().code().map(tokio_postgres::error::SqlState::code), Some("55000"));
     expect(&findings, Level::Warn, "table public.no_thanks", "excluded");
-    expect(&findings, Level::Fail, "table public.filtered", "row filter");
+    if row_filters {
+        expect(&findings, Level::Fail, "table public.filtered", "row filter");
+    }
     expect(&findings, Level::Warn, "publication p", "partitions one by one");
     oracle
         .batch_execute(

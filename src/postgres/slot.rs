@@ -113,7 +113,9 @@ pub async fn last_reply(client: &mut Client, pid: i32) -> Result<Option<String>>
 }
 
 const OLD_REASON: &str = "CASE WHEN wal_status = 'lost' THEN 'wal_removed' END";
-const CONFLICT: &str = "CASE WHEN conflicting THEN 'rows_removed or wal_level_insufficient' WHEN wal_status = 'lost' THEN 'wal_removed' END";
+/// 16 says `conflicting` of every slot that is lost, but only one whose WAL is removed has no place left.
+const CONFLICT: &str = "CASE WHEN wal_status = 'lost' AND restart_lsn IS NULL THEN 'wal_removed' \
+                        WHEN conflicting THEN 'rows_removed or wal_level_insufficient' END";
 
 fn read_state(row: &Row) -> Result<SlotState> {
     let text = |column: usize| row.get(column).map(str::to_owned);

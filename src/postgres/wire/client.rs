@@ -33,6 +33,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("client_encoding", "UTF8"),
     // Names of types and of regclass values come out qualified, whatever the role's own path is.
     ("search_path", "pg_catalog"),
+    // A warning in the stream can tell of changes that are left out.
+    ("client_min_messages", "warning"),
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),

@@ -23,6 +23,12 @@ pub struct ServerError {
     pub hint: Option<String>,
 }
 
+/// What to do about a publication that does not exist at a place in the WAL.
+const PUBLICATION_GONE: &str = "The server looks a publication up as it was when the change was made. Run `tidemark setup` if it is missing. If it \
+     was dropped and made again, changes from before the publication was made again cannot be read: to go on without \
+     them, drop the slot, move the log's file and the lake's folders of this source aside, and start again: a new \
+     backfill is made.";
+
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.message)?;
@@ -60,6 +66,12 @@ impl ServerError {
         error
     }
 
+    /// Whether this notice says that the server leaves changes out (`skipped loading publication`, in the server's
+    /// own language, so that the state has to tell).
+    pub(super) fn passes_changes_over(&self) -> bool {
+        self.severity == "WARNING" && self.sqlstate == "55000"
+    }
+
     /// Whether time may mend it.
     fn class(&self) -> Class {
         match self.sqlstate.as_str() {
@@ -88,12 +100,8 @@ impl ServerError {
             "53300" => "Raise max_connections or max_wal_senders on the server, or close other sessions.",
             "53400" => "Raise max_replication_slots on the server, or drop a slot that is not used.",
             "55006" => "Another process streams from the slot: see active_pid in pg_replication_slots.",
-            "42704" if self.message.starts_with("publication") => {
-                "The server looks a publication up as it was when the change was made. Run `tidemark setup` if it is \
-                 missing. If it was dropped and made again, changes from before the publication was made again cannot \
-                 be read: to go on without them, drop the slot, move the log's file and the lake's folders of this \
-                 source aside, and start again: a new backfill is made."
-            }
+            "42704" if self.message.starts_with("publication") => PUBLICATION_GONE,
+            "55000" if self.passes_changes_over() => PUBLICATION_GONE,
             "42501" => "Give the role the right that is named; `tidemark setup --print` prints the SQL.",
             "55000" if self.message.contains("wal_level") => {
                 "Set wal_level = logical on the server and restart it (rds.logical_replication = 1 on RDS)."

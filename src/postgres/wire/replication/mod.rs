@@ -273,7 +273,7 @@ impl ReplicationStream {
             let Some(frame) = next else { return Ok(None) };
             match frame.tag {
                 b'd' => return Ok(Some(frame)),
-                b'N' => log_notice(&self.address, self.buffer.body(frame)),
+                b'N' => self.notice(frame)?,
                 b'S' | b'A' => {}
                 b'E' => {
                     let error = ServerError::parse(self.buffer.body(frame));
@@ -288,6 +288,18 @@ impl ReplicationStream {
                 tag => return Err(unexpected("replication", tag)),
             }
         }
+    }
+
+    /// PostgreSQL 18 only warns where earlier ones end the stream: a publication does not exist where the slot has
+    /// come to, and changes are passed over. Nothing after the warning may be acknowledged.
+    fn notice(&self, frame: Frame) -> Result<()> {
+        let body = self.buffer.body(frame);
+        let notice = ServerError::parse(body);
+        if notice.passes_changes_over() {
+            return Err(notice.into_error("the server passes over changes that were to be streamed"));
+        }
+        log_notice(&self.address, body);
+        Ok(())
     }
 
     /// Reports the flushed LSN one last time, ends the stream, and waits (at most a few seconds) for the server's
