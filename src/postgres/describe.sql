@@ -1,7 +1,7 @@
 -- Tables as the catalog has them: OID, and one JSON object each. One description for both who ask: a session (of
--- the tables it names) and the event trigger (of those that a statement concerned). {tables} is an oid[];
--- Comments and defaults are cut at 10,000 characters;
--- {missing_bytes_max} is how many bytes of `missing` a table's columns may have in all: beyond, it is left out.
+-- the tables it names) and the event trigger (of those that a statement concerned). {tables} is an oid[], and
+-- {missing_bytes_max} how many bytes of `missing` a table's columns may have in all: beyond, it is left out. Comments
+-- and defaults are cut at 10,000 characters. No table is locked.
 --
 -- `missing` is pg_attribute.attmissingval, an array of one element whose type is the column's (and may itself be an
 -- array), as that element prints: array_out's braces, quotes and backslashes are taken off again.

@@ -26,6 +26,7 @@ pub(in crate::postgres) const OUTPUT_SETTINGS: &[(&str, &str)] = &[
     ("extra_float_digits", "3"),
     ("TimeZone", "UTC"),
     ("quote_all_identifiers", "off"),
+    ("standard_conforming_strings", "on"),
 ];
 
 /// Further settings of every session; no time limits, since a role's own would end a long copy.

@@ -1,0 +1,14 @@
+//! The event trigger: what it tells the stream of DDL, in which order, and that it never stands in the way.
+//!
+//! Read by `test_decoding`, which is not ours; what a message says of a table is compared with what the catalog says.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
+
+mod support;
+
+mod ddl_trigger {
+    pub mod harmless;
+    pub mod order;
+    pub mod shapes;
+    pub mod source;
+}
