@@ -6,6 +6,7 @@ mod support;
 
 use serde_json::Value;
 use support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use tidemark::change::Position;
 use tidemark::postgres::ddl::install_sql;
 use tokio_postgres::Client;
 
@@ -13,21 +14,21 @@ struct World {
     _server: Postgres,
     client: Client,
     connector: Connector,
-    _running: Running,
+    running: Running,
 }
 
 impl World {
     async fn new(trigger: bool, schema: &str) -> Self {
         let server = Postgres::start().await;
         let client = server.connect().await;
-        client.batch_execute("CREATE PUBLICATION tidemark FOR ALL TABLES").await.unwrap();
+        client.batch_execute("CREATE PUBLICATION tidemark_shop FOR ALL TABLES").await.unwrap();
         client.batch_execute(schema).await.unwrap();
         if trigger {
             client.batch_execute(&install_sql()).await.unwrap();
         }
-        let connector = Connector::new(&server.url());
+        let connector = Connector::new(&server.url()).set("source", "schema_poll_interval_ms", 200);
         let running = connector.start_ready("capture").await;
-        Self { _server: server, client, connector, _running: running }
+        Self { _server: server, client, connector, running }
     }
 
     async fn sql(&self, sql: &str) {
@@ -41,6 +42,13 @@ impl World {
         wait_until(PATIENCE, "the slot has passed what was committed", async || {
             let sql = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
             self.client.query_one(&sql, &[]).await.unwrap().get(0)
+        })
+        .await;
+    }
+
+    async fn wait_for(&self, change: &str) {
+        wait_until(PATIENCE, change, async || {
+            in_short(&self.changes().await).iter().any(|told| told == change)
         })
         .await;
     }
@@ -87,12 +95,12 @@ const STEPS: [(&str, &str); 11] = [
 
 async fn after_all_steps(trigger: bool) -> (Value, Vec<String>) {
     let world = World::new(trigger, TABLE).await;
-    for (step, (sql, _)) in STEPS.iter().enumerate() {
+    for (step, (sql, change)) in STEPS.iter().enumerate() {
         world.sql(sql).await;
         let (columns, values) = if step < 3 { ("id, a", ", 'x'") } else { ("id", "") };
         world.sql(&format!("INSERT INTO t ({columns}) VALUES ({}{values})", 10 + step)).await;
-        // Without the trigger the catalog is asked as it is when the row comes.
-        world.settled().await;
+        // The catalog is asked as it is by then.
+        world.wait_for(change).await;
     }
     let changes = world.changes().await;
     (changes.last().unwrap()["after"].clone(), in_short(&changes))
@@ -111,4 +119,80 @@ async fn each_change_is_one_record_and_both_ways_come_to_the_same_shape() {
     };
     assert_eq!(oid(with), oid(without));
     assert_eq!(seen[1..], expected);
+}
+
+/// `in_short` of what a statement has led to.
+async fn told_of(world: &World, sql: &str, last: &str) -> Vec<String> {
+    let before = world.changes().await.len();
+    world.sql(sql).await;
+    world.wait_for(last).await;
+    in_short(&world.changes().await.split_off(before))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_stands_between_the_rows_of_its_transaction_with_the_statement_that_made_it() {
+    let world = World::new(true, TABLE).await;
+    world
+        .sql(
+            "BEGIN; INSERT INTO t VALUES (2, 'x'); ALTER TABLE t ADD d text DEFAULT 'it''s'; INSERT INTO t VALUES (3, 'y');
+             COMMIT",
+        )
+        .await;
+    world.settled().await;
+    let positions: Vec<_> = world
+        .connector
+        .table_records("t")
+        .await
+        .into_iter()
+        .skip(1)
+        .map(|record| record.position.parse::<Position>().unwrap())
+        .collect();
+    let change = world.changes().await.pop().unwrap();
+    let at: Position = change["position"].as_str().unwrap().parse().unwrap();
+    assert!(positions[0] < at && at < positions[1], "{positions:?} {at}");
+    assert!(change["statement"].as_str().unwrap().contains("DEFAULT 'it''s'"), "{change}");
+    let column = change["after"]["columns"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(column["existing"][0]["holds"]["value"], "it's");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_way_to_write_a_statement_is_seen() {
+    let world = World::new(true, TABLE).await;
+    let one = told_of(&world, "DO $$ BEGIN ALTER TABLE t ADD e int; END $$", "t: add_column e").await;
+    assert_eq!(one, ["t: add_column e"]);
+    let several = "ALTER TABLE t ADD f int; ALTER TABLE t ADD g int, DROP n";
+    let two = told_of(&world, several, "t: drop_column n (not applied), add_column g").await;
+    assert_eq!(two, ["t: add_column f", "t: drop_column n (not applied), add_column g"]);
+    let made = told_of(&world, "CREATE TABLE made AS SELECT 1 AS id", "made: create_table").await;
+    assert_eq!(made, ["made: first_seen", "made: create_table"], "its row comes before the statement's end");
+    let empty = told_of(&world, "CREATE TABLE empty (id int PRIMARY KEY)", "empty: create_table").await;
+    assert_eq!(empty, ["empty: create_table"], "without any row");
+    let rolled_back = "BEGIN; ALTER TABLE t ADD h int; ROLLBACK; ALTER TABLE t ADD i int";
+    assert_eq!(told_of(&world, rolled_back, "t: add_column i").await, ["t: add_column i"]);
+    let volatile = "ALTER TABLE t ADD j uuid DEFAULT gen_random_uuid()";
+    let change = "t: add_column j, rewrite (not applied)";
+    assert_eq!(told_of(&world, volatile, change).await, [change]);
+    let secret = "CREATE ROLE r PASSWORD 'geheim'; ALTER TABLE t ADD k int";
+    assert_eq!(told_of(&world, secret, "t: add_column k").await, ["t: add_column k"]);
+    let records = format!("{:?}", world.changes().await);
+    assert!(records.contains("CREATE ROLE r PASSWORD") && !records.contains("geheim"), "{records}");
+    assert!(!world.running.output().contains("geheim"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_dropped_or_renamed_ends_and_the_next_of_its_name_is_another() {
+    let world = World::new(true, TABLE).await;
+    let renamed = told_of(&world, "ALTER TABLE t RENAME TO u", "u: first_seen").await;
+    assert_eq!(renamed, ["t: rename_table (not applied)", "u: first_seen"]);
+    let again = told_of(&world, "CREATE TABLE t (id bigint PRIMARY KEY)", "t: recreate_table, drop_column a (not applied), drop_column n (not applied), drop_column m (not applied), widen_type id").await;
+    assert_eq!(again.len(), 1, "{again:?}");
+    let dropped = told_of(&world, "DROP TABLE u", "u: drop_table (not applied)").await;
+    assert_eq!(dropped.len(), 1, "{dropped:?}");
+    let (status, health) = world.running.health();
+    assert_eq!(status, 200);
+    let told = health["reasons"].to_string();
+    assert!(told.contains("table dropped") && told.contains("schema"), "{told}");
+    let metrics = world.running.get("/metrics").unwrap().1;
+    let unapplied = "tidemark_table_schema_changes_unapplied_total{table=\"public.u\"} 1";
+    assert!(metrics.contains(unapplied), "{metrics}");
 }

@@ -103,6 +103,8 @@ pub struct SourceConfig {
     pub backfill: Backfill,
     /// Milliseconds between two heartbeats, logical messages in the WAL; 0: none.
     pub heartbeat_interval_ms: u64,
+    /// Milliseconds between two looks at the catalog for changes of schemas.
+    pub schema_poll_interval_ms: u64,
     /// Which tables are carried.
     pub tables: TableFilter,
 }

@@ -65,6 +65,8 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         section.text("backfill", |text| check::word(text, &words, &[])).unwrap_or(Backfill::Initial);
     let tables = tables(document, &section);
     let heartbeat_interval_ms = section.integer("heartbeat_interval_ms", "milliseconds", 0, DAY_MS, 0);
+    let schema_poll_interval_ms =
+        section.integer("schema_poll_interval_ms", "milliseconds", 100, DAY_MS, 60_000);
     url.map(|url| SourceConfig {
         name,
         url,
@@ -73,6 +75,7 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         publication,
         backfill,
         heartbeat_interval_ms,
+        schema_poll_interval_ms,
         tables,
     })
 }

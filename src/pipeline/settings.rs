@@ -52,6 +52,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
             0 => None,
             interval_ms => Some(Duration::from_millis(interval_ms)),
         },
+        schema_poll_interval: Duration::from_millis(config.source.schema_poll_interval_ms),
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
         transaction_metadata: config.envelope.provide_transaction_metadata,

@@ -9,6 +9,9 @@
 //! one that is known ([`crate::change::TableSchema::evolve`]); the message only has it at the right place, also where no row follows,
 //! and knows what shapes cannot show. When the server describes the table again, before its next row, nothing is new.
 //!
+//! **Where rows come first.** Those which `CREATE TABLE AS` writes stand before its message: the table is first seen with
+//! them, and the message then says that this was all.
+//!
 //! **Why a table is not taken in that nobody publishes.** The trigger tells of every table. One that is not known yet
 //! is taken in if the publication has it now; else it is when its first row comes, if ever.
 
@@ -27,6 +30,7 @@ pub fn apply(
     tables: &mut Tables,
     message: &DdlMessage,
     published: &Published,
+    xid: Option<u32>,
     position: Position,
 ) -> Vec<Grown> {
     let statement = || Some(message.statement.as_deref().map(redacted).unwrap_or_default());
@@ -47,9 +51,13 @@ pub fn apply(
         if !tables.wants(&table.name) || published.lists.contains(&table.oid) || !(goes_on || is_streamed) {
             continue;
         }
+        let creating = CREATING.contains(&message.tag.as_str());
+        if goes_on && creating {
+            changes.extend(tables.was_created(&table.name, xid, position, statement()));
+        }
         let told = Told {
             statement: statement(),
-            created: known.is_none() && CREATING.contains(&message.tag.as_str()),
+            created: known.is_none() && creating,
             rewritten: is_rewritten(message, table.oid),
         };
         match tables.evolve(source.clone(), position, told) {

@@ -169,6 +169,11 @@ impl Engine {
         Ok(Step::Next)
     }
 
+    /// The open transaction.
+    pub fn xid(&self) -> Option<u32> {
+        self.transaction.map(|transaction| transaction.xid)
+    }
+
     /// The cut that is due before the open transaction, if there is one.
     pub fn cut_before(&self) -> Step {
         let Some(transaction) = self.transaction.filter(|t| t.commit_lsn >= self.whole_from) else {

@@ -21,6 +21,7 @@ mod ddl;
 mod dead_letter;
 mod engine;
 mod occupied;
+mod polled;
 mod registrar;
 mod session;
 mod shapes;
@@ -37,12 +38,13 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::change::{Calendar, Cut, LogEnd, SchemaChange};
+use crate::change::{Calendar, Cut, LogEnd, SchemaAction, SchemaChange};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
+use crate::postgres::ddl::DdlTrigger;
 use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind, sqlstate};
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -51,6 +53,7 @@ use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
 use occupied::wait_for_slot;
+use polled::Polled;
 use registrar::Registrar;
 use session::{Clock, Session};
 use source::Source;
@@ -75,6 +78,8 @@ pub struct CaptureSettings {
     pub backfill: bool,
     /// How often a heartbeat is left in the WAL; none without.
     pub heartbeat_interval: Option<Duration>,
+    /// How often the catalog is asked for changes of schemas.
+    pub schema_poll_interval: Duration,
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.
@@ -163,6 +168,21 @@ async fn stream(
     session.run().await
 }
 
+/// Whether schema changes come in the stream; what is lost without is told by `tidemark check`, and here in short.
+async fn has_trigger(source: &mut Source) -> Result<bool> {
+    let trigger = DdlTrigger::load(source.client().await?).await?;
+    let in_use = trigger == DdlTrigger::Current;
+    if in_use {
+        tracing::info!("schema changes come in the stream, from the event trigger");
+    } else {
+        tracing::info!(
+            ?trigger,
+            "no event trigger in use: schema changes are seen when rows come, or in the catalog; `tidemark setup` installs it"
+        );
+    }
+    Ok(in_use)
+}
+
 /// One start: fence, restore, check, backfill if nothing is there, start to stream. Notes in `contact` how far it came.
 async fn open<'a>(
     settings: &CaptureSettings,
@@ -235,6 +255,7 @@ async fn open<'a>(
     engine.last_end_lsn = stream_state.last_end_lsn;
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
+    let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
     let stream = start(settings, &mut source, stream_state.flush_lsn, *contact, shutdown).await?;
     contact.streamed = true;
     ops.component("source").ok();
@@ -247,6 +268,7 @@ async fn open<'a>(
         source,
         registrar,
         backfills: backfill::Backfills::new(settings, state.backfills),
+        polled,
         clock,
         heartbeat_interval: settings.heartbeat_interval,
         commands,
@@ -300,7 +322,9 @@ fn write_schema_change(appender: &mut Appender, name: &str, change: &SchemaChang
     record.finish();
     appender.added();
     let (table, version) = (&change.after.name, change.after.version.0);
-    tracing::info!(%table, version, columns = change.after.columns.len(), "schema");
+    for SchemaAction { kind, column, applied, detail } in &change.actions {
+        tracing::info!(%table, version, action = ?kind, column, applied, detail, "schema");
+    }
 }
 
 /// Adds the record of a cut.

@@ -29,6 +29,7 @@ use crate::runtime::{Error, Result, Shutdown};
 use super::backfill::{Backfills, CopyEvent};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
+use super::polled::Polled;
 use super::registrar::Registrar;
 use super::source::{self, Source};
 use super::state::{StreamState, TableCount};
@@ -57,6 +58,8 @@ pub struct Session<'a> {
     pub registrar: Registrar,
     /// Copies that were asked for.
     pub backfills: Backfills,
+    /// Looks at the catalog.
+    pub polled: Polled,
     /// The server's clock.
     pub clock: Clock,
     /// How often a heartbeat is left in the WAL.
@@ -332,6 +335,7 @@ impl Session<'_> {
             self.submit().await?;
         }
         self.advance_copies().await?;
+        self.poll().await?;
         let past_midnight = self.clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
         if (past_midnight || asked.is_some())

@@ -3,11 +3,14 @@
 use crate::change::TableName;
 use crate::postgres::ddl::DdlMessage;
 use crate::postgres::pgoutput::Relation;
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
 use super::ddl;
+use super::polled::Look;
 use super::session::Session;
-use super::told::Grown;
+use super::source::PATIENCE;
+use super::tables::Table;
+use super::told::{Grown, Told};
 
 impl Session<'_> {
     /// Takes a table's shape in, and has its schemas registered before anything is encoded by them.
@@ -15,7 +18,7 @@ impl Session<'_> {
         // A statement's own message describes the table as it was here; the catalog, as it is now.
         let catalog = match self.engine.tables.described(relation.oid) {
             Some(described) => Some(described.clone()),
-            None => self.source.table(relation.oid).await?,
+            None => self.source.table(relation.oid, self.engine.xid()).await?,
         };
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
             // What came before it does not wait with it.
@@ -33,6 +36,7 @@ impl Session<'_> {
 
     /// Applies what the event trigger has told of a statement.
     pub(super) async fn ddl(&mut self, content: &[u8]) -> Result<()> {
+        let xid = self.engine.xid();
         let mut message = match DdlMessage::parse(content) {
             Ok(message) => message,
             Err(error) => {
@@ -41,16 +45,55 @@ impl Session<'_> {
             }
         };
         for table in message.tables.iter_mut().filter(|table| table.schema.is_none()) {
-            table.schema = self.source.table(table.oid).await?.filter(|schema| schema.name == table.name);
+            table.schema =
+                self.source.table(table.oid, xid).await?.filter(|schema| schema.name == table.name);
         }
-        let published = self.source.published(&self.publication).await?;
+        let published = self.source.published(&self.publication, xid).await?;
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
             self.submit().await?;
         }
         let position = self.engine.progress().position;
-        for grown in ddl::apply(&mut self.engine.tables, &message, &published, position) {
+        for grown in ddl::apply(&mut self.engine.tables, &message, &published, xid, position) {
             self.registrar.register(&mut self.engine.tables, &grown.change.after.name).await?;
             self.grown(grown);
+        }
+        Ok(())
+    }
+
+    /// Looks at the catalog from time to time, and takes in what is new there.
+    pub(super) async fn poll(&mut self) -> Result<()> {
+        if self.polled.is_due() {
+            let oids = self.engine.tables.oids();
+            let looked = async { Look::at(self.source.client().await?, &self.publication, oids).await };
+            let look = tokio::time::timeout(PATIENCE, looked)
+                .await
+                .unwrap_or_else(|_| Err(Error::retry(format!("the source did not answer in {PATIENCE:?}"))));
+            if let Err(error) = &look {
+                tracing::warn!(%error, "the catalog could not be looked at for changes of schemas: trying again later");
+                self.source.disconnect();
+            }
+            self.polled.looked(look.ok());
+        }
+        if self.engine.xid().is_some() {
+            return Ok(());
+        }
+        let progress = self.engine.progress();
+        let Some(look) = self.polled.passed(progress.flush_lsn) else { return Ok(()) };
+        for source in &look.tables {
+            let known =
+                self.engine.tables.of_oid(source.oid).filter(|known| known.schema.name == source.name);
+            let saw = |known: &Table| known.came_with().is_none_or(|xid| look.saw(xid));
+            if known.is_none_or(|known| !saw(known)) {
+                continue;
+            }
+            match self.engine.tables.evolve(source.clone(), progress.position, Told::default()) {
+                Ok(Some(grown)) => {
+                    self.registrar.register(&mut self.engine.tables, &source.name).await?;
+                    self.grown(grown);
+                }
+                Ok(None) => {}
+                Err(error) => self.engine.tables.isolate(&source.name, &error),
+            }
         }
         Ok(())
     }
@@ -58,10 +101,7 @@ impl Session<'_> {
     /// Writes a change of shape, before the rows that follow.
     fn grown(&mut self, Grown { change, untold }: Grown) {
         let table = &change.after.name;
-        for action in &change.actions {
-            tracing::info!(%table, action = ?action.kind, column = action.column, applied = action.applied,
-                detail = action.detail, position = %change.position, "the table's schema changed");
-        }
+        self.engine.tables.shaped_by(table, self.engine.xid());
         super::write_schema_change(&mut self.engine.appender, &self.name, &change);
         self.engine.begin_anew(&change);
         for rows in untold {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::change::TableSchema;
 use crate::postgres::catalog;
+use crate::postgres::snapshot::Snapshot;
 use crate::postgres::wire::{Client, ConnectOptions, Session, quote_literal};
 use crate::runtime::{Error, Result};
 
@@ -14,6 +15,15 @@ const HEARTBEAT_PREFIX: &str = "tidemark.heartbeat";
 
 /// A question is answered in this time, or the connection is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Waits until others see what a transaction did which is in the stream: see [`Snapshot`].
+async fn wait_until_seen(client: &mut Client, xid: Option<u32>) -> Result<()> {
+    let Some(xid) = xid else { return Ok(()) };
+    while !Snapshot::current(client).await?.sees(xid) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
 
 /// A connection for questions, made when the first is asked and again when it broke.
 #[derive(Debug)]
@@ -37,9 +47,14 @@ impl Source {
         Ok(self.client.insert(client))
     }
 
-    /// The shape of a table as the catalog has it now; none when it is gone.
-    pub async fn table(&mut self, oid: u32) -> Result<Option<TableSchema>> {
-        let asked = async { catalog::load_table(self.client().await?, oid).await };
+    /// The shape of a table as the catalog has it now, or a moment later: it has what the transaction did. None when
+    /// the table is gone.
+    pub async fn table(&mut self, oid: u32, xid: Option<u32>) -> Result<Option<TableSchema>> {
+        let asked = async {
+            let client = self.client().await?;
+            wait_until_seen(client, xid).await?;
+            catalog::load_table(client, oid).await
+        };
         let result = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(result) => result,
             Err(_) => Err(Error::retry(format!(
@@ -52,9 +67,13 @@ impl Source {
         result
     }
 
-    /// What the publication publishes now.
-    pub async fn published(&mut self, publication: &str) -> Result<catalog::Published> {
-        let asked = async { catalog::published(self.client().await?, publication).await };
+    /// What the publication publishes now, or a moment later: with what the transaction did.
+    pub async fn published(&mut self, publication: &str, xid: Option<u32>) -> Result<catalog::Published> {
+        let asked = async {
+            let client = self.client().await?;
+            wait_until_seen(client, xid).await?;
+            catalog::published(client, publication).await
+        };
         let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             Err(Error::retry(format!(
                 "the source did not answer what {publication} publishes in {PATIENCE:?}"

@@ -8,8 +8,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::change::{
-    Column, ColumnType, Evolved, Lsn, Position, ReplicaIdentity, SchemaChange, TableName, TableSchema,
-    TextKind,
+    Column, ColumnType, Evolved, Lsn, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName,
+    TableSchema, TextKind,
 };
 use crate::envelope::avro::{AvroSchemas, SchemaIds};
 use crate::envelope::{Options, SourceInfo, TableEncoder, routing};
@@ -47,6 +47,8 @@ pub struct Table {
     encoder: TableEncoder,
     /// Under which its schemas are registered.
     ids: Option<SchemaIds>,
+    /// The transaction that its shape came with, on this connection.
+    shaped_by: Option<u32>,
     unreported: Unreported,
 }
 
@@ -62,6 +64,11 @@ impl Table {
     /// The encoder for rows in the order of the wire, and the shape that it writes.
     pub const fn encoder(&mut self) -> (&mut TableEncoder, &TableSchema) {
         (&mut self.encoder, &self.schema)
+    }
+
+    /// The transaction that its shape came with, if it did on this connection.
+    pub const fn came_with(&self) -> Option<u32> {
+        self.shaped_by
     }
 
     /// Counts what a change became.
@@ -101,6 +108,8 @@ pub struct Tables {
     by_topic: HashMap<Arc<str>, usize>,
     /// Described on this connection; `None`: not captured.
     by_oid: HashMap<u32, (Relation, Option<usize>)>,
+    /// By OID, also of tables that are gone or others now.
+    known_oids: HashMap<u32, usize>,
     /// By OID, as statements have told on this connection.
     described: HashMap<u32, TableSchema>,
 }
@@ -118,9 +127,9 @@ impl Tables {
     /// No tables yet, for a source of that name.
     pub fn new(source: SourceInfo, options: Options, filter: TableFilter, ops: Ops) -> Self {
         let name = source.name.clone();
-        let (all, by_topic) = (Vec::new(), HashMap::new());
-        let (by_oid, described) = (HashMap::new(), HashMap::new());
-        Self { name, source, options, filter, ops, all, by_topic, by_oid, described }
+        let (all, by_topic, by_oid) = (Vec::new(), HashMap::new(), HashMap::new());
+        let (known_oids, described) = (HashMap::new(), HashMap::new());
+        Self { name, source, options, filter, ops, all, by_topic, by_oid, known_oids, described }
     }
 
     /// Takes in the shapes in the topic `<name>.ddl`, and the counts of the state.
@@ -158,6 +167,19 @@ impl Tables {
         // Under FULL every column is marked, and a key that came or went cannot be seen: the catalog is asked.
         relation.identity != b'f'
             && self.by_oid.get(&relation.oid).is_some_and(|(known, _)| known == relation)
+    }
+
+    /// Tables whose changes come, by OID.
+    pub fn oids(&self) -> Vec<u32> {
+        let goes_on = |table: &&Table| !table.schema.dropped && self.wants(&table.schema.name);
+        self.all.iter().filter(goes_on).map(|table| table.schema.oid).collect()
+    }
+
+    /// A table's shape came with that transaction.
+    pub fn shaped_by(&mut self, name: &TableName, xid: Option<u32>) {
+        if let Some(table) = self.by_name(name) {
+            table.shaped_by = xid;
+        }
     }
 
     /// Whether the table is wanted.
@@ -256,6 +278,24 @@ impl Tables {
         Some(self.grow(evolved, Some(before), position, statement))
     }
 
+    /// A table that was first seen in this transaction has been created by it: nothing of it is missing.
+    pub fn was_created(
+        &mut self,
+        name: &TableName,
+        xid: Option<u32>,
+        position: Position,
+        statement: Option<String>,
+    ) -> Option<Grown> {
+        let table = self.by_name(name).filter(|table| table.schema.version == SchemaVersion(1))?;
+        if xid.is_none() || table.shaped_by != xid {
+            return None;
+        }
+        let known = table.schema.clone();
+        let told = Told { created: true, statement: statement.clone(), rewritten: false };
+        let evolved = told.of(TableSchema::first(&known));
+        Some(self.grow(evolved, Some(known), position, statement))
+    }
+
     fn grow(
         &mut self,
         evolved: Evolved,
@@ -280,7 +320,8 @@ impl Tables {
 
     /// The table that has this OID at the source.
     pub fn of_oid(&self, oid: u32) -> Option<&Table> {
-        self.all.iter().find(|table| table.schema.oid == oid && !table.schema.dropped)
+        let table = &self.all[*self.known_oids.get(&oid)?];
+        Some(table).filter(|table| table.schema.oid == oid && !table.schema.dropped)
     }
 
     /// The shape of a table at this place of the stream, as a statement left it.
@@ -358,12 +399,17 @@ impl Tables {
     /// Takes in a shape, for a table that is not known yet as first seen at `position`.
     fn put(&mut self, schema: TableSchema, position: Position) -> usize {
         let topic: Arc<str> = routing::topic_name(&self.name, &schema.name).into();
-        let encoder = encoder(&self.source, self.options, &schema, None, None);
+        let oid = schema.oid;
         if let Some(index) = self.by_topic.get(&topic) {
+            self.known_oids.insert(oid, *index);
             let table = &mut self.all[*index];
-            (table.schema, table.encoder, table.wire, table.ids) = (schema, encoder, None, None);
+            // The server describes a table again only if rows come otherwise: until then they come as before.
+            table.encoder = encoder(&self.source, self.options, &schema, table.wire.as_deref(), None);
+            (table.schema, table.ids) = (schema, None);
             return *index;
         }
+        let encoder = encoder(&self.source, self.options, &schema, None, None);
+        self.known_oids.insert(oid, self.all.len());
         let watch = self.ops.table(&schema.name);
         let (count, total, unreported) = Default::default();
         self.by_topic.insert(Arc::clone(&topic), self.all.len());
@@ -380,6 +426,7 @@ impl Tables {
             wire,
             encoder,
             ids,
+            shaped_by: None,
             unreported,
         });
         self.all.len() - 1
