@@ -233,6 +233,91 @@ fn a_file_of_an_older_schema_comes_out_in_the_newer_one() {
 }
 
 #[test]
+fn rows_of_an_older_file_hold_in_a_newer_column_what_its_origin_says() {
+    let from = [column("a", ColumnType::TEXT), column("n", ColumnType::Int32)];
+    let written: Vec<_> =
+        (0..5).map(|n| vec![Datum::Text(format!("a,\"{n}").into()), Datum::Int(n)]).collect();
+    let list = ColumnType::Array { element: Box::new(ColumnType::TEXT) };
+    let to = [
+        column("a", ColumnType::TEXT),
+        // Another column under the old one's name.
+        column("n", ColumnType::TEXT),
+        column("a renamed", ColumnType::TEXT),
+        column("n renamed and widened", ColumnType::Int64),
+        column("text", ColumnType::TEXT),
+        column("list", list.clone()),
+        column("widened since", ColumnType::Decimal { precision: 12, scale: 2 }),
+        column("null", ColumnType::Date),
+    ];
+    let quoted = Datum::Text("it's \"quoted\",\nand more".into());
+    let items = Datum::List(vec![quoted.clone(), Datum::Null]);
+    let origin = |column_type: &ColumnType, value: &Datum<'_>| Origin::constant(column_type, value).unwrap();
+    let origins = vec![
+        Origin::Column("a".into()),
+        Origin::Null,
+        Origin::Column("a".into()),
+        Origin::Column("n".into()),
+        origin(&ColumnType::TEXT, &quoted),
+        origin(&list, &items),
+        origin(&ColumnType::Int32, &Datum::Int(-7)),
+        origin(&ColumnType::Date, &Datum::Null),
+    ];
+    let rows: Vec<_> = written
+        .iter()
+        .map(|row| {
+            let (a, n) = (row[0].clone(), row[1].clone());
+            let (text, list) = (quoted.clone(), items.clone());
+            vec![a.clone(), Datum::Null, a, n, text, list, unscaled(-700), Datum::Null]
+        })
+        .collect();
+    for batch_rows in [1, 3, 100] {
+        let options =
+            ReaderOptions { batch_rows, origins: Some(origins.clone()), ..ReaderOptions::default() };
+        let batches = reread(&from, &written, &to, &options);
+        assert_rows(&to, &batches, &rows);
+        let options = ReaderOptions { columns: Some(vec![5, 3]), ..options };
+        let batches = reread(&from, &written, &to, &options);
+        let wanted: Vec<_> = rows.iter().map(|row| vec![row[5].clone(), row[3].clone()]).collect();
+        assert_rows(&[to[5].clone(), to[3].clone()], &batches, &wanted);
+    }
+}
+
+#[test]
+fn a_constant_that_does_not_fit_its_column_is_refused_by_name() {
+    let from = [column("x", ColumnType::Int64)];
+    let to = [column("x", ColumnType::Int64), column("y", ColumnType::Int32)];
+    let wrong = Origin::constant(&ColumnType::TEXT, &Datum::Text("secret".into())).unwrap();
+    for format in FORMATS {
+        let bytes = file(format, &[batch(&from, &[])], &WriterOptions::default());
+        let origins = Some(vec![Origin::Column("x".into()), wrong.clone()]);
+        let options = ReaderOptions { origins, ..ReaderOptions::default() };
+        let error = FileReader::open(&format, &arrow_schema(&to), bytes, &options).err().unwrap().to_string();
+        assert!(
+            error.contains("column \"y\"") && error.contains("Utf8") && error.contains("Int32"),
+            "{error}"
+        );
+        assert!(!error.contains("secret"), "{error}");
+    }
+    let error = Origin::constant(&ColumnType::Int32, &Datum::Int(1 << 40)).unwrap_err();
+    assert!(!error.is_empty());
+}
+
+#[test]
+fn a_large_constant_counts_for_the_size_of_a_batch() {
+    let from = [column("x", ColumnType::Int64)];
+    let to = [column("x", ColumnType::Int64), column("y", ColumnType::TEXT)];
+    let large = Origin::constant(&ColumnType::TEXT, &Datum::Text("y".repeat(1 << 16).into())).unwrap();
+    let rows: Vec<_> = (0..64).map(|n| vec![Datum::Int(n)]).collect();
+    for format in FORMATS {
+        let bytes = file(format, &[batch(&from, &rows)], &WriterOptions::default());
+        let origins = Some(vec![Origin::Column("x".into()), large.clone()]);
+        let options = ReaderOptions { batch_bytes: 1 << 18, origins, ..ReaderOptions::default() };
+        let reader = FileReader::open(&format, &arrow_schema(&to), bytes, &options).unwrap();
+        assert!(reader.map(|batch| batch.unwrap().num_rows()).all(|rows| rows <= 4), "{format:?}");
+    }
+}
+
+#[test]
 fn only_the_columns_asked_for_come_out_in_their_order() {
     let columns = ["a", "b", "c"].map(|name| column(name, ColumnType::TEXT));
     let rows = [["1", "2", "3"].map(|text| Datum::Text(text.into())).to_vec()];

@@ -1,7 +1,8 @@
 //! Batches of an older version of a table's schema, made into the newer one.
 //!
-//! Shapes only ever grow, so what a file may lack is known: columns added since are null, types widened
-//! since are cast where no value can change. Everything else is an error that names column and types.
+//! Shapes only ever grow, so what a file may lack is known: an [`Origin`] says what its rows hold in a column that
+//! was added since, and types widened since are cast where no value can change. Everything else is an error that
+//! names column and types.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,19 +13,98 @@ use arrow_array::types::{
     ArrowPrimitiveType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
 };
 use arrow_array::{
-    Array, ArrayRef, ListArray, PrimitiveArray, RecordBatch, RecordBatchOptions, new_null_array,
+    Array, ArrayRef, ListArray, PrimitiveArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
-use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::take::take;
 
+use super::columns::ColumnBuilder;
 use super::decimal;
+use crate::change::{ColumnType, Datum};
 use crate::runtime::{Error, Result};
+
+/// What the rows of a file hold in a column of the schema wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    /// What the file's column of that name holds; null if the file has no such column.
+    Column(String),
+    /// Null: it was added later.
+    Null,
+    /// One value, the same in all rows: an array of length one.
+    Constant(ArrayRef),
+}
+
+impl Origin {
+    /// A constant of a column type; or why a file cannot hold it.
+    pub fn constant(column_type: &ColumnType, value: &Datum<'_>) -> Result<Self, String> {
+        let mut column = ColumnBuilder::new(column_type);
+        column.append(value)?;
+        Ok(Self::Constant(column.finish()))
+    }
+}
 
 /// Where a wanted column comes from.
 enum From {
     /// A column of the batch as read.
     Read(usize),
-    /// Nowhere: it was added later.
-    Null,
+    /// No column: all rows are the same.
+    Same(Same),
+}
+
+/// A column in which all rows are the same, made again only for a batch that is longer than all before.
+pub(super) struct Same {
+    /// Of length one.
+    value: ArrayRef,
+    longest: ArrayRef,
+}
+
+impl Same {
+    /// For an origin that is not a column of the file, in the type of a wanted field; none for one that is.
+    pub(super) fn of(origin: &Origin, field: &Field) -> Result<Option<Self>> {
+        let to = field.data_type();
+        let value = match origin {
+            Origin::Column(_) => return Ok(None),
+            Origin::Null => return Self::null(field).map(Some),
+            Origin::Constant(value) if widens(value.data_type(), to) => cast(value, to),
+            Origin::Constant(value) => {
+                return Err(Error::operator(format!(
+                    "the rows in which column {:?} is missing hold a constant of {}, which does not widen to {to}, \
+                     its type now",
+                    field.name(),
+                    value.data_type()
+                )));
+            }
+        };
+        Ok(Some(Self { longest: Arc::clone(&value), value }))
+    }
+
+    /// Nulls, unless the field may not be null.
+    pub(super) fn null(field: &Field) -> Result<Self> {
+        if !field.is_nullable() {
+            return Err(Error::operator(format!(
+                "the file lacks column {:?} ({}), which may not be null",
+                field.name(),
+                field.data_type()
+            )));
+        }
+        let value = new_null_array(field.data_type(), 1);
+        Ok(Self { longest: Arc::clone(&value), value })
+    }
+
+    /// The column of a batch of so many rows.
+    pub(super) fn rows(&mut self, rows: usize) -> Result<ArrayRef> {
+        if self.longest.len() < rows {
+            let first = UInt32Array::from(vec![0; rows]);
+            self.longest = take(self.value.as_ref(), &first, None)
+                .map_err(|error| Error::operator("a constant cannot be repeated").cause(error))?;
+        }
+        Ok(self.longest.slice(0, rows))
+    }
+
+    /// Memory of a row, in bytes, roughly.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.value.to_data().get_slice_memory_size().unwrap_or_default()
+    }
 }
 
 /// How batches of a file become batches of the schema wanted.
@@ -34,9 +114,13 @@ pub(super) struct Widening {
 }
 
 impl Widening {
-    /// Compares a file's schema with the table's, of which `wanted` has the columns to read. Also returns
-    /// which of the file's columns those are, ascending.
-    pub(super) fn plan(file: &Schema, schema: &Schema, wanted: SchemaRef) -> Result<(Self, Vec<usize>)> {
+    /// Compares a file's schema with the table's, of which `wanted` has the columns to read, with the origin of
+    /// each. Also returns which of the file's columns those are, ascending.
+    pub(super) fn plan(
+        file: &Schema,
+        schema: &Schema,
+        (wanted, origins): (SchemaRef, Vec<Origin>),
+    ) -> Result<(Self, Vec<usize>)> {
         if let Some(field) = file.fields().iter().find(|field| schema.index_of(field.name()).is_err()) {
             return Err(Error::operator(format!(
                 "the file has a column {:?} ({}), which the table's schema does not know",
@@ -44,12 +128,22 @@ impl Widening {
                 field.data_type()
             )));
         }
-        let found: Vec<_> = wanted.fields().iter().map(|field| check(file, field)).collect::<Result<_>>()?;
-        let mut read: Vec<usize> = found.iter().flatten().copied().collect();
+        let mut columns = Vec::with_capacity(origins.len());
+        for (field, origin) in wanted.fields().iter().zip(&origins) {
+            columns.push(match (Same::of(origin, field)?, origin) {
+                (Some(same), _) => From::Same(same),
+                (None, Origin::Column(name)) => check(file, name, field)?,
+                (None, _) => From::Same(Same::null(field)?),
+            });
+        }
+        let mut read: Vec<usize> = columns.iter().filter_map(From::read).collect();
         read.sort_unstable();
-        let place = |index: &usize| read.partition_point(|other| other < index);
-        let columns = found.iter().map(|index| index.as_ref().map_or(From::Null, |i| From::Read(place(i))));
-        let columns = columns.collect();
+        read.dedup();
+        for column in &mut columns {
+            if let From::Read(index) = column {
+                *index = read.partition_point(|other| other < index);
+            }
+        }
         Ok((Self { schema: wanted, columns }, read))
     }
 
@@ -58,13 +152,22 @@ impl Widening {
         &self.schema
     }
 
+    /// Memory, roughly, that a row takes in columns which the file does not have.
+    pub(super) fn row_bytes(&self) -> usize {
+        let bytes = |column: &From| match column {
+            From::Read(_) => 0,
+            From::Same(same) => same.row_bytes(),
+        };
+        self.columns.iter().map(bytes).sum()
+    }
+
     /// A batch as read, with the columns that [`Self::plan`] named, in the schema wanted.
-    pub(super) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    pub(super) fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut arrays = Vec::with_capacity(self.columns.len());
-        for (column, field) in self.columns.iter().zip(self.schema.fields()) {
+        for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
             arrays.push(match column {
                 From::Read(index) => cast(batch.column(*index), field.data_type()),
-                From::Null => new_null_array(field.data_type(), batch.num_rows()),
+                From::Same(same) => same.rows(batch.num_rows())?,
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -74,27 +177,28 @@ impl Widening {
     }
 }
 
-/// The column of the file for a wanted one; none if it was added later.
-fn check(file: &Schema, field: &FieldRef) -> Result<Option<usize>> {
-    match file.index_of(field.name()) {
-        Ok(index) => {
-            let from = file.field(index).data_type();
-            if widens(from, field.data_type()) {
-                return Ok(Some(index));
-            }
-            Err(Error::operator(format!(
-                "column {:?} is {from} in the file, which does not widen to {}, its type now",
-                field.name(),
-                field.data_type()
-            )))
+impl From {
+    const fn read(&self) -> Option<usize> {
+        match self {
+            Self::Read(index) => Some(*index),
+            Self::Same(_) => None,
         }
-        Err(_) if field.is_nullable() => Ok(None),
-        Err(_) => Err(Error::operator(format!(
-            "the file lacks column {:?} ({}), which may not be null",
-            field.name(),
-            field.data_type()
-        ))),
     }
+}
+
+/// The column of the file for a wanted one; nulls if the file has none of that name.
+fn check(file: &Schema, name: &str, field: &Field) -> Result<From> {
+    let Ok(index) = file.index_of(name) else { return Ok(From::Same(Same::null(field)?)) };
+    let from = file.field(index).data_type();
+    if widens(from, field.data_type()) {
+        return Ok(From::Read(index));
+    }
+    Err(Error::operator(format!(
+        "column {:?} is {from} in the file{}, which does not widen to {}, its type now",
+        field.name(),
+        if name == field.name() { String::new() } else { format!(" (as {name:?})") },
+        field.data_type()
+    )))
 }
 
 /// Whether every value of the one type is a value of the other.
