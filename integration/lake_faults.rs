@@ -9,7 +9,8 @@ use std::sync::Arc;
 use lake::faults::Dying;
 use lake::history::{Change, History, Logged, Shape, TOPIC, history, table};
 use lake::{
-    deliver, deliver_day, difference, expected, lake as lake_on, objects, rows, shapes, stage, table_name, tiny,
+    deliver, deliver_day, difference, expected, lake as lake_on, objects, rows, shapes, stage, table_name,
+    tiny,
 };
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
@@ -111,7 +112,8 @@ async fn a_published_object_never_changes() {
     let mut other = history.days[0].cut.clone();
     other.lsn = Lsn(1);
     let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
-    let error = lake.merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None).await.unwrap_err();
+    let error =
+        lake.merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None).await.unwrap_err();
     assert_eq!(error.class(), Class::Operator);
     assert!(error.to_string().contains("0/1"), "{error}");
 }

@@ -61,7 +61,9 @@ pub fn value(random: &mut StdRng, column_type: &ColumnType, keyed: bool) -> Datu
         ColumnType::Bool => Datum::Bool(random.random()),
         ColumnType::Decimal { .. } => decimal(random.random_range(-few..few)),
         ColumnType::Numeric => Datum::Text(["0.10", "-3", "NaN"][random.random_range(0..3)].into()),
-        ColumnType::Float64 => Datum::Float([0.0, -0.0, f64::NAN, f64::INFINITY, 1.5][random.random_range(0..5)]),
+        ColumnType::Float64 => {
+            Datum::Float([0.0, -0.0, f64::NAN, f64::INFINITY, 1.5][random.random_range(0..5)])
+        }
         ColumnType::Bytes => Datum::Bytes(vec![255; random.random_range(0..2)].into()),
         ColumnType::Date => Datum::Date(random.random_range(0..few as i32)),
         ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. } => match random.random_range(0..few) {
@@ -75,7 +77,9 @@ pub fn value(random: &mut StdRng, column_type: &ColumnType, keyed: bool) -> Datu
             };
             Datum::List((0..many).map(|_| item(random)).collect())
         }
-        ColumnType::Text { .. } => Datum::Text("t".repeat(random.random_range(0..few as usize / 2 + 1)).into()),
+        ColumnType::Text { .. } => {
+            Datum::Text("t".repeat(random.random_range(0..few as usize / 2 + 1)).into())
+        }
         _ => Datum::Int(random.random_range(0..few)),
     }
 }
@@ -85,7 +89,11 @@ pub struct Remake(Vec<From>);
 
 enum From {
     /// What stood in a column, of one type, as one of another.
-    Column { index: usize, from: ColumnType, to: ColumnType },
+    Column {
+        index: usize,
+        from: ColumnType,
+        to: ColumnType,
+    },
     Value(Datum<'static>),
 }
 
@@ -100,15 +108,22 @@ impl Remake {
 }
 
 /// A value of one type in a wider one.
-fn converted(value: &Datum<'static>, from: &ColumnType, to: &ColumnType) -> Datum<'static> {
+pub fn converted(value: &Datum<'static>, from: &ColumnType, to: &ColumnType) -> Datum<'static> {
     match (value, from, to) {
-        (Datum::Int(n), _, ColumnType::Text { .. } | ColumnType::Numeric) => Datum::Text(n.to_string().into()),
+        (Datum::List(items), ColumnType::Array { element: from }, ColumnType::Array { element: to }) => {
+            Datum::List(items.iter().map(|item| converted(item, from, to)).collect())
+        }
+        (Datum::Int(n), _, ColumnType::Text { .. } | ColumnType::Numeric) => {
+            Datum::Text(n.to_string().into())
+        }
         (Datum::Int(n), _, ColumnType::Decimal { scale, .. }) => decimal(n * 10_i64.pow(*scale as u32)),
         (Datum::Decimal(bytes), ColumnType::Decimal { scale, .. }, _) => {
             let unscaled = i64::from_be_bytes(bytes.as_ref().try_into().unwrap());
             let digits = *scale as usize;
             match to {
-                ColumnType::Decimal { scale, .. } => decimal(unscaled * 10_i64.pow(*scale as u32 - digits as u32)),
+                ColumnType::Decimal { scale, .. } => {
+                    decimal(unscaled * 10_i64.pow(*scale as u32 - digits as u32))
+                }
                 _ => {
                     let sign = if unscaled < 0 { "-" } else { "" };
                     let whole = format!("{:0>width$}", unscaled.unsigned_abs(), width = digits + 1);
@@ -141,7 +156,10 @@ pub fn alter(random: &mut StdRng, schema: &TableSchema, number: &mut i16) -> Opt
         .iter()
         .map(|index| {
             let column = &schema.columns[*index];
-            Column { number: column.number, ..Column::new(column.source_name(), column.column_type.clone(), "", true) }
+            Column {
+                number: column.number,
+                ..Column::new(column.source_name(), column.column_type.clone(), "", true)
+            }
         })
         .collect();
     source.key = schema.key.iter().map(|key| live.iter().position(|index| index == key).unwrap()).collect();

@@ -12,7 +12,7 @@ use tidemark::change::{
     TableName, TableSchema,
 };
 
-use super::alter::{alter, value};
+use super::alter::{alter, converted, value};
 
 pub type Row = Vec<Datum<'static>>;
 
@@ -268,10 +268,16 @@ impl Maker {
     fn new_row(&mut self, key: Option<&(i64, String)>) -> Row {
         let mut row: Row = (0..self.schema.columns.len()).map(|index| self.value(index)).collect();
         if let Some(key) = key {
-            row[self.schema.key[0]] = Datum::Int(key.0);
-            row[self.schema.key[1]] = Datum::Text(key.1.clone().into());
+            self.set_key(&mut row, key);
         }
         row
+    }
+
+    fn set_key(&self, row: &mut Row, key: &(i64, String)) {
+        let [id, code] = self.schema.key[..] else { panic!("the key has two columns") };
+        // Renamed to a name that a column of text had once, it is text.
+        row[id] = converted(&Datum::Int(key.0), &ColumnType::Int64, &self.schema.columns[id].column_type);
+        row[code] = Datum::Text(key.1.clone().into());
     }
 
     fn insert(&mut self) {
@@ -306,8 +312,7 @@ impl Maker {
 
     fn key_row(&self, key: &(i64, String)) -> Row {
         let mut row = vec![Datum::Null; self.schema.columns.len()];
-        row[self.schema.key[0]] = Datum::Int(key.0);
-        row[self.schema.key[1]] = Datum::Text(key.1.clone().into());
+        self.set_key(&mut row, key);
         row
     }
 
@@ -373,7 +378,8 @@ impl Maker {
 
     /// What the server sends of a row: nothing of columns that are dropped.
     fn old_row(&self, held: Row) -> Row {
-        let sent = |(datum, column): (Datum<'static>, &Column)| if column.dropped { Datum::Null } else { datum };
+        let sent =
+            |(datum, column): (Datum<'static>, &Column)| if column.dropped { Datum::Null } else { datum };
         held.into_iter().zip(&self.schema.columns).map(sent).collect()
     }
 

@@ -63,8 +63,7 @@ pub async fn deliver_day(lake: &Lake, history: &History, day: &Day) -> Result<Ma
         other => other,
     };
     stage(lake, history, day, previous.as_ref()).await?;
-    let manifest =
-        lake.merge_and_publish(&shapes(history, day), &day.cut, TOPIC, previous.as_ref()).await?;
+    let manifest = lake.merge_and_publish(&shapes(history, day), &day.cut, TOPIC, previous.as_ref()).await?;
     lake.publish_day(&day.cut, &std::collections::BTreeMap::new())
         .await?
         .expect("its only table is published");

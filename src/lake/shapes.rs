@@ -101,7 +101,11 @@ impl Shapes {
         for (version, schema) in self.versions.range(from..self.now.version) {
             let origins = self.origins(*version)?;
             let key = self.now.key.iter().map(|index| &origins[*index]);
-            let same = key.eq(schema.key_columns().map(|c| Origin::Column(c.name.clone())).collect::<Vec<_>>().iter());
+            let same = key.eq(schema
+                .key_columns()
+                .map(|c| Origin::Column(c.name.clone()))
+                .collect::<Vec<_>>()
+                .iter());
             if !same {
                 let names = |schema: &TableSchema| {
                     schema.key_columns().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
