@@ -196,7 +196,7 @@ impl ReaderOptions {
                     schema.fields().len()
                 )));
             }
-            None => schema.fields().iter().map(|field| Origin::Column(field.name().clone())).collect(),
+            None => schema.fields().iter().map(|field| Origin::column(field.name())).collect(),
         };
         let Some(columns) = &self.columns else { return Ok((SchemaRef::clone(schema), origins)) };
         let wanted = schema.project(columns).map_err(|error| {

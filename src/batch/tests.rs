@@ -251,12 +251,14 @@ fn rows_of_an_older_file_hold_in_a_newer_column_what_its_origin_says() {
     ];
     let quoted = Datum::Text("it's \"quoted\",\nand more".into());
     let items = Datum::List(vec![quoted.clone(), Datum::Null]);
-    let origin = |column_type: &ColumnType, value: &Datum<'_>| Origin::constant(column_type, value).unwrap();
+    let origin = |column_type: &ColumnType, value: &Datum<'_>| {
+        Origin::constant(value, vec![column_type.clone()]).unwrap()
+    };
     let origins = vec![
-        Origin::Column("a".into()),
+        Origin::column("a"),
         Origin::Null,
-        Origin::Column("a".into()),
-        Origin::Column("n".into()),
+        Origin::column("a"),
+        Origin::column("n"),
         origin(&ColumnType::TEXT, &quoted),
         origin(&list, &items),
         origin(&ColumnType::Int32, &Datum::Int(-7)),
@@ -283,13 +285,50 @@ fn rows_of_an_older_file_hold_in_a_newer_column_what_its_origin_says() {
 }
 
 #[test]
+fn values_become_those_of_each_type_that_the_column_had() {
+    let decimal = |precision, scale| ColumnType::Decimal { precision, scale };
+    let text = |text: &str| Datum::Text(text.to_owned().into());
+    let list = |element: &ColumnType| ColumnType::Array { element: Box::new(element.clone()) };
+    let float = Datum::Float(f64::from(0.1_f32));
+    let cases = [
+        // Not 0.1, in CSV neither.
+        (vec![ColumnType::Float32, ColumnType::Float64], float.clone(), float),
+        (vec![decimal(5, 1), decimal(9, 3), ColumnType::Numeric], unscaled(-125), text("-12.500")),
+        (vec![decimal(5, 1), ColumnType::Numeric], unscaled(-125), text("-12.5")),
+        (vec![ColumnType::Int32, decimal(12, 2), ColumnType::TEXT], Datum::Int(-7), text("-7.00")),
+        // Decimals of so many digits are text at rest.
+        (vec![ColumnType::Int32, decimal(60, 2), ColumnType::Numeric], Datum::Int(-7), text("-7.00")),
+        (vec![decimal(50, 1), decimal(60, 3), ColumnType::Numeric], unscaled(-125), text("-12.500")),
+        (vec![decimal(50, 1), decimal(60, 3), ColumnType::Numeric], text("NaN"), text("NaN")),
+    ];
+    for (types, written, expected) in cases {
+        for list_of in [false, true] {
+            let types: Vec<_> = types.iter().map(|t| if list_of { list(t) } else { t.clone() }).collect();
+            let value = |datum: &Datum<'static>| match list_of {
+                true => Datum::List(vec![datum.clone(), Datum::Null]),
+                false => datum.clone(),
+            };
+            let from = [column("x", types[0].clone())];
+            let to =
+                [column("x", types[types.len() - 1].clone()), column("y", types[types.len() - 1].clone())];
+            let constant = Origin::constant(&value(&written), types.clone()).unwrap();
+            let origins = Some(vec![Origin::Column { name: "x".into(), types }, constant]);
+            let options = ReaderOptions { origins, ..ReaderOptions::default() };
+            let batches = reread(&from, &[vec![value(&written)], vec![Datum::Null]], &to, &options);
+            let rows = [vec![value(&expected), value(&expected)], vec![Datum::Null, value(&expected)]];
+            assert_rows(&to, &batches, &rows);
+        }
+    }
+}
+
+#[test]
 fn a_constant_that_does_not_fit_its_column_is_refused_by_name() {
     let from = [column("x", ColumnType::Int64)];
     let to = [column("x", ColumnType::Int64), column("y", ColumnType::Int32)];
-    let wrong = Origin::constant(&ColumnType::TEXT, &Datum::Text("secret".into())).unwrap();
+    let wrong = Origin::constant(&Datum::Text("secret".into()), vec![ColumnType::TEXT]).unwrap();
     for format in FORMATS {
         let bytes = file(format, &[batch(&from, &[])], &WriterOptions::default());
-        let origins = Some(vec![Origin::Column("x".into()), wrong.clone()]);
+        let origins = Some(vec![Origin::column("x"), wrong.clone()]);
         let options = ReaderOptions { origins, ..ReaderOptions::default() };
         let error = FileReader::open(&format, &arrow_schema(&to), bytes, &options).err().unwrap().to_string();
         assert!(
@@ -298,7 +337,7 @@ fn a_constant_that_does_not_fit_its_column_is_refused_by_name() {
         );
         assert!(!error.contains("secret"), "{error}");
     }
-    let error = Origin::constant(&ColumnType::Int32, &Datum::Int(1 << 40)).unwrap_err();
+    let error = Origin::constant(&Datum::Int(1 << 40), vec![ColumnType::Int32]).unwrap_err();
     assert!(!error.is_empty());
 }
 
@@ -306,11 +345,11 @@ fn a_constant_that_does_not_fit_its_column_is_refused_by_name() {
 fn a_large_constant_counts_for_the_size_of_a_batch() {
     let from = [column("x", ColumnType::Int64)];
     let to = [column("x", ColumnType::Int64), column("y", ColumnType::TEXT)];
-    let large = Origin::constant(&ColumnType::TEXT, &Datum::Text("y".repeat(1 << 16).into())).unwrap();
+    let large = Origin::constant(&Datum::Text("y".repeat(1 << 16).into()), vec![ColumnType::TEXT]).unwrap();
     let rows: Vec<_> = (0..64).map(|n| vec![Datum::Int(n)]).collect();
     for format in FORMATS {
         let bytes = file(format, &[batch(&from, &rows)], &WriterOptions::default());
-        let origins = Some(vec![Origin::Column("x".into()), large.clone()]);
+        let origins = Some(vec![Origin::column("x"), large.clone()]);
         let options = ReaderOptions { batch_bytes: 1 << 18, origins, ..ReaderOptions::default() };
         let reader = FileReader::open(&format, &arrow_schema(&to), bytes, &options).unwrap();
         assert!(reader.map(|batch| batch.unwrap().num_rows()).all(|rows| rows <= 4), "{format:?}");

@@ -20,35 +20,144 @@ use arrow_select::take::take;
 
 use super::columns::ColumnBuilder;
 use super::decimal;
+use super::schema::{DecimalForm, data_type};
 use crate::change::{ColumnType, Datum};
 use crate::runtime::{Error, Result};
 
 /// What the rows of a file hold in a column of the schema wanted.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Origin {
-    /// What the file's column of that name holds; null if the file has no such column.
-    Column(String),
+    /// What stands in a column of the file; null if the file has no such column.
+    Column {
+        /// The file's column.
+        name: String,
+        /// The types which it had since, its own first: values become those of each in turn, as they did at the source.
+        /// Empty: at once those of the one wanted.
+        types: Vec<ColumnType>,
+    },
     /// Null: it was added later.
     Null,
-    /// One value, the same in all rows: an array of length one.
-    Constant(ArrayRef),
+    /// One value, the same in all rows.
+    Constant {
+        /// An array of length one.
+        value: ArrayRef,
+        /// The types since, as above.
+        types: Vec<ColumnType>,
+    },
 }
 
 impl Origin {
-    /// A constant of a column type; or why a file cannot hold it.
-    pub fn constant(column_type: &ColumnType, value: &Datum<'_>) -> Result<Self, String> {
-        let mut column = ColumnBuilder::new(column_type);
+    /// A column of the file, whatever types it had.
+    pub fn column(name: impl Into<String>) -> Self {
+        Self::Column { name: name.into(), types: Vec::new() }
+    }
+
+    /// A constant of the first of these types; or why a file cannot hold it.
+    pub fn constant(value: &Datum<'_>, types: Vec<ColumnType>) -> Result<Self, String> {
+        let first = types.first().ok_or("a constant has a type")?;
+        let mut column = ColumnBuilder::new(first);
         column.append(value)?;
-        Ok(Self::Constant(column.finish()))
+        Ok(Self::Constant { value: column.finish(), types })
     }
 }
 
 /// Where a wanted column comes from.
 enum From {
     /// A column of the batch as read.
-    Read(usize),
+    Read(usize, Steps),
     /// No column: all rows are the same.
     Same(Same),
+}
+
+/// A type that values become, on their way from the file's to the one wanted.
+struct Step {
+    to: DataType,
+    /// Digits after the point of a decimal that is text at rest.
+    digits: Option<usize>,
+}
+
+/// The types that values become, one after the other; the last is the one wanted.
+pub(super) struct Steps(Vec<Step>);
+
+impl Steps {
+    /// From the type at rest `from`, through `types`, to the field's; the error names the field.
+    pub(super) fn plan(from: &DataType, types: &[ColumnType], field: &Field) -> Result<Self> {
+        let mut steps: Vec<Step> =
+            types.iter().map(|of| Step { to: data_type(of), digits: digits_as_text(of) }).collect();
+        if steps.last().is_none_or(|last| last.to != *field.data_type()) {
+            steps.push(Step { to: field.data_type().clone(), digits: None });
+        }
+        let mut at = from;
+        for step in &steps {
+            if !widens(at, &step.to) {
+                return Err(Error::operator(format!(
+                    "column {:?} is {at} in the file, which does not widen to {}, its type now",
+                    field.name(),
+                    step.to
+                )));
+            }
+            at = &step.to;
+        }
+        let mut last = from.clone();
+        steps.retain(|step| {
+            let changes = step.to != last || step.digits.is_some();
+            last = step.to.clone();
+            changes
+        });
+        Ok(Self(steps))
+    }
+
+    pub(super) fn apply(&self, array: &ArrayRef) -> ArrayRef {
+        self.0.iter().fold(Arc::clone(array), |array, step| {
+            let array = cast(&array, &step.to);
+            step.digits.map_or_else(|| Arc::clone(&array), |digits| padded(&array, digits))
+        })
+    }
+}
+
+/// Digits after the point of a decimal type that is text at rest.
+fn digits_as_text(column_type: &ColumnType) -> Option<usize> {
+    match column_type {
+        ColumnType::Decimal { precision, scale } => {
+            let text = DecimalForm::of(*precision, *scale) == DecimalForm::Text;
+            text.then(|| usize::try_from(*scale).ok()).flatten()
+        }
+        ColumnType::Array { element } => digits_as_text(element),
+        _ => None,
+    }
+}
+
+/// Texts of numbers with at least so many digits after the point.
+fn padded(array: &ArrayRef, digits: usize) -> ArrayRef {
+    if let DataType::List(field) = array.data_type() {
+        let list = array.as_list::<i32>();
+        let items = padded(list.values(), digits);
+        return Arc::new(ListArray::new(
+            Arc::clone(field),
+            list.offsets().clone(),
+            items,
+            list.nulls().cloned(),
+        ));
+    }
+    let mut text = StringBuilder::new();
+    let mut number = String::new();
+    for value in array.as_string::<i32>() {
+        number.clear();
+        number.push_str(value.unwrap_or_default());
+        // NaN stays itself.
+        if digits > 0 && number.ends_with(|c: char| c.is_ascii_digit()) {
+            let has = match number.find('.') {
+                Some(point) => number.len() - point - 1,
+                None => {
+                    number.push('.');
+                    0
+                }
+            };
+            number.extend(std::iter::repeat_n('0', digits.saturating_sub(has)));
+        }
+        text.append_option(value.map(|_| &number));
+    }
+    Arc::new(text.finish())
 }
 
 /// A column in which all rows are the same, made again only for a batch that is longer than all before.
@@ -61,19 +170,12 @@ pub(super) struct Same {
 impl Same {
     /// For an origin that is not a column of the file, in the type of a wanted field; none for one that is.
     pub(super) fn of(origin: &Origin, field: &Field) -> Result<Option<Self>> {
-        let to = field.data_type();
         let value = match origin {
-            Origin::Column(_) => return Ok(None),
+            Origin::Column { .. } => return Ok(None),
             Origin::Null => return Self::null(field).map(Some),
-            Origin::Constant(value) if widens(value.data_type(), to) => cast(value, to),
-            Origin::Constant(value) => {
-                return Err(Error::operator(format!(
-                    "the rows in which column {:?} is missing hold a constant of {}, which does not widen to {to}, \
-                     its type now",
-                    field.name(),
-                    value.data_type()
-                )));
-            }
+            Origin::Constant { value, types } => Steps::plan(value.data_type(), types, field)
+                .map_err(|error| error.context("rows without a column hold a constant in it"))?
+                .apply(value),
         };
         Ok(Some(Self { longest: Arc::clone(&value), value }))
     }
@@ -132,7 +234,7 @@ impl Widening {
         for (field, origin) in wanted.fields().iter().zip(&origins) {
             columns.push(match (Same::of(origin, field)?, origin) {
                 (Some(same), _) => From::Same(same),
-                (None, Origin::Column(name)) => check(file, name, field)?,
+                (None, Origin::Column { name, types }) => check(file, name, types, field)?,
                 (None, _) => From::Same(Same::null(field)?),
             });
         }
@@ -140,7 +242,7 @@ impl Widening {
         read.sort_unstable();
         read.dedup();
         for column in &mut columns {
-            if let From::Read(index) = column {
+            if let From::Read(index, _) = column {
                 *index = read.partition_point(|other| other < index);
             }
         }
@@ -155,7 +257,7 @@ impl Widening {
     /// Memory, roughly, that a row takes in columns which the file does not have.
     pub(super) fn row_bytes(&self) -> usize {
         let bytes = |column: &From| match column {
-            From::Read(_) => 0,
+            From::Read(..) => 0,
             From::Same(same) => same.row_bytes(),
         };
         self.columns.iter().map(bytes).sum()
@@ -164,9 +266,9 @@ impl Widening {
     /// A batch as read, with the columns that [`Self::plan`] named, in the schema wanted.
     pub(super) fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut arrays = Vec::with_capacity(self.columns.len());
-        for (column, field) in self.columns.iter_mut().zip(self.schema.fields()) {
+        for column in &mut self.columns {
             arrays.push(match column {
-                From::Read(index) => cast(batch.column(*index), field.data_type()),
+                From::Read(index, steps) => steps.apply(batch.column(*index)),
                 From::Same(same) => same.rows(batch.num_rows())?,
             });
         }
@@ -180,25 +282,16 @@ impl Widening {
 impl From {
     const fn read(&self) -> Option<usize> {
         match self {
-            Self::Read(index) => Some(*index),
+            Self::Read(index, _) => Some(*index),
             Self::Same(_) => None,
         }
     }
 }
 
 /// The column of the file for a wanted one; nulls if the file has none of that name.
-fn check(file: &Schema, name: &str, field: &Field) -> Result<From> {
+fn check(file: &Schema, name: &str, types: &[ColumnType], field: &Field) -> Result<From> {
     let Ok(index) = file.index_of(name) else { return Ok(From::Same(Same::null(field)?)) };
-    let from = file.field(index).data_type();
-    if widens(from, field.data_type()) {
-        return Ok(From::Read(index));
-    }
-    Err(Error::operator(format!(
-        "column {:?} is {from} in the file{}, which does not widen to {}, its type now",
-        field.name(),
-        if name == field.name() { String::new() } else { format!(" (as {name:?})") },
-        field.data_type()
-    )))
+    Ok(From::Read(index, Steps::plan(file.field(index).data_type(), types, field)?))
 }
 
 /// Whether every value of the one type is a value of the other.

@@ -61,29 +61,34 @@ impl Shapes {
     fn origin(&self, column: &Column, version: SchemaVersion) -> Result<Origin> {
         match column.in_rows_of(version) {
             Holds::Null => Ok(Origin::Null),
-            Holds::Column(name) => Ok(Origin::Column(name)),
+            Holds::Column(name) => Ok(Origin::Column { name, types: self.types(column, version) }),
             Holds::Value(text) => {
-                let column_type = self.type_of_constant(column, version);
-                (self.read_text)(column_type, &text)
-                    .and_then(|value| Origin::constant(column_type, &value))
+                // It is told in the type which the column had when it came.
+                let told = column.existing.iter().find(|existing| version < existing.below);
+                let types = self.types(column, told.map_or(version, |told| told.below));
+                let first = types.first().unwrap_or(&column.column_type);
+                (self.read_text)(first, &text)
+                    .and_then(|value| Origin::constant(&value, types))
                     .map_err(|reason| self.lost(column, &reason))
             }
         }
     }
 
-    /// The type which a column had when it came with the constant that rows of a version hold in it.
-    fn type_of_constant<'a>(&'a self, column: &'a Column, version: SchemaVersion) -> &'a ColumnType {
-        let told = column.existing.iter().find(|existing| version < existing.below);
-        let came = told.and_then(|told| {
-            let columns = &self.versions.get(&told.below)?.columns;
-            // Renamed since, perhaps: its number is the same.
-            let same = |other: &&Column| match column.number {
-                0 => other.name == column.name,
-                number => other.number == number,
-            };
-            columns.iter().filter(same).find(|other| other.existing.last() == Some(told))
-        });
-        &came.unwrap_or(column).column_type
+    /// The types which a column has had since a version, each once. It may have been renamed since: its number is the
+    /// same. (One that is dropped has stayed as it was.)
+    fn types(&self, column: &Column, since: SchemaVersion) -> Vec<ColumnType> {
+        let same = |other: &&Column| match column.number {
+            number if number != 0 && !column.dropped => other.number == number && !other.dropped,
+            _ => other.name == column.name,
+        };
+        let versions = self.versions.range(since..self.now.version).map(|(_, schema)| schema);
+        let mut types: Vec<ColumnType> = versions
+            .filter_map(|schema| schema.columns.iter().find(same))
+            .chain([column])
+            .map(|column| column.column_type.clone())
+            .collect();
+        types.dedup();
+        types
     }
 
     fn lost(&self, column: &Column, reason: &str) -> Error {
@@ -100,12 +105,11 @@ impl Shapes {
     pub fn same_key(&self, from: SchemaVersion) -> Result<()> {
         for (version, schema) in self.versions.range(from..self.now.version) {
             let origins = self.origins(*version)?;
-            let key = self.now.key.iter().map(|index| &origins[*index]);
-            let same = key.eq(schema
-                .key_columns()
-                .map(|c| Origin::Column(c.name.clone()))
-                .collect::<Vec<_>>()
-                .iter());
+            let key = self.now.key.iter().map(|index| match &origins[*index] {
+                Origin::Column { name, .. } => Some(name),
+                Origin::Null | Origin::Constant { .. } => None,
+            });
+            let same = key.eq(schema.key_columns().map(|column| Some(&column.name)));
             if !same {
                 let names = |schema: &TableSchema| {
                     schema.key_columns().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")

@@ -1,7 +1,7 @@
 //! Gzipped CSV to record batches of the schema wanted now.
 //!
-//! Streamed: what is held is one record and one batch. Columns are found by the header's names, and each
-//! field is read as the type wanted, so a file of an older version of the table comes out widened.
+//! Streamed: what is held is one record and one batch. Columns are found by the header's names. A file does not tell
+//! types: each field is read as the type that it is said to have had, or else as the one wanted.
 
 use std::io::{BufReader, Read};
 use std::sync::Arc;
@@ -15,7 +15,8 @@ use super::parse;
 use super::records::{Field as Text, Records};
 use crate::batch::columns::ColumnBuilder;
 use crate::batch::format::{ReaderOptions, Source};
-use crate::batch::widen::{Origin, Same};
+use crate::batch::schema::data_type;
+use crate::batch::widen::{Origin, Same, Steps};
 use crate::change::Datum;
 use crate::runtime::{Error, Result};
 
@@ -97,10 +98,9 @@ impl CsvReader {
         let mut bytes = 0;
         for (text, places) in fields.zip(&self.places) {
             for place in places {
-                let Column::Read(column) = &mut self.columns[*place] else { continue };
-                let field = self.schema.field(*place);
-                bytes += append(column, field, text).map_err(|reason| {
-                    Error::operator(format!("line {line}, column {:?}: {reason}", field.name()))
+                let Column::Read { column, own, .. } = &mut self.columns[*place] else { continue };
+                bytes += append(column, own, text).map_err(|reason| {
+                    Error::operator(format!("line {line}, column {:?}: {reason}", own.name()))
                 })?;
             }
         }
@@ -110,8 +110,8 @@ impl CsvReader {
 
 /// A column being filled.
 enum Column {
-    /// From a field of each record.
-    Read(ColumnBuilder),
+    /// From a field of each record, which has a type of its own.
+    Read { column: ColumnBuilder, own: Field, steps: Steps },
     /// From no field: all rows are the same.
     Same(Same),
 }
@@ -120,14 +120,18 @@ impl Column {
     fn new(field: &Field, origin: &Origin, header: &[String]) -> Result<Self> {
         match (Same::of(origin, field)?, origin) {
             (Some(same), _) => Ok(Self::Same(same)),
-            (None, Origin::Column(name)) if header.contains(name) => {
-                ColumnBuilder::at_rest(field.data_type()).map(Self::Read).ok_or_else(|| {
+            (None, Origin::Column { name, types }) if header.contains(name) => {
+                let own = types.first().map_or_else(|| field.data_type().clone(), data_type);
+                let steps = Steps::plan(&own, types, field)?;
+                let own = Field::new(field.name(), own, field.is_nullable());
+                let column = ColumnBuilder::at_rest(own.data_type()).ok_or_else(|| {
                     Error::operator(format!(
                         "a CSV file cannot hold column {:?} ({})",
-                        field.name(),
-                        field.data_type()
+                        own.name(),
+                        own.data_type()
                     ))
-                })
+                })?;
+                Ok(Self::Read { column, own, steps })
             }
             (None, _) => Same::null(field).map(Self::Same),
         }
@@ -136,14 +140,14 @@ impl Column {
     /// Memory of a row that stands in no field.
     fn same_bytes(&self) -> usize {
         match self {
-            Self::Read(_) => 0,
+            Self::Read { .. } => 0,
             Self::Same(same) => same.row_bytes(),
         }
     }
 
     fn finish(&mut self, rows: usize) -> Result<ArrayRef> {
         match self {
-            Self::Read(column) => Ok(column.finish()),
+            Self::Read { column, steps, .. } => Ok(steps.apply(&column.finish())),
             Self::Same(same) => same.rows(rows),
         }
     }
@@ -171,7 +175,8 @@ fn places(header: &[String], all: &SchemaRef, origins: &[Origin]) -> Result<Vec<
         if header[..index].contains(name) {
             return Err(Error::operator(format!("the file has two columns {name:?}")));
         }
-        let from_it = |index: &usize| matches!(&origins[*index], Origin::Column(from) if from == name);
+        let from_it =
+            |index: &usize| matches!(&origins[*index], Origin::Column { name: from, .. } if from == name);
         places.push((0..origins.len()).filter(from_it).collect());
     }
     Ok(places)

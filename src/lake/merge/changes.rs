@@ -84,7 +84,7 @@ impl ChangeReader {
     ) -> Result<()> {
         let Some(version) = version_of(&self.file_schema, file.clone())? else { return Ok(()) };
         let origins = self.shapes.origins(version)?;
-        let own = META_COLUMNS.iter().map(|name| Origin::Column((*name).to_owned()));
+        let own = META_COLUMNS.iter().map(|name| Origin::column(*name));
         let all = own.chain(origins.iter().cloned()).collect();
         let options = ReaderOptions { origins: Some(all), ..ReaderOptions::default() };
         let of_version = OfVersion { version, origins: &origins };
@@ -176,7 +176,7 @@ impl OfVersion<'_> {
         let names = meta.unchanged.value(row);
         for name in names.as_string::<i32>().iter().flatten() {
             for (column, origin) in self.origins.iter().enumerate() {
-                if matches!(origin, Origin::Column(from) if from == name) {
+                if matches!(origin, Origin::Column { name: from, .. } if from == name) {
                     bits[column / 8] |= 1 << (column % 8);
                 }
             }

@@ -120,7 +120,7 @@ pub(super) fn same_order(before: &TableSchema, now: &TableSchema, origins: &[Ori
     // Columns in which all rows held are the same (those added since, and those which the file lacks) change no order,
     // wherever they stand.
     let wanted = key_columns(now).into_iter().filter_map(|index| match &origins[index] {
-        Origin::Column(name) if before.columns.iter().any(|column| column.name == *name) => {
+        Origin::Column { name, .. } if before.columns.iter().any(|column| column.name == *name) => {
             Some((name.as_str(), data_type(&now.columns[index].column_type)))
         }
         _ => None,
