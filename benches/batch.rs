@@ -33,13 +33,7 @@ fn columns() -> Vec<Column> {
         ColumnType::TimestampTz { precision: 0 },
         ColumnType::Array { element: Box::new(ColumnType::TEXT) },
     ];
-    let column = |(index, column_type)| Column {
-        name: format!("c{index}"),
-        column_type,
-        type_name: String::new(),
-        nullable: true,
-        dropped: false,
-    };
+    let column = |(index, column_type)| Column::new(format!("c{index}"), column_type, "", true);
     types.into_iter().enumerate().map(column).collect()
 }
 

@@ -43,21 +43,11 @@ fn columns() -> Vec<(&'static str, ColumnType, &'static [u8])> {
 }
 
 fn schema(columns: &[(&'static str, ColumnType, &'static [u8])]) -> TableSchema {
-    let column = |(name, column_type, _): &(&'static str, ColumnType, &'static [u8])| Column {
-        name: (*name).to_owned(),
-        type_name: format!("{column_type:?}"),
-        column_type: column_type.clone(),
-        nullable: true,
-        dropped: false,
+    let column = |(name, column_type, _): &(&'static str, ColumnType, &'static [u8])| {
+        Column::new(*name, column_type.clone(), format!("{column_type:?}"), true)
     };
-    TableSchema {
-        name: TableName::new("public", "order_lines"),
-        oid: 16_384,
-        version: SchemaVersion(1),
-        columns: columns.iter().map(column).collect(),
-        key: vec![0],
-        identity: ReplicaIdentity::Default,
-    }
+    let name = TableName::new("public", "order_lines");
+    TableSchema::new(name, 16_384, columns.iter().map(column).collect(), vec![0], ReplicaIdentity::Default)
 }
 
 fn change<'a>(op: Op, ordinal: u64, values: &'a [Value<'a>]) -> RowChange<'a> {

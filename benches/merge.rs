@@ -14,7 +14,8 @@ use tidemark::change::{
     Calendar, Column, ColumnType, Cut, CutTable, Datum, Ds, LogEnd, Lsn, Op, Position, ReplicaIdentity,
     SchemaVersion, TableName, TableSchema,
 };
-use tidemark::lake::{Lake, LakeOptions, Manifest, StagedChange, Stager};
+use tidemark::envelope::Options;
+use tidemark::lake::{Lake, LakeOptions, Manifest, Shapes, StagedChange, Stager};
 use tidemark::runtime::Result;
 
 const TOPIC: &str = "bench.public.orders";
@@ -52,6 +53,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     );
     let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options).await?;
     let schema = Arc::new(table());
+    let shapes = shapes(&[Arc::clone(&schema)]);
 
     let started = Instant::now();
     let mut stager = lake.stager(&schema.name, 0, 0);
@@ -63,7 +65,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let first = cut("2026-11-20", rows, stager.next_offset());
     stager.close(stager.next_offset(), first.at.as_microsecond()).await?;
     report("stage", rows, started);
-    let previous = timed(&lake, &schema, &first, None, "merge of a first day (all sorted)").await?;
+    let previous = timed(&lake, &shapes, &first, None, "merge of a first day (all sorted)").await?;
 
     let step = (100 / changed.max(1)).max(1);
     let mut stager = lake.stager(&schema.name, 0, first.tables[TOPIC].ends[0].end);
@@ -74,14 +76,20 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     }
     let second = cut("2026-11-21", changes, stager.next_offset());
     stager.close(stager.next_offset(), second.at.as_microsecond()).await?;
-    let manifest = timed(&lake, &schema, &second, Some(&previous), "merge of a day").await?;
+    let manifest = timed(&lake, &shapes, &second, Some(&previous), "merge of a day").await?;
     println!("{} rows in {} parts, {} MiB", manifest.rows, manifest.files.len(), manifest.bytes() >> 20);
     Ok(())
 }
 
+fn shapes(versions: &[Arc<TableSchema>]) -> Shapes {
+    let read = |column_type: &ColumnType, text: &str| Options::default().datum(column_type, text);
+    let now = versions.last().expect("there is a version");
+    Shapes::new(Arc::clone(now), versions.iter().cloned(), Arc::new(read))
+}
+
 async fn timed(
     lake: &Lake,
-    schema: &TableSchema,
+    shapes: &Shapes,
     cut: &Cut,
     previous: Option<&Manifest>,
     what: &str,
@@ -89,7 +97,7 @@ async fn timed(
     // Starts the kernel's high-water mark again, where it is allowed.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let started = Instant::now();
-    let manifest = lake.merge_and_publish(schema, cut, TOPIC, previous).await?;
+    let manifest = lake.merge_and_publish(shapes, cut, TOPIC, previous).await?;
     report(what, manifest.rows, started);
     Ok(manifest)
 }
@@ -107,13 +115,7 @@ fn peak_rss_mib() -> u64 {
 }
 
 fn column(name: &str, column_type: ColumnType) -> Column {
-    Column {
-        name: name.into(),
-        column_type,
-        type_name: String::new(),
-        nullable: name != "id",
-        dropped: false,
-    }
+    Column::new(name, column_type, "", name != "id")
 }
 
 fn table() -> TableSchema {
@@ -131,14 +133,8 @@ fn table() -> TableSchema {
         column("day", ColumnType::Date),
         column("lines", ColumnType::Int16),
     ];
-    TableSchema {
-        name: TableName::new("public", "orders"),
-        oid: 1,
-        version: SchemaVersion(1),
-        columns,
-        key: vec![0],
-        identity: ReplicaIdentity::Default,
-    }
+    let name = TableName::new("public", "orders");
+    TableSchema::new(name, 1, columns, vec![0], ReplicaIdentity::Default)
 }
 
 async fn push(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, id: u64, version: u64) -> Result<()> {

@@ -12,6 +12,8 @@ use tidemark::change::{
     TableName, TableSchema,
 };
 
+use super::alter::{alter, converted, value};
+
 pub type Row = Vec<Datum<'static>>;
 
 /// A record of the log.
@@ -41,11 +43,12 @@ pub struct Day {
     pub rows: Vec<Row>,
 }
 
-/// A table's log, and its days.
+/// A table's log, its days, and all shapes it had.
 #[derive(Clone, Debug)]
 pub struct History {
     pub partitions: Vec<Vec<Logged>>,
     pub days: Vec<Day>,
+    pub versions: Vec<Arc<TableSchema>>,
 }
 
 pub const TOPIC: &str = "shop.public.t";
@@ -66,11 +69,15 @@ fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
     Column::new(name, column_type, "", nullable)
 }
 
-/// Columns 4 and 5 are those whose values may be unchanged TOAST values.
-pub const TOAST: [usize; 2] = [4, 5];
+/// Whether values of a column may be unchanged TOAST values: text and arrays, in the key not.
+pub fn may_be_toast(schema: &TableSchema, index: usize) -> bool {
+    let column = &schema.columns[index];
+    let long = matches!(column.column_type, ColumnType::Text { .. } | ColumnType::Array { .. });
+    long && !column.dropped && !schema.key.contains(&index)
+}
 
 pub fn table(keyed: bool) -> TableSchema {
-    let columns = vec![
+    let mut columns = vec![
         column("id", ColumnType::Int32, false),
         column("code", ColumnType::TEXT, false),
         column("n", ColumnType::Int64, true),
@@ -80,6 +87,9 @@ pub fn table(keyed: bool) -> TableSchema {
         column("f", ColumnType::Float64, true),
         column("at", ColumnType::TimestampTz { precision: 0 }, true),
     ];
+    for (column, number) in columns.iter_mut().zip(1..) {
+        column.number = number;
+    }
     TableSchema {
         name: TableName::new("public", "t"),
         oid: 1,
@@ -96,6 +106,9 @@ struct Maker {
     random: StdRng,
     shape: Shape,
     schema: Arc<TableSchema>,
+    versions: Vec<Arc<TableSchema>>,
+    /// The last `pg_attribute.attnum` given.
+    number: i16,
     /// Keyed: by key. Else: by number.
     rows: BTreeMap<(i64, String), Row>,
     partitions: Vec<Vec<Logged>>,
@@ -109,10 +122,13 @@ struct Maker {
 /// Makes a history; the same seed gives the same one.
 pub fn history(shape: Shape) -> History {
     let start: Timestamp = "2026-11-19T20:00:00Z".parse().unwrap();
+    let schema = Arc::new(table(shape.keyed));
     let mut maker = Maker {
         random: StdRng::seed_from_u64(shape.seed),
         shape,
-        schema: Arc::new(table(shape.keyed)),
+        versions: vec![Arc::clone(&schema)],
+        number: schema.columns.len() as i16,
+        schema,
         rows: BTreeMap::new(),
         partitions: vec![Vec::new(); shape.partitions],
         next: vec![0; shape.partitions],
@@ -122,7 +138,7 @@ pub fn history(shape: Shape) -> History {
         unique: 0,
     };
     let days = (0..shape.days).map(|day| maker.day(day)).collect();
-    History { partitions: maker.partitions, days }
+    History { partitions: maker.partitions, days, versions: maker.versions }
 }
 
 impl Maker {
@@ -134,11 +150,14 @@ impl Maker {
             if self.random.random_ratio(1, 3) || step == 0 {
                 self.commit();
             }
+            if self.shape.evolve && self.random.random_ratio(4, count as u32) {
+                self.evolve();
+            }
             self.position.ordinal += 1;
             self.step();
         }
-        if self.shape.evolve {
-            self.evolve(day);
+        if self.shape.evolve && self.random.random() {
+            self.evolve();
         }
         let at = format!("{ds}T20:00:00Z");
         let at: Timestamp = at.parse().unwrap();
@@ -236,41 +255,29 @@ impl Maker {
     }
 
     fn value(&mut self, index: usize) -> Datum<'static> {
-        let random = &mut self.random;
         let column = &self.schema.columns[index];
-        if column.dropped || (column.nullable && random.random_ratio(1, 5)) {
+        if column.dropped || (column.nullable && self.random.random_ratio(1, 5)) {
             return Datum::Null;
         }
-        // Few different values without a key, so that there are equal rows.
-        let few = if self.shape.keyed { 1000 } else { 2 };
-        match column.name.as_str() {
-            "code" => Datum::Text("c".into()),
-            "id" | "n" => Datum::Int(random.random_range(0..few)),
-            "amount" => Datum::Decimal(random.random_range(-few..few).to_be_bytes().to_vec().into()),
-            "tags" => {
-                let item = |random: &mut StdRng| match random.random_range(0..3) {
-                    0 => Datum::Null,
-                    n => Datum::Int(n),
-                };
-                let many = random.random_range(0..if self.shape.keyed { 4 } else { 2 });
-                Datum::List((0..many).map(|_| item(random)).collect())
-            }
-            "f" => Datum::Float([0.0, -0.0, f64::NAN, f64::INFINITY, 1.5][random.random_range(0..5)]),
-            "at" => match random.random_range(0..few) {
-                0 => Datum::Timestamp(Datum::INFINITY),
-                n => Datum::Timestamp(i128::from(n) * 1_000_000),
-            },
-            _ => Datum::Text("t".repeat(random.random_range(0..few as usize / 2 + 1)).into()),
+        if index == 1 && column.column_type == ColumnType::TEXT {
+            return Datum::Text("c".into());
         }
+        value(&mut self.random, &column.column_type, self.shape.keyed)
     }
 
     fn new_row(&mut self, key: Option<&(i64, String)>) -> Row {
         let mut row: Row = (0..self.schema.columns.len()).map(|index| self.value(index)).collect();
         if let Some(key) = key {
-            row[0] = Datum::Int(key.0);
-            row[1] = Datum::Text(key.1.clone().into());
+            self.set_key(&mut row, key);
         }
         row
+    }
+
+    fn set_key(&self, row: &mut Row, key: &(i64, String)) {
+        let [id, code] = self.schema.key[..] else { panic!("the key has two columns") };
+        // Renamed to a name that a column of text had once, it is text.
+        row[id] = converted(&Datum::Int(key.0), &ColumnType::Int64, &self.schema.columns[id].column_type);
+        row[code] = Datum::Text(key.1.clone().into());
     }
 
     fn insert(&mut self) {
@@ -286,9 +293,8 @@ impl Maker {
         let mut row = self.new_row(key);
         let mut sent = row.clone();
         for index in 0..row.len() {
-            let toast = TOAST.contains(&index) && !matches!(held[index], Datum::Null);
-            let dropped = self.schema.columns[index].dropped;
-            if toast && !dropped && self.random.random_ratio(2, 3) {
+            let toast = may_be_toast(&self.schema, index) && !matches!(held[index], Datum::Null);
+            if toast && self.random.random_ratio(2, 3) {
                 row[index] = held[index].clone();
                 sent[index] = Datum::Unchanged;
             }
@@ -306,8 +312,7 @@ impl Maker {
 
     fn key_row(&self, key: &(i64, String)) -> Row {
         let mut row = vec![Datum::Null; self.schema.columns.len()];
-        row[0] = Datum::Int(key.0);
-        row[1] = Datum::Text(key.1.clone().into());
+        self.set_key(&mut row, key);
         row
     }
 
@@ -359,14 +364,23 @@ impl Maker {
         let Some(key) = self.some_key() else { return self.insert_any() };
         let held = self.rows[&key].clone();
         let (row, sent) = self.changed(&held, None);
-        self.log_any(Op::Update, Some(held), sent);
+        let old = self.old_row(held);
+        self.log_any(Op::Update, Some(old), sent);
         self.rows.insert(key, row);
     }
 
     fn delete_any(&mut self) {
         let Some(key) = self.some_key() else { return self.insert_any() };
         let held = self.rows.remove(&key).unwrap();
-        self.log_any(Op::Delete, Some(held), Vec::new());
+        let old = self.old_row(held);
+        self.log_any(Op::Delete, Some(old), Vec::new());
+    }
+
+    /// What the server sends of a row: nothing of columns that are dropped.
+    fn old_row(&self, held: Row) -> Row {
+        let sent =
+            |(datum, column): (Datum<'static>, &Column)| if column.dropped { Datum::Null } else { datum };
+        held.into_iter().zip(&self.schema.columns).map(sent).collect()
     }
 
     fn log_any(&mut self, op: Op, before: Option<Row>, row: Row) {
@@ -374,24 +388,13 @@ impl Maker {
         self.log(0, op, None, before, row);
     }
 
-    fn evolve(&mut self, day: usize) {
-        let mut source = (*self.schema).clone();
-        match day {
-            0 => source.columns.push(column("extra", ColumnType::TEXT, true)),
-            1 if self.shape.keyed => {
-                source.columns.retain(|column| column.name != "n");
-                source.key = vec![0, 1];
-                source.columns[0].column_type = ColumnType::Int64;
-            }
-            2 => source.columns[1].column_type = ColumnType::TEXT,
-            _ => return,
+    /// A change of the table's shape, which makes of the rows held what Postgres would.
+    fn evolve(&mut self) {
+        let Some((next, remake)) = alter(&mut self.random, &self.schema, &mut self.number) else { return };
+        for row in self.rows.values_mut() {
+            remake.apply(row);
         }
-        source.columns.retain(|column| !column.dropped);
-        if let Some(evolved) = self.schema.evolve(&source) {
-            self.schema = Arc::new(evolved.after);
-            for row in self.rows.values_mut() {
-                row.resize(self.schema.columns.len(), Datum::Null);
-            }
-        }
+        self.schema = Arc::new(next);
+        self.versions.push(Arc::clone(&self.schema));
     }
 }

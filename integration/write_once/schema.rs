@@ -42,7 +42,7 @@ async fn an_added_column_a_dropped_one_and_a_renamed_one_flow_in_order() {
     let old: Vec<_> = old.iter().map(|row| row[1].as_deref()).collect();
     assert_eq!(old, [None, Some("o2"), None, None]);
 
-    // A renamed one is a new one beside it.
+    // A renamed one is a new one beside it, which has in older rows what they had in the old one.
     world.sql("ALTER TABLE t RENAME a TO b; UPDATE t SET b = 'renamed' WHERE id = 3; INSERT INTO t VALUES (13, 'b13', 0)").await;
     world.end_day(2, &running).await;
     let rows =
@@ -50,7 +50,11 @@ async fn an_added_column_a_dropped_one_and_a_renamed_one_flow_in_order() {
     let text = |text: &str| Some(text.to_owned());
     assert_eq!(
         rows,
-        [[text("3"), None, text("renamed")], [text("4"), text("a4"), None], [text("13"), None, text("b13")]]
+        [
+            [text("3"), None, text("renamed")],
+            [text("4"), text("a4"), text("a4")],
+            [text("13"), None, text("b13")]
+        ]
     );
 
     let versions: Vec<_> = world.connector.records("shop.ddl").await.into_iter().map(|r| r.value).collect();

@@ -8,6 +8,7 @@ use bytes::Bytes;
 
 use super::csv::{CsvReader, CsvWriter};
 use super::parquet::{ParquetReader, ParquetWriter};
+use super::widen::Origin;
 use crate::runtime::{Error, Result};
 
 /// A file format with its settings.
@@ -171,32 +172,46 @@ pub struct ReaderOptions {
     pub batch_bytes: usize,
     /// Indexes, in the schema wanted, of the columns to read, in the order wanted; all by default.
     pub columns: Option<Vec<usize>>,
+    /// What the file's rows hold in each column of the schema wanted (one for each field, before `columns` chooses);
+    /// by default what stands under its name.
+    pub origins: Option<Vec<Origin>>,
 }
 
 impl Default for ReaderOptions {
     /// Batches of 8192 rows and 16 MiB, with all columns.
     fn default() -> Self {
-        Self { batch_rows: 8192, batch_bytes: 16 << 20, columns: None }
+        Self { batch_rows: 8192, batch_bytes: 16 << 20, columns: None, origins: None }
     }
 }
 
 impl ReaderOptions {
-    /// The schema of the columns to read.
-    pub(super) fn wanted(&self, schema: &SchemaRef) -> Result<SchemaRef> {
-        let Some(columns) = &self.columns else { return Ok(SchemaRef::clone(schema)) };
+    /// The schema of the columns to read, and their origins.
+    pub(super) fn wanted(&self, schema: &SchemaRef) -> Result<(SchemaRef, Vec<Origin>)> {
+        let origins = match &self.origins {
+            Some(origins) if origins.len() == schema.fields().len() => origins.clone(),
+            Some(origins) => {
+                return Err(Error::operator(format!(
+                    "{} origins for the {} columns of a schema",
+                    origins.len(),
+                    schema.fields().len()
+                )));
+            }
+            None => schema.fields().iter().map(|field| Origin::column(field.name())).collect(),
+        };
+        let Some(columns) = &self.columns else { return Ok((SchemaRef::clone(schema), origins)) };
         let wanted = schema.project(columns).map_err(|error| {
             Error::operator("columns that the schema does not have were asked for").cause(error)
         })?;
-        Ok(wanted.into())
+        Ok((wanted.into(), columns.iter().map(|index| origins[*index].clone()).collect()))
     }
 }
 
 /// A file being read: an iterator over its batches.
 ///
-/// The file may be of an older version of the schema wanted: columns which it lacks are null, and types
-/// are widened (integers, `float4` to `float8`, decimals to larger ones, integers and decimals to plain
-/// digits). A column of any other type, one which the schema does not know, and a lacking one which may not
-/// be null are errors that name it.
+/// The file may be of an older version of the schema wanted: [`ReaderOptions::origins`] says what its rows hold in a
+/// column that came later (by default: null, if the file lacks it), and types are widened (integers, `float4` to
+/// `float8`, decimals to larger ones, integers and decimals to plain digits). A column of any other type, one which
+/// the schema does not know, and a lacking one which may not be null are errors that name it.
 pub struct FileReader(Reader);
 
 enum Reader {

@@ -35,3 +35,4 @@ pub use datum::datum;
 pub use format::{Compression, FileReader, FileWriter, Format, ReaderOptions, Source, WriterOptions};
 pub use rows::{RowBuilder, ValueError};
 pub use schema::{LIST_ELEMENT, arrow_schema, data_type, partial_schema};
+pub use widen::Origin;

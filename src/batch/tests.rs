@@ -233,6 +233,130 @@ fn a_file_of_an_older_schema_comes_out_in_the_newer_one() {
 }
 
 #[test]
+fn rows_of_an_older_file_hold_in_a_newer_column_what_its_origin_says() {
+    let from = [column("a", ColumnType::TEXT), column("n", ColumnType::Int32)];
+    let written: Vec<_> =
+        (0..5).map(|n| vec![Datum::Text(format!("a,\"{n}").into()), Datum::Int(n)]).collect();
+    let list = ColumnType::Array { element: Box::new(ColumnType::TEXT) };
+    let to = [
+        column("a", ColumnType::TEXT),
+        // Another column under the old one's name.
+        column("n", ColumnType::TEXT),
+        column("a renamed", ColumnType::TEXT),
+        column("n renamed and widened", ColumnType::Int64),
+        column("text", ColumnType::TEXT),
+        column("list", list.clone()),
+        column("widened since", ColumnType::Decimal { precision: 12, scale: 2 }),
+        column("null", ColumnType::Date),
+    ];
+    let quoted = Datum::Text("it's \"quoted\",\nand more".into());
+    let items = Datum::List(vec![quoted.clone(), Datum::Null]);
+    let origin = |column_type: &ColumnType, value: &Datum<'_>| {
+        Origin::constant(value, vec![column_type.clone()]).unwrap()
+    };
+    let origins = vec![
+        Origin::column("a"),
+        Origin::Null,
+        Origin::column("a"),
+        Origin::column("n"),
+        origin(&ColumnType::TEXT, &quoted),
+        origin(&list, &items),
+        origin(&ColumnType::Int32, &Datum::Int(-7)),
+        origin(&ColumnType::Date, &Datum::Null),
+    ];
+    let rows: Vec<_> = written
+        .iter()
+        .map(|row| {
+            let (a, n) = (row[0].clone(), row[1].clone());
+            let (text, list) = (quoted.clone(), items.clone());
+            vec![a.clone(), Datum::Null, a, n, text, list, unscaled(-700), Datum::Null]
+        })
+        .collect();
+    for batch_rows in [1, 3, 100] {
+        let options =
+            ReaderOptions { batch_rows, origins: Some(origins.clone()), ..ReaderOptions::default() };
+        let batches = reread(&from, &written, &to, &options);
+        assert_rows(&to, &batches, &rows);
+        let options = ReaderOptions { columns: Some(vec![5, 3]), ..options };
+        let batches = reread(&from, &written, &to, &options);
+        let wanted: Vec<_> = rows.iter().map(|row| vec![row[5].clone(), row[3].clone()]).collect();
+        assert_rows(&[to[5].clone(), to[3].clone()], &batches, &wanted);
+    }
+}
+
+#[test]
+fn values_become_those_of_each_type_that_the_column_had() {
+    let decimal = |precision, scale| ColumnType::Decimal { precision, scale };
+    let text = |text: &str| Datum::Text(text.to_owned().into());
+    let list = |element: &ColumnType| ColumnType::Array { element: Box::new(element.clone()) };
+    let float = Datum::Float(f64::from(0.1_f32));
+    let cases = [
+        // Not 0.1, in CSV neither.
+        (vec![ColumnType::Float32, ColumnType::Float64], float.clone(), float),
+        (vec![decimal(5, 1), decimal(9, 3), ColumnType::Numeric], unscaled(-125), text("-12.500")),
+        (vec![decimal(5, 1), ColumnType::Numeric], unscaled(-125), text("-12.5")),
+        (vec![ColumnType::Int32, decimal(12, 2), ColumnType::TEXT], Datum::Int(-7), text("-7.00")),
+        // Decimals of so many digits are text at rest.
+        (vec![ColumnType::Int32, decimal(60, 2), ColumnType::Numeric], Datum::Int(-7), text("-7.00")),
+        (vec![decimal(50, 1), decimal(60, 3), ColumnType::Numeric], unscaled(-125), text("-12.500")),
+        (vec![decimal(50, 1), decimal(60, 3), ColumnType::Numeric], text("NaN"), text("NaN")),
+    ];
+    for (types, written, expected) in cases {
+        for list_of in [false, true] {
+            let types: Vec<_> = types.iter().map(|t| if list_of { list(t) } else { t.clone() }).collect();
+            let value = |datum: &Datum<'static>| match list_of {
+                true => Datum::List(vec![datum.clone(), Datum::Null]),
+                false => datum.clone(),
+            };
+            let from = [column("x", types[0].clone())];
+            let to =
+                [column("x", types[types.len() - 1].clone()), column("y", types[types.len() - 1].clone())];
+            let constant = Origin::constant(&value(&written), types.clone()).unwrap();
+            let origins = Some(vec![Origin::Column { name: "x".into(), types }, constant]);
+            let options = ReaderOptions { origins, ..ReaderOptions::default() };
+            let batches = reread(&from, &[vec![value(&written)], vec![Datum::Null]], &to, &options);
+            let rows = [vec![value(&expected), value(&expected)], vec![Datum::Null, value(&expected)]];
+            assert_rows(&to, &batches, &rows);
+        }
+    }
+}
+
+#[test]
+fn a_constant_that_does_not_fit_its_column_is_refused_by_name() {
+    let from = [column("x", ColumnType::Int64)];
+    let to = [column("x", ColumnType::Int64), column("y", ColumnType::Int32)];
+    let wrong = Origin::constant(&Datum::Text("secret".into()), vec![ColumnType::TEXT]).unwrap();
+    for format in FORMATS {
+        let bytes = file(format, &[batch(&from, &[])], &WriterOptions::default());
+        let origins = Some(vec![Origin::column("x"), wrong.clone()]);
+        let options = ReaderOptions { origins, ..ReaderOptions::default() };
+        let error = FileReader::open(&format, &arrow_schema(&to), bytes, &options).err().unwrap().to_string();
+        assert!(
+            error.contains("column \"y\"") && error.contains("Utf8") && error.contains("Int32"),
+            "{error}"
+        );
+        assert!(!error.contains("secret"), "{error}");
+    }
+    let error = Origin::constant(&Datum::Int(1 << 40), vec![ColumnType::Int32]).unwrap_err();
+    assert!(!error.is_empty());
+}
+
+#[test]
+fn a_large_constant_counts_for_the_size_of_a_batch() {
+    let from = [column("x", ColumnType::Int64)];
+    let to = [column("x", ColumnType::Int64), column("y", ColumnType::TEXT)];
+    let large = Origin::constant(&Datum::Text("y".repeat(1 << 16).into()), vec![ColumnType::TEXT]).unwrap();
+    let rows: Vec<_> = (0..64).map(|n| vec![Datum::Int(n)]).collect();
+    for format in FORMATS {
+        let bytes = file(format, &[batch(&from, &rows)], &WriterOptions::default());
+        let origins = Some(vec![Origin::column("x"), large.clone()]);
+        let options = ReaderOptions { batch_bytes: 1 << 18, origins, ..ReaderOptions::default() };
+        let reader = FileReader::open(&format, &arrow_schema(&to), bytes, &options).unwrap();
+        assert!(reader.map(|batch| batch.unwrap().num_rows()).all(|rows| rows <= 4), "{format:?}");
+    }
+}
+
+#[test]
 fn only_the_columns_asked_for_come_out_in_their_order() {
     let columns = ["a", "b", "c"].map(|name| column(name, ColumnType::TEXT));
     let rows = [["1", "2", "3"].map(|text| Datum::Text(text.into())).to_vec()];

@@ -1,7 +1,8 @@
 //! Batches of an older version of a table's schema, made into the newer one.
 //!
-//! Shapes only ever grow, so what a file may lack is known: columns added since are null, types widened
-//! since are cast where no value can change. Everything else is an error that names column and types.
+//! Shapes only ever grow, so what a file may lack is known: an [`Origin`] says what its rows hold in a column that
+//! was added since, and types widened since are cast where no value can change. Everything else is an error that
+//! names column and types.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -12,19 +13,200 @@ use arrow_array::types::{
     ArrowPrimitiveType, Decimal128Type, Float32Type, Float64Type, Int16Type, Int32Type, Int64Type,
 };
 use arrow_array::{
-    Array, ArrayRef, ListArray, PrimitiveArray, RecordBatch, RecordBatchOptions, new_null_array,
+    Array, ArrayRef, ListArray, PrimitiveArray, RecordBatch, RecordBatchOptions, UInt32Array, new_null_array,
 };
-use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_select::take::take;
 
+use super::columns::ColumnBuilder;
 use super::decimal;
+use super::schema::{DecimalForm, data_type};
+use crate::change::{ColumnType, Datum};
 use crate::runtime::{Error, Result};
+
+/// What the rows of a file hold in a column of the schema wanted.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Origin {
+    /// What stands in a column of the file; null if the file has no such column.
+    Column {
+        /// The file's column.
+        name: String,
+        /// The types which it had since, its own first: values become those of each in turn, as they did at the source.
+        /// Empty: at once those of the one wanted.
+        types: Vec<ColumnType>,
+    },
+    /// Null: it was added later.
+    Null,
+    /// One value, the same in all rows.
+    Constant {
+        /// An array of length one.
+        value: ArrayRef,
+        /// The types since, as above.
+        types: Vec<ColumnType>,
+    },
+}
+
+impl Origin {
+    /// A column of the file, whatever types it had.
+    pub fn column(name: impl Into<String>) -> Self {
+        Self::Column { name: name.into(), types: Vec::new() }
+    }
+
+    /// A constant of the first of these types; or why a file cannot hold it.
+    pub fn constant(value: &Datum<'_>, types: Vec<ColumnType>) -> Result<Self, String> {
+        let first = types.first().ok_or("a constant has a type")?;
+        let mut column = ColumnBuilder::new(first);
+        column.append(value)?;
+        Ok(Self::Constant { value: column.finish(), types })
+    }
+}
 
 /// Where a wanted column comes from.
 enum From {
     /// A column of the batch as read.
-    Read(usize),
-    /// Nowhere: it was added later.
-    Null,
+    Read(usize, Steps),
+    /// No column: all rows are the same.
+    Same(Same),
+}
+
+/// A type that values become, on their way from the file's to the one wanted.
+struct Step {
+    to: DataType,
+    /// Digits after the point of a decimal that is text at rest.
+    digits: Option<usize>,
+}
+
+/// The types that values become, one after the other; the last is the one wanted.
+pub(super) struct Steps(Vec<Step>);
+
+impl Steps {
+    /// From the type at rest `from`, through `types`, to the field's; the error names the field.
+    pub(super) fn plan(from: &DataType, types: &[ColumnType], field: &Field) -> Result<Self> {
+        let mut steps: Vec<Step> =
+            types.iter().map(|of| Step { to: data_type(of), digits: digits_as_text(of) }).collect();
+        if steps.last().is_none_or(|last| last.to != *field.data_type()) {
+            steps.push(Step { to: field.data_type().clone(), digits: None });
+        }
+        let mut at = from;
+        for step in &steps {
+            if !widens(at, &step.to) {
+                return Err(Error::operator(format!(
+                    "column {:?} is {at} in the file, which does not widen to {}, its type now",
+                    field.name(),
+                    step.to
+                )));
+            }
+            at = &step.to;
+        }
+        let mut last = from.clone();
+        steps.retain(|step| {
+            let changes = step.to != last || step.digits.is_some();
+            last = step.to.clone();
+            changes
+        });
+        Ok(Self(steps))
+    }
+
+    pub(super) fn apply(&self, array: &ArrayRef) -> ArrayRef {
+        self.0.iter().fold(Arc::clone(array), |array, step| {
+            let array = cast(&array, &step.to);
+            step.digits.map_or_else(|| Arc::clone(&array), |digits| padded(&array, digits))
+        })
+    }
+}
+
+/// Digits after the point of a decimal type that is text at rest.
+fn digits_as_text(column_type: &ColumnType) -> Option<usize> {
+    match column_type {
+        ColumnType::Decimal { precision, scale } => {
+            let text = DecimalForm::of(*precision, *scale) == DecimalForm::Text;
+            text.then(|| usize::try_from(*scale).ok()).flatten()
+        }
+        ColumnType::Array { element } => digits_as_text(element),
+        _ => None,
+    }
+}
+
+/// Texts of numbers with at least so many digits after the point.
+fn padded(array: &ArrayRef, digits: usize) -> ArrayRef {
+    if let DataType::List(field) = array.data_type() {
+        let list = array.as_list::<i32>();
+        let items = padded(list.values(), digits);
+        return Arc::new(ListArray::new(
+            Arc::clone(field),
+            list.offsets().clone(),
+            items,
+            list.nulls().cloned(),
+        ));
+    }
+    let mut text = StringBuilder::new();
+    let mut number = String::new();
+    for value in array.as_string::<i32>() {
+        number.clear();
+        number.push_str(value.unwrap_or_default());
+        // NaN stays itself.
+        if digits > 0 && number.ends_with(|c: char| c.is_ascii_digit()) {
+            let has = match number.find('.') {
+                Some(point) => number.len() - point - 1,
+                None => {
+                    number.push('.');
+                    0
+                }
+            };
+            number.extend(std::iter::repeat_n('0', digits.saturating_sub(has)));
+        }
+        text.append_option(value.map(|_| &number));
+    }
+    Arc::new(text.finish())
+}
+
+/// A column in which all rows are the same, made again only for a batch that is longer than all before.
+pub(super) struct Same {
+    /// Of length one.
+    value: ArrayRef,
+    longest: ArrayRef,
+}
+
+impl Same {
+    /// For an origin that is not a column of the file, in the type of a wanted field; none for one that is.
+    pub(super) fn of(origin: &Origin, field: &Field) -> Result<Option<Self>> {
+        let value = match origin {
+            Origin::Column { .. } => return Ok(None),
+            Origin::Null => return Self::null(field).map(Some),
+            Origin::Constant { value, types } => Steps::plan(value.data_type(), types, field)
+                .map_err(|error| error.context("rows without a column hold a constant in it"))?
+                .apply(value),
+        };
+        Ok(Some(Self { longest: Arc::clone(&value), value }))
+    }
+
+    /// Nulls, unless the field may not be null.
+    pub(super) fn null(field: &Field) -> Result<Self> {
+        if !field.is_nullable() {
+            return Err(Error::operator(format!(
+                "the file lacks column {:?} ({}), which may not be null",
+                field.name(),
+                field.data_type()
+            )));
+        }
+        let value = new_null_array(field.data_type(), 1);
+        Ok(Self { longest: Arc::clone(&value), value })
+    }
+
+    /// The column of a batch of so many rows.
+    pub(super) fn rows(&mut self, rows: usize) -> Result<ArrayRef> {
+        if self.longest.len() < rows {
+            let first = UInt32Array::from(vec![0; rows]);
+            self.longest = take(self.value.as_ref(), &first, None)
+                .map_err(|error| Error::operator("a constant cannot be repeated").cause(error))?;
+        }
+        Ok(self.longest.slice(0, rows))
+    }
+
+    /// Memory of a row, in bytes, roughly.
+    pub(super) fn row_bytes(&self) -> usize {
+        self.value.to_data().get_slice_memory_size().unwrap_or_default()
+    }
 }
 
 /// How batches of a file become batches of the schema wanted.
@@ -34,9 +216,13 @@ pub(super) struct Widening {
 }
 
 impl Widening {
-    /// Compares a file's schema with the table's, of which `wanted` has the columns to read. Also returns
-    /// which of the file's columns those are, ascending.
-    pub(super) fn plan(file: &Schema, schema: &Schema, wanted: SchemaRef) -> Result<(Self, Vec<usize>)> {
+    /// Compares a file's schema with the table's, of which `wanted` has the columns to read, with the origin of
+    /// each. Also returns which of the file's columns those are, ascending.
+    pub(super) fn plan(
+        file: &Schema,
+        schema: &Schema,
+        (wanted, origins): (SchemaRef, Vec<Origin>),
+    ) -> Result<(Self, Vec<usize>)> {
         if let Some(field) = file.fields().iter().find(|field| schema.index_of(field.name()).is_err()) {
             return Err(Error::operator(format!(
                 "the file has a column {:?} ({}), which the table's schema does not know",
@@ -44,12 +230,22 @@ impl Widening {
                 field.data_type()
             )));
         }
-        let found: Vec<_> = wanted.fields().iter().map(|field| check(file, field)).collect::<Result<_>>()?;
-        let mut read: Vec<usize> = found.iter().flatten().copied().collect();
+        let mut columns = Vec::with_capacity(origins.len());
+        for (field, origin) in wanted.fields().iter().zip(&origins) {
+            columns.push(match (Same::of(origin, field)?, origin) {
+                (Some(same), _) => From::Same(same),
+                (None, Origin::Column { name, types }) => check(file, name, types, field)?,
+                (None, _) => From::Same(Same::null(field)?),
+            });
+        }
+        let mut read: Vec<usize> = columns.iter().filter_map(From::read).collect();
         read.sort_unstable();
-        let place = |index: &usize| read.partition_point(|other| other < index);
-        let columns = found.iter().map(|index| index.as_ref().map_or(From::Null, |i| From::Read(place(i))));
-        let columns = columns.collect();
+        read.dedup();
+        for column in &mut columns {
+            if let From::Read(index, _) = column {
+                *index = read.partition_point(|other| other < index);
+            }
+        }
         Ok((Self { schema: wanted, columns }, read))
     }
 
@@ -58,13 +254,22 @@ impl Widening {
         &self.schema
     }
 
+    /// Memory, roughly, that a row takes in columns which the file does not have.
+    pub(super) fn row_bytes(&self) -> usize {
+        let bytes = |column: &From| match column {
+            From::Read(..) => 0,
+            From::Same(same) => same.row_bytes(),
+        };
+        self.columns.iter().map(bytes).sum()
+    }
+
     /// A batch as read, with the columns that [`Self::plan`] named, in the schema wanted.
-    pub(super) fn apply(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    pub(super) fn apply(&mut self, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut arrays = Vec::with_capacity(self.columns.len());
-        for (column, field) in self.columns.iter().zip(self.schema.fields()) {
+        for column in &mut self.columns {
             arrays.push(match column {
-                From::Read(index) => cast(batch.column(*index), field.data_type()),
-                From::Null => new_null_array(field.data_type(), batch.num_rows()),
+                From::Read(index, steps) => steps.apply(batch.column(*index)),
+                From::Same(same) => same.rows(batch.num_rows())?,
             });
         }
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
@@ -74,27 +279,19 @@ impl Widening {
     }
 }
 
-/// The column of the file for a wanted one; none if it was added later.
-fn check(file: &Schema, field: &FieldRef) -> Result<Option<usize>> {
-    match file.index_of(field.name()) {
-        Ok(index) => {
-            let from = file.field(index).data_type();
-            if widens(from, field.data_type()) {
-                return Ok(Some(index));
-            }
-            Err(Error::operator(format!(
-                "column {:?} is {from} in the file, which does not widen to {}, its type now",
-                field.name(),
-                field.data_type()
-            )))
+impl From {
+    const fn read(&self) -> Option<usize> {
+        match self {
+            Self::Read(index, _) => Some(*index),
+            Self::Same(_) => None,
         }
-        Err(_) if field.is_nullable() => Ok(None),
-        Err(_) => Err(Error::operator(format!(
-            "the file lacks column {:?} ({}), which may not be null",
-            field.name(),
-            field.data_type()
-        ))),
     }
+}
+
+/// The column of the file for a wanted one; nulls if the file has none of that name.
+fn check(file: &Schema, name: &str, types: &[ColumnType], field: &Field) -> Result<From> {
+    let Ok(index) = file.index_of(name) else { return Ok(From::Same(Same::null(field)?)) };
+    Ok(From::Read(index, Steps::plan(file.field(index).data_type(), types, field)?))
 }
 
 /// Whether every value of the one type is a value of the other.

@@ -10,7 +10,7 @@ use super::decode::{DecodeError, Decoded};
 use super::encode::{EncodeError, RowChange};
 use super::json::{self, DecimalHandling};
 use super::source::SourceInfo;
-use crate::change::{Datum, TableSchema};
+use crate::change::{ColumnType, Datum, TableSchema};
 use crate::log::{RecordRef, TopicRecords};
 
 /// Choices of representation.
@@ -37,6 +37,13 @@ pub enum Format {
 impl Options {
     const fn json(self) -> json::Options {
         json::Options { decimal_handling: self.decimal_handling }
+    }
+
+    /// A value given as Postgres's text, as it comes back from a record that was encoded with these options: for one that
+    /// is in no record, such as the default that older rows have in a new column. The error is why the text is not of
+    /// the type, and does not quote it.
+    pub fn datum(self, column_type: &ColumnType, text: &str) -> Result<Datum<'static>, String> {
+        json::datum(column_type, self.json(), text).map_err(|error| error.to_string())
     }
 
     /// The schemas that have to be in a registry before a table's changes are encoded; none where no registry is used.

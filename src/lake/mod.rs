@@ -16,6 +16,7 @@ mod manifest;
 mod merge;
 mod publish;
 mod scratch;
+mod shapes;
 mod sort;
 mod stage;
 mod store;
@@ -35,6 +36,7 @@ pub use manifest::{
     ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, MissingTable,
     PartFile,
 };
+pub use shapes::{ReadText, Shapes};
 pub use stage::{
     Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
 };

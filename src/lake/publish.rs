@@ -32,6 +32,7 @@ use super::manifest::{
 use super::merge::blocking::Blocking;
 use super::merge::{MergeFile, MergeInput, Merged, merge};
 use super::scratch::Scratch;
+use super::shapes::Shapes;
 use super::stage::{chain, covering, read_lines};
 use super::store::{Put, sha256};
 
@@ -48,7 +49,7 @@ struct Plan {
 impl Lake {
     /// Merges the table's changes up to the cut with its day before, and publishes the day.
     ///
-    /// `schema` is the table's shape at the cut, `topic` its key in [`Cut::tables`], `previous` its manifest
+    /// `shapes` are the table's up to the cut, `topic` its key in [`Cut::tables`], `previous` its manifest
     /// of the cut before (none for its first). All change files up to the cut must be staged. Doing it again,
     /// also at the same time elsewhere, publishes the same bytes.
     ///
@@ -60,11 +61,12 @@ impl Lake {
     /// Cancel-safe: a dropped call stops at its next step and leaves at most unpublished parts behind.
     pub async fn merge_and_publish(
         &self,
-        schema: &TableSchema,
+        shapes: &Shapes,
         cut: &Cut,
         topic: &str,
         previous: Option<&Manifest>,
     ) -> Result<Manifest> {
+        let schema: &TableSchema = shapes.now();
         let table = cut.tables.get(topic).ok_or_else(|| {
             Error::operator(format!("the cut of {} does not name the topic {topic}", cut.ds))
         })?;
@@ -80,7 +82,7 @@ impl Lake {
         let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
 
         let replaced = table.backfill.as_ref().map(|backfill| backfill.position);
-        let merged = self.run_merge(schema, cut.ds, &plan, (previous, replaced), files).await?;
+        let merged = self.run_merge(shapes, cut.ds, &plan, (previous, replaced), files).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
         let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
         let changes = ChangeCounts {
@@ -236,7 +238,7 @@ impl Lake {
 
     async fn run_merge(
         &self,
-        schema: &TableSchema,
+        shapes: &Shapes,
         ds: Ds,
         plan: &Plan,
         (previous, replaced): (Option<&Manifest>, Option<Position>),
@@ -252,7 +254,7 @@ impl Lake {
             store: Blocking::new(Handle::current(), self.store.clone(), abandoned),
             layout: self.layout.clone(),
             scratch: Arc::new(Scratch::new(&self.options.scratch_dir)?),
-            schema: Arc::new(schema.clone()),
+            shapes: shapes.clone(),
             ds,
             previous,
             replaced,
@@ -262,7 +264,7 @@ impl Lake {
             row_group_bytes: plan.row_group_bytes,
             sort_bytes_max: self.options.memory_bytes_max / 4,
         };
-        let shown = format!("merging {} for {ds}", schema.name);
+        let shown = format!("merging {} for {ds}", shapes.now().name);
         tokio::task::spawn_blocking(move || merge(&input))
             .await
             .map_err(|error| Error::operator("the merge stopped by a defect; please report it").cause(error))?

@@ -1,7 +1,7 @@
 //! Gzipped CSV to record batches of the schema wanted now.
 //!
-//! Streamed: what is held is one record and one batch. Columns are found by the header's names, and each
-//! field is read as the type wanted, so a file of an older version of the table comes out widened.
+//! Streamed: what is held is one record and one batch. Columns are found by the header's names. A file does not tell
+//! types: each field is read as the type that it is said to have had, or else as the one wanted.
 
 use std::io::{BufReader, Read};
 use std::sync::Arc;
@@ -15,6 +15,8 @@ use super::parse;
 use super::records::{Field as Text, Records};
 use crate::batch::columns::ColumnBuilder;
 use crate::batch::format::{ReaderOptions, Source};
+use crate::batch::schema::data_type;
+use crate::batch::widen::{Origin, Same, Steps};
 use crate::change::Datum;
 use crate::runtime::{Error, Result};
 
@@ -25,11 +27,9 @@ const BLOCK_BYTES: usize = 64 << 10;
 pub(in crate::batch) struct CsvReader {
     records: Records<BufReader<MultiGzDecoder<Box<dyn Read + Send>>>>,
     schema: SchemaRef,
-    columns: Vec<ColumnBuilder>,
-    /// For each field of a record, the column it fills; none if it was not asked for.
-    places: Vec<Option<usize>>,
-    /// Columns which the file lacks.
-    lacking: Vec<usize>,
+    columns: Vec<Column>,
+    /// For each field of a record, the columns it fills; none if it was not asked for.
+    places: Vec<Vec<usize>>,
     batch_rows: usize,
     batch_bytes: usize,
 }
@@ -49,23 +49,14 @@ impl CsvReader {
             return Err(Error::operator("the file is empty; a header line is expected"));
         }
         let all = Arc::clone(schema);
-        let schema = options.wanted(schema)?;
+        let (schema, origins) = options.wanted(schema)?;
         let header: Vec<String> =
             records.fields().map(|field| String::from_utf8_lossy(field.text).into_owned()).collect();
-        let places = places(&header, &all, &schema)?;
-        let lacking: Vec<usize> =
-            (0..schema.fields().len()).filter(|column| !places.contains(&Some(*column))).collect();
-        if let Some(column) = lacking.iter().find(|column| !schema.field(**column).is_nullable()) {
-            let field = schema.field(*column);
-            return Err(Error::operator(format!(
-                "the file lacks column {:?} ({}), which may not be null",
-                field.name(),
-                field.data_type()
-            )));
-        }
-        let columns = schema.fields().iter().map(|field| column(field)).collect::<Result<_>>()?;
+        let places = places(&header, &all, &origins)?;
+        let column = |(field, origin): (&Arc<Field>, _)| Column::new(field, origin, &header);
+        let columns = schema.fields().iter().zip(&origins).map(column).collect::<Result<_>>()?;
         let (batch_rows, batch_bytes) = (options.batch_rows.max(1), options.batch_bytes.max(1));
-        Ok(Self { records, schema, columns, places, lacking, batch_rows, batch_bytes })
+        Ok(Self { records, schema, columns, places, batch_rows, batch_bytes })
     }
 
     pub(in crate::batch) fn schema(&self) -> &SchemaRef {
@@ -77,15 +68,16 @@ impl CsvReader {
     }
 
     fn batch(&mut self) -> Result<Option<RecordBatch>> {
+        let same_bytes: usize = self.columns.iter().map(Column::same_bytes).sum();
         let (mut rows, mut bytes) = (0, 0);
         while rows < self.batch_rows && bytes < self.batch_bytes && self.records.advance()? {
-            bytes += self.push()?;
+            bytes += self.push()? + same_bytes;
             rows += 1;
         }
         if rows == 0 {
             return Ok(None);
         }
-        let arrays: Vec<ArrayRef> = self.columns.iter_mut().map(ColumnBuilder::finish).collect();
+        let arrays = self.columns.iter_mut().map(|column| column.finish(rows)).collect::<Result<_>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
             .map(Some)
@@ -104,17 +96,60 @@ impl CsvReader {
             )));
         }
         let mut bytes = 0;
-        for (text, place) in fields.zip(&self.places) {
-            let Some(place) = *place else { continue };
-            let field = self.schema.field(place);
-            bytes += append(&mut self.columns[place], field, text).map_err(|reason| {
-                Error::operator(format!("line {line}, column {:?}: {reason}", field.name()))
-            })?;
-        }
-        for place in &self.lacking {
-            bytes += self.columns[*place].append(&Datum::Null).map_err(Error::operator)?;
+        for (text, places) in fields.zip(&self.places) {
+            for place in places {
+                let Column::Read { column, own, .. } = &mut self.columns[*place] else { continue };
+                bytes += append(column, own, text).map_err(|reason| {
+                    Error::operator(format!("line {line}, column {:?}: {reason}", own.name()))
+                })?;
+            }
         }
         Ok(bytes)
+    }
+}
+
+/// A column being filled.
+enum Column {
+    /// From a field of each record, which has a type of its own.
+    Read { column: ColumnBuilder, own: Field, steps: Steps },
+    /// From no field: all rows are the same.
+    Same(Same),
+}
+
+impl Column {
+    fn new(field: &Field, origin: &Origin, header: &[String]) -> Result<Self> {
+        match (Same::of(origin, field)?, origin) {
+            (Some(same), _) => Ok(Self::Same(same)),
+            (None, Origin::Column { name, types }) if header.contains(name) => {
+                let own = types.first().map_or_else(|| field.data_type().clone(), data_type);
+                let steps = Steps::plan(&own, types, field)?;
+                let own = Field::new(field.name(), own, field.is_nullable());
+                let column = ColumnBuilder::at_rest(own.data_type()).ok_or_else(|| {
+                    Error::operator(format!(
+                        "a CSV file cannot hold column {:?} ({})",
+                        own.name(),
+                        own.data_type()
+                    ))
+                })?;
+                Ok(Self::Read { column, own, steps })
+            }
+            (None, _) => Same::null(field).map(Self::Same),
+        }
+    }
+
+    /// Memory of a row that stands in no field.
+    fn same_bytes(&self) -> usize {
+        match self {
+            Self::Read { .. } => 0,
+            Self::Same(same) => same.row_bytes(),
+        }
+    }
+
+    fn finish(&mut self, rows: usize) -> Result<ArrayRef> {
+        match self {
+            Self::Read { column, steps, .. } => Ok(steps.apply(&column.finish())),
+            Self::Same(same) => same.rows(rows),
+        }
     }
 }
 
@@ -129,14 +164,8 @@ fn append(column: &mut ColumnBuilder, field: &Field, text: Text<'_>) -> Result<u
     column.append(&datum)
 }
 
-fn column(field: &Field) -> Result<ColumnBuilder> {
-    ColumnBuilder::at_rest(field.data_type()).ok_or_else(|| {
-        Error::operator(format!("a CSV file cannot hold column {:?} ({})", field.name(), field.data_type()))
-    })
-}
-
-/// The wanted column of each name in the header.
-fn places(header: &[String], all: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<Option<usize>>> {
+/// The wanted columns of each name in the header.
+fn places(header: &[String], all: &SchemaRef, origins: &[Origin]) -> Result<Vec<Vec<usize>>> {
     let mut places = Vec::with_capacity(header.len());
     for (index, name) in header.iter().enumerate() {
         if all.index_of(name).is_err() {
@@ -146,7 +175,9 @@ fn places(header: &[String], all: &SchemaRef, wanted: &SchemaRef) -> Result<Vec<
         if header[..index].contains(name) {
             return Err(Error::operator(format!("the file has two columns {name:?}")));
         }
-        places.push(wanted.index_of(name).ok());
+        let from_it =
+            |index: &usize| matches!(&origins[*index], Origin::Column { name: from, .. } if from == name);
+        places.push((0..origins.len()).filter(from_it).collect());
     }
     Ok(places)
 }

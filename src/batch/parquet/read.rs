@@ -46,9 +46,9 @@ impl ParquetReader {
         let metadata = ArrowReaderMetadata::load(&reader, arrow_options).map_err(failed)?;
         let (widening, columns) = Widening::plan(metadata.schema(), schema, options.wanted(schema)?)?;
         let rows = metadata.metadata().file_metadata().num_rows() as u64;
+        let row_bytes = row_bytes(metadata.metadata()) + widening.row_bytes();
         let mask = ProjectionMask::roots(metadata.parquet_schema(), columns);
-        let batch_rows =
-            (options.batch_bytes / row_bytes(metadata.metadata())).clamp(1, options.batch_rows.max(1));
+        let batch_rows = (options.batch_bytes / row_bytes).clamp(1, options.batch_rows.max(1));
         let batches = ParquetRecordBatchReaderBuilder::new_with_metadata(reader, metadata)
             .with_batch_size(batch_rows)
             .with_projection(mask)

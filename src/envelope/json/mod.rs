@@ -48,6 +48,7 @@ pub use super::encode::{EncodeError, OldKind, OldRow, RowChange};
 pub use super::source::SourceInfo;
 pub use decode::TableDecoder;
 pub use encode::TableEncoder;
+pub(super) use value::datum;
 
 /// How `numeric` is written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -57,6 +57,21 @@ pub(super) fn write(
     })
 }
 
+/// A value, given as Postgres's text, as it is after it was written and read.
+pub(in crate::envelope) fn datum(
+    column_type: &ColumnType,
+    options: Options,
+    text: &str,
+) -> Result<Datum<'static>, Malformed> {
+    let (mut scratch, mut json) = (Vec::new(), Vec::new());
+    write(column_type, options, text.as_bytes(), &mut scratch, &mut json)?;
+    let json = String::from_utf8(json).map_err(|_| Malformed("not text"))?;
+    let mut scan = Scanner::new(&json);
+    let datum = read(column_type, options, &mut scan)?.into_owned();
+    scan.end()?;
+    Ok(datum)
+}
+
 fn write_scalar(
     column_type: &ColumnType,
     options: Options,

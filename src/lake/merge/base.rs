@@ -7,13 +7,13 @@ use arrow_array::RecordBatch;
 use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 
-use crate::batch::{FileReader, Format, ReaderOptions, arrow_schema};
-use crate::change::TableSchema;
+use crate::batch::{FileReader, Format, Origin, ReaderOptions, arrow_schema};
 use crate::runtime::{Error, Result};
 
 use super::super::layout::Layout;
 use super::super::manifest::{Manifest, PartFile};
 use super::super::scratch::{Scratch, failed};
+use super::super::shapes::Shapes;
 use super::blocking::Blocking;
 use super::gather::{Gather, RowRef, Sink};
 use super::order::KeyOrder;
@@ -29,6 +29,8 @@ pub(super) struct Base {
     scratch: Arc<Scratch>,
     format: Format,
     schema: SchemaRef,
+    /// What its rows hold in each column of `schema`.
+    origins: Vec<Origin>,
     manifest: Manifest,
     next_part: usize,
     reader: Option<FileReader>,
@@ -39,12 +41,12 @@ impl Base {
         store: Blocking,
         layout: Layout,
         scratch: Arc<Scratch>,
-        schema: &TableSchema,
-        manifest: Manifest,
-        format: Format,
-    ) -> Self {
-        let schema = arrow_schema(&schema.columns);
-        Self { store, layout, scratch, format, schema, manifest, next_part: 0, reader: None }
+        shapes: &Shapes,
+        (manifest, format): (Manifest, Format),
+    ) -> Result<Self> {
+        let schema = arrow_schema(&shapes.now().columns);
+        let origins = shapes.origins(manifest.schema.version)?;
+        Ok(Self { store, layout, scratch, format, schema, origins, manifest, next_part: 0, reader: None })
     }
 
     /// The next batch that has rows.
@@ -86,6 +88,7 @@ impl Base {
         let batch_rows = BATCH_BYTES.checked_div(part.bytes_decoded / part.rows.max(1)).unwrap_or(BATCH_ROWS);
         let options = ReaderOptions {
             batch_rows: batch_rows.clamp(1, BATCH_ROWS) as usize,
+            origins: Some(self.origins.clone()),
             ..ReaderOptions::default()
         };
         FileReader::open(&self.format, &self.schema, file, &options)

@@ -1,8 +1,12 @@
 //! Reads change files into the sort: one row a change, in the shape of the cut.
 //!
 //! ```text
-//!   change file ── FileReader (widens to the cut's shape) ──> [__sort, __op, __unchanged, table columns…]
+//!   change file ── FileReader (of its version, to the cut's shape) ──> [__sort, __op, __unchanged, table columns…]
 //! ```
+//!
+//! All rows of a change file are of one version of the table (staging sees to it, and it is checked here), so what they
+//! hold in columns that came later is the same for all: [`Shapes`] says it once a file. A value that was not sent is
+//! missing in every column which takes its values from that one.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -14,16 +18,19 @@ use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 
-use crate::batch::{FileReader, ReaderOptions, partial_schema};
-use crate::change::{Lsn, Op, Position, TableSchema};
+use crate::batch::{FileReader, Origin, ReaderOptions, partial_schema};
+use crate::change::{Lsn, Op, Position, SchemaVersion};
 use crate::runtime::{Error, Result};
 
+use super::super::shapes::Shapes;
 use super::super::sort::{SORT, arrow_error};
 use super::super::stage::{FORMAT, META_COLUMNS, change_schema};
 use super::order::{KeyOrder, Seq};
 
 /// Columns before the table's in a sorted batch: sort bytes, op, unchanged columns.
 pub(super) const SKIP: usize = 3;
+/// Where the version of a row's shape stands in a change file.
+const SCHEMA: usize = 6;
 /// Marks a row whose unchanged values stand in another key's row.
 pub(super) const MOVED: u8 = 0x80;
 
@@ -42,25 +49,26 @@ pub(super) struct Found {
 #[derive(Debug)]
 pub(super) struct ChangeReader {
     order: Arc<KeyOrder>,
-    columns: Vec<String>,
+    shapes: Shapes,
     file_schema: SchemaRef,
     /// Schema of the batches.
     pub(super) schema: SchemaRef,
 }
 
 impl ChangeReader {
-    pub(super) fn new(schema: &TableSchema, order: Arc<KeyOrder>) -> Self {
+    pub(super) fn new(shapes: &Shapes, order: Arc<KeyOrder>) -> Self {
+        let columns = &shapes.now().columns;
         let own = [
             Field::new(SORT, DataType::Binary, false),
             Field::new("__op", DataType::UInt8, false),
             Field::new("__unchanged", DataType::Binary, true),
         ];
-        let table = partial_schema(&schema.columns);
+        let table = partial_schema(columns);
         let fields = own.into_iter().map(Arc::new).chain(table.fields().iter().cloned());
         Self {
             order,
-            columns: schema.columns.iter().map(|c| c.name.clone()).collect(),
-            file_schema: change_schema(&schema.columns),
+            shapes: shapes.clone(),
+            file_schema: change_schema(columns),
             schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
         }
     }
@@ -74,9 +82,15 @@ impl ChangeReader {
         found: &mut Found,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<()> {
+        let Some(version) = version_of(&self.file_schema, file.clone())? else { return Ok(()) };
+        let origins = self.shapes.origins(version)?;
+        let own = META_COLUMNS.iter().map(|name| Origin::column(*name));
+        let all = own.chain(origins.iter().cloned()).collect();
+        let options = ReaderOptions { origins: Some(all), ..ReaderOptions::default() };
+        let of_version = OfVersion { version, origins: &origins };
         let mut last_offset = None;
-        for batch in FileReader::open(&FORMAT, &self.file_schema, file, &ReaderOptions::default())? {
-            let rows = self.batch(&batch?, (partition, offsets), found, &mut last_offset)?;
+        for batch in FileReader::open(&FORMAT, &self.file_schema, file, &options)? {
+            let rows = self.batch(&batch?, &of_version, (partition, offsets), found, &mut last_offset)?;
             take(rows, found)?;
         }
         Ok(())
@@ -85,6 +99,7 @@ impl ChangeReader {
     fn batch(
         &self,
         batch: &RecordBatch,
+        of_version: &OfVersion<'_>,
         (partition, offsets): (u32, &Range<u64>),
         found: &mut Found,
         last_offset: &mut Option<i64>,
@@ -94,7 +109,13 @@ impl ChangeReader {
         let mut ops = UInt8Builder::with_capacity(batch.num_rows());
         let mut unchanged = BinaryBuilder::new();
         let mut kept = Vec::with_capacity(batch.num_rows());
-        let mut bits = vec![0; self.columns.len().div_ceil(8)];
+        let mut bits = vec![0; of_version.origins.len().div_ceil(8)];
+        if let Some(other) = meta.schema.iter().find(|version| **version != of_version.version.0 as i32) {
+            return Err(Error::operator(format!(
+                "a change file has rows of versions {} and {other} of the table; one is expected",
+                of_version.version.0
+            )));
+        }
         for row in 0..batch.num_rows() {
             let offset = meta.offset[row];
             if !offsets.contains(&(offset as u64)) {
@@ -111,7 +132,7 @@ impl ChangeReader {
                 found.truncated = found.truncated.max(Some(seq.position));
                 continue;
             }
-            let lacks = self.unchanged(&meta, row, &mut bits)?;
+            let lacks = of_version.unchanged(&meta, row, &mut bits);
             let moved = lacks && op == Op::Create && meta.old_key.is_valid(row);
             found.moves |= moved;
             seqs.push(seq);
@@ -129,21 +150,39 @@ impl ChangeReader {
         arrays.extend(table.columns().iter().cloned());
         RecordBatch::try_new(SchemaRef::clone(&self.schema), arrays).map_err(arrow_error)
     }
+}
 
+/// The version that all rows of a change file have; none if it has no rows.
+fn version_of(schema: &SchemaRef, file: bytes::Bytes) -> Result<Option<SchemaVersion>> {
+    let options = ReaderOptions { batch_rows: 1, columns: Some(vec![SCHEMA]), ..ReaderOptions::default() };
+    let first = FileReader::open(&FORMAT, schema, file, &options)?.next().transpose()?;
+    let first = first.filter(|batch| batch.num_rows() > 0);
+    Ok(first.map(|batch| SchemaVersion(batch.column(0).as_primitive::<Int32Type>().value(0) as u32)))
+}
+
+/// What a change file's rows hold in the table's columns.
+struct OfVersion<'a> {
+    version: SchemaVersion,
+    origins: &'a [Origin],
+}
+
+impl OfVersion<'_> {
     /// Sets the bits of the columns whose value was not sent; whether there are any.
-    fn unchanged(&self, meta: &MetaColumns<'_>, row: usize, bits: &mut [u8]) -> Result<bool> {
+    fn unchanged(&self, meta: &MetaColumns<'_>, row: usize, bits: &mut [u8]) -> bool {
         if meta.unchanged.is_null(row) {
-            return Ok(false);
+            return false;
         }
         bits.fill(0);
         let names = meta.unchanged.value(row);
         for name in names.as_string::<i32>().iter().flatten() {
-            let column = self.columns.iter().position(|c| c == name).ok_or_else(|| {
-                Error::operator(format!("a change file names column {name:?}, which the table does not have"))
-            })?;
-            bits[column / 8] |= 1 << (column % 8);
+            for (column, origin) in self.origins.iter().enumerate() {
+                if matches!(origin, Origin::Column { name: from, .. } if from == name) {
+                    bits[column / 8] |= 1 << (column % 8);
+                }
+            }
         }
-        Ok(true)
+        // None, when what was not sent is a column of the past under another's name.
+        bits.iter().any(|byte| *byte != 0)
     }
 }
 
@@ -166,6 +205,7 @@ struct MetaColumns<'a> {
     commit_lsn: &'a [i64],
     ordinal: &'a [i64],
     offset: &'a [i64],
+    schema: &'a [i32],
     unchanged: &'a arrow_array::ListArray,
     old_key: &'a dyn Array,
 }
@@ -180,6 +220,7 @@ impl<'a> MetaColumns<'a> {
             commit_lsn: long(2),
             ordinal: long(3),
             offset: long(4),
+            schema: batch.column(SCHEMA).as_primitive::<Int32Type>().values(),
             unchanged: batch.column(7).as_list(),
             old_key: batch.column(8).as_ref(),
         }

@@ -31,12 +31,13 @@ use arrow_array::{ArrayRef, RecordBatch, UInt8Array, new_null_array};
 use arrow_schema::DataType;
 
 use crate::batch::{Format, arrow_schema, data_type};
-use crate::change::{Ds, Op, Position, TableSchema};
+use crate::change::{Ds, Op, Position};
 use crate::runtime::Result;
 
 use super::layout::Layout;
 use super::manifest::{Manifest, PartFile};
 use super::scratch::Scratch;
+use super::shapes::Shapes;
 use super::sort::{SortLimits, Sorter, arrow_error};
 use super::stage::ChangeFile;
 use base::{Base, BaseCursor};
@@ -58,8 +59,8 @@ pub(super) struct MergeInput {
     pub(super) store: Blocking,
     pub(super) layout: Layout,
     pub(super) scratch: Arc<Scratch>,
-    /// The table at the cut.
-    pub(super) schema: Arc<TableSchema>,
+    /// The table at the cut, with all versions before.
+    pub(super) shapes: Shapes,
     pub(super) ds: Ds,
     /// The day before, and its format.
     pub(super) previous: Option<(Manifest, Format)>,
@@ -93,8 +94,9 @@ pub(super) struct Merged {
 
 /// Merges. Waits for the store and takes its time: only for a thread of `spawn_blocking`.
 pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
-    let order = Arc::new(KeyOrder::new(&input.schema)?);
-    let reader = ChangeReader::new(&input.schema, Arc::clone(&order));
+    let schema = input.shapes.now();
+    let order = Arc::new(KeyOrder::new(schema)?);
+    let reader = ChangeReader::new(&input.shapes, Arc::clone(&order));
     let limits = SortLimits::new(input.sort_bytes_max);
     let mut sorter = Sorter::new(reader.schema.clone(), Arc::clone(&input.scratch), limits);
 
@@ -111,24 +113,25 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
         Some(moves) => Some(input.resolve(moves, &reader, &order, &found)?),
         None => None,
     };
-    let previous = input.previous.as_ref().filter(|_| found.truncated.is_none());
-    let sorted_alike = previous.is_none_or(|(manifest, _)| same_order(&manifest.schema, &input.schema));
-    if !sorted_alike {
+    let sorted_alike = found.truncated.is_some() || input.sorted_alike()?;
+    let base = if sorted_alike {
+        input.base(&found)?
+    } else {
         input.each_base_row(&found, &order, &reader, |batch| sorter.push(batch))?;
-    }
-    let base = sorted_alike.then(|| input.base(&found)).flatten();
-    let base = BaseCursor::new(base, Arc::clone(&order), arrow_schema(&input.schema.columns));
+        None
+    };
+    let base = BaseCursor::new(base, Arc::clone(&order), arrow_schema(&schema.columns));
 
     let changes = sorter.finish()?;
     let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
-    let out = Gather::new(arrow_schema(&input.schema.columns), chunk_bytes, input.parts());
-    let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), input.ds, &input.schema);
+    let out = Gather::new(arrow_schema(&schema.columns), chunk_bytes, input.parts());
+    let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), input.ds, schema);
     let truncated = found.truncated;
-    let (parts, dead) = if input.schema.key.is_empty() {
-        let all_equal = input.schema.columns.iter().all(|column| !column.dropped);
+    let (parts, dead) = if schema.key.is_empty() {
+        let all_equal = schema.columns.iter().all(|column| !column.dropped);
         MultisetMerge { base, changes, all_equal, truncated, out, dead }.run()?
     } else {
-        KeyedMerge { schema: &input.schema, base, changes, completions, truncated, out, dead }.run()?
+        KeyedMerge { schema, base, changes, completions, truncated, out, dead }.run()?
     };
     let files = parts.finish()?;
     let (dead_letters, dead_letter_objects) = dead.finish()?;
@@ -156,7 +159,7 @@ impl MergeInput {
         let made = match moves.take() {
             Some(moves) => moves,
             None => {
-                let types = self.schema.columns.iter().map(|c| data_type(&c.column_type)).collect();
+                let types = self.shapes.now().columns.iter().map(|c| data_type(&c.column_type)).collect();
                 Moves::new(&self.scratch.path("moves"), types)?
             }
         };
@@ -172,10 +175,9 @@ impl MergeInput {
     ) -> Result<Completions> {
         // Each reading finds the same things; they are counted once.
         self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_old_keys(&batch))?;
-        let alike = self.previous.as_ref().is_none_or(|(m, _)| same_order(&m.schema, &self.schema));
-        if alike {
-            let schema = arrow_schema(&self.schema.columns);
-            moves.load_base(&mut BaseCursor::new(self.base(found), Arc::clone(order), schema))?;
+        if self.sorted_alike()? {
+            let schema = arrow_schema(&self.shapes.now().columns);
+            moves.load_base(&mut BaseCursor::new(self.base(found)?, Arc::clone(order), schema))?;
         } else {
             self.each_base_row(found, order, reader, |batch| moves.note_changes(&batch, None))?;
         }
@@ -185,10 +187,19 @@ impl MergeInput {
     }
 
     /// Yesterday's rows; none when a truncate has emptied the table since.
-    fn base(&self, found: &Found) -> Option<Base> {
-        let (manifest, format) = self.previous.clone().filter(|_| found.truncated.is_none())?;
-        let Self { store, layout, scratch, schema, .. } = self;
-        Some(Base::new(store.clone(), layout.clone(), Arc::clone(scratch), schema, manifest, format))
+    fn base(&self, found: &Found) -> Result<Option<Base>> {
+        let Some(previous) = self.previous.clone().filter(|_| found.truncated.is_none()) else {
+            return Ok(None);
+        };
+        let Self { store, layout, scratch, shapes, .. } = self;
+        Base::new(store.clone(), layout.clone(), Arc::clone(scratch), shapes, previous).map(Some)
+    }
+
+    /// Whether yesterday's rows are in the order of today's.
+    fn sorted_alike(&self) -> Result<bool> {
+        let Some((manifest, _)) = &self.previous else { return Ok(true) };
+        let origins = self.shapes.origins(manifest.schema.version)?;
+        Ok(same_order(&manifest.schema, self.shapes.now(), &origins))
     }
 
     /// Yesterday's rows as the oldest changes: for when the key or its type is another one now, and their
@@ -200,7 +211,7 @@ impl MergeInput {
         reader: &ChangeReader,
         mut take: impl FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let Some(mut base) = self.base(found) else { return Ok(()) };
+        let Some(mut base) = self.base(found)? else { return Ok(()) };
         let mut row = 0;
         while let Some(batch) = base.next()? {
             take(base_rows(&batch, row, order, reader)?)?;
@@ -217,7 +228,7 @@ impl MergeInput {
             part_bytes_max: self.part_bytes_max,
             row_group_bytes: self.row_group_bytes,
         };
-        PartWriter::new(self.store.clone(), options, Arc::clone(&self.schema))
+        PartWriter::new(self.store.clone(), options, Arc::clone(self.shapes.now()))
     }
 }
 

@@ -14,7 +14,7 @@ use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::DataType;
 
-use crate::batch::data_type;
+use crate::batch::{Origin, data_type};
 use crate::change::{Lsn, Position, TableSchema};
 use crate::runtime::Result;
 
@@ -110,21 +110,22 @@ impl KeyOrder {
     }
 }
 
-/// Whether rows in the order of one shape are in the order of a later one, too.
-pub(super) fn same_order(before: &TableSchema, now: &TableSchema) -> bool {
-    let fields = |schema: &TableSchema| -> Vec<_> {
-        let column = |index: &usize| {
-            let column = &schema.columns[*index];
-            (column.name.clone(), data_type(&column.column_type))
-        };
-        key_columns(schema).iter().map(column).collect()
-    };
-    let (before_fields, now_fields) = (fields(before), fields(now));
-    if before.key.is_empty() && now.key.is_empty() {
-        // Columns added since are null in all rows held, and come last.
-        return now_fields.starts_with(&before_fields);
-    }
-    before.key.is_empty() == now.key.is_empty() && before_fields == now_fields
+/// Whether rows in the order of one shape are in the order of a later one, too; `origins` say what they hold in each
+/// of its columns.
+pub(super) fn same_order(before: &TableSchema, now: &TableSchema, origins: &[Origin]) -> bool {
+    let held = key_columns(before).into_iter().map(|index| {
+        let column = &before.columns[index];
+        (column.name.as_str(), data_type(&column.column_type))
+    });
+    // Columns in which all rows held are the same (those added since, and those which the file lacks) change no order,
+    // wherever they stand.
+    let wanted = key_columns(now).into_iter().filter_map(|index| match &origins[index] {
+        Origin::Column { name, .. } if before.columns.iter().any(|column| column.name == *name) => {
+            Some((name.as_str(), data_type(&now.columns[index].column_type)))
+        }
+        _ => None,
+    });
+    before.key.is_empty() == now.key.is_empty() && held.eq(wanted)
 }
 
 fn key_columns(schema: &TableSchema) -> Vec<usize> {

@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::change::{Cut, Ds, SchemaChange, SchemaVersion, TableName, TableSchema};
-use crate::envelope::routing;
+use crate::change::{ColumnType, Cut, Ds, SchemaChange, SchemaVersion, TableName, TableSchema};
+use crate::envelope::{Options, routing};
+use crate::lake::Shapes;
 use crate::log::Log;
 use crate::runtime::{Error, Result};
 
@@ -81,30 +82,12 @@ impl Journal {
         })
     }
 
-    /// Refuses a table whose key changed between two of its versions: changes made under the one cannot be
-    /// matched with rows held under the other.
-    pub fn same_key(&self, topic: &str, from: SchemaVersion, to: SchemaVersion) -> Result<()> {
-        let Some(versions) = self.shapes.get(topic) else { return Ok(()) };
-        let names = |schema: &TableSchema| schema.key_columns().map(|c| c.name.clone()).collect::<Vec<_>>();
-        let mut before: Option<Vec<String>> = None;
-        for schema in versions.range(from..=to).map(|(_, schema)| schema) {
-            let key = names(schema);
-            if let Some(before) = before.filter(|before| *before != key) {
-                return Err(Error::operator(format!(
-                    "the key of {} changed from ({}) to ({}) with version {}: the days before and after it cannot be merged",
-                    schema.name,
-                    before.join(", "),
-                    key.join(", "),
-                    schema.version.0
-                ))
-                .mend(
-                    "Exclude the table, or begin it anew: move the log and this source's folders in the lake aside \
-                     and start again.",
-                ));
-            }
-            before = Some(key);
-        }
-        Ok(())
+    /// A table's shape at some version, with all that came before. `options` are those with which records are encoded.
+    pub fn shapes(&self, topic: &str, version: SchemaVersion, options: Options) -> Result<Shapes> {
+        let now = self.shape(topic, version)?;
+        let all = self.shapes.get(topic).into_iter().flat_map(BTreeMap::values);
+        let read = move |column_type: &ColumnType, text: &str| options.datum(column_type, text);
+        Ok(Shapes::new(Arc::clone(now), all.cloned(), Arc::new(read)))
     }
 
     /// The cuts after a day, oldest first (all of them without one).

@@ -303,12 +303,12 @@ impl TableDelivery {
 
     async fn publish(&mut self, lake: &Lake, journal: &Journal, cut: &Cut) -> Result<()> {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
-        let schema = journal.shape(&self.topic, table.schema_version)?;
+        let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let held = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
         let from = table.backfill.as_ref().map_or(held, |copy| copy.schema_version);
-        journal.same_key(&self.topic, from, table.schema_version)?;
+        shapes.same_key(from)?;
         let started = std::time::Instant::now();
-        let manifest = lake.merge_and_publish(schema, cut, &self.topic, self.published.as_ref()).await?;
+        let manifest = lake.merge_and_publish(&shapes, cut, &self.topic, self.published.as_ref()).await?;
         self.watch.set_published(manifest.ds);
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,

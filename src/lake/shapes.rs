@@ -1,0 +1,133 @@
+//! The versions of a table's shape, and what rows written under an older one hold in the columns of a newer.
+//!
+//! ```text
+//!   version 1   a, b         rows written under it:   a = their a, b = their b, c = their b, d = 'x'
+//!   version 2   a, b†, c     c was renamed from b
+//!   version 3   a, b†, c, d  d was added, with the constant 'x' in the rows there were
+//! ```
+//!
+//! The newest shape alone says it, column by column, in terms of the cells of those rows as they were written
+//! ([`Existing`](crate::change::Existing)). So it does not matter which days were made in between: a snapshot's rows
+//! are rows of the version that its manifest names. Only the type in which a constant was told is looked up in the
+//! version that brought it, since the column may have been widened since.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::batch::Origin;
+use crate::change::{Column, ColumnType, Datum, Holds, SchemaVersion, TableSchema};
+use crate::runtime::{Error, Result};
+
+/// Reads a value of a type from Postgres's text; or says why it is none.
+pub type ReadText = Arc<dyn Fn(&ColumnType, &str) -> Result<Datum<'static>, String> + Send + Sync>;
+
+/// The shape of a table at some point, with all before it.
+#[derive(Clone)]
+pub struct Shapes {
+    versions: BTreeMap<SchemaVersion, Arc<TableSchema>>,
+    now: Arc<TableSchema>,
+    read_text: ReadText,
+}
+
+impl fmt::Debug for Shapes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shapes").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+impl Shapes {
+    /// The table as of the version of `now`; `versions` may hold later ones, too. `read_text` reads the constants
+    /// which rows have in columns that came after them.
+    pub fn new(
+        now: Arc<TableSchema>,
+        versions: impl IntoIterator<Item = Arc<TableSchema>>,
+        read_text: ReadText,
+    ) -> Self {
+        let versions = versions.into_iter().map(|schema| (schema.version, schema)).collect();
+        Self { versions, now, read_text }
+    }
+
+    /// The shape at that point.
+    pub const fn now(&self) -> &Arc<TableSchema> {
+        &self.now
+    }
+
+    /// What rows of a version hold in each column of the shape.
+    pub(super) fn origins(&self, version: SchemaVersion) -> Result<Vec<Origin>> {
+        self.now.columns.iter().map(|column| self.origin(column, version)).collect()
+    }
+
+    fn origin(&self, column: &Column, version: SchemaVersion) -> Result<Origin> {
+        match column.in_rows_of(version) {
+            Holds::Null => Ok(Origin::Null),
+            Holds::Column(name) => Ok(Origin::Column { name, types: self.types(column, version) }),
+            Holds::Value(text) => {
+                // It is told in the type which the column had when it came.
+                let told = column.existing.iter().find(|existing| version < existing.below);
+                let types = self.types(column, told.map_or(version, |told| told.below));
+                let first = types.first().unwrap_or(&column.column_type);
+                (self.read_text)(first, &text)
+                    .and_then(|value| Origin::constant(&value, types))
+                    .map_err(|reason| self.lost(column, &reason))
+            }
+        }
+    }
+
+    /// The types which a column has had since a version, each once. It may have been renamed since: its number is the
+    /// same. (One that is dropped has stayed as it was.)
+    fn types(&self, column: &Column, since: SchemaVersion) -> Vec<ColumnType> {
+        let same = |other: &&Column| match column.number {
+            number if number != 0 && !column.dropped => other.number == number && !other.dropped,
+            _ => other.name == column.name,
+        };
+        let versions = self.versions.range(since..self.now.version).map(|(_, schema)| schema);
+        let mut types: Vec<ColumnType> = versions
+            .filter_map(|schema| schema.columns.iter().find(same))
+            .chain([column])
+            .map(|column| column.column_type.clone())
+            .collect();
+        types.dedup();
+        types
+    }
+
+    fn lost(&self, column: &Column, reason: &str) -> Error {
+        let table = &self.now.name;
+        Error::operator(format!(
+            "rows of {table} from before column {:?} hold a default in it that cannot be kept: {reason}",
+            column.name
+        ))
+        .mend(format!("`tidemark backfill {table}` copies the table again, with the values it has."))
+    }
+
+    /// Refuses a table whose key is another one now than under a version since `from`, apart from its columns' names:
+    /// changes made under the one cannot be matched with rows held under the other.
+    pub fn same_key(&self, from: SchemaVersion) -> Result<()> {
+        for (version, schema) in self.versions.range(from..self.now.version) {
+            let origins = self.origins(*version)?;
+            let key = self.now.key.iter().map(|index| match &origins[*index] {
+                Origin::Column { name, .. } => Some(name),
+                Origin::Null | Origin::Constant { .. } => None,
+            });
+            let same = key.eq(schema.key_columns().map(|column| Some(&column.name)));
+            if !same {
+                let names = |schema: &TableSchema| {
+                    schema.key_columns().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
+                };
+                return Err(Error::operator(format!(
+                    "the key of {} changed from ({}) to ({}) between versions {} and {}: the days before and after it cannot be merged",
+                    self.now.name,
+                    names(schema),
+                    names(&self.now),
+                    version.0,
+                    self.now.version.0
+                ))
+                .mend(
+                    "Exclude the table, or begin it anew: move the log and this source's folders in the lake aside \
+                     and start again.",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
