@@ -103,8 +103,21 @@ pub struct SourceConfig {
     pub backfill: Backfill,
     /// Milliseconds between two heartbeats, logical messages in the WAL; 0: none.
     pub heartbeat_interval_ms: u64,
+    /// Whether changes of schemas are told by event triggers at the source.
+    pub ddl_trigger: DdlTrigger,
     /// Which tables are carried.
     pub tables: TableFilter,
+}
+
+/// Whether changes of schemas are told by event triggers at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DdlTrigger {
+    /// Where they may be installed.
+    Auto,
+    /// Nothing goes without.
+    On,
+    /// They are not installed.
+    Off,
 }
 
 /// What comes before the stream.

@@ -43,6 +43,7 @@ use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
+use crate::postgres::ddl::TriggerUse;
 use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind, sqlstate};
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -75,6 +76,8 @@ pub struct CaptureSettings {
     pub backfill: bool,
     /// How often a heartbeat is left in the WAL; none without.
     pub heartbeat_interval: Option<Duration>,
+    /// Whether DDL is to be told by event triggers.
+    pub ddl_trigger: TriggerUse,
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.
