@@ -66,7 +66,8 @@ pub async fn load_tables(client: &mut Client, oids: &[u32]) -> Result<Vec<TableS
         return Ok(Vec::new());
     }
     let list: Vec<_> = oids.iter().map(u32::to_string).collect();
-    let rows = client.query(&describe_sql(&format!("'{{{}}}'::oid[]", list.join(",")), u64::MAX)).await?;
+    let tables = format!("'{{{}}}'::oid[]", list.join(","));
+    let rows = client.query(&describe_sql(&tables, u64::MAX, client.server_version())).await?;
     rows.iter()
         .map(|row| {
             let description = serde_json::from_str::<TableDescription>(text(row, 2)).map_err(|error| {
@@ -86,7 +87,9 @@ fn text(row: &Row, column: usize) -> &str {
 ///
 /// `tables` is an expression of type `oid[]`. Of the values of `attmissingval` no more than `missing_bytes_max` bytes
 /// a table are in it.
-pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64) -> String {
+pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64, server_version: u32) -> String {
+    const IN_SCHEMA: &str = "OR EXISTS (SELECT FROM pg_publication_namespace s \
+        WHERE s.pnpubid = p.oid AND s.pnnspid = a.relnamespace)";
     include_str!("describe.sql")
         .lines()
         .filter(|line| !line.trim_start().starts_with("--"))
@@ -94,6 +97,7 @@ pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64) -> String {
         .join("\n")
         .replace("{tables}", tables)
         .replace("{missing_bytes_max}", &missing_bytes_max.to_string())
+        .replace("{in_schema}", if server_version >= 150_000 { IN_SCHEMA } else { "" })
 }
 
 /// What `describe.sql` says of a table.
@@ -110,6 +114,8 @@ pub(super) struct TableDescription {
     pub root: Option<u32>,
     /// Of a partitioned table: all partitions below it, on every level.
     pub partitions: Option<Vec<u32>>,
+    /// The publications that send its rows under its own name.
+    pub publications: Vec<String>,
     comment: Option<String>,
     columns: Vec<ColumnDescription>,
     types: Vec<TypeDescription>,

@@ -45,7 +45,11 @@ pub async fn plan(client: &mut Client, settings: &PreflightSettings<'_>) -> Resu
     let wanted: Vec<_> = all.iter().filter(|table| is_to_publish(table, settings)).collect();
     let mut statements = Vec::new();
     statements.extend(publication_statement(publication.as_ref(), &wanted, settings)?);
-    statements.extend(trigger_statement(DdlTrigger::load(client).await?, settings.ddl_trigger));
+    statements.extend(trigger_statement(
+        DdlTrigger::load(client).await?,
+        settings.ddl_trigger,
+        server.version,
+    ));
     if slot_state(client, settings.slot).await?.is_none() {
         statements.push(Statement {
             purpose: format!(
@@ -87,12 +91,12 @@ pub async fn uninstall(client: &mut Client) -> Result<()> {
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
-fn trigger_statement(found: DdlTrigger, wanted: TriggerUse) -> Option<Statement> {
+fn trigger_statement(found: DdlTrigger, wanted: TriggerUse, server_version: u32) -> Option<Statement> {
     // One that is switched off is somebody's decision, and a newer one somebody else's.
     let install = wanted != TriggerUse::Off && matches!(found, DdlTrigger::Missing | DdlTrigger::Outdated);
     install.then(|| Statement {
         purpose: "The event triggers: DDL leaves a message in the WAL, in order with the rows.".to_owned(),
-        sql: ddl::install_sql(),
+        sql: ddl::install_sql(server_version),
         spare: (wanted == TriggerUse::Auto)
             .then_some("Left out: it takes a superuser (Amazon RDS and Aurora: rds_superuser). `tidemark check` says what is lost without."),
     })

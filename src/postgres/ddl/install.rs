@@ -26,15 +26,18 @@ pub enum TriggerUse {
 }
 
 /// The statements that install the triggers, or put this version in the place of an older one; together, in one
-/// transaction. It takes a superuser, or what a managed service has instead.
-pub fn install_sql() -> String {
+/// transaction. It takes a superuser, or what a managed service has instead. `server_version` is that of
+/// [`Client::server_version`]: one that is upgraded from 14 needs them again.
+pub fn install_sql(server_version: u32) -> String {
     // Values print as they do in the sessions of capture, whatever the user's session has set.
-    let settings = [("search_path", "pg_catalog, pg_temp"), ("jit", "off")];
+    // Plans are made once a session: that takes longer than the whole rest.
+    let settings =
+        [("search_path", "pg_catalog, pg_temp"), ("jit", "off"), ("plan_cache_mode", "force_generic_plan")];
     let settings = settings.iter().map(|(name, value)| format!("SET {name} TO {value}"));
     let output = OUTPUT_SETTINGS.iter().map(|(name, value)| format!("SET {name} TO '{value}'"));
     include_str!("trigger.sql")
         .replace("{settings}", &settings.chain(output).collect::<Vec<_>>().join("\n"))
-        .replace("{describe}", &describe_sql("concerned", MISSING_BYTES_MAX))
+        .replace("{describe}", &describe_sql("concerned", MISSING_BYTES_MAX, server_version))
         .replace("{emit}", EMIT)
         .replace("{version}", &VERSION.to_string())
 }
@@ -84,7 +87,7 @@ impl DdlTrigger {
         if let Some(newer) = version_of(text(0)).filter(|version| *version > VERSION) {
             return Ok(Self::Newer(newer));
         }
-        let wanted = install_sql();
+        let wanted = install_sql(client.server_version());
         let same = wanted.contains(text(0))
             && OUTPUT_SETTINGS.iter().all(|(name, value)| text(4).contains(&format!("{name}={value}")))
             && row.is_true(1);
@@ -107,10 +110,22 @@ mod tests {
 
     #[test]
     fn the_sql_has_all_its_parts() {
-        let sql = install_sql();
-        for mark in ["{settings}", "{describe}", "{emit}", "{version}", "{tables}", "{missing_bytes_max}"] {
+        let sql = install_sql(180_000);
+        for mark in [
+            "{settings}",
+            "{describe}",
+            "{emit}",
+            "{version}",
+            "{tables}",
+            "{missing_bytes_max}",
+            "{in_schema}",
+        ] {
             assert!(!sql.contains(mark), "{mark}");
         }
+        assert!(
+            sql.contains("pg_publication_namespace")
+                && !install_sql(140_023).contains("pg_publication_namespace")
+        );
         let (_, body) = sql.split_once("$tidemark$").unwrap();
         assert_eq!(version_of(body), Some(VERSION));
         assert_eq!(version_of("BEGIN END"), None);
