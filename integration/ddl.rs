@@ -24,7 +24,9 @@ impl World {
         client.batch_execute("CREATE PUBLICATION tidemark_shop FOR ALL TABLES").await.unwrap();
         client.batch_execute(schema).await.unwrap();
         if trigger {
-            client.batch_execute(&install_sql()).await.unwrap();
+            let version = client.query_one("SHOW server_version_num", &[]).await.unwrap();
+            let version: &str = version.get(0);
+            client.batch_execute(&install_sql(version.parse().unwrap())).await.unwrap();
         }
         let connector = Connector::new(&server.url()).set("source", "schema_poll_interval_ms", 200);
         let running = connector.start_ready("capture").await;

@@ -8,6 +8,7 @@ mod support;
 
 mod ddl_trigger {
     pub mod harmless;
+    pub mod installing;
     pub mod order;
     pub mod shapes;
     pub mod source;

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 
 use support::{Postgres, PostgresBuilder, Stop};
 use tidemark::change::{Column, ColumnType, Lsn, ReplicaIdentity, TableName, TableSchema, TextKind};
+use tidemark::postgres::ddl::TriggerUse;
 use tidemark::postgres::preflight::{self, Finding, Level, PreflightSettings};
 use tidemark::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session, sqlstate};
 use tidemark::postgres::{catalog, setup, slot};
@@ -28,7 +29,13 @@ async fn replication(server: &Postgres) -> Client {
 /// Checks with every table wanted but those whose name begins with `no_`, and prints what was found.
 async fn check_with(client: &mut Client, create_missing: bool) -> Vec<Finding> {
     let wanted = |name: &TableName| !name.table.starts_with("no_");
-    let settings = PreflightSettings { slot: "s", publication: "p", wanted: &wanted, create_missing };
+    let settings = PreflightSettings {
+        slot: "s",
+        publication: "p",
+        wanted: &wanted,
+        create_missing,
+        ddl_trigger: TriggerUse::Auto,
+    };
     let findings = preflight::check(client, &settings).await.unwrap();
     for Finding { level, subject, message, mend } in &findings {
         println!("{level:?} {subject}: {message} [{}]", mend.as_deref().unwrap_or_default());
@@ -215,9 +222,15 @@ async fn a_good_source_has_no_failure_and_setup_makes_the_rest() {
     expect(&findings, Level::Fail, "slot s", "does not exist");
 
     let wanted = |name: &TableName| !name.table.starts_with("no_");
-    let settings = PreflightSettings { slot: "s", publication: "p", wanted: &wanted, create_missing: true };
+    let settings = PreflightSettings {
+        slot: "s",
+        publication: "p",
+        wanted: &wanted,
+        create_missing: true,
+        ddl_trigger: TriggerUse::Auto,
+    };
     let plan = setup::plan(&mut client, &settings).await.unwrap();
-    assert_eq!(plan.statements.len(), 2);
+    assert_eq!(plan.statements.len(), 3);
     setup::apply(&mut client, &plan).await.unwrap();
     assert!(
         setup::plan(&mut client, &settings).await.unwrap().statements.is_empty(),
@@ -244,7 +257,13 @@ async fn the_printed_script_is_enough_for_a_role_with_the_least_rights() {
         .await
         .unwrap();
     let mut client = sql(&server).await;
-    let settings = PreflightSettings { slot: "s", publication: "p", wanted: &|_| true, create_missing: true };
+    let settings = PreflightSettings {
+        slot: "s",
+        publication: "p",
+        wanted: &|_| true,
+        create_missing: true,
+        ddl_trigger: TriggerUse::Auto,
+    };
     let script = setup::plan(&mut client, &settings).await.unwrap().script();
     println!("{script}");
     for _role_exists_the_second_time in 0..2 {
@@ -347,7 +366,13 @@ async fn tables_that_would_break_or_be_missing_are_named() {
 
     let mut client = sql(&server).await;
     let wanted = |name: &TableName| !name.table.starts_with("no_");
-    let settings = PreflightSettings { slot: "s", publication: "p", wanted: &wanted, create_missing: true };
+    let settings = PreflightSettings {
+        slot: "s",
+        publication: "p",
+        wanted: &wanted,
+        create_missing: true,
+        ddl_trigger: TriggerUse::Auto,
+    };
     let error = setup::plan(&mut client, &settings).await.unwrap_err();
     assert_eq!(error.class(), Class::Operator);
     for words in

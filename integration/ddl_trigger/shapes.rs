@@ -147,3 +147,36 @@ async fn what_existing_rows_hold_is_told_as_tidemark_would_read_it_from_them() {
         assert_eq!(told, &catalog, "{major}");
     }
 }
+
+#[tokio::test]
+async fn a_table_tells_the_publications_that_send_its_rows_just_then() {
+    for major in MAJORS {
+        let source = Source::of(major).await;
+        source
+            .run(&[
+                "CREATE SCHEMA shop; CREATE TABLE root (id int, d int) PARTITION BY LIST (id)",
+                "CREATE TABLE mid PARTITION OF root DEFAULT PARTITION BY LIST (d); CREATE TABLE leaf PARTITION OF mid DEFAULT",
+                "CREATE UNLOGGED TABLE unlogged (id int); CREATE TABLE plain (id int); CREATE TABLE shop.inside (id int)",
+                "CREATE PUBLICATION all_roots FOR ALL TABLES WITH (publish_via_partition_root = true)",
+                "CREATE PUBLICATION all_leaves FOR ALL TABLES; CREATE PUBLICATION root_by_leaf FOR TABLE root",
+                "CREATE PUBLICATION mid_as_mid FOR TABLE mid, plain WITH (publish_via_partition_root = true)",
+                "CREATE PUBLICATION leaf_only FOR TABLE leaf WITH (publish_via_partition_root = true)",
+            ])
+            .await;
+        if major >= 15 {
+            source.run(&["CREATE PUBLICATION in_schema FOR TABLES IN SCHEMA shop"]).await;
+        }
+        source.messages().await;
+        for table in ["root", "mid", "leaf", "unlogged", "plain", "shop.inside"] {
+            source.run(&[&format!("COMMENT ON TABLE {table} IS 'look'")]).await;
+            let messages = source.messages().await;
+            let name = table.trim_start_matches("shop.");
+            let told = messages[0].tables.iter().find(|told| told.name.table == name).unwrap();
+            // What the server's own view has of it.
+            let view = "SELECT pubname::text FROM pg_publication_tables WHERE tablename = $1 ORDER BY 1";
+            let rows = source.user.query(view, &[&name]).await.unwrap();
+            let wanted: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+            assert_eq!(told.publications, wanted, "{major}: {table}");
+        }
+    }
+}

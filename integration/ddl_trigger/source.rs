@@ -26,7 +26,7 @@ impl Source {
         let server = builder.start().await;
         let user = server.connect().await;
         let mut client = sql(&server, "postgres", "postgres").await;
-        client.execute(&ddl::install_sql()).await.unwrap();
+        client.execute(&ddl::install_sql(client.server_version())).await.unwrap();
         user.batch_execute("SELECT pg_create_logical_replication_slot('s', 'test_decoding')").await.unwrap();
         Self { server, user, client }
     }

@@ -41,6 +41,9 @@ pub enum Command {
         /// Print the SQL for the DBA instead.
         #[arg(long)]
         print: bool,
+        /// Take the event trigger away again, with its function and its schema. Slot and publication stay.
+        #[arg(long)]
+        uninstall: bool,
     },
     /// What runs, how late, what is stuck: asks the running process.
     Status {

@@ -8,8 +8,8 @@ use crate::config::{Config, LogKind};
 use crate::log::Probe;
 use crate::pipeline::capture::{CaptureSettings, preflight_settings};
 use crate::pipeline::settings;
-use crate::postgres::wire::{Client, Session};
-use crate::postgres::{preflight, setup};
+use crate::postgres::wire::{Client, Session, quote_ident, quote_literal};
+use crate::postgres::{ddl, preflight, setup};
 use crate::runtime::{Error, Result};
 
 /// Tries what could fail later, one thing after the other, and goes on after a failure.
@@ -104,14 +104,46 @@ pub(super) fn setup(config: &Config, only_print: bool) -> Result<Outcome> {
         for statement in &plan.statements {
             print(&format!("-- {}\n{};\n", statement.purpose, statement.sql))?;
         }
-        if let Err(error) = setup::apply(&mut client, &plan).await {
-            print_error(&error);
-            return Err(Error::operator("setup stopped there; what was made before stays").mend(
-                "Give this role the right, or have the DBA run what `tidemark setup --print` prints.",
-            ));
+        match setup::apply(&mut client, &plan).await {
+            Err(error) => {
+                print_error(&error);
+                return Err(Error::operator("setup stopped there; what was made before stays").mend(
+                    "Give this role the right, or have the DBA run what `tidemark setup --print` prints.",
+                ));
+            }
+            Ok(left_out) => {
+                for left_out in left_out {
+                    print(&format!("-- {left_out}\n"))?;
+                }
+            }
         }
         let done = if plan.statements.is_empty() { "Nothing was missing.\n" } else { "Done.\n" };
         print(done)?;
+        Ok(Outcome::Done)
+    })
+}
+
+/// Takes the event triggers away, or prints the SQL that does, and says what stays.
+pub(super) fn uninstall(config: &Config, only_print: bool) -> Result<Outcome> {
+    let sql =
+        format!("-- The event triggers, in one transaction.\nBEGIN;\n{};\nCOMMIT;\n", ddl::UNINSTALL_SQL);
+    let stays = format!(
+        "-- Slot and publication stay. Without them nothing can be captured any more:\n\
+         -- SELECT pg_drop_replication_slot({}); DROP PUBLICATION {};\n",
+        quote_literal(&config.source.slot),
+        quote_ident(&config.source.publication)
+    );
+    print(&format!("{sql}\n{stays}"))?;
+    if only_print {
+        return Ok(Outcome::Done);
+    }
+    runtime()?.block_on(async {
+        let capture = settings::capture(config)?;
+        let mut client = Client::connect(&capture.connect, Session::Sql).await?;
+        setup::uninstall(&mut client).await.map_err(|error| {
+            error.mend("It takes who installed it, or a superuser: `tidemark setup --uninstall --print` prints the SQL.")
+        })?;
+        print("Done. ddl_trigger = \"off\" under [source] keeps `tidemark setup` from installing it again.\n")?;
         Ok(Outcome::Done)
     })
 }

@@ -105,8 +105,21 @@ pub struct SourceConfig {
     pub heartbeat_interval_ms: u64,
     /// Milliseconds between two looks at the catalog for changes of schemas.
     pub schema_poll_interval_ms: u64,
+    /// Whether changes of schemas are told by event triggers at the source.
+    pub ddl_trigger: DdlTrigger,
     /// Which tables are carried.
     pub tables: TableFilter,
+}
+
+/// Whether changes of schemas are told by event triggers at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DdlTrigger {
+    /// Where they may be installed.
+    Auto,
+    /// Nothing goes without.
+    On,
+    /// They are not installed.
+    Off,
 }
 
 /// What comes before the stream.

@@ -7,9 +7,10 @@ use jiff::tz::TimeZone;
 use super::document::{Document, Keys, Section};
 use super::tables::{TableGlob, TableRule};
 use super::{
-    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, EmbeddedLogConfig, Environment,
-    LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, ParquetCompression,
-    Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, kafka, url,
+    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger, EmbeddedLogConfig,
+    Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig,
+    ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, kafka,
+    url,
 };
 
 const KIB: u64 = 1024;
@@ -67,6 +68,8 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
     let heartbeat_interval_ms = section.integer("heartbeat_interval_ms", "milliseconds", 0, DAY_MS, 0);
     let schema_poll_interval_ms =
         section.integer("schema_poll_interval_ms", "milliseconds", 100, DAY_MS, 60_000);
+    let words = [("auto", DdlTrigger::Auto), ("on", DdlTrigger::On), ("off", DdlTrigger::Off)];
+    let ddl_trigger = section.text("ddl_trigger", |text| check::word(text, &words, &[]));
     url.map(|url| SourceConfig {
         name,
         url,
@@ -76,6 +79,7 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         backfill,
         heartbeat_interval_ms,
         schema_poll_interval_ms,
+        ddl_trigger: ddl_trigger.unwrap_or(DdlTrigger::Auto),
         tables,
     })
 }

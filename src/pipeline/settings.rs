@@ -5,13 +5,14 @@ use std::time::Duration;
 
 use crate::change::Calendar;
 use crate::config::{
-    Backfill, Config, CoordinatorKind, DecimalHandling, EnvelopeFormat, KafkaLogConfig, LakeFormat, LogKind,
-    ParquetCompression, Secret, SubjectNaming,
+    Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
+    LakeFormat, LogKind, ParquetCompression, Secret, SubjectNaming,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
 use crate::envelope::{self, Format, routing};
 use crate::lake::{Lake, LakeOptions};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
+use crate::postgres::ddl::TriggerUse;
 use crate::postgres::wire::ConnectOptions;
 use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
@@ -48,6 +49,11 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
         backfill: config.source.backfill == Backfill::Initial,
+        ddl_trigger: match config.source.ddl_trigger {
+            DdlTrigger::Auto => TriggerUse::Auto,
+            DdlTrigger::On => TriggerUse::On,
+            DdlTrigger::Off => TriggerUse::Off,
+        },
         heartbeat_interval: match config.source.heartbeat_interval_ms {
             0 => None,
             interval_ms => Some(Duration::from_millis(interval_ms)),

@@ -31,26 +31,15 @@ pub async fn published_tables(client: &mut Client, publication: &str) -> Result<
     rows.iter().map(|row| Ok((row.parse(0)?, TableName::new(text(row, 1), text(row, 2))))).collect()
 }
 
-/// What a publication publishes, by OID.
-#[derive(Clone, Debug, Default)]
-pub struct Published {
-    /// Tables: partition roots or leaves as `publish_via_partition_root` says.
-    pub tables: HashSet<u32>,
-    /// Those of them which have a column list.
-    pub lists: HashSet<u32>,
-}
-
-/// Asks what a publication publishes now.
-pub async fn published(client: &mut Client, publication: &str) -> Result<Published> {
-    let tables = published_tables(client, publication).await?.into_iter().map(|(oid, _)| oid).collect();
+/// The tables of which a publication has a column list, by OID.
+pub async fn column_lists(client: &mut Client, publication: &str) -> Result<HashSet<u32>> {
     // pg_publication_rel.prattrs, which Postgres 14 does not have.
     let sql = format!(
         "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
          WHERE p.pubname = {} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL",
         quote_literal(publication)
     );
-    let lists = client.query(&sql).await?.iter().map(|row| row.parse(0)).collect::<Result<_>>()?;
-    Ok(Published { tables, lists })
+    client.query(&sql).await?.iter().map(|row| row.parse(0)).collect()
 }
 
 /// The shape of a table; `None` if there is no table of that OID.
@@ -66,7 +55,8 @@ pub async fn load_tables(client: &mut Client, oids: &[u32]) -> Result<Vec<TableS
         return Ok(Vec::new());
     }
     let list: Vec<_> = oids.iter().map(u32::to_string).collect();
-    let rows = client.query(&describe_sql(&format!("'{{{}}}'::oid[]", list.join(",")), u64::MAX)).await?;
+    let tables = format!("'{{{}}}'::oid[]", list.join(","));
+    let rows = client.query(&describe_sql(&tables, u64::MAX, client.server_version())).await?;
     rows.iter()
         .map(|row| {
             let description = serde_json::from_str::<TableDescription>(text(row, 2)).map_err(|error| {
@@ -86,7 +76,9 @@ fn text(row: &Row, column: usize) -> &str {
 ///
 /// `tables` is an expression of type `oid[]`. Of the values of `attmissingval` no more than `missing_bytes_max` bytes
 /// a table are in it.
-pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64) -> String {
+pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64, server_version: u32) -> String {
+    const IN_SCHEMA: &str = "OR EXISTS (SELECT FROM pg_publication_namespace s \
+        WHERE s.pnpubid = p.oid AND s.pnnspid = a.relnamespace)";
     include_str!("describe.sql")
         .lines()
         .filter(|line| !line.trim_start().starts_with("--"))
@@ -94,6 +86,7 @@ pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64) -> String {
         .join("\n")
         .replace("{tables}", tables)
         .replace("{missing_bytes_max}", &missing_bytes_max.to_string())
+        .replace("{in_schema}", if server_version >= 150_000 { IN_SCHEMA } else { "" })
 }
 
 /// What `describe.sql` says of a table.
@@ -110,6 +103,8 @@ pub(super) struct TableDescription {
     pub root: Option<u32>,
     /// Of a partitioned table: all partitions below it, on every level.
     pub partitions: Option<Vec<u32>>,
+    /// The publications that send its rows under its own name.
+    pub publications: Vec<String>,
     comment: Option<String>,
     columns: Vec<ColumnDescription>,
     types: Vec<TypeDescription>,

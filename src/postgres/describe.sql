@@ -1,7 +1,8 @@
 -- Tables as the catalog has them: OID, and one JSON object each. One description for both who ask: a session (of
 -- the tables it names) and the event trigger (of those that a statement concerned). {tables} is an oid[], and
 -- {missing_bytes_max} how many bytes of `missing` a table's columns may have in all: beyond, it is left out. Comments
--- and defaults are cut at 10,000 characters. No table is locked.
+-- and defaults are cut at 10,000 characters. {in_schema} is empty for a server older than FOR TABLES IN SCHEMA. No table is
+-- locked.
 --
 -- `missing` is pg_attribute.attmissingval, an array of one element whose type is the column's (and may itself be an
 -- array), as that element prints: array_out's braces, quotes and backslashes are taken off again.
@@ -19,6 +20,17 @@ SELECT c.oid, c.relpersistence AS persistence, json_build_object(
             UNION ALL SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid
                 WHERE NOT i.inhdetachpending)
         SELECT coalesce(json_agg(part.oid::int8 ORDER BY part.oid), '[]'::json) FROM part) END,
+    -- Those that send its rows under its own name. By the catalog: pg_get_publication_tables() would lock them all.
+    'publications', (SELECT coalesce(json_agg(p.pubname ORDER BY p.pubname), '[]'::json)
+        FROM pg_publication p, LATERAL (
+            SELECT bool_or(m.is_in) FILTER (WHERE m.oid = c.oid) AS own, bool_or(m.is_in AND m.oid <> c.oid) AS above
+            FROM (SELECT a.oid, p.puballtables
+                    OR EXISTS (SELECT FROM pg_publication_rel r WHERE r.prpubid = p.oid AND r.prrelid = a.oid)
+                    {in_schema} AS is_in
+                FROM (SELECT c.oid UNION SELECT ancestor::oid FROM pg_partition_ancestors(c.oid) AS ancestor) l
+                JOIN pg_class a ON a.oid = l.oid) m) has
+        WHERE c.relpersistence = 'p'
+            AND CASE WHEN p.pubviaroot THEN has.own AND NOT has.above ELSE c.relkind = 'r' AND (has.own OR has.above) END),
     'comment', (SELECT left(d.description, 10000) FROM pg_description d
         WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = 0),
     'columns', (SELECT coalesce(json_agg(json_build_object(

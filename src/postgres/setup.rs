@@ -1,17 +1,19 @@
-//! Making what capture needs at the source: the publication, then the slot, in this order.
+//! Making what capture needs at the source: the publication, the event triggers, then the slot, in this order.
 //!
 //! The order matters: pgoutput looks the publication up as the catalog was when the change was made, so that a
-//! slot which is older than its publication fails at the first change in between.
+//! slot which is older than its publication fails at the first change in between. The triggers come before the slot,
+//! so that all DDL in the stream is told.
 //!
 //! A table without a replica identity is never published: that would make its UPDATEs and DELETEs fail. The
 //! plan is refused, and names each such table with the mend.
 
 use std::fmt::Write as _;
 
+use super::ddl::{self, DdlTrigger, TriggerUse};
 use super::preflight::tables::{self, TableFacts};
 use super::preflight::{PreflightSettings, Publication, Server};
 use super::slot::slot_state;
-use super::wire::{Client, quote_ident, quote_literal};
+use super::wire::{Client, quote_ident, quote_literal, sqlstate};
 use crate::change::TableName;
 use crate::runtime::{Error, Result};
 
@@ -20,8 +22,10 @@ use crate::runtime::{Error, Result};
 pub struct Statement {
     /// What it is for.
     pub purpose: String,
-    /// SQL, without the semicolon.
+    /// SQL, without the semicolon; one transaction.
     pub sql: String,
+    /// Why it can be gone without, where the role may not do it.
+    pub spare: Option<&'static str>,
 }
 
 /// What is missing at the source. Empty `statements`: nothing is.
@@ -41,6 +45,11 @@ pub async fn plan(client: &mut Client, settings: &PreflightSettings<'_>) -> Resu
     let wanted: Vec<_> = all.iter().filter(|table| is_to_publish(table, settings)).collect();
     let mut statements = Vec::new();
     statements.extend(publication_statement(publication.as_ref(), &wanted, settings)?);
+    statements.extend(trigger_statement(
+        DdlTrigger::load(client).await?,
+        settings.ddl_trigger,
+        server.version,
+    ));
     if slot_state(client, settings.slot).await?.is_none() {
         statements.push(Statement {
             purpose: format!(
@@ -51,18 +60,46 @@ pub async fn plan(client: &mut Client, settings: &PreflightSettings<'_>) -> Resu
                 "SELECT pg_create_logical_replication_slot({}, 'pgoutput')",
                 quote_literal(settings.slot)
             ),
+            spare: None,
         });
     }
     Ok(Plan { statements, server, tables: wanted.iter().map(|table| table.name.clone()).collect() })
 }
 
 /// Runs the plan's statements; each is its own transaction, since a slot cannot be made in one that has written.
-/// What was made before an error stays, and the next plan begins after it.
-pub async fn apply(client: &mut Client, plan: &Plan) -> Result<()> {
+/// What was made before an error stays, and the next plan begins after it. Gives what was left out, since the role may
+/// not do it, and what that means.
+pub async fn apply(client: &mut Client, plan: &Plan) -> Result<Vec<String>> {
+    let mut left_out = Vec::new();
     for statement in &plan.statements {
-        client.execute(&statement.sql).await?;
+        match (client.execute(&statement.sql).await, statement.spare) {
+            (Ok(()), _) => {}
+            // Who may create event triggers is the server's to say: managed ones let others than superusers.
+            (Err(error), Some(spare)) if sqlstate(&error) == Some(INSUFFICIENT_PRIVILEGE) => {
+                left_out.push(format!("{} {spare} ({})", statement.purpose, error.message()));
+            }
+            (Err(error), _) => return Err(error),
+        }
     }
-    Ok(())
+    Ok(left_out)
+}
+
+/// Takes the event triggers away, and all that came with them. Slot and publication stay.
+pub async fn uninstall(client: &mut Client) -> Result<()> {
+    client.execute(ddl::UNINSTALL_SQL).await
+}
+
+const INSUFFICIENT_PRIVILEGE: &str = "42501";
+
+fn trigger_statement(found: DdlTrigger, wanted: TriggerUse, server_version: u32) -> Option<Statement> {
+    // One that is switched off is somebody's decision, and a newer one somebody else's.
+    let install = wanted != TriggerUse::Off && matches!(found, DdlTrigger::Missing | DdlTrigger::Outdated);
+    install.then(|| Statement {
+        purpose: "The event triggers: DDL leaves a message in the WAL, in order with the rows.".to_owned(),
+        sql: ddl::install_sql(server_version),
+        spare: (wanted == TriggerUse::Auto)
+            .then_some("Left out: it takes a superuser (Amazon RDS and Aurora: rds_superuser). `tidemark check` says what is lost without."),
+    })
 }
 
 fn is_to_publish(table: &TableFacts, settings: &PreflightSettings<'_>) -> bool {
@@ -91,6 +128,7 @@ fn publication_statement(
         Statement {
             purpose: "Tables that the publication lacks.".to_owned(),
             sql: format!("ALTER PUBLICATION {name} ADD TABLE\n    {list}"),
+            spare: None,
         }
     } else {
         Statement {
@@ -98,6 +136,7 @@ fn publication_statement(
             sql: format!(
                 "CREATE PUBLICATION {name} FOR TABLE\n    {list}\n    WITH (publish_via_partition_root = true)"
             ),
+            spare: None,
         }
     }))
 }
@@ -141,7 +180,7 @@ impl Plan {
             let _ = writeln!(script, "-- {}\n{};\n", statement.purpose, statement.sql);
         }
         if self.statements.is_empty() {
-            let _ = writeln!(script, "-- Publication and slot are as they should be.");
+            let _ = writeln!(script, "-- Publication, event triggers and slot are as they should be.");
         }
         script
     }

@@ -13,10 +13,11 @@
 //! them, and the message then says that this was all.
 //!
 //! **Why a table is not taken in that nobody publishes.** The trigger tells of every table. One that is not known yet
-//! is taken in if the publication has it now; else it is when its first row comes, if ever.
+//! is taken in if the publication had it when the statement ended; else it is when its first row comes, if ever.
+
+use std::collections::HashSet;
 
 use crate::change::Position;
-use crate::postgres::catalog::Published;
 use crate::postgres::ddl::DdlMessage;
 
 use super::tables::Tables;
@@ -25,11 +26,12 @@ use super::told::{Grown, Told};
 /// Statements that bring new tables.
 const CREATING: [&str; 4] = ["CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "CREATE SCHEMA"];
 
-/// Applies a message; the changes are to be written in this order.
+/// Applies a message; the changes are to be written in this order. `lists`: OIDs of tables with a column list.
 pub fn apply(
     tables: &mut Tables,
     message: &DdlMessage,
-    published: &Published,
+    publication: &str,
+    lists: &HashSet<u32>,
     xid: Option<u32>,
     position: Position,
 ) -> Vec<Grown> {
@@ -46,12 +48,12 @@ pub fn apply(
         let Some(source) = &table.schema else { continue };
         tables.describe(source.clone());
         let goes_on = known.as_ref() == Some(&table.name);
-        let is_streamed = table.is_logged && published.tables.contains(&table.oid);
+        let is_streamed = table.is_logged && table.publications.iter().any(|name| name == publication);
         // Columns that the publication leaves out would come and go: its rows describe such a table.
-        if !tables.wants(&table.name) || published.lists.contains(&table.oid) || !(goes_on || is_streamed) {
+        if !tables.wants(&table.name) || lists.contains(&table.oid) || !(goes_on || is_streamed) {
             continue;
         }
-        let creating = CREATING.contains(&message.tag.as_str());
+        let creating = is_streamed && CREATING.contains(&message.tag.as_str());
         if goes_on && creating {
             changes.extend(tables.was_created(&table.name, xid, position, statement()));
         }

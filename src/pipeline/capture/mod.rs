@@ -44,7 +44,7 @@ use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
-use crate::postgres::ddl::DdlTrigger;
+use crate::postgres::ddl::{DdlTrigger, TriggerUse};
 use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind, sqlstate};
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -80,6 +80,8 @@ pub struct CaptureSettings {
     pub heartbeat_interval: Option<Duration>,
     /// How often the catalog is asked for changes of schemas.
     pub schema_poll_interval: Duration,
+    /// Whether DDL is to be told by event triggers.
+    pub ddl_trigger: TriggerUse,
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.

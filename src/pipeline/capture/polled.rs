@@ -13,6 +13,7 @@
 //!
 //! With the trigger nothing is new here, unless somebody has switched it off for a session.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -72,8 +73,10 @@ impl Look {
     pub async fn at(client: &mut Client, publication: &str, mut oids: Vec<u32>) -> Result<Self> {
         client.execute("BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY").await?;
         let snapshot = Snapshot::current(client).await?;
-        let published = catalog::published(client, publication).await?;
-        oids.retain(|oid| published.tables.contains(oid) && !published.lists.contains(oid));
+        let published = catalog::published_tables(client, publication).await?;
+        let published: HashSet<u32> = published.into_iter().map(|(oid, _)| oid).collect();
+        let lists = catalog::column_lists(client, publication).await?;
+        oids.retain(|oid| published.contains(oid) && !lists.contains(oid));
         let tables = catalog::load_tables(client, &oids).await?;
         client.execute("COMMIT").await?;
         // What the snapshot sees has its commit record below.

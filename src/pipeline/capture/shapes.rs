@@ -48,12 +48,12 @@ impl Session<'_> {
             table.schema =
                 self.source.table(table.oid, xid).await?.filter(|schema| schema.name == table.name);
         }
-        let published = self.source.published(&self.publication, xid).await?;
+        let lists = self.source.column_lists(&self.publication).await?;
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
             self.submit().await?;
         }
         let position = self.engine.progress().position;
-        for grown in ddl::apply(&mut self.engine.tables, &message, &published, xid, position) {
+        for grown in ddl::apply(&mut self.engine.tables, &message, &self.publication, &lists, xid, position) {
             self.registrar.register(&mut self.engine.tables, &grown.change.after.name).await?;
             self.grown(grown);
         }

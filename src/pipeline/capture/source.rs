@@ -1,5 +1,6 @@
 //! The SQL side of the source while it streams: the catalog, and markers.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::change::TableSchema;
@@ -67,13 +68,9 @@ impl Source {
         result
     }
 
-    /// What the publication publishes now, or a moment later: with what the transaction did.
-    pub async fn published(&mut self, publication: &str, xid: Option<u32>) -> Result<catalog::Published> {
-        let asked = async {
-            let client = self.client().await?;
-            wait_until_seen(client, xid).await?;
-            catalog::published(client, publication).await
-        };
+    /// The tables of which the publication has a column list now, by OID.
+    pub async fn column_lists(&mut self, publication: &str) -> Result<HashSet<u32>> {
+        let asked = async { catalog::column_lists(self.client().await?, publication).await };
         let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             Err(Error::retry(format!(
                 "the source did not answer what {publication} publishes in {PATIENCE:?}"

@@ -69,7 +69,7 @@ pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &St
     }
 }
 
-/// Makes what a first start lacks: the publication, and the slot with it. A publication that exists is the
+/// Makes what a first start lacks: the publication, and the event triggers and the slot with it. A publication that exists is the
 /// DBA's and stays as it is.
 pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Result<()> {
     let publication = quote_literal(&settings.publication);
@@ -78,9 +78,13 @@ pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Resul
     if exists.is_empty() {
         let plan = setup::plan(sql, &preflight_settings(settings, true)).await?;
         for statement in &plan.statements {
-            tracing::info!(sql = statement.sql, "{}", statement.purpose);
+            // The event triggers' SQL is long; `tidemark setup --print` has it.
+            let sql = (statement.sql.len() < 2000).then_some(statement.sql.as_str());
+            tracing::info!(sql, "{}", statement.purpose);
         }
-        setup::apply(sql, &plan).await?;
+        for left_out in setup::apply(sql, &plan).await? {
+            tracing::warn!("{left_out}");
+        }
     }
     Ok(())
 }
@@ -122,6 +126,7 @@ pub fn preflight_settings(settings: &CaptureSettings, create_missing: bool) -> P
         publication: &settings.publication,
         wanted: settings.filter.as_ref(),
         create_missing,
+        ddl_trigger: settings.ddl_trigger,
     }
 }
 

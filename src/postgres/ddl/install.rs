@@ -13,28 +13,46 @@ const EMIT: &str = "pg_logical_emit_message(true, 'tidemark.ddl', convert_to(
                 concat(head, ',\"dropped\":', dropped, ',\"rewritten\":', rewritten, ',\"tables\":[', part, ']}'),
                 CASE WHEN getdatabaseencoding() IN ('SQL_ASCII', 'MULE_INTERNAL') THEN getdatabaseencoding() ELSE 'UTF8' END))";
 
+/// Whether the triggers are wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TriggerUse {
+    /// Where the role may install them.
+    #[default]
+    Auto,
+    /// Nothing goes without.
+    On,
+    /// They are not.
+    Off,
+}
+
 /// The statements that install the triggers, or put this version in the place of an older one; together, in one
-/// transaction. It takes a superuser, or what a managed service has instead.
-pub fn install_sql() -> String {
+/// transaction. It takes a superuser, or what a managed service has instead. `server_version` is that of
+/// [`Client::server_version`]: one that is upgraded from 14 needs them again.
+pub fn install_sql(server_version: u32) -> String {
     // Values print as they do in the sessions of capture, whatever the user's session has set.
-    let settings = [("search_path", "pg_catalog, pg_temp"), ("jit", "off")];
+    // Plans are made once a session: that takes longer than the whole rest.
+    let settings =
+        [("search_path", "pg_catalog, pg_temp"), ("jit", "off"), ("plan_cache_mode", "force_generic_plan")];
     let settings = settings.iter().map(|(name, value)| format!("SET {name} TO {value}"));
     let output = OUTPUT_SETTINGS.iter().map(|(name, value)| format!("SET {name} TO '{value}'"));
     include_str!("trigger.sql")
         .replace("{settings}", &settings.chain(output).collect::<Vec<_>>().join("\n"))
-        .replace("{describe}", &describe_sql("concerned", MISSING_BYTES_MAX))
+        .replace("{describe}", &describe_sql("concerned", MISSING_BYTES_MAX, server_version))
         .replace("{emit}", EMIT)
         .replace("{version}", &VERSION.to_string())
 }
 
-/// The statements that take away what [`install_sql`] made, and nothing else: the schema only goes when it is empty.
-pub const fn uninstall_sql() -> &'static str {
-    "DROP EVENT TRIGGER IF EXISTS tidemark_ddl_command_end;\n\
-     DROP EVENT TRIGGER IF EXISTS tidemark_sql_drop;\n\
-     DROP EVENT TRIGGER IF EXISTS tidemark_table_rewrite;\n\
-     DROP FUNCTION IF EXISTS tidemark.ddl();\n\
-     DROP SCHEMA IF EXISTS tidemark"
-}
+/// The statements that take away what [`install_sql`] made, and nothing else; together, in one transaction. A schema in
+/// which somebody else has put something stays.
+pub const UNINSTALL_SQL: &str = "DROP EVENT TRIGGER IF EXISTS tidemark_ddl_command_end;
+DROP EVENT TRIGGER IF EXISTS tidemark_sql_drop;
+DROP EVENT TRIGGER IF EXISTS tidemark_table_rewrite;
+DROP FUNCTION IF EXISTS tidemark.ddl();
+DO $$ BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_depend d JOIN pg_catalog.pg_namespace n ON n.oid = d.refobjid
+        WHERE d.refclassid = 'pg_catalog.pg_namespace'::pg_catalog.regclass AND n.nspname = 'tidemark')
+    THEN DROP SCHEMA IF EXISTS tidemark; END IF;
+END $$";
 
 /// What of the triggers is in a database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +63,8 @@ pub enum DdlTrigger {
     Current,
     /// A part is missing, was changed, or is of an older version: `setup` mends it.
     Outdated,
-    /// Installed, and switched off by someone (`ALTER EVENT TRIGGER … DISABLE`), at least in part.
+    /// Installed, and switched off by someone, at least in part: `ALTER EVENT TRIGGER … DISABLE`, or the setting
+    /// `event_triggers` (17 and later).
     Disabled,
     /// Of a newer version of the program, which this one cannot read.
     Newer(u32),
@@ -59,7 +78,7 @@ impl DdlTrigger {
              (('tidemark_ddl_command_end', 'ddl_command_end'), ('tidemark_sql_drop', 'sql_drop'), \
              ('tidemark_table_rewrite', 'table_rewrite'))), \
              (SELECT count(*) FROM pg_event_trigger e WHERE e.evtfoid = p.oid AND e.evtenabled NOT IN ('O', 'A')), \
-             array_to_string(p.proconfig, E'\\n') \
+             array_to_string(p.proconfig, E'\\n'), coalesce(current_setting('event_triggers', true), 'on') \
              FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace \
              WHERE n.nspname = 'tidemark' AND p.proname = 'ddl' AND p.pronargs = 0";
         let rows = client.query(sql).await?;
@@ -68,12 +87,12 @@ impl DdlTrigger {
         if let Some(newer) = version_of(text(0)).filter(|version| *version > VERSION) {
             return Ok(Self::Newer(newer));
         }
-        let wanted = install_sql();
+        let wanted = install_sql(client.server_version());
         let same = wanted.contains(text(0))
             && OUTPUT_SETTINGS.iter().all(|(name, value)| text(4).contains(&format!("{name}={value}")))
             && row.is_true(1);
         Ok(match (same, text(2), text(3)) {
-            (true, "3", "0") => Self::Current,
+            (true, "3", "0") if text(5) == "on" => Self::Current,
             (true, "3", _) => Self::Disabled,
             _ => Self::Outdated,
         })
@@ -91,10 +110,22 @@ mod tests {
 
     #[test]
     fn the_sql_has_all_its_parts() {
-        let sql = install_sql();
-        for mark in ["{settings}", "{describe}", "{emit}", "{version}", "{tables}", "{missing_bytes_max}"] {
+        let sql = install_sql(180_000);
+        for mark in [
+            "{settings}",
+            "{describe}",
+            "{emit}",
+            "{version}",
+            "{tables}",
+            "{missing_bytes_max}",
+            "{in_schema}",
+        ] {
             assert!(!sql.contains(mark), "{mark}");
         }
+        assert!(
+            sql.contains("pg_publication_namespace")
+                && !install_sql(140_023).contains("pg_publication_namespace")
+        );
         let (_, body) = sql.split_once("$tidemark$").unwrap();
         assert_eq!(version_of(body), Some(VERSION));
         assert_eq!(version_of("BEGIN END"), None);

@@ -58,6 +58,8 @@ pub struct DescribedTable {
     /// Of a partitioned table: the OIDs of all partitions below it, on every level. What is attached, detached or
     /// dropped shows here.
     pub partitions: Option<Vec<u32>>,
+    /// The publications that sent its rows under its own name when the statement ended.
+    pub publications: Vec<String>,
     /// Not an unlogged table, whose rows are never streamed.
     pub is_logged: bool,
 }
@@ -189,6 +191,7 @@ impl From<TableDescription> for DescribedTable {
             root: described.root,
             is_logged: described.persistence == "p",
             partitions: described.partitions,
+            publications: described.publications,
         }
     }
 }

@@ -18,7 +18,7 @@
 mod install;
 mod message;
 
-pub use install::{DdlTrigger, install_sql, uninstall_sql};
+pub use install::{DdlTrigger, TriggerUse, UNINSTALL_SQL, install_sql};
 pub use message::{DdlEvent, DdlMessage, DescribedTable, DroppedColumn, DroppedTable, Rewritten};
 
 /// Prefix of the logical messages.

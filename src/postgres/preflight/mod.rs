@@ -4,6 +4,7 @@
 //! The one that hurts others most: a published table without a usable replica identity makes every UPDATE and
 //! DELETE on it fail *at the source* (`CheckCmdReplicaIdentity` in `src/backend/executor/execReplication.c`).
 
+mod ddl;
 mod publication;
 mod server;
 mod slot;
@@ -11,6 +12,7 @@ pub(super) mod tables;
 
 use std::fmt;
 
+use super::ddl::TriggerUse;
 use super::wire::Client;
 use crate::change::TableName;
 use crate::runtime::Result;
@@ -69,15 +71,18 @@ pub struct PreflightSettings<'a> {
     pub wanted: &'a dyn Fn(&TableName) -> bool,
     /// Whether a publication or slot that is missing will be made by us.
     pub create_missing: bool,
+    /// Whether DDL is to be told by event triggers.
+    pub ddl_trigger: TriggerUse,
 }
 
 impl fmt::Debug for PreflightSettings<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { slot, publication, create_missing, .. } = self;
+        let Self { slot, publication, create_missing, ddl_trigger, .. } = self;
         f.debug_struct("PreflightSettings")
             .field("slot", slot)
             .field("publication", publication)
             .field("create_missing", create_missing)
+            .field("ddl_trigger", ddl_trigger)
             .finish_non_exhaustive()
     }
 }
@@ -96,6 +101,8 @@ pub async fn check(client: &mut Client, settings: &PreflightSettings<'_>) -> Res
     findings.extend(publication::findings(publication.as_ref(), &server, &all, settings));
     findings.extend(tables::findings(publication.as_ref(), &all, settings, &server.role));
     findings.extend(slot::findings(client, &server, settings).await?);
+    let made_with_it = settings.create_missing && publication.is_none() && server.is_superuser;
+    findings.push(ddl::finding(client, settings.ddl_trigger, made_with_it).await?);
     Ok(findings)
 }
 
