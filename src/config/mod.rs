@@ -103,8 +103,23 @@ pub struct SourceConfig {
     pub backfill: Backfill,
     /// Milliseconds between two heartbeats, logical messages in the WAL; 0: none.
     pub heartbeat_interval_ms: u64,
+    /// Whether transactions in progress are taken.
+    pub streaming: Streaming,
+    /// Bytes of transactions in progress that are kept.
+    pub stream_spool_bytes_max: u64,
     /// Which tables are carried.
     pub tables: TableFilter,
+}
+
+/// pgoutput's `streaming`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streaming {
+    /// A transaction comes when it has committed.
+    Off,
+    /// A large one comes in parts, while it is in progress.
+    On,
+    /// The same, with what a parallel apply worker would need.
+    Parallel,
 }
 
 /// What comes before the stream.

@@ -9,7 +9,7 @@ use super::tables::{TableGlob, TableRule};
 use super::{
     Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, EmbeddedLogConfig, Environment,
     LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, ParquetCompression,
-    Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, kafka, url,
+    Problem, SourceConfig, SourceUrl, StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -65,6 +65,9 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         section.text("backfill", |text| check::word(text, &words, &[])).unwrap_or(Backfill::Initial);
     let tables = tables(document, &section);
     let heartbeat_interval_ms = section.integer("heartbeat_interval_ms", "milliseconds", 0, DAY_MS, 0);
+    let words = [("off", Streaming::Off), ("on", Streaming::On), ("parallel", Streaming::Parallel)];
+    let streaming = section.text("streaming", |text| check::word(text, &words, &[])).unwrap_or(Streaming::On);
+    let stream_spool_bytes_max = section.integer("stream_spool_bytes_max", "bytes", MIB, 1024 * TIB, 4 * GIB);
     url.map(|url| SourceConfig {
         name,
         url,
@@ -73,6 +76,8 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         publication,
         backfill,
         heartbeat_interval_ms,
+        streaming,
+        stream_spool_bytes_max,
         tables,
     })
 }

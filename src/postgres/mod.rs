@@ -8,4 +8,5 @@ pub mod pgoutput;
 pub mod preflight;
 pub mod setup;
 pub mod slot;
+pub mod spool;
 pub mod wire;

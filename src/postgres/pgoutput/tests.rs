@@ -134,9 +134,7 @@ fn every_shortened_or_lengthened_message_about_transactions_is_refused() {
 #[test]
 fn tuples_give_null_unchanged_and_text() {
     let bytes = &samples()[5];
-    let Ok(Message::Insert { relation: 16_384, new }) = decode(bytes) else {
-        panic!("{:?}", decode(bytes))
-    };
+    let Ok(Message::Insert { relation: 16_384, new }) = decode(bytes) else { panic!("{:?}", decode(bytes)) };
     let values: Vec<_> = new.values().collect();
     assert_eq!(values, [Value::Null, Value::Unchanged, Value::Text(b"abc"), Value::Text(b"")]);
 }
@@ -150,8 +148,7 @@ fn commit_and_truncate_and_messages_keep_their_fields() {
         commit_us: POSTGRES_EPOCH_US + 1_000_000,
     };
     assert_eq!(decode(&samples[1]), Ok(commit));
-    let truncate =
-        Message::Truncate { cascade: true, restart_identity: true, relations: vec![16_384; 2] };
+    let truncate = Message::Truncate { cascade: true, restart_identity: true, relations: vec![16_384; 2] };
     assert_eq!(decode(&samples[11]), Ok(truncate));
     let lsn = Lsn(0x16_B374_D848);
     let logical = Message::Logical { transactional: true, lsn, prefix: "prefix", content: b"\0\xff1" };
