@@ -167,7 +167,7 @@ pub async fn run(
 /// The server is to keep transactions until they commit, from now on and until those below `at` are through. Fails when it
 /// does so already.
 fn stream_whole(settings: &CaptureSettings, reason: String, at: Lsn, contact: &mut Contact) -> Result<()> {
-    if settings.streaming == Streaming::Off || contact.whole_below.is_some_and(|below| below >= at) {
+    if settings.streaming == Streaming::Off || contact.whole_below.is_some() {
         return Err(Error::retry(reason).mend(
             "Make room at [state] dir. A slot without two_phase would leave prepared transactions with the server until \
              they commit.",
