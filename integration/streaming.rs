@@ -288,7 +288,7 @@ async fn a_message_that_may_have_been_rolled_back_is_asked_for_again_without_str
     // Passed: the next connection streams again.
     assert!(running.0.terminate().await.success());
     let again = both.streamed.start_ready("capture").await;
-    assert!(again.output().contains("streaming=On"), "{}", again.output());
+    assert!(again.output().contains(r#""streaming":"On""#), "{}", again.output());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -349,7 +349,7 @@ async fn at_the_limit_of_the_spool_the_server_keeps_the_transaction() {
     let one = both.server.connect().await;
     sql(&one, "BEGIN; INSERT INTO a SELECT i, repeat('x', 1000) FROM generate_series(1, 5000) i").await;
     wait_until(PATIENCE, "the stream is taken up without parts", async || {
-        streamed.output().contains("streaming=Off")
+        streamed.output().contains(r#""streaming":"Off""#)
     })
     .await;
     assert!(streamed.output().contains("stream_spool_bytes_max = 1048576"), "{}", streamed.output());

@@ -270,6 +270,8 @@ async fn open<'a>(
         dead_letters,
     );
     engine.last_end_lsn = stream_state.last_end_lsn;
+    // A stream that began at its slot has its first day in the log with its first record: from then on it has begun.
+    engine.appender.set(cut_state.entry());
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     // With prepared transactions before it, the slot stands further back, and begins there.
