@@ -134,12 +134,14 @@ def drop_slot(pg, slot):
     pg.sql(f"select pg_drop_replication_slot('{slot}')")
 
 
-def ceiling_drain(pg, name, end):
+def ceiling_drain(pg, name, end, protocol=1, streaming=None):
     copy_slot(pg, name, "ceiling")
     started = time.time()
     command = [str(pg.bin / "pg_recvlogical"), "-h", "127.0.0.1", "-p", str(pg.port), "-U", "postgres", "-d", "bench",
-               "-S", "ceiling", "--start", "-o", "proto_version=1", "-o", f"publication_names=pub_{name}", "-o", "messages=true",
+               "-S", "ceiling", "--start", "-o", f"proto_version={protocol}", "-o", f"publication_names=pub_{name}", "-o", "messages=true",
                "--endpos", end, "-f", "/dev/null", "--no-loop", "-F", "0"]
+    if streaming:
+        command += ["-o", f"streaming={streaming}"]
     process = subprocess.Popen(command)
     sender, last = None, 0.0
     while process.poll() is None:

@@ -5,9 +5,15 @@
 
 use libfuzzer_sys::fuzz_target;
 use tidemark::change::Value;
-use tidemark::postgres::pgoutput::{Message, OldTuple, Tuple, decode};
+use tidemark::postgres::pgoutput::{Control, Message, OldTuple, Tuple, decode, streamed};
 
 fuzz_target!(|bytes: &[u8]| {
+    let control = Control::decode(bytes);
+    if let Ok(Some(part)) = streamed(bytes) {
+        assert_eq!(part.body.len() + 5, bytes.len());
+        let _ = decode(&[&[part.tag], part.body].concat());
+    }
+    assert!(!matches!(control, Ok(Some(_))) || decode(bytes).is_err(), "a message of two kinds");
     let Ok(message) = decode(bytes) else { return };
     let tuples = match message {
         Message::Insert { new, .. } => [Some(new), None],

@@ -107,6 +107,10 @@ pub struct SourceConfig {
     pub schema_poll_interval_ms: u64,
     /// Whether changes of schemas are told by event triggers at the source.
     pub ddl_trigger: DdlTrigger,
+    /// Whether transactions in progress are taken.
+    pub streaming: Streaming,
+    /// Bytes of transactions in progress that are kept.
+    pub stream_spool_bytes_max: u64,
     /// Which tables are carried.
     pub tables: TableFilter,
 }
@@ -120,6 +124,17 @@ pub enum DdlTrigger {
     On,
     /// They are not installed.
     Off,
+}
+
+/// pgoutput's `streaming`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streaming {
+    /// A transaction comes when it has committed.
+    Off,
+    /// A large one comes in parts, while it is in progress.
+    On,
+    /// The same, with what a parallel apply worker would need.
+    Parallel,
 }
 
 /// What comes before the stream.

@@ -9,8 +9,8 @@ use super::tables::{TableGlob, TableRule};
 use super::{
     Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger, EmbeddedLogConfig,
     Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig,
-    ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig, TableFilter, check, envelope, kafka,
-    url,
+    ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig, Streaming, TableFilter, check,
+    envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -70,6 +70,9 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         section.integer("schema_poll_interval_ms", "milliseconds", 100, DAY_MS, 60_000);
     let words = [("auto", DdlTrigger::Auto), ("on", DdlTrigger::On), ("off", DdlTrigger::Off)];
     let ddl_trigger = section.text("ddl_trigger", |text| check::word(text, &words, &[]));
+    let words = [("off", Streaming::Off), ("on", Streaming::On), ("parallel", Streaming::Parallel)];
+    let streaming = section.text("streaming", |text| check::word(text, &words, &[])).unwrap_or(Streaming::On);
+    let stream_spool_bytes_max = section.integer("stream_spool_bytes_max", "bytes", MIB, 1024 * TIB, 4 * GIB);
     url.map(|url| SourceConfig {
         name,
         url,
@@ -80,6 +83,8 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         heartbeat_interval_ms,
         schema_poll_interval_ms,
         ddl_trigger: ddl_trigger.unwrap_or(DdlTrigger::Auto),
+        streaming,
+        stream_spool_bytes_max,
         tables,
     })
 }

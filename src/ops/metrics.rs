@@ -121,6 +121,12 @@ fn source(out: &mut Exposition, report: &Report) {
     }
     let in_flight = source.in_flight_bytes as f64;
     out.gauge("tidemark_source_in_flight_bytes", "Bytes between the socket and the log.", in_flight);
+    let spooled = source.stream_spool_bytes as f64;
+    out.gauge(
+        "tidemark_source_stream_spool_bytes",
+        "Bytes of transactions in progress that are kept on disk.",
+        spooled,
+    );
 }
 
 fn log(out: &mut Exposition, report: &Report) {

@@ -78,6 +78,8 @@ pub struct SourceReport {
     pub slot_limit_bytes: Option<u64>,
     /// Between the socket and the log.
     pub in_flight_bytes: u64,
+    /// Bytes of transactions in progress that are kept on disk.
+    pub stream_spool_bytes: u64,
 }
 
 /// The log.
@@ -350,6 +352,7 @@ fn source(inner: &Inner, now_ms: i64) -> SourceReport {
         slot_retained_bytes: source.slot_retained_bytes(),
         slot_limit_bytes: source.slot_limit_bytes(),
         in_flight_bytes: source.in_flight_bytes(),
+        stream_spool_bytes: source.spooled_bytes(),
     }
 }
 

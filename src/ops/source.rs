@@ -21,6 +21,7 @@ pub struct SourceStats {
     slot_retained_bytes: AtomicU64,
     slot_limit_bytes: AtomicU64,
     in_flight_bytes: AtomicU64,
+    spooled_bytes: AtomicU64,
 }
 
 impl SourceStats {
@@ -59,6 +60,11 @@ impl SourceStats {
         self.in_flight_bytes.store(bytes, Relaxed);
     }
 
+    /// Bytes of transactions in progress that are kept on disk.
+    pub fn set_spooled(&self, bytes: u64) {
+        self.spooled_bytes.store(bytes, Relaxed);
+    }
+
     pub(super) fn flush_lsn(&self) -> Lsn {
         Lsn(self.flush_lsn.load(Relaxed))
     }
@@ -81,6 +87,10 @@ impl SourceStats {
 
     pub(super) fn in_flight_bytes(&self) -> u64 {
         self.in_flight_bytes.load(Relaxed)
+    }
+
+    pub(super) fn spooled_bytes(&self) -> u64 {
+        self.spooled_bytes.load(Relaxed)
     }
 
     /// Whether a server was ever heard: a process that only delivers has no source.

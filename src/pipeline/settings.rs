@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::change::Calendar;
 use crate::config::{
-    Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
+    self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
     LakeFormat, LogKind, ParquetCompression, Secret, SubjectNaming,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
@@ -13,13 +13,16 @@ use crate::envelope::{self, Format, routing};
 use crate::lake::{Lake, LakeOptions};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
 use crate::postgres::ddl::TriggerUse;
-use crate::postgres::wire::ConnectOptions;
+use crate::postgres::wire::{ConnectOptions, Streaming};
 use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
 
 use super::capture::CaptureSettings;
 use super::deliver::DeliverSettings;
 use super::watch::LogFile;
+
+/// In the state folder, for transactions in progress.
+const SPOOL_FOLDER: &str = "stream-spool";
 
 /// A smaller file would not take one batch.
 const SPILL_BYTES_MIN: u64 = 64 << 20;
@@ -59,6 +62,12 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
             interval_ms => Some(Duration::from_millis(interval_ms)),
         },
         schema_poll_interval: Duration::from_millis(config.source.schema_poll_interval_ms),
+        streaming: match config.source.streaming {
+            config::Streaming::Off => Streaming::Off,
+            config::Streaming::On => Streaming::On,
+            config::Streaming::Parallel => Streaming::Parallel,
+        },
+        spool: (config.state.dir.join(SPOOL_FOLDER), config.source.stream_spool_bytes_max),
         filter: Arc::new(move |table| filter.takes(table)),
         envelope: envelope(config),
         transaction_metadata: config.envelope.provide_transaction_metadata,

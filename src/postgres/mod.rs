@@ -9,4 +9,5 @@ pub mod preflight;
 pub mod setup;
 pub mod slot;
 pub mod snapshot;
+pub mod spool;
 pub mod wire;

@@ -59,6 +59,8 @@ pub struct SlotState {
     pub retained_bytes: Option<i64>,
     /// Synchronised to standbys (17 and later).
     pub failover: bool,
+    /// Whether transactions are sent when they are prepared, and not sent again once that was acknowledged.
+    pub two_phase: bool,
 }
 
 /// A slot that was just made.
@@ -95,7 +97,7 @@ pub async fn slot_state(client: &mut Client, name: &str) -> Result<Option<SlotSt
     let since = |number, column, older| if version >= number { column } else { older };
     let sql = format!(
         "SELECT plugin, database, temporary, active_pid, restart_lsn, confirmed_flush_lsn, wal_status, {reason}, \
-         safe_wal_size, pg_wal_lsn_diff({WAL_END}, restart_lsn)::bigint, {failover} \
+         safe_wal_size, pg_wal_lsn_diff({WAL_END}, restart_lsn)::bigint, {failover}, two_phase \
          FROM pg_replication_slots WHERE slot_name = {name}",
         reason = since(170_000, "invalidation_reason", since(160_000, CONFLICT, OLD_REASON)),
         failover = since(170_000, "failover", "false"),
@@ -143,6 +145,7 @@ fn read_state(row: &Row) -> Result<SlotState> {
         safe_wal_bytes: bytes(8)?,
         retained_bytes: bytes(9)?,
         failover: row.is_true(10),
+        two_phase: row.is_true(11),
     })
 }
 

@@ -30,6 +30,8 @@ pub struct Progress {
     pub flush_lsn: Lsn,
     /// Commit time of that transaction, microseconds since 1970; 0 when none was seen yet.
     pub commit_us: i64,
+    /// Whether a transaction before `flush_lsn` is prepared and not in the log: the server must not be told of it.
+    pub held: bool,
 }
 
 /// Limits of an [`Appender`].

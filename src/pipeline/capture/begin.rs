@@ -25,7 +25,7 @@ pub async fn at_slot(settings: &CaptureSettings, sql: &mut Client) -> Result<(St
     };
     let before =
         Position { timeline: identity.timeline, commit_lsn: Lsn(at.0.saturating_sub(1)), ordinal: 0 };
-    let progress = Progress { position: before, flush_lsn: at, commit_us: 0 };
+    let progress = Progress { position: before, flush_lsn: at, commit_us: 0, held: false };
     let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
     tracing::info!(slot = settings.slot, %at, "beginning at the slot, without a backfill");
     Ok((first_state(settings, identity.system_identifier, progress), first_cut))

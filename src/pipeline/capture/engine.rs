@@ -3,9 +3,11 @@
 //! ```text
 //!   pgoutput bytes ─decode─> Message ─assemble─> position + change ─encode─> frames in the appender's batch
 //!        borrowed              borrowed              borrowed                  copied once
+//!      │                 ^
+//!      └─ of a transaction in progress: the spool ─ its commit ─> replayed in the same way
 //! ```
 //!
-//! Whatever has to wait (the catalog, a cut) is handed back as a [`Step`], and the session does it between two
+//! Whatever has to wait (the catalog, a cut, the spool's disk) is handed back as a [`Step`], and the session does it between two
 //! messages.
 
 use std::sync::Arc;
@@ -14,7 +16,8 @@ use crate::change::{Lsn, Op, Position, SchemaChange, TableSchema, Value};
 use crate::envelope::{EncodeError, OldKind, OldRow, RowChange, TableEncoder};
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::ddl;
-use crate::postgres::pgoutput::{self, OldTuple, Relation};
+use crate::postgres::pgoutput::{self, Message, OldTuple, Relation};
+use crate::postgres::spool::{Replay, Replayed, Spool, Taken};
 use crate::runtime::{Error, Result};
 
 use super::appender::{Appender, Progress};
@@ -41,6 +44,12 @@ pub enum Step {
         /// `midnight` or `request`.
         reason: &'static str,
     },
+    /// [`Engine::flush`].
+    Flush,
+    /// The transaction that is replayed has to be read on: [`Engine::fill`].
+    Fill,
+    /// Take the stream up again without transactions in progress, for this reason.
+    StreamWhole(String),
 }
 
 /// Turns the stream into records.
@@ -55,6 +64,12 @@ pub struct Engine {
     /// Numbers records within transactions, if that is wanted.
     transactions: Option<Transactions>,
     assembler: Assembler,
+    spool: Spool,
+    /// The transaction of the spool that has committed, while it is read.
+    replay: Option<Box<Replay>>,
+    /// A slot with `two_phase` sends again what it has not confirmed, from before a transaction that is prepared: up to
+    /// here nobody knows whether there is one, and nothing can be told to the server.
+    held_until: Option<Lsn>,
     slot: String,
     dead_letters: Arc<str>,
     /// No day is cut below it: there are tables which are not whole yet.
@@ -91,6 +106,7 @@ impl Engine {
         cutter: Cutter,
         transactions: Option<Transactions>,
         assembler: Assembler,
+        spool: Spool,
         slot: String,
         dead_letters: Arc<str>,
     ) -> Self {
@@ -101,6 +117,9 @@ impl Engine {
             cutter,
             transactions,
             assembler,
+            spool,
+            replay: None,
+            held_until: progress.held.then_some(progress.flush_lsn),
             slot,
             dead_letters,
             whole_from,
@@ -116,13 +135,23 @@ impl Engine {
     }
 
     /// What will be true once everything handed to the appender is durable.
-    pub const fn progress(&self) -> Progress {
-        self.progress
+    pub fn progress(&self) -> Progress {
+        let replays = self.replay.as_ref().is_some_and(|replay| replay.prepared);
+        let held = self.held_until.is_some() || replays || self.spool.holds_prepared();
+        Progress { held, ..self.progress }
     }
 
     /// Whether neither a transaction is open nor a record on its way.
     pub fn is_idle(&self) -> bool {
-        !self.assembler.in_transaction() && self.appender.is_idle()
+        !self.in_transaction() && self.appender.is_idle()
+    }
+
+    fn in_transaction(&self) -> bool {
+        self.assembler.in_transaction() || self.is_replaying()
+    }
+
+    fn release_at(&mut self, lsn: Lsn) {
+        self.held_until.take_if(|until| lsn >= *until);
     }
 
     /// Sets the time which envelopes carry as theirs, milliseconds since 1970. Once per read is often enough.
@@ -130,17 +159,76 @@ impl Engine {
         self.now_ms = now_ms;
     }
 
-    /// Between two transactions everything below `wal_end` has been handed to the appender, and is durable before this
-    /// progress is: an idle database keeps no WAL, also while rows of a copy are always on their way.
+    /// Between two transactions everything below `wal_end` has been handed to the appender, or is of a transaction that
+    /// commits beyond it, and is durable before this progress is: an idle database keeps no WAL, also while rows of a
+    /// copy are always on their way.
     pub fn keepalive(&mut self, wal_end: Lsn) {
-        if !self.assembler.in_transaction() && wal_end > self.progress.flush_lsn {
+        if self.in_transaction() {
+            return;
+        }
+        self.release_at(wal_end);
+        if wal_end > self.progress.flush_lsn {
             self.progress.flush_lsn = wal_end;
         }
     }
 
     /// Takes one pgoutput message; `lsn` is its own.
     pub fn accept(&mut self, bytes: &[u8], lsn: Lsn) -> Result<Step> {
-        let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
+        match self.spool.take(bytes, lsn).map_err(|error| protocol_error(lsn, error))? {
+            Taken::Now => {
+                let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
+                self.message(message, lsn)
+            }
+            Taken::Kept => Ok(Step::Next),
+            Taken::Flush => Ok(Step::Flush),
+            Taken::Committed(replay) => {
+                self.replay = Some(replay);
+                Ok(Step::Next)
+            }
+            Taken::Refused(reason) => Ok(Step::StreamWhole(reason)),
+        }
+    }
+
+    /// Whether a transaction of the spool is being read: [`Engine::replay`] has to come before the next message.
+    pub const fn is_replaying(&self) -> bool {
+        self.replay.is_some()
+    }
+
+    /// Takes the next message of the transaction that is replayed.
+    pub fn replay(&mut self) -> Result<Step> {
+        let Some(mut replay) = self.replay.take() else { return Ok(Step::Next) };
+        let step = match replay.next(&mut self.spool) {
+            Replayed::Fill => Step::Fill,
+            Replayed::Boundary(message, lsn) => self.message(message, lsn)?,
+            Replayed::Message(bytes, lsn) => {
+                let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
+                self.message(message, lsn)?
+            }
+            Replayed::Done => return Ok(Step::Next),
+        };
+        self.replay = Some(replay);
+        Ok(step)
+    }
+
+    /// Writes what the spool holds in memory. Not cancel-safe. Fails with a reason to stream whole transactions.
+    pub async fn flush(&mut self) -> std::result::Result<(), String> {
+        self.spool.flush().await
+    }
+
+    /// Reads on in the transaction that is replayed. Not cancel-safe. Fails in the same way.
+    pub async fn fill(&mut self) -> std::result::Result<(), String> {
+        match &mut self.replay {
+            Some(replay) => replay.fill().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes of transactions in progress that are kept.
+    pub fn spooled_bytes(&self) -> u64 {
+        self.spool.bytes()
+    }
+
+    fn message(&mut self, message: Message<'_>, lsn: Lsn) -> Result<Step> {
         match self.assembler.accept(message).map_err(|error| protocol_error(lsn, error))? {
             Event::Change(Positioned { position, change: ChangeMessage::Logical { prefix, content } })
                 if prefix == ddl::PREFIX =>
@@ -208,6 +296,7 @@ impl Engine {
     fn pass(&mut self, Ended { transaction, lsn, end_lsn, last }: Ended) {
         // A server that crashed sends again what lies below; progress only goes forward.
         let is_new = end_lsn > self.progress.flush_lsn;
+        self.release_at(end_lsn);
         if is_new {
             self.progress.flush_lsn = end_lsn;
             self.progress.commit_us = transaction.commit_us;

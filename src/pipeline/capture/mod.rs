@@ -33,19 +33,24 @@ mod transactions;
 mod verify;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::change::{Calendar, Cut, LogEnd, SchemaAction, SchemaChange};
+use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::ddl::{DdlTrigger, TriggerUse};
-use crate::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session as SessionKind, sqlstate};
+use crate::postgres::slot;
+use crate::postgres::spool::Spool;
+use crate::postgres::wire::{
+    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, sqlstate,
+};
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
@@ -55,7 +60,7 @@ use engine::Engine;
 use occupied::wait_for_slot;
 use polled::Polled;
 use registrar::Registrar;
-use session::{Clock, Session};
+use session::{Clock, Ended, Session};
 use source::Source;
 use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
@@ -82,6 +87,10 @@ pub struct CaptureSettings {
     pub schema_poll_interval: Duration,
     /// Whether DDL is to be told by event triggers.
     pub ddl_trigger: TriggerUse,
+    /// Whether transactions in progress are taken.
+    pub streaming: Streaming,
+    /// The folder in which they are kept, and how many bytes of them.
+    pub spool: (PathBuf, u64),
     /// Which tables.
     pub filter: TableFilter,
     /// How values are written.
@@ -105,6 +114,8 @@ struct Contact {
     connected: bool,
     /// The slot was streamed from.
     streamed: bool,
+    /// Below it is a transaction that cannot be kept while it is in progress.
+    whole_below: Option<Lsn>,
 }
 
 /// A server that answers, but takes no sessions yet, has this long to begin with.
@@ -127,7 +138,14 @@ pub async fn run(
     while !shutdown.is_raised() {
         let started = std::time::Instant::now();
         let streamed = stream(settings, &log, ops, &mut commands, shutdown, &mut contact).await;
-        let Err(error) = streamed else { return Ok(()) };
+        let error = match streamed {
+            Ok(Ended::Stopped) => return Ok(()),
+            Ok(Ended::StreamWhole { reason, at }) => match stream_whole(settings, reason, at, &mut contact) {
+                Ok(()) => continue,
+                Err(error) => error,
+            },
+            Err(error) => error,
+        };
         component.failed(&error);
         if error.class() != Class::Retry {
             return Err(error);
@@ -153,6 +171,21 @@ pub async fn run(
     Ok(())
 }
 
+/// The server is to keep transactions until they commit, from now on and until those below `at` are through. Fails when it
+/// does so already.
+fn stream_whole(settings: &CaptureSettings, reason: String, at: Lsn, contact: &mut Contact) -> Result<()> {
+    if settings.streaming == Streaming::Off || contact.whole_below.is_some() {
+        return Err(Error::retry(reason).mend(
+            "Make room at [state] dir. A slot without two_phase would leave prepared transactions with the server until \
+             they commit.",
+        ));
+    }
+    tracing::warn!(reason, %at, "transactions in progress are left with the server until they commit: the stream is \
+        taken up again without them, for this connection");
+    contact.whole_below = Some(at);
+    Ok(())
+}
+
 /// One start, and what it leads to. While it is on its way a wish to stop ends it at once: nothing has been
 /// taken from the stream yet.
 async fn stream(
@@ -162,10 +195,10 @@ async fn stream(
     commands: &mut mpsc::Receiver<Command>,
     shutdown: &Shutdown,
     contact: &mut Contact,
-) -> Result<()> {
+) -> Result<Ended> {
     let session = tokio::select! {
         session = open(settings, log, ops, commands, shutdown, contact) => session?,
-        () = shutdown.raised() => return Ok(()),
+        () = shutdown.raised() => return Ok(Ended::Stopped),
     };
     session.run().await
 }
@@ -238,8 +271,11 @@ async fn open<'a>(
         }
     };
 
-    let durable =
-        Progress { position: stream_state.position, flush_lsn: stream_state.flush_lsn, commit_us: 0 };
+    let (position, flush_lsn) = (stream_state.position, stream_state.flush_lsn);
+    let slot = slot::slot_state(source.client().await?, &settings.slot).await?;
+    let held = slot.is_some_and(|slot| slot.two_phase);
+    let durable = Progress { position, flush_lsn, commit_us: 0, held };
+    let (streaming, spool) = spool(settings, flush_lsn, held, contact);
     let cutter = Cutter::new(settings.calendar.clone(), cut_state);
     ops.source().durable(durable.flush_lsn, None);
     ops.days().cut_due(cutter.boundary_us() / 1000);
@@ -251,17 +287,22 @@ async fn open<'a>(
         cutter,
         transactions,
         assembler,
+        spool,
         settings.slot.clone(),
         dead_letters,
     );
     engine.last_end_lsn = stream_state.last_end_lsn;
+    // A stream that began at its slot has its first day in the log with its first record: from then on it has begun.
+    engine.appender.set(cut_state.entry());
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
-    let stream = start(settings, &mut source, stream_state.flush_lsn, *contact, shutdown).await?;
+    // With prepared transactions before it, the slot stands further back, and begins there.
+    let from = if held { Lsn::ZERO } else { flush_lsn };
+    let stream = start(settings, &mut source, from, streaming, *contact, shutdown).await?;
     contact.streamed = true;
     ops.component("source").ok();
-    tracing::info!(slot = settings.slot, from = %stream_state.flush_lsn, "streaming");
+    tracing::info!(slot = settings.slot, from = %flush_lsn, ?streaming, "streaming");
     let name = settings.name.clone();
     Ok(Session {
         stream,
@@ -278,7 +319,33 @@ async fn open<'a>(
         name,
         publication: settings.publication.clone(),
         shutdown: shutdown.clone(),
+        stream_whole: None,
     })
+}
+
+/// Whether transactions in progress are taken this time, and where they are kept.
+fn spool(
+    settings: &CaptureSettings,
+    flush_lsn: Lsn,
+    two_phase: bool,
+    contact: &mut Contact,
+) -> (Streaming, Spool) {
+    contact.whole_below.take_if(|below| flush_lsn >= *below);
+    let (folder, mut bytes_max) = (settings.spool.0.as_path(), settings.spool.1);
+    let mut streaming = settings.streaming;
+    if let Err(error) = Spool::clear(folder) {
+        tracing::warn!(folder = %folder.display(), %error,
+            "the folder for transactions in progress cannot be emptied: they are left with the server");
+        streaming = Streaming::Off;
+    }
+    if contact.whole_below.is_some() {
+        streaming = Streaming::Off;
+    }
+    if streaming == Streaming::Off {
+        // What comes now, prepared transactions of a slot with two_phase, nobody else keeps.
+        bytes_max = u64::MAX;
+    }
+    (streaming, Spool::new(folder, bytes_max, flush_lsn, two_phase))
 }
 
 /// What numbers records within transactions, with its schemas registered; none where it is not wanted.
@@ -297,7 +364,8 @@ async fn transactions(settings: &CaptureSettings, registrar: &Registrar) -> Resu
 async fn start(
     settings: &CaptureSettings,
     source: &mut Source,
-    from: crate::change::Lsn,
+    from: Lsn,
+    streaming: Streaming,
     contact: Contact,
     shutdown: &Shutdown,
 ) -> Result<crate::postgres::wire::ReplicationStream> {
@@ -306,6 +374,7 @@ async fn start(
     let client = Client::connect(&settings.connect, SessionKind::Replication).await?;
     let options = ReplicationOptions {
         messages: true,
+        streaming,
         status_interval: interval,
         ..ReplicationOptions::new(&settings.slot, from, &settings.publication)
     };

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!            ┌─ socket ── fill ──> engine ──> appender ──> log
-//!   select ──┼─ append settled ──> feedback (flush_lsn) ──> walsender, from a task of its own
+//!   select ──┼─ replay of a transaction that was in progress ──> engine (nothing is read meanwhile)
+//!            ├─ append settled ──> feedback (flush_lsn) ──> walsender, from a task of its own
 //!            ├─ linger over ──> submit
 //!            ├─ command (cut) ──> marker into the stream
 //!            └─ tick ──> marker at midnight, progress of an idle database, gauges
@@ -24,8 +25,9 @@ use crate::envelope::routing;
 use crate::log::Visibility;
 use crate::ops::{Accepted, BackfillOf, Command, Ops};
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
-use crate::runtime::{Error, Result, Shutdown};
+use crate::runtime::{Class, Error, Result, Shutdown};
 
+use super::appender::Progress;
 use super::backfill::{Backfills, CopyEvent};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
@@ -40,6 +42,9 @@ const IDLE_PROGRESS_BYTES: u64 = 1 << 20;
 const IDLE_PROGRESS_EVERY: Duration = Duration::from_secs(5);
 /// How long a marker may take to come back before another is sent.
 const MARKER_PATIENCE: Duration = Duration::from_secs(10);
+
+/// So many messages of a replay are taken before everything else has its turn.
+const REPLAY_STRETCH: usize = 1000;
 
 /// How long the last append may take when the process is to stop.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(20);
@@ -74,13 +79,29 @@ pub struct Session<'a> {
     pub publication: String,
     /// When to leave.
     pub shutdown: Shutdown,
+    /// Why the stream has to be taken up again without transactions in progress.
+    pub stream_whole: Option<String>,
+}
+
+/// Why a session ended without an error.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// The process is to stop.
+    Stopped,
+    /// Transactions in progress cannot be kept: the server has to keep them.
+    StreamWhole {
+        /// Why.
+        reason: String,
+        /// How far the stream had been read.
+        at: Lsn,
+    },
 }
 
 type Waiting = Vec<(Ds, oneshot::Sender<Result<Ds>>)>;
 
 impl Session<'_> {
     /// Runs the loop. On return everything submitted is settled or lost with its error.
-    pub async fn run(mut self) -> Result<()> {
+    pub async fn run(mut self) -> Result<Ended> {
         let feedback = self.stream.feedback();
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
@@ -90,30 +111,40 @@ impl Session<'_> {
         // that comes, such as an error.
         self.engine.set_now(jiff::Timestamp::now().as_millisecond());
         self.drain(&feedback, &mut waiting).await?;
-        loop {
+        while self.stream_whole.is_none() {
             let due = self.engine.appender.due();
             tokio::select! {
                 () = self.shutdown.raised() => break,
-                settled = self.engine.appender.settled() => self.acknowledge(&feedback, settled?.flush_lsn),
+                settled = self.engine.appender.settled() => self.acknowledge(&feedback, settled?),
                 () = until(due) => self.submit().await?,
                 Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting).await?,
                 event = self.backfills.event() => self.copied(event).await?,
                 _ = tick.tick() => self.housekeep(&mut done, &waiting).await?,
-                filled = self.stream.fill() => {
+                () = std::future::ready(()), if self.engine.is_replaying() => {
+                    self.replay(&feedback, &mut waiting).await?;
+                }
+                filled = self.stream.fill(), if !self.engine.is_replaying() => {
                     filled?;
                     self.engine.set_now(jiff::Timestamp::now().as_millisecond());
                     self.drain(&feedback, &mut waiting).await?;
                 }
             }
         }
-        self.leave(&feedback).await
+        let Some(reason) = self.stream_whole.take() else {
+            return self.leave(&feedback).await.map(|()| Ended::Stopped);
+        };
+        match self.leave(&feedback).await {
+            Err(error) if error.class() != Class::Retry => Err(error),
+            _ => Ok(Ended::StreamWhole { reason, at: feedback.received() }),
+        }
     }
 
     /// Takes every message that has been read.
     async fn drain(&mut self, feedback: &Feedback, waiting: &mut Waiting) -> Result<()> {
         let (mut last, mut wanted) = (None, false);
         let commit_before_us = self.engine.progress().commit_us;
-        while let Some(message) = self.stream.next_message()? {
+        while !self.engine.is_replaying() && self.stream_whole.is_none() {
+            let Some(message) = self.stream.next_message()? else { break };
             let step = match message {
                 ReplicationMessage::XLogData { wal_start, wal_end, server_time_us, data } => {
                     last = Some((wal_end, server_time_us));
@@ -131,26 +162,58 @@ impl Session<'_> {
             }
             if self.engine.appender.is_full() {
                 self.submit().await?;
-                self.acknowledge(feedback, self.engine.appender.durable().flush_lsn);
+                self.acknowledge(feedback, self.engine.appender.durable());
             }
         }
         if let Some((wal_end, server_us)) = last {
             self.clock.seen(server_us);
             self.ops.source().heard(wal_end);
-            let progress = self.engine.progress();
-            // A keepalive moves the position, too, but no commit came with it: nothing is late.
-            if progress.commit_us != commit_before_us {
-                self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
-            }
+            self.received(commit_before_us);
         }
         // A server that is being stopped waits for us, and asks: what an idle stream has passed is told at once.
         if wanted && self.engine.is_idle() && self.engine.progress() != self.engine.appender.durable() {
             self.submit().await?;
             let progress = self.engine.appender.settle().await?;
-            self.acknowledge(feedback, progress.flush_lsn);
+            self.acknowledge(feedback, progress);
             feedback.send_now();
         }
         Ok(())
+    }
+
+    /// Takes a stretch of the transaction that is replayed; after its end, what has been read meanwhile.
+    async fn replay(&mut self, feedback: &Feedback, waiting: &mut Waiting) -> Result<()> {
+        let commit_before_us = self.engine.progress().commit_us;
+        for _ in 0..REPLAY_STRETCH {
+            if !self.engine.is_replaying() {
+                break;
+            }
+            let step = self.engine.replay()?;
+            if !matches!(step, Step::Next) {
+                self.step(step, waiting).await?;
+            }
+            if self.stream_whole.is_some() {
+                return Ok(());
+            }
+            if self.engine.appender.is_full() {
+                self.submit().await?;
+                self.acknowledge(feedback, self.engine.appender.durable());
+            }
+        }
+        self.received(commit_before_us);
+        if !self.engine.is_replaying() {
+            self.drain(feedback, waiting).await?;
+        }
+        // Status updates and the append have the same thread.
+        tokio::task::yield_now().await;
+        Ok(())
+    }
+
+    /// Tells of the last commit, if one has come. A keepalive moves the position, too, but nothing is late by it.
+    fn received(&self, commit_before_us: i64) {
+        let progress = self.engine.progress();
+        if progress.commit_us != commit_before_us {
+            self.ops.source().received(progress.flush_lsn, progress.commit_us / 1000);
+        }
     }
 
     async fn step(&mut self, mut step: Step, waiting: &mut Waiting) -> Result<()> {
@@ -170,6 +233,12 @@ impl Session<'_> {
                     answer(waiting, due.ds);
                     // Several days may end at one place; a request has only one.
                     self.engine.cut_before()
+                }
+                Step::Flush => self.engine.flush().await.map_or_else(Step::StreamWhole, |()| Step::Next),
+                Step::Fill => self.engine.fill().await.map_or_else(Step::StreamWhole, |()| Step::Next),
+                Step::StreamWhole(reason) => {
+                    self.stream_whole = Some(reason);
+                    Step::Next
                 }
             };
         }
@@ -191,9 +260,9 @@ impl Session<'_> {
         self.engine.appender.submit(progress, Visibility::Now).await
     }
 
-    fn acknowledge(&self, feedback: &Feedback, flush_lsn: Lsn) {
+    fn acknowledge(&self, feedback: &Feedback, Progress { flush_lsn, commit_us, held, .. }: Progress) {
+        feedback.hold(held);
         feedback.set_flushed(flush_lsn);
-        let commit_us = self.engine.appender.durable().commit_us;
         self.ops.source().durable(flush_lsn, (commit_us > 0).then_some(commit_us / 1000));
     }
 
@@ -349,6 +418,7 @@ impl Session<'_> {
             self.source.send_heartbeat();
         }
         self.ops.source().set_in_flight(self.engine.appender.pending_bytes() as u64);
+        self.ops.source().set_spooled(self.engine.spooled_bytes());
         Ok(())
     }
 
@@ -366,7 +436,7 @@ impl Session<'_> {
         match tokio::time::timeout(DRAIN_PATIENCE, drained).await {
             Ok(progress) => {
                 let progress = progress?;
-                feedback.set_flushed(progress.flush_lsn);
+                self.acknowledge(feedback, progress);
                 tracing::info!(flush_lsn = %progress.flush_lsn, position = %progress.position, "capture drained and acknowledged");
             }
             Err(_) => tracing::warn!(

@@ -34,4 +34,4 @@ pub(in crate::postgres) use client::OUTPUT_SETTINGS;
 pub use client::{Client, CopyOut, Row, Session, quote_ident, quote_literal};
 pub use error::{ServerError, sqlstate};
 pub use options::{ChannelBindingMode, ConnectOptions, Host, SslMode};
-pub use replication::{Feedback, ReplicationMessage, ReplicationOptions, ReplicationStream};
+pub use replication::{Feedback, ReplicationMessage, ReplicationOptions, ReplicationStream, Streaming};

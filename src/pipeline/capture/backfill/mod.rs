@@ -110,8 +110,12 @@ pub async fn run(
     drop(point);
 
     let rows = copy.rows;
-    let progress =
-        Progress { position: point::before(identity.timeline, first, rows), flush_lsn: first, commit_us: 0 };
+    let progress = Progress {
+        position: point::before(identity.timeline, first, rows),
+        flush_lsn: first,
+        commit_us: 0,
+        held: false,
+    };
     let state = first_state(settings, identity.system_identifier, progress);
     appender.set(state.entry());
     appender.set(first_cut.entry());

@@ -21,6 +21,8 @@ const PROGRESS_PAUSE: Duration = Duration::from_millis(100);
 pub(super) struct Shared {
     received: AtomicU64,
     flushed: AtomicU64,
+    /// Nothing is told to be flushed.
+    held: AtomicBool,
     /// The next update asks the server for a reply.
     ask: AtomicBool,
     stop: AtomicBool,
@@ -38,6 +40,7 @@ impl Shared {
         Self {
             received: AtomicU64::new(start.0),
             flushed: AtomicU64::new(start.0),
+            held: AtomicBool::new(false),
             ask: AtomicBool::new(false),
             stop: AtomicBool::new(false),
             wake: Notify::new(),
@@ -92,6 +95,8 @@ impl Shared {
     fn status(&self) -> [u8; 39] {
         let flushed = self.flushed.load(Ordering::Acquire);
         let written = self.received.load(Ordering::Relaxed).max(flushed);
+        // Zero is no position: the slot stays where it is, and a server that stops waits for what is written.
+        let flushed = if self.held.load(Ordering::Acquire) { 0 } else { flushed };
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let clock = (now.as_micros() as i64).saturating_sub(EPOCH_US);
         let mut message = [0; 39];
@@ -128,7 +133,13 @@ impl Feedback {
         }
     }
 
-    /// What the server is told to be durable.
+    /// While it is held, the server is told of nothing that is flushed, whatever [`Feedback::set_flushed`] says: before
+    /// it there is something that the server would forget.
+    pub fn hold(&self, held: bool) {
+        self.shared.held.store(held, Ordering::Release);
+    }
+
+    /// What is durable.
     pub fn flushed(&self) -> Lsn {
         Lsn(self.shared.flushed.load(Ordering::Acquire))
     }
@@ -212,6 +223,20 @@ mod tests {
         assert_eq!((message[0], message[4], message[5]), (b'd', 38, b'r'));
         assert_eq!((number(6), number(14), number(22), message[38]), (3, 2, 2, 1));
         assert_eq!(shared.status()[38], 0, "a reply is asked for once");
+    }
+
+    #[test]
+    fn a_held_update_tells_of_nothing_that_is_flushed() {
+        let shared = Arc::new(Shared::new(Lsn(1)));
+        let feedback = Feedback::new(shared.clone());
+        feedback.hold(true);
+        feedback.set_flushed(Lsn(9));
+        let number =
+            |message: [u8; 39], at: usize| u64::from_be_bytes(message[at..at + 8].try_into().unwrap());
+        let held = shared.status();
+        assert_eq!((number(held, 6), number(held, 14)), (9, 0));
+        feedback.hold(false);
+        assert_eq!(number(shared.status(), 14), 9);
     }
 
     #[tokio::test]

@@ -69,12 +69,35 @@ pub struct ReplicationOptions {
     pub publications: Vec<String>,
     /// Whether logical messages (`pg_logical_emit_message`) are sent.
     pub messages: bool,
-    /// `proto_version` of pgoutput.
-    pub protocol: u32,
+    /// Whether transactions in progress are sent, and with that `proto_version`.
+    pub streaming: Streaming,
     /// Longest time between two status updates: at most a third of the server's `wal_sender_timeout`.
     pub status_interval: Duration,
     /// How long the server may be silent before it is asked for a sign of life; after twice that, it is gone.
     pub silence_max: Duration,
+}
+
+/// Whether transactions are sent while they are in progress, once they are larger than `logical_decoding_work_mem`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Streaming {
+    /// The server keeps them on its own disk until they commit.
+    Off,
+    /// They are sent in parts, between others.
+    On,
+    /// The same, and aborts come with their LSN and time (16 and later; `On` before).
+    Parallel,
+}
+
+impl Streaming {
+    /// The highest `proto_version` that a server has for it, and the `streaming` that goes with it.
+    const fn of_server(self, version: u32) -> (u32, Self) {
+        match (self, version) {
+            (Self::Off, _) | (_, ..140_000) => (1, Self::Off),
+            (_, ..150_000) => (2, Self::On),
+            (_, ..160_000) => (3, Self::On),
+            _ => (4, self),
+        }
+    }
 }
 
 impl ReplicationOptions {
@@ -85,21 +108,26 @@ impl ReplicationOptions {
             start,
             publications: vec![publication.into()],
             messages: true,
-            protocol: 1,
+            streaming: Streaming::Off,
             status_interval: Duration::from_secs(10),
             silence_max: Duration::from_secs(30),
         }
     }
 
-    fn command(&self) -> String {
+    fn command(&self, server_version: u32) -> String {
+        let (protocol, streaming) = self.streaming.of_server(server_version);
         let publications: Vec<_> = self.publications.iter().map(|name| quote_ident(name)).collect();
         let mut options = format!(
-            "proto_version '{}', publication_names {}",
-            self.protocol,
+            "proto_version '{protocol}', publication_names {}",
             replication_literal(&publications.join(","))
         );
         if self.messages {
             options.push_str(", messages 'true'");
+        }
+        match streaming {
+            Streaming::Off => {}
+            Streaming::On => options.push_str(", streaming 'on'"),
+            Streaming::Parallel => options.push_str(", streaming 'parallel'"),
         }
         format!("START_REPLICATION SLOT {} LOGICAL {} ({options})", quote_ident(&self.slot), self.start)
     }
@@ -113,7 +141,7 @@ fn replication_literal(text: &str) -> String {
 impl Client {
     /// Starts streaming from a slot. The session must be [`super::Session::Replication`].
     pub async fn start_replication(mut self, options: &ReplicationOptions) -> Result<ReplicationStream> {
-        self.send_query(&options.command()).await?;
+        self.send_query(&options.command(self.server_version())).await?;
         let frame = self.connection.next_frame().await?;
         match frame.tag {
             b'W' => Ok(ReplicationStream::new(self.connection, options)),
@@ -363,9 +391,27 @@ mod tests {
         let mut options = ReplicationOptions::new("s", Lsn(0x16_0000_0001), "it's\"p");
         options.publications.push("q".into());
         assert_eq!(
-            options.command(),
+            options.command(150_000),
             "START_REPLICATION SLOT \"s\" LOGICAL 16/1 (proto_version '1', publication_names '\"it''s\"\"p\",\"q\"', \
              messages 'true')"
         );
+    }
+
+    #[test]
+    fn the_command_asks_for_what_the_server_has() {
+        let ends = |streaming, version| {
+            let options = ReplicationOptions { streaming, ..ReplicationOptions::new("s", Lsn(0), "p") };
+            let command = options.command(version);
+            let (_, asked) = command.split_once("proto_version ").unwrap();
+            asked.replace(", publication_names '\"p\"', messages 'true'", "")
+        };
+        for version in [130_000, 140_011, 150_005, 160_000, 180_001] {
+            assert_eq!(ends(Streaming::Off, version), "'1')");
+        }
+        assert_eq!(ends(Streaming::On, 130_020), "'1')");
+        assert_eq!(ends(Streaming::On, 140_011), "'2', streaming 'on')");
+        assert_eq!(ends(Streaming::Parallel, 150_005), "'3', streaming 'on')");
+        assert_eq!(ends(Streaming::On, 160_000), "'4', streaming 'on')");
+        assert_eq!(ends(Streaming::Parallel, 180_001), "'4', streaming 'parallel')");
     }
 }

@@ -1,14 +1,28 @@
 //! Decoder of the `pgoutput` plugin's messages: bytes in, borrowed messages out. Pure.
 //!
-//! Every message of protocol 1, and logical decoding messages (`messages 'true'`, Postgres 14+). A message
-//! is either understood to its last byte or refused: missing bytes, leftover bytes and unknown tags are
+//! ```text
+//!   decode             protocol 1: transactions that have committed, one after the other; logical messages (14+)
+//!   Control::decode    protocols 2 to 4: where parts of transactions in progress begin, end, commit and abort;
+//!                      transactions that are prepared
+//!   streamed           a message of such a part: with the transaction id taken out it is one of protocol 1
+//! ```
+//!
+//! A message is either understood to its last byte or refused: missing bytes, leftover bytes and unknown tags are
 //! errors, and no input panics (`fuzz/` and the property tests show it). A [`Tuple`] is checked whole when
 //! it is decoded, so walking its columns afterwards cannot fail and costs no allocation.
 //!
 //! Source: PostgreSQL documentation, "Logical Replication Message Formats";
 //! `src/backend/replication/logical/proto.c`.
 
+mod reader;
+mod stream;
+#[cfg(test)]
+mod tests;
+
 use crate::change::{Lsn, Value};
+
+use reader::Reader;
+pub use stream::{Control, Prepared, Streamed, streamed};
 
 /// Microseconds between the epochs of Unix (1970) and Postgres (2000).
 pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
@@ -207,10 +221,7 @@ impl<'a> Tuple<'a> {
 
 /// Decodes one message.
 pub fn decode(bytes: &[u8]) -> Result<Message<'_>, DecodeError> {
-    let Some((&tag, body)) = bytes.split_first() else {
-        return Err(DecodeError::Truncated { tag: '\0', at: 0, wanted: "a message" });
-    };
-    let mut reader = Reader { tag, whole: bytes.len(), rest: body };
+    let (tag, mut reader) = Reader::new(bytes)?;
     let message = match tag {
         b'B' => Message::Begin {
             commit_lsn: reader.lsn()?,
@@ -306,7 +317,7 @@ fn relation(reader: &mut Reader<'_>) -> Result<Relation, DecodeError> {
         return Err(reader.unexpected(identity, "a replica identity (d, n, f or i)"));
     }
     let count = reader.u16("a number of columns")?;
-    let mut columns = Vec::with_capacity(usize::from(count).min(reader.rest.len()));
+    let mut columns = Vec::with_capacity(usize::from(count).min(reader.rest().len()));
     for _ in 0..count {
         let flags = reader.u8("column flags")?;
         if flags & !1 != 0 {
@@ -320,198 +331,4 @@ fn relation(reader: &mut Reader<'_>) -> Result<Relation, DecodeError> {
         });
     }
     Ok(Relation { oid, schema, table, identity, columns })
-}
-
-struct Reader<'a> {
-    tag: u8,
-    whole: usize,
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn truncated(&self, wanted: &'static str) -> DecodeError {
-        DecodeError::Truncated { tag: char::from(self.tag), at: self.whole - self.rest.len(), wanted }
-    }
-
-    fn unexpected(&self, found: u8, wanted: &'static str) -> DecodeError {
-        DecodeError::Unexpected { tag: char::from(self.tag), found, wanted }
-    }
-
-    fn take(&mut self, count: usize, wanted: &'static str) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.truncated(wanted))?;
-        self.rest = rest;
-        Ok(head)
-    }
-
-    fn array<const N: usize>(&mut self, wanted: &'static str) -> Result<[u8; N], DecodeError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or_else(|| self.truncated(wanted))?;
-        self.rest = rest;
-        Ok(*head)
-    }
-
-    fn u8(&mut self, wanted: &'static str) -> Result<u8, DecodeError> {
-        self.array::<1>(wanted).map(|b| b[0])
-    }
-
-    fn u16(&mut self, wanted: &'static str) -> Result<u16, DecodeError> {
-        self.array(wanted).map(u16::from_be_bytes)
-    }
-
-    fn u32(&mut self, wanted: &'static str) -> Result<u32, DecodeError> {
-        self.array(wanted).map(u32::from_be_bytes)
-    }
-
-    fn lsn(&mut self) -> Result<Lsn, DecodeError> {
-        self.array("an LSN").map(|b| Lsn(u64::from_be_bytes(b)))
-    }
-
-    fn time(&mut self) -> Result<i64, DecodeError> {
-        self.array("a time").map(|b| i64::from_be_bytes(b).saturating_add(POSTGRES_EPOCH_US))
-    }
-
-    fn marker(&mut self, wanted: u8, name: &'static str) -> Result<(), DecodeError> {
-        match self.u8(name)? {
-            found if found == wanted => Ok(()),
-            found => Err(self.unexpected(found, name)),
-        }
-    }
-
-    fn string(&mut self, wanted: &'static str) -> Result<&'a str, DecodeError> {
-        let end = memchr::memchr(0, self.rest).ok_or_else(|| self.truncated(wanted))?;
-        let (text, rest) = self.rest.split_at(end);
-        let text = std::str::from_utf8(text).map_err(|error| {
-            let found = text.get(error.valid_up_to()).copied().unwrap_or_default();
-            self.unexpected(found, "UTF-8 text")
-        })?;
-        self.rest = &rest[1..];
-        Ok(text)
-    }
-
-    /// Checks a tuple to its end, so that [`Tuple::values`] need not.
-    fn tuple(&mut self) -> Result<Tuple<'a>, DecodeError> {
-        let columns = self.u16("a number of columns")?;
-        let start = self.rest;
-        for _ in 0..columns {
-            match self.u8("a column")? {
-                b'n' | b'u' => {}
-                b't' => {
-                    let length = self.u32("a column length")? as usize;
-                    self.take(length, "a column value")?;
-                }
-                found => return Err(self.unexpected(found, "a column kind (n, u or t)")),
-            }
-        }
-        Ok(Tuple { columns, body: &start[..start.len() - self.rest.len()] })
-    }
-
-    fn end(&self) -> Result<(), DecodeError> {
-        match self.rest.len() {
-            0 => Ok(()),
-            count => Err(DecodeError::Leftover { tag: char::from(self.tag), count }),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn message(parts: &[&[u8]]) -> Vec<u8> {
-        parts.concat()
-    }
-
-    /// One valid message of each kind, built from the documentation's tables.
-    fn samples() -> Vec<Vec<u8>> {
-        let lsn = &0x16_B374_D848_u64.to_be_bytes()[..];
-        let end = &0x16_B374_D878_u64.to_be_bytes()[..];
-        let time = &1_000_000_i64.to_be_bytes()[..];
-        let oid = &16_384_u32.to_be_bytes()[..];
-        let tuple = b"\0\x04nut\0\0\0\x03abct\0\0\0\0";
-        vec![
-            message(&[b"B", lsn, time, &7_u32.to_be_bytes()]),
-            message(&[b"C\0", lsn, end, time]),
-            message(&[b"O", lsn, b"upstream\0"]),
-            message(&[
-                b"R",
-                oid,
-                b"public\0t\0d\0\x02",
-                b"\x01id\0",
-                oid,
-                b"\xff\xff\xff\xff",
-                b"\0v\0",
-                oid,
-                b"\0\0\0\x08",
-            ]),
-            message(&[b"Y", oid, b"public\0mood\0"]),
-            message(&[b"I", oid, b"N", tuple]),
-            message(&[b"U", oid, b"N", tuple]),
-            message(&[b"U", oid, b"K", tuple, b"N", tuple]),
-            message(&[b"U", oid, b"O", tuple, b"N", tuple]),
-            message(&[b"D", oid, b"K", tuple]),
-            message(&[b"D", oid, b"O", tuple]),
-            message(&[b"T", &2_u32.to_be_bytes(), b"\x03", oid, oid]),
-            message(&[b"M\x01", lsn, b"prefix\0", &3_u32.to_be_bytes(), b"\0\xff1"]),
-        ]
-    }
-
-    #[test]
-    fn tuples_give_null_unchanged_and_text() {
-        let bytes = &samples()[5];
-        let Ok(Message::Insert { relation: 16_384, new }) = decode(bytes) else {
-            panic!("{:?}", decode(bytes))
-        };
-        let values: Vec<_> = new.values().collect();
-        assert_eq!(values, [Value::Null, Value::Unchanged, Value::Text(b"abc"), Value::Text(b"")]);
-    }
-
-    #[test]
-    fn commit_and_truncate_and_messages_keep_their_fields() {
-        let samples = samples();
-        let commit = Message::Commit {
-            commit_lsn: Lsn(0x16_B374_D848),
-            end_lsn: Lsn(0x16_B374_D878),
-            commit_us: POSTGRES_EPOCH_US + 1_000_000,
-        };
-        assert_eq!(decode(&samples[1]), Ok(commit));
-        let truncate =
-            Message::Truncate { cascade: true, restart_identity: true, relations: vec![16_384; 2] };
-        assert_eq!(decode(&samples[11]), Ok(truncate));
-        let lsn = Lsn(0x16_B374_D848);
-        let logical = Message::Logical { transactional: true, lsn, prefix: "prefix", content: b"\0\xff1" };
-        assert_eq!(decode(&samples[12]), Ok(logical));
-    }
-
-    #[test]
-    fn every_shortened_or_lengthened_message_is_refused() {
-        for bytes in samples() {
-            assert!(decode(&bytes).is_ok(), "{bytes:?}");
-            for length in 0..bytes.len() {
-                assert!(decode(&bytes[..length]).is_err(), "{:?} was taken", &bytes[..length]);
-            }
-            let longer = [&bytes[..], b"x"].concat();
-            assert!(matches!(decode(&longer), Err(DecodeError::Leftover { count: 1, .. })), "{longer:?}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_bytes_make_it_panic(tag in prop::sample::select(b"BCORYIUDTMSEcApP".to_vec()), body in prop::collection::vec(any::<u8>(), 0..200)) {
-            let bytes = [&[tag][..], &body].concat();
-            if let Ok(Message::Insert { new, .. } | Message::Update { new, .. }) = decode(&bytes) {
-                prop_assert_eq!(new.values().count(), new.len());
-            }
-        }
-
-        #[test]
-        fn no_changed_byte_makes_it_panic(which in 0..13_usize, at in any::<prop::sample::Index>(), byte in any::<u8>()) {
-            let mut bytes = samples().swap_remove(which);
-            let at = at.index(bytes.len());
-            bytes[at] = byte;
-            if let Ok(Message::Insert { new, .. } | Message::Update { new, .. }) = decode(&bytes) {
-                prop_assert_eq!(new.values().count(), new.len());
-            }
-        }
-    }
 }
