@@ -52,7 +52,7 @@ const CATCH_UP: &str = "15m";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_often_it_is_killed() {
-    check_lake::python();
+    oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let rounds = setting("CRASH_ROUNDS").unwrap_or(30) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}");

@@ -2,9 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value as Json, json};
 use tidemark::change::Cut;
@@ -12,9 +10,10 @@ use tidemark::change::Cut;
 use crate::check_log::CheckedLog;
 use crate::clock::Clock;
 use crate::connector::{Connector, NAME};
-use crate::oracle::checker::sha256;
+use crate::oracle::reader::Reader;
 use crate::oracle::source::{TABLES, Table};
-use crate::oracle::{History, Row, Rows, State};
+use crate::oracle::values::sha256;
+use crate::oracle::{History, Row, State};
 
 /// Compares every cut and every published day with the oracle. Panics at the first difference.
 pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: &Clock) {
@@ -110,7 +109,8 @@ fn check_sums(connector: &Connector, log: &CheckedLog, table: &Table, before: Op
 }
 
 fn check_rows(reader: &mut Reader, connector: &Connector, table: &Table, cut: &Cut, state: &State) {
-    let mut found = reader.rows(&folder(connector, table, cut), table);
+    let columns = table.columns.iter().map(|column| (column.name, column.kind));
+    let mut found = reader.rows(&folder(connector, table, cut), columns);
     for (row, count) in &state[table.name] {
         *found.entry(row.clone()).or_default() -= count;
     }
@@ -153,52 +153,6 @@ fn folder(connector: &Connector, table: &Table, cut: &Cut) -> PathBuf {
 fn read_json(path: &Path) -> Json {
     let text = fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     serde_json::from_slice(&text).unwrap()
-}
-
-/// pyarrow, in a process of its own.
-struct Reader {
-    child: Child,
-    lines: BufReader<std::process::ChildStdout>,
-}
-
-impl Reader {
-    fn start() -> Self {
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/exactness/read_lake.py");
-        let mut child =
-            Command::new(python()).arg(script).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Self { child, lines }
-    }
-
-    fn rows(&mut self, folder: &Path, table: &Table) -> Rows {
-        let columns: Vec<_> = table.columns.iter().map(|column| [column.name, column.kind.name()]).collect();
-        let asked = json!({"folder": folder, "columns": columns});
-        writeln!(self.child.stdin.as_mut().unwrap(), "{asked}").unwrap();
-        let mut line = String::new();
-        self.lines.read_line(&mut line).unwrap();
-        let list: Vec<Row> = serde_json::from_str(&line)
-            .unwrap_or_else(|error| panic!("{} could not be read: {error}", folder.display()));
-        let mut rows = Rows::new();
-        for row in list {
-            *rows.entry(row).or_default() += 1;
-        }
-        rows
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A Python with pyarrow.
-pub fn python() -> PathBuf {
-    let python = std::env::var_os("TIDEMARK_TEST_PYTHON")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join(".venv/bin/python"), PathBuf::from);
-    assert!(python.exists(), "{} is missing: run `make venv`", python.display());
-    python
 }
 
 /// Every object below a folder with its SHA-256. What an object store's own half-done uploads are called is not

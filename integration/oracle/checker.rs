@@ -2,8 +2,6 @@
 
 use std::fmt::Display;
 
-use base64::Engine as _;
-use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value as Json};
 use tidemark::change::{Lsn, Position};
 use tidemark::log::RecordRef;
@@ -329,57 +327,5 @@ fn expand<'h>(transaction: usize, change: &'h Change, records: &mut Vec<Expected
 
 /// A value of an envelope as the oracle shows it.
 pub fn shown(column: &Column, value: &Json) -> Option<String> {
-    let text = || value.as_str().unwrap_or_else(|| panic!("{}: {value} is no string", column.name));
-    if value.is_null() {
-        return None;
-    }
-    Some(match column.kind {
-        Kind::Int | Kind::Date => {
-            assert!(value.is_i64(), "{}: {value} is no whole number", column.name);
-            value.to_string()
-        }
-        Kind::Bool | Kind::Ints => value.to_string(),
-        Kind::Text => text().to_owned(),
-        Kind::Wide => sha256(text().as_bytes()),
-        Kind::Bytes => hexadecimal(&BASE64_STANDARD.decode(text()).unwrap()),
-        Kind::Instant => match text() {
-            infinite @ ("infinity" | "-infinity") => infinite.to_owned(),
-            instant => instant.parse::<jiff::Timestamp>().unwrap().as_microsecond().to_string(),
-        },
-        Kind::Money => decimal(unscaled(text()), 2),
-        Kind::Numeric => match value.as_object() {
-            None => text().to_owned(),
-            Some(parts) => {
-                decimal(unscaled(parts["value"].as_str().unwrap()), parts["scale"].as_u64().unwrap() as usize)
-            }
-        },
-    })
-}
-
-/// In lower-case hexadecimal, by a library, not by the product.
-pub fn sha256(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    hexadecimal(&sha2::Sha256::digest(bytes))
-}
-
-/// Big-endian two's complement in base64.
-fn unscaled(text: &str) -> i128 {
-    let bytes = BASE64_STANDARD.decode(text).unwrap();
-    assert!((1..=16).contains(&bytes.len()), "{text}: more than 128 bits");
-    bytes.iter().fold(if bytes[0] < 0x80 { 0 } else { -1 }, |value, byte| value << 8 | i128::from(*byte))
-}
-
-fn decimal(unscaled: i128, scale: usize) -> String {
-    let sign = if unscaled < 0 { "-" } else { "" };
-    let digits = format!("{:0width$}", unscaled.unsigned_abs(), width = scale + 1);
-    let (whole, fraction) = digits.split_at(digits.len() - scale);
-    if scale == 0 { format!("{sign}{whole}") } else { format!("{sign}{whole}.{fraction}") }
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        write!(text, "{byte:02x}").unwrap();
-        text
-    })
+    super::values::shown(column.kind, &value.to_string())
 }

@@ -5,7 +5,9 @@
 
 pub mod checker;
 mod history;
+pub mod reader;
 pub mod source;
 pub mod traffic;
+pub mod values;
 
 pub use history::{Change, History, Row, Rows, State, Transaction};

@@ -11,24 +11,36 @@ use std::fmt::Write as _;
 use tokio_postgres::Client;
 
 /// What a column holds; decides how its values become texts that can be compared.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Whole numbers.
     Int,
     /// Short text, uuid, enum, jsonb: compared as they are.
     Text,
+    /// Any type that travels as its text, of which a cast to text may be another one (`char(n)`).
+    Printed,
     /// Long text: compared by its SHA-256.
     Wide,
-    /// `numeric(p, 2)`.
-    Money,
+    /// `numeric(p, s)`: the scale.
+    Decimal(usize),
     /// `numeric`.
     Numeric,
+    /// `real`: its bits.
+    Real,
+    /// `double precision`: its bits.
+    Double,
+    /// `bit(n)`: its digits.
+    Bits(usize),
+    /// `time(p)`: microseconds since midnight.
+    Time(u8),
+    /// `timestamp(p)`: microseconds since 1970.
+    Local(u8),
     /// `timestamptz`: microseconds since 1970.
     Instant,
     /// `date`: days since 1970.
     Date,
-    /// `int[]`, as JSON.
-    Ints,
+    /// An array of one dimension: its elements' texts, as JSON.
+    List(&'static Kind),
     /// `bytea`, hexadecimal.
     Bytes,
     /// `boolean`.
@@ -37,34 +49,53 @@ pub enum Kind {
 
 impl Kind {
     /// SQL which makes a value a text.
-    fn text(self, column: &str) -> String {
+    pub fn text(self, column: &str) -> String {
         match self {
-            Self::Int | Self::Text | Self::Money | Self::Numeric | Self::Bool => format!("{column}::text"),
+            Self::Int | Self::Text | Self::Decimal(_) | Self::Numeric | Self::Bool | Self::Bits(_) => {
+                format!("{column}::text")
+            }
+            // Not IS NULL, which is true of a composite of nulls.
+            Self::Printed => {
+                format!("CASE WHEN {column} IS DISTINCT FROM NULL THEN format('%s', {column}) END")
+            }
             Self::Wide => format!("encode(sha256(convert_to({column}, 'UTF8')), 'hex')"),
-            Self::Instant => format!(
+            Self::Real => format!("encode(float4send({column}), 'hex')"),
+            Self::Double => format!("encode(float8send({column}), 'hex')"),
+            Self::Time(_) => format!("(extract(epoch FROM {column}) * 1000000)::bigint::text"),
+            Self::Instant | Self::Local(_) => format!(
                 "CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint::text \
                  ELSE {column}::text END"
             ),
-            Self::Date => format!("({column} - date '1970-01-01')::text"),
-            Self::Ints => format!("array_to_json({column})::text"),
+            Self::Date => format!(
+                "CASE WHEN isfinite({column}) THEN ({column} - date '1970-01-01')::text ELSE {column}::text END"
+            ),
+            Self::List(element) => format!(
+                "CASE WHEN {column} IS NOT NULL THEN array_to_json(ARRAY(SELECT {} \
+                 FROM unnest({column}) WITH ORDINALITY AS list (element, place) ORDER BY place))::text END",
+                element.text("element")
+            ),
             Self::Bytes => format!("encode({column}, 'hex')"),
         }
     }
 
     /// The name which `read_lake.py` knows it by.
-    pub fn name(self) -> &'static str {
-        match self {
+    pub fn name(self) -> String {
+        let name = match self {
             Self::Int => "int",
-            Self::Text => "text",
+            Self::Text | Self::Printed | Self::Numeric | Self::Bits(_) => "text",
             Self::Wide => "wide",
-            Self::Money => "money",
-            Self::Numeric => "numeric",
+            Self::Decimal(scale) => return format!("decimal {scale}"),
+            Self::Real => "real",
+            Self::Double => "double",
+            Self::Time(_) => "time",
+            Self::Local(_) => "local",
             Self::Instant => "instant",
             Self::Date => "date",
-            Self::Ints => "ints",
             Self::Bytes => "bytes",
             Self::Bool => "bool",
-        }
+            Self::List(element) => return format!("list {}", element.name()),
+        };
+        name.to_owned()
     }
 }
 
@@ -112,7 +143,7 @@ impl Table {
     }
 }
 
-const NUMBER: Column = column("price", "numeric(12,2)", Kind::Money);
+const NUMBER: Column = column("price", "numeric(12,2)", Kind::Decimal(2));
 const AT: Column = column("at", "timestamptz", Kind::Instant);
 const BODY: Column = column("body", "text", Kind::Wide);
 
@@ -125,7 +156,7 @@ pub const TABLES: &[Table] = &[
             NUMBER,
             AT,
             column("doc", "jsonb", Kind::Text),
-            column("tags", "int[]", Kind::Ints),
+            column("tags", "int[]", Kind::List(&Kind::Int)),
             column("mood", "mood", Kind::Text),
             column("raw", "bytea", Kind::Bytes),
             BODY,

@@ -46,6 +46,8 @@ pub struct Record {
     pub key: Value,
     /// Value; null for a tombstone.
     pub value: Value,
+    /// The value as it is; none for a tombstone.
+    pub bytes: Option<Vec<u8>>,
 }
 
 impl Connector {
@@ -154,6 +156,7 @@ impl Connector {
                     position: String::from_utf8(position.to_vec()).unwrap(),
                     key: json(record.key),
                     value: json(record.value),
+                    bytes: record.value.map(<[u8]>::to_vec),
                 });
             }
             at = fetched.next;

@@ -1,0 +1,250 @@
+//! Tables and traffic made from seeds, on each of the servers that Tidemark speaks to: what arrives is what Postgres has.
+//!
+//! ```text
+//!   seed ──> tables ──> rows ──> traffic, changes of schema ──> cut ──> more ──> cut
+//!                                   │                            │
+//!      test_decoding of the same WAL ┴─ equal ─ log      SELECT ─┴─ equal ─ lake, as pyarrow reads it
+//! ```
+//!
+//! A table's oracle is Postgres itself: `test_decoding`, which knows the shape that a table had when a row was written,
+//! and the order of commits; and a SELECT at each cut. Rows that are there before the capture begins are inserted into
+//! a second table afterwards: a row is encoded to the same bytes whether it was copied or streamed.
+//!
+//! `TIDEMARK_TEST_SEED` is the first seed and `ORACLE_SEEDS` their number: `TIDEMARK_TEST_SEED=17 ORACLE_SEEDS=1` replays
+//! one. `TIDEMARK_TEST_POSTGRES` chooses one server, `ORACLE_SCHEMA_CHANGES` kinds of changes (see `schema.rs`), and
+//! `ORACLE_SQL=1` prints the statements of a table that differs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+#[path = "oracle_tables/compare_lake.rs"]
+mod compare_lake;
+#[path = "oracle_tables/compare_log.rs"]
+mod compare_log;
+#[path = "oracle_tables/decoded.rs"]
+mod decoded;
+#[path = "oracle_tables/schema.rs"]
+mod schema;
+#[path = "oracle_tables/tables.rs"]
+mod tables;
+#[path = "oracle_tables/traffic.rs"]
+mod traffic;
+#[path = "oracle_tables/types.rs"]
+mod types;
+
+#[allow(dead_code, reason = "each test uses a part of it")]
+#[path = "exactness/clock.rs"]
+mod clock;
+mod oracle;
+mod support;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::time::Instant;
+
+use clock::Clock;
+use compare_lake::State;
+use compare_log::Shown;
+use oracle::reader::{self, Reader};
+use schema::SchemaChange;
+use support::{Connector, MAJORS, NAME, PATIENCE, Postgres, Record, Running, wait_until};
+use tables::Table;
+use tokio_postgres::Client;
+use traffic::Seed;
+
+/// Seeds that share a server.
+const TOGETHER: u64 = 25;
+/// Rounds of transactions before the first cut, and between it and the second.
+const ROUNDS: [usize; 2] = [10, 5];
+/// Days that are cut: ahead of our own clock, by which /health tells what is overdue.
+const DAYS: [&str; 2] = ["2036-03-01", "2036-03-02"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes() {
+    reader::python();
+    let number = |name: &str, default: u64| {
+        std::env::var(name)
+            .map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+    };
+    let first = number("TIDEMARK_TEST_SEED", 1);
+    let seeds = first..first + number("ORACLE_SEEDS", 8);
+    let one = number("TIDEMARK_TEST_POSTGRES", 0) as u32;
+    let mut differences = Vec::new();
+    for major in MAJORS.into_iter().filter(|major| one == 0 || *major == one) {
+        for start in seeds.clone().step_by(TOGETHER as usize) {
+            let began = Instant::now();
+            let some = start..seeds.end.min(start + TOGETHER);
+            let found = compare(major, some.clone()).await;
+            eprintln!(
+                "PostgreSQL {major}, seeds {some:?}: {} differences, {:?}",
+                found.len(),
+                began.elapsed()
+            );
+            found.iter().for_each(|difference| eprintln!("{difference}\n"));
+            differences.extend(found);
+        }
+    }
+    assert!(differences.is_empty(), "{} tables differ:\n{}", differences.len(), differences.join("\n\n"));
+}
+
+/// Lets the seeds happen on one server, and gives what differs.
+async fn compare(major: u32, numbers: Range<u64>) -> Vec<String> {
+    let changes = SchemaChange::chosen();
+    let mut world = World::start(major).await;
+    let mut seeds = Vec::new();
+    for number in numbers {
+        seeds.push(Seed::make(number, &world.client).await);
+    }
+    decoded::begin(&world.client).await;
+    let mut running = world.connector.start_ready("run").await;
+    let sessions = [world.server.connect().await, world.server.connect().await];
+    for session in &sessions {
+        // No statement of one session waits for the other: that would be a mistake of this test.
+        session.batch_execute("SET lock_timeout = '20s'").await.unwrap();
+    }
+    for seed in &mut seeds {
+        seed.fill_twins(&world.client).await;
+        seed.rounds(ROUNDS[0], [&sessions[0], &sessions[1]], &changes).await;
+        if seed.number % 2 == 0 {
+            seed.open(world.server.connect().await).await;
+        }
+    }
+    let mut states = vec![world.cut(0, &running, &seeds).await];
+    for seed in &mut seeds {
+        seed.close().await;
+        seed.rounds(ROUNDS[1], [&sessions[0], &sessions[1]], &changes).await;
+    }
+    states.push(world.cut(1, &running, &seeds).await);
+    assert!(running.terminate().await.success(), "{}", running.output());
+    world.differences(&seeds, &states).await
+}
+
+/// A server whose days the test ends, and its connector.
+struct World {
+    major: u32,
+    server: Postgres,
+    client: Client,
+    clock: Clock,
+    connector: Connector,
+    _clock_folder: tempfile::TempDir,
+}
+
+impl World {
+    async fn start(major: u32) -> Self {
+        let folder = support::clock_folder();
+        let noon = format!("{}T12:00:00Z", DAYS[0]).parse().unwrap();
+        let clock = Clock::new(folder.path(), noon, jiff::civil::Time::MIN, "UTC");
+        let mut builder =
+            Postgres::version(major).set("max_connections", "60").set("max_locks_per_transaction", "1000");
+        for (name, value) in clock.environment() {
+            builder = builder.env(name, &value);
+        }
+        let server = builder.start().await;
+        let client = server.connect().await;
+        client
+            .batch_execute(
+                "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'iso_8601'; SET bytea_output = 'hex';
+                 CREATE EXTENSION citext",
+            )
+            .await
+            .unwrap();
+        let connector = Connector::new(&server.url()).set("source", "tables", ["s*.*"]);
+        Self { major, server, client, clock, connector, _clock_folder: folder }
+    }
+
+    /// Ends a day, and gives what the server has at its cut: nobody commits meanwhile.
+    async fn cut(&mut self, day: usize, running: &Running, seeds: &[Seed]) -> Vec<State> {
+        let mut states = Vec::new();
+        for table in seeds.iter().flat_map(|seed| &seed.tables) {
+            states.push(State::load(&self.client, table).await);
+        }
+        // It is told that a day has begun by the server's next message.
+        wait_until(PATIENCE, &format!("{} is cut", DAYS[day]), async || {
+            running.command(&["cut", "--ds", DAYS[day]]).status.success()
+        })
+        .await;
+        self.connector.wait_published(DAYS[day]).await;
+        self.clock.step_ms(24 * 3600 * 1000);
+        states
+    }
+
+    async fn differences(&self, seeds: &[Seed], states: &[Vec<State>]) -> Vec<String> {
+        let decoded = decoded::take(&self.client).await;
+        let records = self.records().await;
+        let (mut reader, mut found) = (Reader::start(), Vec::new());
+        for seed in seeds {
+            for table in &seed.tables {
+                let mut note = |result: Result<(), String>| {
+                    found.extend(result.err().map(|error| self.difference(seed, table, &error)));
+                };
+                let none = Vec::new();
+                let of = |name: &str| records.get(&(table.schema.clone(), name.to_owned())).unwrap_or(&none);
+                note(self.log_differs(table, &decoded, of(&table.name), of(&table.twin)).await);
+                for (ds, states) in DAYS.iter().zip(states) {
+                    let state =
+                        states.iter().find(|s| s.table.schema == table.schema && s.table.name == table.name);
+                    note(state.unwrap().check(&mut reader, &self.connector, ds));
+                }
+            }
+        }
+        found
+    }
+
+    async fn log_differs(
+        &self,
+        table: &Table,
+        decoded: &decoded::Decoded,
+        records: &[Record],
+        twin: &[Record],
+    ) -> Result<(), String> {
+        let changes = decoded::of_table(decoded, table);
+        let mut shown = Shown::default();
+        shown.load(&self.client, table, &changes).await;
+        let mut copied =
+            compare_log::check(table, &shown, &changes, records).map_err(|error| format!("log: {error}"))?;
+        let mut streamed: Vec<_> =
+            twin.iter().filter_map(|r| r.bytes.as_deref()).map(compare_log::after_text).collect();
+        copied.sort_unstable();
+        streamed.sort_unstable();
+        if copied != streamed {
+            let differ = copied.iter().zip(&streamed).find(|(copied, streamed)| copied != streamed);
+            return Err(format!(
+                "{} rows copied, {} streamed; the first that differ: {differ:?}",
+                copied.len(),
+                streamed.len()
+            ));
+        }
+        Ok(())
+    }
+
+    /// The records of each table, by schema and name.
+    async fn records(&self) -> BTreeMap<(String, String), Vec<Record>> {
+        let day = Connector::json(&self.connector.day(DAYS[1]));
+        let mut records = BTreeMap::new();
+        for table in
+            day["tables"].as_array().unwrap().iter().chain(day["missing"].as_array().into_iter().flatten())
+        {
+            let name = |part: &str| table["table"][part].as_str().unwrap().to_owned();
+            let topic = table["topic"].as_str().unwrap();
+            assert!(topic.starts_with(NAME));
+            records.insert((name("schema"), name("table")), self.connector.records(topic).await);
+        }
+        records
+    }
+
+    fn difference(&self, seed: &Seed, table: &Table, error: &str) -> String {
+        let mut text = format!(
+            "TIDEMARK_TEST_SEED={} ORACLE_SEEDS=1 TIDEMARK_TEST_POSTGRES={} {} (key {:?}, {:?}): {error}",
+            seed.number,
+            self.major,
+            table.quoted(),
+            table.key,
+            table.identity
+        );
+        if std::env::var_os("ORACLE_SQL").is_some() {
+            for (_, sql) in seed.done.iter().filter(|(of, _)| *of == table.name || of.is_empty()) {
+                text += &format!("\n    {};", sql.chars().take(1500).collect::<String>());
+            }
+        }
+        text
+    }
+}
