@@ -16,6 +16,12 @@ async fn with_two_phase() -> Both {
     both
 }
 
+async fn end(both: &Both, one: &str, other: &str, id: u32) {
+    for statement in [one, other, &format!("INSERT INTO b VALUES ({id})")] {
+        sql(&both.client, statement).await;
+    }
+}
+
 /// Prepares large and small transactions, ends them in another order, and gives how many rows `a` has.
 async fn traffic(both: &Both, mut between: impl AsyncFnMut()) -> u64 {
     let rows = |from: u32, to: u32| {
@@ -30,18 +36,10 @@ async fn traffic(both: &Both, mut between: impl AsyncFnMut()) -> u64 {
         .await;
     sql(&both.client, &format!("BEGIN; {}; PREPARE TRANSACTION 'small, rolled back'", rows(30_001, 30_003)))
         .await;
-    sql(
-        &both.client,
-        "COMMIT PREPARED 'small'; ROLLBACK PREPARED 'large, rolled back'; INSERT INTO b VALUES (2)",
-    )
-    .await;
+    end(both, "COMMIT PREPARED 'small'", "ROLLBACK PREPARED 'large, rolled back'", 2).await;
     both.streamed.wait_for_records("b", 2).await;
     between().await;
-    sql(
-        &both.client,
-        "COMMIT PREPARED 'large'; ROLLBACK PREPARED 'small, rolled back'; INSERT INTO b VALUES (3)",
-    )
-    .await;
+    end(both, "COMMIT PREPARED 'large'", "ROLLBACK PREPARED 'small, rolled back'", 3).await;
     both.streamed.wait_for_records("b", 3).await;
     3003
 }
