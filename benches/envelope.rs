@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tidemark::change::{
-    Column, ColumnType, Lsn, Op, Position, ReplicaIdentity, SchemaVersion, TableName, TableSchema, TextKind,
-    Value,
+    Column, ColumnType, Lsn, Op, Position, ReplicaIdentity, TableName, TableSchema, TextKind, Value,
 };
 use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::{

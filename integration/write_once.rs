@@ -10,6 +10,8 @@ mod support;
 
 #[path = "write_once/deliver.rs"]
 mod deliver;
+#[path = "write_once/existing.rs"]
+mod existing;
 #[path = "write_once/objects.rs"]
 mod objects;
 #[path = "write_once/schema.rs"]
