@@ -340,6 +340,7 @@ fn all_are_described(documents: &[(&str, Json)]) {
 /// The document without each of its fields in turn, and with one that nobody knows.
 fn spoil<'a>(schema: &'a str, document: &Json) -> Vec<(&'a str, Json)> {
     // A key may have any columns; the headers that name another key are there in key changes only, and what tells of
+    // A key may have any columns; the headers that name another key are there in key changes only, and what tells of
     // copies, gaps and texts where there were any.
     let fields = document.as_object().unwrap();
     let optional = |name: &str| {
