@@ -26,6 +26,7 @@ const SHAPE: Shape = Shape {
     days: 2,
     changes_per_day: 90,
     truncates: false,
+    beyond: false,
     evolve: true,
 };
 

@@ -21,6 +21,7 @@ const SHAPE: Shape = Shape {
     changes_per_day: 700,
     truncates: false,
     evolve: false,
+    beyond: false,
 };
 
 async fn check(shape: Shape) {
@@ -94,9 +95,27 @@ async fn rows_without_a_key_are_a_multiset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn values_that_their_types_lack_are_carried_beside_them() {
+    for seed in seeds() {
+        for keyed in [true, false] {
+            check(Shape {
+                seed,
+                keyed,
+                beyond: true,
+                evolve: seed % 2 == 0,
+                truncates: seed % 3 == 0,
+                ..SHAPE
+            })
+            .await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory_does_not_change_a_byte() {
-    for (seed, keyed) in [(21, true), (22, false)] {
-        let history = history(Shape { seed, keyed, ..SHAPE });
+    for (seed, keyed, beyond) in [(21, true, false), (22, false, false), (23, true, true), (24, false, true)]
+    {
+        let history = history(Shape { seed, keyed, beyond, ..SHAPE });
         let mut stores = Vec::new();
         for memory in [64 << 10, 16 << 20] {
             let scratch = tempfile::tempdir().unwrap();

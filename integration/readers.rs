@@ -12,8 +12,8 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 use tidemark::batch::{
-    Compression, FileReader, FileWriter, Format, ReaderOptions, RowBuilder, WriterOptions, arrow_schema,
-    datum,
+    Compression, EXACT, FileReader, FileWriter, Format, ReaderOptions, RowBuilder, WriterOptions,
+    arrow_schema, datum, exact_schema,
 };
 use tidemark::change::{Column, ColumnType, Datum};
 
@@ -161,6 +161,82 @@ fn csv_is_read_by_pandas() {
             {"name": "tags", "values": ["[\"x\",\"y\"]", ""]},
         ])
     );
+}
+
+/// Values that their columns' types cannot hold, each in a row of its own, and what must stand beside the null.
+fn beyond_their_types() -> Vec<(&'static str, ColumnType, Datum<'static>, &'static str)> {
+    let array = |element| ColumnType::Array { element: Box::new(element) };
+    let decimal = ColumnType::Decimal { precision: 12, scale: 2 };
+    let last = || Datum::Timestamp(9_224_318_015_999_999_999);
+    let list = Datum::List;
+    vec![
+        ("price", decimal.clone(), text("NaN"), r#""NaN""#),
+        ("at", ColumnType::Timestamp { precision: 6 }, last(), r#""294276-12-31 23:59:59.999999""#),
+        ("since", ColumnType::TimestampTz { precision: 6 }, last(), r#""294276-12-31 23:59:59.999999+00""#),
+        (
+            "grid",
+            array(ColumnType::Int64),
+            list(vec![
+                list(vec![Datum::Int(i64::MAX), Datum::Null]),
+                list(vec![Datum::Int(3), Datum::Int(4)]),
+            ]),
+            "[[9223372036854775807,null],[3,4]]",
+        ),
+        (
+            "bounds",
+            array(ColumnType::TEXT),
+            text("[0:1]={a,\"b \\\"c\\\"\"}"),
+            r#""[0:1]={a,\"b \\\"c\\\"\"}""#,
+        ),
+        ("prices", array(decimal), list(vec![unscaled(-5), text("NaN")]), r#"["-0.05","NaN"]"#),
+    ]
+}
+
+#[test]
+fn values_that_their_types_lack_are_read_by_others_beside_their_columns() {
+    let folder = tempfile::tempdir().unwrap();
+    let cases = beyond_their_types();
+    let mut columns: Vec<_> = cases.iter().map(|(name, of, ..)| column(name, of.clone())).collect();
+    columns.push(column("id", ColumnType::Int32));
+    let row = |index: usize| {
+        let cell = |at: usize| if at == index { cases[at].2.clone() } else { Datum::Null };
+        (0..cases.len()).map(cell).chain([Datum::Int(index as i64)]).collect::<Vec<_>>()
+    };
+    let texts: Vec<_> =
+        cases.iter().map(|(name, .., json)| json!(format!("{{\"{name}\":{json}}}"))).collect();
+    let mut builder = RowBuilder::new(&columns);
+    (0..cases.len()).for_each(|index| builder.push(&row(index)).unwrap());
+    let batch = builder.finish();
+    for format in [PARQUET, Format::CsvGzip] {
+        let mut writer = FileWriter::new(&format, exact_schema(&columns), &WriterOptions::default()).unwrap();
+        writer.write(&batch).unwrap();
+        let path = saved(&folder, format, &writer.finish().unwrap());
+        if format == PARQUET {
+            let seen = seen(&["parquet-pyarrow", &path]);
+            assert_eq!(seen[cases.len() + 1]["name"], EXACT, "the last one");
+            assert_eq!(seen[cases.len() + 1]["values"], json!(texts), "pyarrow");
+            assert!((0..cases.len()).all(|at| seen[at]["values"] == json!(vec![Value::Null; cases.len()])));
+        }
+        // What one asks of them.
+        let query = "SELECT id, json_extract_string(__exact, '$.price'), json_extract_string(__exact, '$.since'), \
+                     (__exact->'grid')::BIGINT[][], (__exact->'prices')::VARCHAR[], \
+                     json_extract_string(__exact, '$.bounds') FROM t ORDER BY id";
+        let none = |index: usize, shown: [&str; 5]| {
+            let mut row = vec![index.to_string()];
+            row.extend(shown.map(str::to_owned));
+            json!(row)
+        };
+        let blank = ["None"; 5];
+        let [mut price, mut since, mut grid, mut bounds, mut prices] = [blank; 5];
+        price[0] = "NaN";
+        since[1] = "294276-12-31 23:59:59.999999+00";
+        grid[2] = "[[9223372036854775807, None], [3, 4]]";
+        prices[3] = "['-0.05', 'NaN']";
+        bounds[4] = "[0:1]={a,\"b \\\"c\\\"\"}";
+        let expected = [price, blank, since, grid, bounds, prices];
+        let expected: Vec<_> = expected.into_iter().enumerate().map(|(at, shown)| none(at, shown)).collect();
+        assert_eq!(seen(&["sql", &path, query]), json!(expected), "{format:?}");
+    }
 }
 
 const MANY: i64 = 100_000;

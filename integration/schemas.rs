@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use serde_json::{Value as Json, json};
+use tidemark::batch::EXACT;
 use tidemark::change::{
     ActionKind, BACKFILL_PARTITION, Column, ColumnType, Cut, CutBackfill, CutTable, Existing, Holds, LogEnd,
     Lsn, Op, Position, ReplicaIdentity, SchemaAction, SchemaChange, SchemaVersion, TableName, TableSchema,
@@ -18,8 +19,8 @@ use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
 use tidemark::envelope::{Boundary, DataCollection, TransactionEncoder, TransactionOrder, TransactionRecord};
 use tidemark::lake::{
-    ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, LogRange, MANIFEST_VERSION, Manifest,
-    MissingTable, PartFile, Payload,
+    AsText, ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, ExactColumn, LogRange,
+    MANIFEST_VERSION, Manifest, MissingTable, PartFile, Payload,
 };
 use tidemark::log::TopicRecords;
 
@@ -146,6 +147,8 @@ fn manifests_are_as_described() {
         ds: cut.ds,
         cut: CutPoint::from(&cut),
         schema: table(),
+        as_text: Vec::new(),
+        exact: None,
         format: "parquet".to_owned(),
         files: vec![part(Some("[1]")), part(None)],
         rows: 10,
@@ -154,7 +157,16 @@ fn manifests_are_as_described() {
         previous_ds: None,
         backfill: None,
     };
-    let next = Manifest { previous_ds: Some(cut.ds), ..manifest.clone() };
+    let next = Manifest {
+        previous_ds: Some(cut.ds),
+        as_text: vec![AsText {
+            column: "total".to_owned(),
+            type_name: "numeric".to_owned(),
+            reason: "a decimal of a file has one scale for all rows".to_owned(),
+        }],
+        exact: Some(ExactColumn { column: EXACT.to_owned(), values: [("price".to_owned(), 3)].into() }),
+        ..manifest.clone()
+    };
     let copied = Manifest { backfill: cut.tables["shop.public.orders"].backfill.clone(), ..manifest.clone() };
     let day = DayManifest {
         manifest_version: MANIFEST_VERSION,
@@ -328,9 +340,12 @@ fn all_are_described(documents: &[(&str, Json)]) {
 /// The document without each of its fields in turn, and with one that nobody knows.
 fn spoil<'a>(schema: &'a str, document: &Json) -> Vec<(&'a str, Json)> {
     // A key may have any columns; the headers that name another key are there in key changes only, and what tells of
-    // copies and gaps where there were any.
+    // A key may have any columns; the headers that name another key are there in key changes only, and what tells of
+    // copies, gaps and texts where there were any.
     let fields = document.as_object().unwrap();
-    let optional = |name: &str| name.starts_with("__debezium") || ["backfill", "missing"].contains(&name);
+    let optional = |name: &str| {
+        name.starts_with("__debezium") || ["backfill", "missing", "as_text", "exact"].contains(&name)
+    };
     let needed = fields.keys().filter(|name| schema != "key.json" && !optional(name));
     let mut spoilt: Vec<_> = needed
         .map(|name| {

@@ -46,6 +46,14 @@ fn defaults() -> Vec<Default> {
             "{1,NULL,3}",
             Datum::List(vec![Datum::Int(1), Datum::Null, Datum::Int(3)]),
         ),
+        // Beyond what a file has for their types.
+        of(array(ColumnType::Int32), "[0:1]={1,NULL}", text("[0:1]={1,NULL}")),
+        of(
+            array(ColumnType::Int32),
+            "{{1,NULL},{1,NULL}}",
+            Datum::List(vec![Datum::List(vec![Datum::Int(1), Datum::Null]); 2]),
+        ),
+        of(ColumnType::Decimal { precision: 9, scale: 1 }, "NaN", text("NaN")),
         of(array(ColumnType::TEXT), r#"{"a,\"b",NULL}"#, Datum::List(vec![text("a,\"b"), Datum::Null])),
     ]
 }

@@ -63,11 +63,16 @@ pub struct Shape {
     pub changes_per_day: usize,
     pub truncates: bool,
     pub evolve: bool,
+    /// From the second day on there are values that their columns' types lack, also in the key.
+    pub beyond: bool,
 }
 
 fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
     Column::new(name, column_type, "", nullable)
 }
+
+/// The last timestamp of Postgres, 294276-12-31 23:59:59.999999.
+pub const LAST_INSTANT: i128 = 9_224_318_015_999_999_999;
 
 /// Whether values of a column may be unchanged TOAST values: text and arrays, in the key not.
 pub fn may_be_toast(schema: &TableSchema, index: usize) -> bool {
@@ -117,12 +122,17 @@ struct Maker {
     commit_us: i64,
     changes: u64,
     unique: u64,
+    today: usize,
 }
 
 /// Makes a history; the same seed gives the same one.
 pub fn history(shape: Shape) -> History {
     let start: Timestamp = "2026-11-19T20:00:00Z".parse().unwrap();
-    let schema = Arc::new(table(shape.keyed));
+    let mut schema = table(shape.keyed);
+    if shape.beyond {
+        schema.columns[1].column_type = ColumnType::Array { element: Box::new(ColumnType::TEXT) };
+    }
+    let schema = Arc::new(schema);
     let mut maker = Maker {
         random: StdRng::seed_from_u64(shape.seed),
         shape,
@@ -136,6 +146,7 @@ pub fn history(shape: Shape) -> History {
         commit_us: start.as_microsecond(),
         changes: 0,
         unique: 0,
+        today: 0,
     };
     let days = (0..shape.days).map(|day| maker.day(day)).collect();
     History { partitions: maker.partitions, days, versions: maker.versions }
@@ -143,6 +154,7 @@ pub fn history(shape: Shape) -> History {
 
 impl Maker {
     fn day(&mut self, day: usize) -> Day {
+        self.today = day;
         let ds: Ds = "2026-11-20".parse().unwrap();
         let ds = ds.saturating_add(jiff::Span::new().days(day as i64));
         let count = if day == 3 { 0 } else { self.shape.changes_per_day };
@@ -242,7 +254,11 @@ impl Maker {
 
     fn free_key(&mut self) -> (i64, String) {
         loop {
-            let key = (self.random.random_range(-40..40), "x".repeat(self.random.random_range(0..4)));
+            let mut length = self.random.random_range(0..4);
+            if self.shape.beyond && self.today == 0 {
+                length &= !1;
+            }
+            let key = (self.random.random_range(-40..40), "x".repeat(length));
             if !self.rows.contains_key(&key) {
                 return key;
             }
@@ -262,6 +278,18 @@ impl Maker {
         if index == 1 && column.column_type == ColumnType::TEXT {
             return Datum::Text("c".into());
         }
+        if self.shape.beyond && self.today > 0 && self.random.random_ratio(1, 6) {
+            let one = Datum::List(vec![Datum::Int(1), Datum::Null]);
+            match &column.column_type {
+                ColumnType::Decimal { .. } => return Datum::Text("NaN".into()),
+                ColumnType::Array { element } if **element == ColumnType::Int32 => {
+                    let bounds = Datum::Text("[0:1]={1,NULL}".into());
+                    return if self.random.random() { bounds } else { Datum::List(vec![one.clone(), one]) };
+                }
+                ColumnType::TimestampTz { .. } => return Datum::Timestamp(LAST_INSTANT),
+                _ => {}
+            }
+        }
         value(&mut self.random, &column.column_type, self.shape.keyed)
     }
 
@@ -277,7 +305,11 @@ impl Maker {
         let [id, code] = self.schema.key[..] else { panic!("the key has two columns") };
         // Renamed to a name that a column of text had once, it is text.
         row[id] = converted(&Datum::Int(key.0), &ColumnType::Int64, &self.schema.columns[id].column_type);
-        row[code] = Datum::Text(key.1.clone().into());
+        row[code] = match (&self.schema.columns[code].column_type, key.1.len() % 2) {
+            (ColumnType::Array { .. }, 0) => Datum::List(vec![Datum::Text(key.1.clone().into())]),
+            (ColumnType::Array { .. }, _) => Datum::Text(format!("[0:0]={{{}}}", key.1).into()),
+            _ => Datum::Text(key.1.clone().into()),
+        };
     }
 
     fn insert(&mut self) {

@@ -10,11 +10,13 @@ use std::collections::BTreeMap;
 use std::path::Path as LocalPath;
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
 use futures::TryStreamExt;
 use jiff::tz::TimeZone;
 use object_store::{ObjectStore, ObjectStoreExt};
-use tidemark::batch::{FileReader, Format, ReaderOptions, arrow_schema, datum};
+use tidemark::batch::{EXACT, FileReader, Format, ReaderOptions, arrow_schema, datum, exact_schema};
 use tidemark::change::{Calendar, ColumnType, Datum, Ds, TableName, TableSchema};
 use tidemark::envelope::Options;
 use tidemark::lake::{Lake, LakeOptions, Manifest, Shapes, StagedChange, Store};
@@ -122,7 +124,9 @@ pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds) -> Vec
         "parquet" => Format::Parquet { compression: tidemark::batch::Compression::None },
         _ => Format::CsvGzip,
     };
-    let schema = arrow_schema(&manifest.schema.columns);
+    let columns = &manifest.schema.columns;
+    let schema = if manifest.exact.is_some() { exact_schema(columns) } else { arrow_schema(columns) };
+    let mut exact = BTreeMap::new();
     let mut rows = Vec::new();
     for file in &manifest.files {
         let path = lake.layout().snapshot_object(&table_name(), ds, &file.path).to_string();
@@ -130,31 +134,58 @@ pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds) -> Vec
         for batch in FileReader::open(&format, &schema, bytes, &ReaderOptions::default()).unwrap() {
             let batch = batch.unwrap();
             for row in 0..batch.num_rows() {
-                let cells = manifest.schema.columns.iter().enumerate();
-                let cells: Vec<_> =
-                    cells.map(|(i, c)| datum(batch.column(i).as_ref(), &c.column_type, row)).collect();
-                rows.push(shown(&manifest.schema, &cells));
+                let texts = exact_values(&batch, row);
+                let cells = columns.iter().enumerate().map(|(i, c)| {
+                    let plain = datum(batch.column(i).as_ref(), &c.column_type, row);
+                    let Some(text) = texts.get(&c.name) else { return shown_cell(&plain) };
+                    assert_eq!(plain, Datum::Null, "{:?} stands beside its text {text}", c.name);
+                    *exact.entry(c.name.clone()).or_insert(0) += 1;
+                    format!("beside: {text}")
+                });
+                rows.push(joined(&manifest.schema, cells));
             }
         }
     }
     assert_eq!(rows.len() as u64, manifest.rows);
+    assert_eq!(manifest.exact.map(|told| told.values).unwrap_or_default(), exact, "the manifest's counts");
     rows.sort();
     rows
 }
 
-/// A row, with unscaled values as numbers (their bytes may be longer than needed).
+/// What stands in a row's column of texts.
+fn exact_values(batch: &RecordBatch, row: usize) -> serde_json::Map<String, serde_json::Value> {
+    let Some(texts) = batch.column_by_name(EXACT) else { return serde_json::Map::new() };
+    let texts = texts.as_string::<i32>();
+    if texts.is_null(row) { serde_json::Map::new() } else { serde_json::from_str(texts.value(row)).unwrap() }
+}
+
+/// A row, with unscaled values as numbers (their bytes may be longer than needed), and values that their types lack as
+/// the JSON that must stand beside them.
 pub fn shown(schema: &TableSchema, row: &[Datum<'_>]) -> String {
-    let cell = |datum: &Datum<'_>| match datum {
+    joined(schema, row.iter().map(shown_cell))
+}
+
+fn joined(schema: &TableSchema, cells: impl Iterator<Item = String>) -> String {
+    let told = cells.zip(&schema.columns).filter(|(_, c)| !(c.dropped && schema.key.is_empty()));
+    told.map(|(cell, _)| cell).collect::<Vec<_>>().join(" | ")
+}
+
+fn shown_cell(datum: &Datum<'_>) -> String {
+    match datum {
         Datum::Decimal(bytes) => {
             let sign = if bytes[0] >= 0x80 { 0xFF } else { 0 };
             let mut full = [sign; 16];
             full[16 - bytes.len()..].copy_from_slice(bytes);
             format!("Decimal({})", i128::from_be_bytes(full))
         }
+        Datum::Text(text) if text == "NaN" || text.starts_with('[') => format!("beside: {text:?}"),
+        Datum::List(items) if matches!(items.first(), Some(Datum::List(_))) => {
+            assert_eq!(items.len(), 2, "the one list of lists that there is");
+            "beside: [[1,null],[1,null]]".to_owned()
+        }
+        Datum::Timestamp(history::LAST_INSTANT) => "beside: \"294276-12-31 23:59:59.999999+00\"".to_owned(),
         other => format!("{other:?}"),
-    };
-    let told = row.iter().zip(&schema.columns).filter(|(_, c)| !(c.dropped && schema.key.is_empty()));
-    told.map(|(datum, _)| cell(datum)).collect::<Vec<_>>().join(" | ")
+    }
 }
 
 pub fn expected(day: &Day) -> Vec<String> {

@@ -3,6 +3,7 @@
 //! Own buffers rather than `arrow_array::builder`, because a row that turns out to be refused at its last
 //! column must be taken back from the others ([`ColumnBuilder::truncate`]), and those cannot.
 
+use std::fmt;
 use std::sync::Arc;
 
 use arrow_array::types::{
@@ -51,6 +52,30 @@ pub(super) struct DecimalLimits {
     bound: i128,
 }
 
+/// Why a buffer does not take a value.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
+    /// It is one of the column's type, and the type at rest cannot hold it: see [`super::exact`].
+    Beyond,
+    /// It is none of the column's type.
+    Wrong(String),
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self::Wrong(reason)
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Beyond => f.write_str("a value that the type of the file's column cannot hold"),
+            Self::Wrong(reason) => f.write_str(reason),
+        }
+    }
+}
+
 impl ColumnBuilder {
     /// An empty buffer for a column type.
     pub(super) fn new(column_type: &ColumnType) -> Self {
@@ -96,42 +121,44 @@ impl ColumnBuilder {
         Self::List { offsets: vec![0], nulls: NullBufferBuilder::new(0), element: Box::new(element) }
     }
 
-    /// Appends a value and returns the memory it takes, roughly; or says why the column cannot hold it
-    /// (then the buffer may hold a part: [`Self::truncate`] takes it back).
+    /// Appends a value and returns the memory it takes, roughly; or says why it is not taken (then the buffer may
+    /// hold a part: [`Self::truncate`] takes it back).
     ///
     /// [`Datum::Unchanged`] is appended as null: whether that is right is the row's question.
-    pub(super) fn append(&mut self, datum: &Datum<'_>) -> Result<usize, String> {
-        match (self, datum) {
-            (column, Datum::Null | Datum::Unchanged) => column.append_null(),
-            (Self::Bool(values), Datum::Bool(value)) => values.append(*value),
-            (Self::Int16(values), Datum::Int(value)) => values.append_int(*value),
-            (Self::Int32(values), Datum::Int(value)) => values.append_int(*value),
-            (Self::Int64(values), Datum::Int(value)) => values.append(*value),
-            (Self::Float32(values), Datum::Float(value)) => values.append(float32(*value)?),
-            (Self::Float64(values), Datum::Float(value)) => values.append(*value),
-            (Self::Decimal { values, form }, Datum::Decimal(bytes)) => values.append(form.at_rest(bytes)?),
-            (Self::Decimal { .. }, Datum::Text(text)) if text == "NaN" => {
-                Err("NaN, which a decimal of a file cannot hold".to_owned())
-            }
+    pub(super) fn append(&mut self, datum: &Datum<'_>) -> Result<usize, Refusal> {
+        Ok(match (self, datum) {
+            (column, Datum::Null | Datum::Unchanged) => column.append_null()?,
+            (Self::Bool(values), Datum::Bool(value)) => values.append(*value)?,
+            (Self::Int16(values), Datum::Int(value)) => values.append_int(*value)?,
+            (Self::Int32(values), Datum::Int(value)) => values.append_int(*value)?,
+            (Self::Int64(values), Datum::Int(value)) => values.append(*value)?,
+            (Self::Float32(values), Datum::Float(value)) => values.append(float32(*value)?)?,
+            (Self::Float64(values), Datum::Float(value)) => values.append(*value)?,
+            (Self::Decimal { values, form }, Datum::Decimal(bytes)) => values.append(form.at_rest(bytes)?)?,
+            (Self::Decimal { .. }, Datum::Text(text)) if text == "NaN" => return Err(Refusal::Beyond),
             (Self::DecimalText { values, precision, scale }, Datum::Decimal(bytes)) => {
-                values.append_decimal(bytes, *precision, *scale)
+                values.append_decimal(bytes, *precision, *scale)?
             }
             (Self::DecimalText { values, .. }, Datum::Text(text)) if text == "NaN" => {
-                values.append(text.as_bytes())
+                values.append(text.as_bytes())?
             }
-            (Self::Text(values), Datum::Text(text)) => values.append(text.as_bytes()),
-            (Self::Bytes(values), Datum::Bytes(bytes)) => values.append(bytes),
-            (Self::Date(values), Datum::Date(days)) => values.append(date(*days)?),
-            (Self::Time(values), Datum::Time(time)) => values.append(time_of_day(*time)?),
-            (Self::Timestamp(values), Datum::Timestamp(instant)) => values.append(timestamp(*instant)?),
+            (Self::Text(values), Datum::Text(text)) => values.append(text.as_bytes())?,
+            (Self::Bytes(values), Datum::Bytes(bytes)) => values.append(bytes)?,
+            (Self::Date(values), Datum::Date(days)) => values.append(date(*days)?)?,
+            (Self::Time(values), Datum::Time(time)) => values.append(time_of_day(*time)?)?,
+            (Self::Timestamp(values), Datum::Timestamp(instant)) => values.append(timestamp(*instant)?)?,
             (Self::List { offsets, nulls, element }, Datum::List(items)) => {
                 let bytes = append_items(element, items)?;
                 offsets.push(offset(element.len())?);
                 nulls.append_non_null();
-                Ok(bytes + 2 * VALUE_OVERHEAD)
+                bytes + 2 * VALUE_OVERHEAD
             }
-            (column, datum) => Err(format!("{} where {} is expected", kind(datum), column.expects())),
-        }
+            // An array with other bounds than a list has.
+            (Self::List { .. }, Datum::Text(_)) => return Err(Refusal::Beyond),
+            (column, datum) => {
+                return Err(format!("{} where {} is expected", kind(datum), column.expects()).into());
+            }
+        })
     }
 
     fn append_null(&mut self) -> Result<usize, String> {
@@ -239,14 +266,19 @@ impl ColumnBuilder {
     }
 }
 
-fn append_items(element: &mut ColumnBuilder, items: &[Datum<'_>]) -> Result<usize, String> {
+fn append_items(element: &mut ColumnBuilder, items: &[Datum<'_>]) -> Result<usize, Refusal> {
     let mut bytes = 0;
     for (index, item) in items.iter().enumerate() {
         bytes += match item {
-            Datum::Unchanged => Err("an unchanged TOAST value inside of a list".to_owned()),
+            Datum::Unchanged => Err("an unchanged TOAST value inside of a list".to_owned().into()),
+            // A further dimension.
+            Datum::List(_) => Err(Refusal::Beyond),
             item => element.append(item),
         }
-        .map_err(|reason| format!("element {}: {reason}", index + 1))?;
+        .map_err(|refusal| match refusal {
+            Refusal::Beyond => Refusal::Beyond,
+            Refusal::Wrong(reason) => Refusal::Wrong(format!("element {}: {reason}", index + 1)),
+        })?;
     }
     Ok(bytes)
 }
@@ -297,13 +329,13 @@ fn time_of_day(time: i64) -> Result<i64, String> {
     fits.then_some(time).ok_or_else(|| "a time that is not within a day".to_owned())
 }
 
-fn timestamp(instant: i128) -> Result<i64, String> {
+fn timestamp(instant: i128) -> Result<i64, Refusal> {
     match instant {
         Datum::INFINITY => Ok(TIMESTAMP_INFINITY),
         Datum::NEG_INFINITY => Ok(-TIMESTAMP_INFINITY),
         instant => i64::try_from(instant)
             .ok()
             .filter(|at| at.unsigned_abs() < TIMESTAMP_INFINITY.unsigned_abs())
-            .ok_or_else(|| "a timestamp beyond the 64 bits of microseconds which a file holds".to_owned()),
+            .ok_or(Refusal::Beyond),
     }
 }

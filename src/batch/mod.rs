@@ -9,8 +9,9 @@
 //! * **One place to add a type**: [`data_type`] says which Arrow type stands for a
 //!   [`ColumnType`](crate::change::ColumnType); a new Arrow type then needs a line in `columns` (rows in),
 //!   [`datum`] (rows out) and the two CSV codecs, which the compiler or a test names.
-//! * **A value is itself or it is refused.** What a file's type cannot hold becomes a [`ValueError`] for
-//!   that row, and the builder is as it was before; nothing is rounded, clipped or replaced.
+//! * **A value is itself.** One that its column's type cannot hold stands as text in one more column ([`EXACT`]); what
+//!   is none of the column's type becomes a [`ValueError`] for that row, and the builder is as it was before. Nothing is
+//!   rounded, clipped or replaced.
 //! * **The same batches give the same bytes.** Files hold no clock, no random id and no version of the
 //!   program: repeating a step after a crash makes the same object (see [`FileWriter`]).
 //! * **Memory is bounded** by the row group being written, and by one batch when reading.
@@ -20,6 +21,7 @@ mod columns;
 mod csv;
 mod datum;
 mod decimal;
+mod exact;
 mod format;
 mod parquet;
 mod rows;
@@ -32,7 +34,8 @@ mod testing;
 mod tests;
 
 pub use datum::datum;
+pub use exact::{EXACT, cell_schema, exact_field, exact_schema, join, may_exceed, split};
 pub use format::{Compression, FileReader, FileWriter, Format, ReaderOptions, Source, WriterOptions};
 pub use rows::{RowBuilder, ValueError};
-pub use schema::{LIST_ELEMENT, arrow_schema, data_type, partial_schema};
+pub use schema::{LIST_ELEMENT, arrow_schema, as_text, data_type, partial_schema};
 pub use widen::Origin;

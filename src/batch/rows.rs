@@ -6,9 +6,10 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{Field, SchemaRef};
 
-use super::columns::ColumnBuilder;
+use super::columns::{ColumnBuilder, Refusal};
+use super::exact::{Beyond, with_exact};
 use super::schema::{arrow_schema, partial_schema};
-use crate::change::{Column, Datum};
+use crate::change::{Column, ColumnType, Datum};
 
 /// Why a row cannot be held in a file. It never shows the value's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,7 +35,9 @@ impl std::error::Error for ValueError {}
 /// below 1 GiB, so the next one always fits then.
 pub struct RowBuilder {
     schema: SchemaRef,
+    types: Vec<ColumnType>,
     columns: Vec<ColumnBuilder>,
+    beyond: Beyond,
     /// Null and `Unchanged` are taken in every column.
     partial: bool,
     rows: usize,
@@ -58,11 +61,12 @@ impl RowBuilder {
     }
 
     fn with(columns: &[Column], schema: SchemaRef, partial: bool) -> Self {
-        let columns = columns.iter().map(|column| ColumnBuilder::new(&column.column_type)).collect();
-        Self { schema, columns, partial, rows: 0, bytes: 0 }
+        let types: Vec<_> = columns.iter().map(|column| column.column_type.clone()).collect();
+        let columns = types.iter().map(ColumnBuilder::new).collect();
+        Self { schema, types, columns, beyond: Beyond::default(), partial, rows: 0, bytes: 0 }
     }
 
-    /// The schema of the batches.
+    /// The schema of the batches, but for [`EXACT`](super::EXACT).
     pub fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -70,10 +74,8 @@ impl RowBuilder {
     /// Appends a row: a value for each column, in order. On an error the builder is as it was before.
     ///
     /// # Errors
-    /// A [`ValueError`] names the first column whose value the file cannot hold: of another kind than the
-    /// column, a decimal with too many digits or NaN where the column is a decimal at rest, an integer out of
-    /// range, a timestamp past microsecond ±(2⁶³-2) (years -290308 to 294247; Postgres goes on to 294276), a
-    /// list within a list, and what [`Self::new`] refuses.
+    /// A [`ValueError`] names the first column whose value is none of its type: of another kind, a decimal with too many
+    /// digits, an integer out of range, and what [`Self::new`] refuses.
     pub fn push(&mut self, row: &[Datum<'_>]) -> Result<(), ValueError> {
         match self.append(row) {
             Ok(bytes) => {
@@ -83,6 +85,7 @@ impl RowBuilder {
             }
             Err((index, reason)) => {
                 self.columns.iter_mut().for_each(|column| column.truncate(self.rows));
+                self.beyond.truncate(self.rows);
                 let field = self.schema.fields().get(index);
                 let column = field.map_or_else(|| "(row)".to_owned(), |field| field.name().clone());
                 Err(ValueError { column, reason })
@@ -100,7 +103,15 @@ impl RowBuilder {
             if !self.partial {
                 complete(self.schema.field(index), datum).map_err(|reason| (index, reason.to_owned()))?;
             }
-            bytes += column.append(datum).map_err(|reason| (index, reason))?;
+            bytes += match column.append(datum) {
+                Ok(bytes) => bytes,
+                Err(Refusal::Wrong(reason)) => return Err((index, reason)),
+                Err(Refusal::Beyond) => {
+                    column.truncate(self.rows);
+                    let null = column.append(&Datum::Null).map_err(|refusal| (index, refusal.to_string()))?;
+                    null + self.beyond.push(self.rows, index, datum, &self.types[index])
+                }
+            };
         }
         Ok(bytes)
     }
@@ -121,14 +132,17 @@ impl RowBuilder {
         self.bytes
     }
 
-    /// The rows as arrays, a column each, for whoever adds columns of his own; the builder is empty afterwards.
-    pub fn finish_arrays(&mut self) -> Vec<ArrayRef> {
+    /// The rows as arrays, a column each, for whoever adds columns of his own, and [`EXACT`](super::EXACT) if it is
+    /// needed; the builder is empty afterwards.
+    pub fn finish_arrays(&mut self) -> (Vec<ArrayRef>, Option<ArrayRef>) {
+        let exact = self.beyond.finish(self.rows, &self.schema);
         self.rows = 0;
         self.bytes = 0;
-        self.columns.iter_mut().map(ColumnBuilder::finish).collect()
+        (self.columns.iter_mut().map(ColumnBuilder::finish).collect(), exact)
     }
 
-    /// The rows as a batch of [`Self::schema`]; the builder is empty afterwards.
+    /// The rows as a batch of [`Self::schema`], or of the [`exact_schema`](super::exact_schema) if a value needs it; the
+    /// builder is empty afterwards.
     #[expect(
         clippy::missing_panics_doc,
         clippy::expect_used,
@@ -136,8 +150,15 @@ impl RowBuilder {
     )]
     pub fn finish(&mut self) -> RecordBatch {
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
-        let arrays = self.finish_arrays();
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays, &options)
+        let (mut arrays, exact) = self.finish_arrays();
+        let schema = match exact {
+            None => Arc::clone(&self.schema),
+            Some(exact) => {
+                arrays.push(exact);
+                with_exact(&self.schema, self.types.iter())
+            }
+        };
+        RecordBatch::try_new_with_options(schema, arrays, &options)
             .expect("columns are of the schema's types and of one length")
     }
 }

@@ -17,14 +17,15 @@
 //! | `Array` | `List` | three-level LIST |
 //!
 //! Decimals above 38 digits are text because no reader but pyarrow keeps them: Trino and Spark refuse the
-//! file, DuckDB turns the column into a DOUBLE. Infinity of a date is day ±(2³¹-1), of a timestamp
+//! file, DuckDB turns the column into a DOUBLE. [`as_text`] says for manifests why a column is text; single values that
+//! their column's type lacks are those of [`super::exact`]. Infinity of a date is day ±(2³¹-1), of a timestamp
 //! microsecond ±(2⁶³-1): what DuckDB writes and shows as `infinity`.
 
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
-use crate::change::{Column, ColumnType};
+use crate::change::{Column, ColumnType, TextKind};
 
 /// The name of a list's element, as the Parquet specification has it (`LogicalTypes.md`, "Lists").
 pub const LIST_ELEMENT: &str = "element";
@@ -72,6 +73,25 @@ pub fn data_type(column_type: &ColumnType) -> DataType {
         ColumnType::Timestamp { .. } => DataType::Timestamp(TimeUnit::Microsecond, None),
         ColumnType::TimestampTz { .. } => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         ColumnType::Array { element } => DataType::List(element_field(data_type(element))),
+    }
+}
+
+/// Why a column of that type is text at rest; `None` where it is not, or its values are text to Postgres, too.
+pub fn as_text(column_type: &ColumnType) -> Option<&'static str> {
+    match column_type {
+        ColumnType::Numeric => Some("a decimal of a file has one scale for all rows"),
+        ColumnType::Decimal { precision, scale } => match DecimalForm::of(*precision, *scale) {
+            DecimalForm::Fixed { .. } => None,
+            DecimalForm::Text => Some("most readers' decimals end at 38 digits"),
+        },
+        ColumnType::Bits { .. } => Some("files have no strings of bits"),
+        ColumnType::TimeTz => Some("files have no time of day with an offset"),
+        ColumnType::Interval => Some("files have no interval in which months, days and seconds stay apart"),
+        ColumnType::Text { text: TextKind::Other | TextKind::Tsvector | TextKind::Ltree } => {
+            Some("files have no such type")
+        }
+        ColumnType::Array { element } => as_text(element),
+        _ => None,
     }
 }
 

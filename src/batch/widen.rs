@@ -18,8 +18,9 @@ use arrow_array::{
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 
-use super::columns::ColumnBuilder;
+use super::columns::{ColumnBuilder, Refusal};
 use super::decimal;
+use super::exact::exact_json;
 use super::schema::{DecimalForm, data_type};
 use crate::change::{ColumnType, Datum};
 use crate::runtime::{Error, Result};
@@ -41,6 +42,8 @@ pub enum Origin {
     Constant {
         /// An array of length one.
         value: ArrayRef,
+        /// What stands beside the null that it is then, as in [`EXACT`](super::EXACT), where its type cannot hold it.
+        beyond: Option<String>,
         /// The types since, as above.
         types: Vec<ColumnType>,
     },
@@ -52,12 +55,25 @@ impl Origin {
         Self::Column { name: name.into(), types: Vec::new() }
     }
 
-    /// A constant of the first of these types; or why a file cannot hold it.
+    /// A constant of the first of these types; or why it is none of it.
     pub fn constant(value: &Datum<'_>, types: Vec<ColumnType>) -> Result<Self, String> {
         let first = types.first().ok_or("a constant has a type")?;
         let mut column = ColumnBuilder::new(first);
-        column.append(value)?;
-        Ok(Self::Constant { value: column.finish(), types })
+        let beyond = match column.append(value) {
+            Ok(_) => None,
+            Err(Refusal::Wrong(reason)) => return Err(reason),
+            Err(Refusal::Beyond) => {
+                column.truncate(0);
+                column.append(&Datum::Null).map_err(|refusal| refusal.to_string())?;
+                Some(exact_json(value, first))
+            }
+        };
+        Ok(Self::Constant { value: column.finish(), beyond, types })
+    }
+
+    /// Whether it is a constant that its column's type cannot hold.
+    pub const fn is_beyond(&self) -> bool {
+        matches!(self, Self::Constant { beyond: Some(_), .. })
     }
 }
 
@@ -173,7 +189,7 @@ impl Same {
         let value = match origin {
             Origin::Column { .. } => return Ok(None),
             Origin::Null => return Self::null(field).map(Some),
-            Origin::Constant { value, types } => Steps::plan(value.data_type(), types, field)
+            Origin::Constant { value, types, .. } => Steps::plan(value.data_type(), types, field)
                 .map_err(|error| error.context("rows without a column hold a constant in it"))?
                 .apply(value),
         };

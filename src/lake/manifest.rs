@@ -3,11 +3,14 @@
 //! No wall clock, no host, no random number goes in: everything follows from the cut, the log and the day
 //! before. Field order is the structs' own.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::change::{Cut, CutBackfill, Ds, Lsn, Position, TableName, TableSchema, Timeline};
+use crate::batch::{EXACT, as_text};
+use crate::change::{Column, Cut, CutBackfill, Ds, Lsn, Position, TableName, TableSchema, Timeline};
 use crate::runtime::{Error, Result};
 
 /// Version of the manifests' layout.
@@ -28,6 +31,12 @@ pub struct Manifest {
     pub cut: CutPoint,
     /// The shape of the rows.
     pub schema: TableSchema,
+    /// Columns which are text in the files since these have no type for their values.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub as_text: Vec<AsText>,
+    /// The column of single values that their column's type lacks; none if the files do not have it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exact: Option<ExactColumn>,
     /// `parquet` or `csv`.
     pub format: String,
     /// The parts, in the order of their rows. There is at least one.
@@ -60,6 +69,44 @@ impl Manifest {
     pub const fn dead_letters(&self) -> u64 {
         self.changes.dead_letters
     }
+}
+
+/// A column that is text in the files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsText {
+    /// The column.
+    pub column: String,
+    /// Its type in Postgres.
+    pub type_name: String,
+    /// Why.
+    pub reason: String,
+}
+
+/// The column of single values that their column's type lacks: they are null there, and JSON here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExactColumn {
+    /// Its name, [`crate::batch::EXACT`]. It is the last one.
+    pub column: String,
+    /// How many values stand in it, by the column they are of.
+    pub values: BTreeMap<String, u64>,
+}
+
+impl ExactColumn {
+    /// By the counts of values of each column.
+    pub(super) fn new(schema: &TableSchema, counts: &[u64]) -> Self {
+        let values = schema.columns.iter().zip(counts).filter(|(_, count)| **count > 0);
+        let values = values.map(|(column, count)| (column.name.clone(), *count)).collect();
+        Self { column: EXACT.to_owned(), values }
+    }
+}
+
+/// The columns of a table that are text in files.
+pub(super) fn columns_as_text(schema: &TableSchema) -> Vec<AsText> {
+    let said = |column: &Column| {
+        let reason = as_text(&column.column_type)?.to_owned();
+        Some(AsText { column: column.name.clone(), type_name: column.type_name.clone(), reason })
+    };
+    schema.columns.iter().filter_map(said).collect()
 }
 
 /// The part of a [`Cut`] that says where it lies.

@@ -33,8 +33,8 @@ use manifest::from_bytes;
 use stage::StageLimits;
 
 pub use manifest::{
-    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, MissingTable,
-    PartFile,
+    AsText, ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
+    MissingTable, PartFile,
 };
 pub use shapes::{ReadText, Shapes};
 pub use stage::{

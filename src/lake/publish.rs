@@ -26,8 +26,8 @@ use crate::runtime::{Error, Result};
 use super::Lake;
 use super::layout::parse_change_file;
 use super::manifest::{
-    ChangeCounts, CutPoint, DayManifest, DayTable, LogRange, MANIFEST_VERSION, Manifest, MissingTable,
-    from_bytes, to_bytes,
+    ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
+    MissingTable, columns_as_text, from_bytes, to_bytes,
 };
 use super::merge::blocking::Blocking;
 use super::merge::{MergeFile, MergeInput, Merged, merge};
@@ -97,6 +97,8 @@ impl Lake {
             ds: cut.ds,
             cut: CutPoint::from(cut),
             schema: schema.clone(),
+            as_text: columns_as_text(schema),
+            exact: merged.exact.map(|counts| ExactColumn::new(schema, &counts)),
             format: plan.format.clone(),
             rows: merged.files.iter().map(|file| file.rows).sum(),
             files: merged.files,

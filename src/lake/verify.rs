@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::batch::{FileReader, ReaderOptions, arrow_schema};
+use crate::batch::{FileReader, ReaderOptions, arrow_schema, exact_schema};
 use crate::change::{Ds, TableName};
 use crate::runtime::{Error, Result};
 
@@ -107,7 +107,8 @@ impl Lake {
         };
         let size = bytes.len() as u64;
         let format = parse_format(&manifest.format, None)?;
-        let schema = arrow_schema(&manifest.schema.columns);
+        let columns = &manifest.schema.columns;
+        let schema = if manifest.exact.is_some() { exact_schema(columns) } else { arrow_schema(columns) };
         let part = part.clone();
         let checked = tokio::task::spawn_blocking(move || {
             if sha256(&bytes) != part.sha256 || size != part.bytes {

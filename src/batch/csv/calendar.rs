@@ -2,6 +2,7 @@
 //! Years are astronomical: 0 is 1 BC.
 
 use crate::batch::columns::{DATE_INFINITY, TIME_MAX, TIMESTAMP_INFINITY};
+use crate::change::Datum;
 
 const DAY_MICROS: i64 = 86_400_000_000;
 /// 400 years, after which the calendar repeats.
@@ -56,7 +57,15 @@ fn write_day(days: i64, out: &mut Vec<u8>) {
     write_number(day.into(), 2, out);
 }
 
-pub(super) fn write_time(micros: i64, out: &mut Vec<u8>) {
+/// A date as a [`Datum`](crate::change::Datum) has it.
+pub(in crate::batch) fn write_date_value(days: i32, out: &mut Vec<u8>) {
+    match days {
+        i32::MIN => write_date(-DATE_INFINITY, out),
+        days => write_date(days, out),
+    }
+}
+
+pub(in crate::batch) fn write_time(micros: i64, out: &mut Vec<u8>) {
     let (seconds, fraction) = ((micros / 1_000_000) as u64, (micros % 1_000_000) as u64);
     for (number, width, after) in [
         (seconds / 3600, 2, Some(b':')),
@@ -73,14 +82,28 @@ pub(super) fn write_timestamp(micros: i64, utc: bool, out: &mut Vec<u8>) {
     match micros {
         TIMESTAMP_INFINITY => out.extend_from_slice(b"infinity"),
         micros if micros == -TIMESTAMP_INFINITY => out.extend_from_slice(b"-infinity"),
+        micros => write_instant(micros.div_euclid(DAY_MICROS), micros.rem_euclid(DAY_MICROS), utc, out),
+    }
+}
+
+/// A timestamp as a [`Datum`](crate::change::Datum) has it: of any year.
+pub(in crate::batch) fn write_timestamp_value(micros: i128, utc: bool, out: &mut Vec<u8>) {
+    match micros {
+        Datum::INFINITY => write_timestamp(TIMESTAMP_INFINITY, utc, out),
+        Datum::NEG_INFINITY => write_timestamp(-TIMESTAMP_INFINITY, utc, out),
         micros => {
-            write_day(micros.div_euclid(DAY_MICROS), out);
-            out.push(b' ');
-            write_time(micros.rem_euclid(DAY_MICROS), out);
-            if utc {
-                out.extend_from_slice(b"+00");
-            }
+            let day = i128::from(DAY_MICROS);
+            write_instant(micros.div_euclid(day) as i64, micros.rem_euclid(day) as i64, utc, out);
         }
+    }
+}
+
+fn write_instant(day: i64, time: i64, utc: bool, out: &mut Vec<u8>) {
+    write_day(day, out);
+    out.push(b' ');
+    write_time(time, out);
+    if utc {
+        out.extend_from_slice(b"+00");
     }
 }
 

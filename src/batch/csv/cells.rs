@@ -158,7 +158,7 @@ fn write_int(value: impl itoa::Integer, out: &mut Vec<u8>) {
 }
 
 /// Rust's `Debug` of a float is the shortest text that reads back to it, with an exponent where it is long.
-fn write_float(value: impl Debug + Into<f64> + Copy, out: &mut Vec<u8>) {
+pub(in crate::batch) fn write_float(value: impl Debug + Into<f64> + Copy, out: &mut Vec<u8>) {
     let wide: f64 = value.into();
     if wide.is_infinite() {
         out.extend_from_slice(if wide > 0.0 { b"Infinity" } else { b"-Infinity" });
@@ -168,13 +168,13 @@ fn write_float(value: impl Debug + Into<f64> + Copy, out: &mut Vec<u8>) {
     }
 }
 
-fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
+pub(in crate::batch) fn write_hex(bytes: &[u8], out: &mut Vec<u8>) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     out.extend_from_slice(b"\\x");
     out.extend(bytes.iter().flat_map(|b| [DIGITS[usize::from(b >> 4)], DIGITS[usize::from(b & 15)]]));
 }
 
-fn write_json_text(text: &str, out: &mut Vec<u8>) {
+pub(in crate::batch) fn write_json_text(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
     for byte in text.bytes() {
         match byte {

@@ -17,12 +17,13 @@
 //! written only where RFC 4180 or the difference between null and empty asks for it. In a table of one
 //! column a null is an empty line, which most readers skip: only Parquet keeps such rows for them.
 
-mod calendar;
+pub(super) mod calendar;
 mod cells;
 mod parse;
 mod read;
 mod records;
 mod write;
 
+pub(super) use cells::{write_float, write_hex, write_json_text};
 pub(super) use read::CsvReader;
 pub(super) use write::CsvWriter;

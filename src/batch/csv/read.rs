@@ -13,7 +13,7 @@ use flate2::read::MultiGzDecoder;
 
 use super::parse;
 use super::records::{Field as Text, Records};
-use crate::batch::columns::ColumnBuilder;
+use crate::batch::columns::{ColumnBuilder, Refusal};
 use crate::batch::format::{ReaderOptions, Source};
 use crate::batch::schema::data_type;
 use crate::batch::widen::{Origin, Same, Steps};
@@ -153,10 +153,10 @@ impl Column {
     }
 }
 
-fn append(column: &mut ColumnBuilder, field: &Field, text: Text<'_>) -> Result<usize, String> {
+fn append(column: &mut ColumnBuilder, field: &Field, text: Text<'_>) -> Result<usize, Refusal> {
     if text.text.is_empty() && !text.quoted {
         if !field.is_nullable() {
-            return Err("null, but the column is not nullable".to_owned());
+            return Err("null, but the column is not nullable".to_owned().into());
         }
         return column.append(&Datum::Null);
     }

@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 
-use crate::batch::{FileReader, Format, Origin, ReaderOptions, arrow_schema};
+use crate::batch::{FileReader, Format, Origin, ReaderOptions};
 use crate::runtime::{Error, Result};
 
 use super::super::layout::Layout;
@@ -17,6 +17,7 @@ use super::super::shapes::Shapes;
 use super::blocking::Blocking;
 use super::gather::{Gather, RowRef, Sink};
 use super::order::KeyOrder;
+use super::shape::Shape;
 
 /// Bytes of a batch that is read, about.
 const BATCH_BYTES: u64 = 4 << 20;
@@ -28,8 +29,8 @@ pub(super) struct Base {
     layout: Layout,
     scratch: Arc<Scratch>,
     format: Format,
-    schema: SchemaRef,
-    /// What its rows hold in each column of `schema`.
+    shape: Shape,
+    /// What its rows hold in each of the table's columns.
     origins: Vec<Origin>,
     manifest: Manifest,
     next_part: usize,
@@ -41,12 +42,11 @@ impl Base {
         store: Blocking,
         layout: Layout,
         scratch: Arc<Scratch>,
-        shapes: &Shapes,
+        (shapes, shape): (&Shapes, Shape),
         (manifest, format): (Manifest, Format),
     ) -> Result<Self> {
-        let schema = arrow_schema(&shapes.now().columns);
         let origins = shapes.origins(manifest.schema.version)?;
-        Ok(Self { store, layout, scratch, format, schema, origins, manifest, next_part: 0, reader: None })
+        Ok(Self { store, layout, scratch, format, shape, origins, manifest, next_part: 0, reader: None })
     }
 
     /// The next batch that has rows.
@@ -54,7 +54,9 @@ impl Base {
         loop {
             if let Some(reader) = &mut self.reader {
                 match reader.next().transpose()? {
-                    Some(batch) if batch.num_rows() > 0 => return Ok(Some(batch)),
+                    Some(batch) if batch.num_rows() > 0 => {
+                        return self.shape.read(batch, &self.origins).map(Some);
+                    }
                     Some(_) => continue,
                     None => self.reader = None,
                 }
@@ -88,10 +90,10 @@ impl Base {
         let batch_rows = BATCH_BYTES.checked_div(part.bytes_decoded / part.rows.max(1)).unwrap_or(BATCH_ROWS);
         let options = ReaderOptions {
             batch_rows: batch_rows.clamp(1, BATCH_ROWS) as usize,
-            origins: Some(self.origins.clone()),
+            origins: Some(self.shape.origins_in_file(&self.origins)),
             ..ReaderOptions::default()
         };
-        FileReader::open(&self.format, &self.schema, file, &options)
+        FileReader::open(&self.format, &self.shape.file(), file, &options)
             .map_err(|error| error.context(self.store.store().show(&path)))
     }
 }

@@ -18,7 +18,7 @@ use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 
-use crate::batch::{FileReader, Origin, ReaderOptions, partial_schema};
+use crate::batch::{EXACT, FileReader, Origin, ReaderOptions};
 use crate::change::{Lsn, Op, Position, SchemaVersion};
 use crate::runtime::{Error, Result};
 
@@ -26,6 +26,7 @@ use super::super::shapes::Shapes;
 use super::super::sort::{SORT, arrow_error};
 use super::super::stage::{FORMAT, META_COLUMNS, change_schema};
 use super::order::{KeyOrder, Seq};
+use super::shape::Shape;
 
 /// Columns before the table's in a sorted batch: sort bytes, op, unchanged columns.
 pub(super) const SKIP: usize = 3;
@@ -43,6 +44,8 @@ pub(super) struct Found {
     pub(super) truncated: Option<Position>,
     /// Whether there is a key change with unchanged values.
     pub(super) moves: bool,
+    /// Whether there is a value that its column's type cannot hold.
+    pub(super) exact: bool,
 }
 
 /// Makes sorted-schema batches of change files.
@@ -50,27 +53,29 @@ pub(super) struct Found {
 pub(super) struct ChangeReader {
     order: Arc<KeyOrder>,
     shapes: Shapes,
+    shape: Shape,
     file_schema: SchemaRef,
     /// Schema of the batches.
     pub(super) schema: SchemaRef,
 }
 
 impl ChangeReader {
-    pub(super) fn new(shapes: &Shapes, order: Arc<KeyOrder>) -> Self {
-        let columns = &shapes.now().columns;
+    pub(super) fn new(shapes: &Shapes, shape: Shape, order: Arc<KeyOrder>) -> Self {
         let own = [
             Field::new(SORT, DataType::Binary, false),
             Field::new("__op", DataType::UInt8, false),
             Field::new("__unchanged", DataType::Binary, true),
         ];
-        let table = partial_schema(columns);
+        let table = shape.partial_rows();
         let fields = own.into_iter().map(Arc::new).chain(table.fields().iter().cloned());
-        Self {
-            order,
-            shapes: shapes.clone(),
-            file_schema: change_schema(columns),
-            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
-        }
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let (shapes, file_schema) = (shapes.clone(), change_schema(&shape.table.columns));
+        Self { order, shapes, shape, file_schema, schema }
+    }
+
+    /// Whether its batches have a place for every value.
+    pub(super) const fn holds_all(&self) -> bool {
+        self.shape.exact
     }
 
     /// Reads a change file and hands over its batches; adds to `found`. Only these offsets count.
@@ -85,7 +90,7 @@ impl ChangeReader {
         let Some(version) = version_of(&self.file_schema, file.clone())? else { return Ok(()) };
         let origins = self.shapes.origins(version)?;
         let own = META_COLUMNS.iter().map(|name| Origin::column(*name));
-        let all = own.chain(origins.iter().cloned()).collect();
+        let all = own.chain(origins.iter().cloned()).chain([Origin::column(EXACT)]).collect();
         let options = ReaderOptions { origins: Some(all), ..ReaderOptions::default() };
         let of_version = OfVersion { version, origins: &origins };
         let mut last_offset = None;
@@ -144,6 +149,8 @@ impl ChangeReader {
         if kept.contains(&false) {
             table = filter_record_batch(&table, &kept.into()).map_err(arrow_error)?;
         }
+        found.exact |= self.shape.needs_more(&table, of_version.origins);
+        let table = self.shape.read_partial(&table, of_version.origins)?;
         let sort = self.order.sort_column(&table, 0, seqs.iter().copied())?;
         let mut arrays: Vec<ArrayRef> =
             vec![Arc::new(sort), Arc::new(ops.finish()), Arc::new(unchanged.finish())];

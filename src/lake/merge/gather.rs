@@ -273,6 +273,10 @@ fn range_bytes(array: &dyn Array, start: usize, rows: usize) -> u64 {
             return 4 * rows as u64
                 + range_bytes(list.values().as_ref(), from as usize, (to - from) as usize);
         }
+        DataType::Struct(_) => {
+            let cells = array.as_struct().columns().iter();
+            return cells.map(|cells| range_bytes(cells.as_ref(), start, rows)).sum();
+        }
         other => other.primitive_width().unwrap_or(1),
     };
     (width * rows) as u64

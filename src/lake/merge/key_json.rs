@@ -11,7 +11,7 @@ use crate::change::{Datum, TableSchema};
 
 /// The key of a row whose table columns are the batch's; `None` for a table without a key.
 ///
-/// Integers, booleans and finite floats are JSON's own; dates and times are the numbers at rest (days or
+/// A value that its type cannot hold is as in [`EXACT`](crate::batch::EXACT). Of the others, integers, booleans and finite floats are JSON's own; dates and times are the numbers at rest (days or
 /// microseconds); decimals, text and the rest are strings, bytes in hexadecimal.
 pub(super) fn key_json(schema: &TableSchema, batch: &RecordBatch, row: usize) -> Option<String> {
     if schema.key.is_empty() {
@@ -26,6 +26,15 @@ fn cell_json(schema: &TableSchema, array: &dyn Array, column: usize, row: usize)
         return Value::Null;
     }
     match array.data_type() {
+        DataType::Struct(_) => {
+            let cell = array.as_struct();
+            let exact = cell.column(1).as_string::<i32>();
+            if exact.is_null(row) {
+                cell_json(schema, cell.column(0).as_ref(), column, row)
+            } else {
+                serde_json::from_str(exact.value(row)).unwrap_or_default()
+            }
+        }
         DataType::Boolean => array.as_boolean().value(row).into(),
         DataType::Int16 => array.as_primitive::<Int16Type>().value(row).into(),
         DataType::Int32 => array.as_primitive::<Int32Type>().value(row).into(),

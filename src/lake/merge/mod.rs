@@ -23,6 +23,7 @@ mod moves;
 mod multiset;
 mod order;
 mod parts;
+mod shape;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,9 +31,9 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, UInt8Array, new_null_array};
 use arrow_schema::DataType;
 
-use crate::batch::{Format, arrow_schema, data_type};
+use crate::batch::{Format, Origin};
 use crate::change::{Ds, Op, Position};
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
 use super::layout::Layout;
 use super::manifest::{Manifest, PartFile};
@@ -50,6 +51,7 @@ use moves::{Completions, Moves};
 use multiset::MultisetMerge;
 use order::{KeyOrder, Seq, same_order};
 use parts::{PartOptions, PartWriter};
+use shape::Shape;
 
 /// Bytes of rows handed to the writer at once, unless parts are small.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
@@ -84,6 +86,8 @@ pub(super) struct MergeFile {
 /// What a merge has made.
 pub(super) struct Merged {
     pub(super) files: Vec<PartFile>,
+    /// By column: how many values stand as text beside their column; none if the files have no column of texts.
+    pub(super) exact: Option<Vec<u64>>,
     /// Records in the change files.
     pub(super) records: u64,
     /// Of them, those which no row could be made of.
@@ -94,9 +98,27 @@ pub(super) struct Merged {
 
 /// Merges. Waits for the store and takes its time: only for a thread of `spawn_blocking`.
 pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
+    // A table whose files had the column of texts keeps it.
+    let exact = match &input.previous {
+        Some((manifest, _)) => {
+            let origins = input.shapes.origins(manifest.schema.version)?;
+            manifest.exact.is_some() || origins.iter().any(Origin::is_beyond)
+        }
+        None => false,
+    };
+    if !exact && let Some(merged) = merge_as(input, false)? {
+        return Ok(merged);
+    }
+    // With that column, no value makes it begin anew.
+    merge_as(input, true)?.ok_or_else(|| Error::operator("a merge found no end; please report it"))
+}
+
+/// Merges into files with or without the column of texts; `None` when they turn out to need it.
+fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
     let schema = input.shapes.now();
-    let order = Arc::new(KeyOrder::new(schema)?);
-    let reader = ChangeReader::new(&input.shapes, Arc::clone(&order));
+    let shape = Shape { table: Arc::clone(schema), exact };
+    let order = Arc::new(KeyOrder::new(&shape)?);
+    let reader = ChangeReader::new(&input.shapes, shape.clone(), Arc::clone(&order));
     let limits = SortLimits::new(input.sort_bytes_max);
     let mut sorter = Sorter::new(reader.schema.clone(), Arc::clone(&input.scratch), limits);
 
@@ -104,27 +126,30 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
     let mut moves = None;
     input.each_batch(&reader, &mut found, |batch, found| {
         if found.moves {
-            input.moves(&mut moves)?.note_moved(&batch)?;
+            input.moves(&shape, &mut moves)?.note_moved(&batch)?;
         }
         sorter.push(batch)
     })?;
+    if found.exact && !exact {
+        return Ok(None);
+    }
 
     let completions = match moves {
-        Some(moves) => Some(input.resolve(moves, &reader, &order, &found)?),
+        Some(moves) => Some(input.resolve(&shape, moves, &reader, &order, &found)?),
         None => None,
     };
     let sorted_alike = found.truncated.is_some() || input.sorted_alike()?;
     let base = if sorted_alike {
-        input.base(&found)?
+        input.base(&shape, &found)?
     } else {
-        input.each_base_row(&found, &order, &reader, |batch| sorter.push(batch))?;
+        input.each_base_row(&shape, &found, &order, &reader, |batch| sorter.push(batch))?;
         None
     };
-    let base = BaseCursor::new(base, Arc::clone(&order), arrow_schema(&schema.columns));
+    let base = BaseCursor::new(base, Arc::clone(&order), shape.rows());
 
     let changes = sorter.finish()?;
     let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
-    let out = Gather::new(arrow_schema(&schema.columns), chunk_bytes, input.parts());
+    let out = Gather::new(shape.rows(), chunk_bytes, input.parts(shape));
     let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), input.ds, schema);
     let truncated = found.truncated;
     let (parts, dead) = if schema.key.is_empty() {
@@ -133,13 +158,14 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
     } else {
         KeyedMerge { schema, base, changes, completions, truncated, out, dead }.run()?
     };
-    let files = parts.finish()?;
+    let (files, counts) = parts.finish()?;
     let (dead_letters, dead_letter_objects) = dead.finish()?;
-    Ok(Merged { files, records: found.records, dead_letters, dead_letter_objects })
+    let exact = exact.then_some(counts);
+    Ok(Some(Merged { files, exact, records: found.records, dead_letters, dead_letter_objects }))
 }
 
 impl MergeInput {
-    /// Reads all change files.
+    /// Reads all change files, unless there is a value that the reader's shape cannot hold.
     fn each_batch(
         &self,
         reader: &ChangeReader,
@@ -147,6 +173,9 @@ impl MergeInput {
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<()> {
         for MergeFile { file, offsets } in &self.files {
+            if found.exact && !reader.holds_all() {
+                return Ok(());
+            }
             let bytes = self.store.get_existing(&file.path)?;
             reader
                 .read(bytes, file.range.partition, offsets, found, &mut take)
@@ -155,19 +184,20 @@ impl MergeInput {
         Ok(())
     }
 
-    fn moves<'a>(&self, moves: &'a mut Option<Moves>) -> Result<&'a mut Moves> {
+    fn moves<'a>(&self, shape: &Shape, moves: &'a mut Option<Moves>) -> Result<&'a mut Moves> {
         let made = match moves.take() {
             Some(moves) => moves,
-            None => {
-                let types = self.shapes.now().columns.iter().map(|c| data_type(&c.column_type)).collect();
-                Moves::new(&self.scratch.path("moves"), types)?
-            }
+            None => Moves::new(
+                &self.scratch.path(if shape.exact { "moves-exact" } else { "moves" }),
+                shape.types(),
+            )?,
         };
         Ok(moves.insert(made))
     }
 
     fn resolve(
         &self,
+        shape: &Shape,
         mut moves: Moves,
         reader: &ChangeReader,
         order: &Arc<KeyOrder>,
@@ -176,10 +206,10 @@ impl MergeInput {
         // Each reading finds the same things; they are counted once.
         self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_old_keys(&batch))?;
         if self.sorted_alike()? {
-            let schema = arrow_schema(&self.shapes.now().columns);
-            moves.load_base(&mut BaseCursor::new(self.base(found)?, Arc::clone(order), schema))?;
+            let base = self.base(shape, found)?;
+            moves.load_base(&mut BaseCursor::new(base, Arc::clone(order), shape.rows()))?;
         } else {
-            self.each_base_row(found, order, reader, |batch| moves.note_changes(&batch, None))?;
+            self.each_base_row(shape, found, order, reader, |batch| moves.note_changes(&batch, None))?;
         }
         let truncated = found.truncated;
         self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_changes(&batch, truncated))?;
@@ -187,11 +217,12 @@ impl MergeInput {
     }
 
     /// Yesterday's rows; none when a truncate has emptied the table since.
-    fn base(&self, found: &Found) -> Result<Option<Base>> {
+    fn base(&self, shape: &Shape, found: &Found) -> Result<Option<Base>> {
         let Some(previous) = self.previous.clone().filter(|_| found.truncated.is_none()) else {
             return Ok(None);
         };
         let Self { store, layout, scratch, shapes, .. } = self;
+        let shapes = (shapes, shape.clone());
         Base::new(store.clone(), layout.clone(), Arc::clone(scratch), shapes, previous).map(Some)
     }
 
@@ -206,12 +237,13 @@ impl MergeInput {
     /// order no longer that of today's rows.
     fn each_base_row(
         &self,
+        shape: &Shape,
         found: &Found,
         order: &KeyOrder,
         reader: &ChangeReader,
         mut take: impl FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let Some(mut base) = self.base(found)? else { return Ok(()) };
+        let Some(mut base) = self.base(shape, found)? else { return Ok(()) };
         let mut row = 0;
         while let Some(batch) = base.next()? {
             take(base_rows(&batch, row, order, reader)?)?;
@@ -220,7 +252,7 @@ impl MergeInput {
         Ok(())
     }
 
-    fn parts(&self) -> PartWriter {
+    fn parts(&self, shape: Shape) -> PartWriter {
         let options = PartOptions {
             layout: self.layout.clone(),
             ds: self.ds,
@@ -228,7 +260,7 @@ impl MergeInput {
             part_bytes_max: self.part_bytes_max,
             row_group_bytes: self.row_group_bytes,
         };
-        PartWriter::new(self.store.clone(), options, Arc::clone(self.shapes.now()))
+        PartWriter::new(self.store.clone(), options, shape)
     }
 }
 

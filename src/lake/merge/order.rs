@@ -19,6 +19,7 @@ use crate::change::{Lsn, Position, TableSchema};
 use crate::runtime::Result;
 
 use super::super::sort::arrow_error;
+use super::shape::Shape;
 
 /// Place of a row among all changes of the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -68,10 +69,9 @@ pub(super) struct KeyOrder {
 }
 
 impl KeyOrder {
-    pub(super) fn new(schema: &TableSchema) -> Result<Self> {
-        let columns = key_columns(schema);
-        let fields =
-            columns.iter().map(|index| SortField::new(data_type(&schema.columns[*index].column_type)));
+    pub(super) fn new(shape: &Shape) -> Result<Self> {
+        let (columns, types) = (key_columns(&shape.table), shape.types());
+        let fields = columns.iter().map(|index| SortField::new(types[*index].clone()));
         let converter = RowConverter::new(fields.collect()).map_err(arrow_error)?;
         Ok(Self { columns, converter })
     }

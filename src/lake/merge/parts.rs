@@ -1,16 +1,13 @@
 //! Chunks to part files, and part files to the store.
 
-use std::sync::Arc;
-
 use arrow_array::RecordBatch;
-use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use object_store::PutPayload;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use crate::batch::{FileWriter, Format, WriterOptions, arrow_schema};
-use crate::change::{Ds, TableSchema};
+use crate::batch::{FileWriter, Format, WriterOptions};
+use crate::change::Ds;
 use crate::runtime::Result;
 
 use super::super::layout::{Layout, part_name};
@@ -19,6 +16,7 @@ use super::super::store::hexadecimal;
 use super::blocking::Blocking;
 use super::gather::Sink;
 use super::key_json::key_json;
+use super::shape::Shape;
 
 /// Where and how parts are written.
 #[derive(Clone, Debug)]
@@ -36,11 +34,12 @@ pub(super) struct PartOptions {
 pub(super) struct PartWriter {
     store: Blocking,
     options: PartOptions,
-    schema: Arc<TableSchema>,
-    arrow: SchemaRef,
+    shape: Shape,
     open: Option<OpenPart>,
     /// Parts written.
     parts: Vec<PartFile>,
+    /// By column: values that stand as text.
+    exact: Vec<u64>,
 }
 
 struct OpenPart {
@@ -56,27 +55,27 @@ struct OpenPart {
 }
 
 impl PartWriter {
-    pub(super) fn new(store: Blocking, options: PartOptions, schema: Arc<TableSchema>) -> Self {
-        let arrow = arrow_schema(&schema.columns);
-        Self { store, options, schema, arrow, open: None, parts: Vec::new() }
+    pub(super) fn new(store: Blocking, options: PartOptions, shape: Shape) -> Self {
+        let exact = vec![0; shape.table.columns.len()];
+        Self { store, options, shape, open: None, parts: Vec::new(), exact }
     }
 
-    /// Ends the last part. There is always at least one.
-    pub(super) fn finish(mut self) -> Result<Vec<PartFile>> {
+    /// Ends the last part. There is always at least one. Gives also, by column, the values that stand as text.
+    pub(super) fn finish(mut self) -> Result<(Vec<PartFile>, Vec<u64>)> {
         if self.parts.is_empty() && self.open.is_none() {
             self.open = Some(self.begin()?);
         }
         self.end_part()?;
-        Ok(self.parts)
+        Ok((self.parts, self.exact))
     }
 
     fn begin(&self) -> Result<OpenPart> {
         let options = WriterOptions {
             row_group_bytes: self.options.row_group_bytes,
-            key: self.schema.key.clone(),
+            key: self.shape.sorted_by(),
             ..WriterOptions::default()
         };
-        let writer = FileWriter::new(&self.options.format, SchemaRef::clone(&self.arrow), &options)?;
+        let writer = FileWriter::new(&self.options.format, self.shape.file(), &options)?;
         Ok(OpenPart {
             writer,
             pieces: Vec::new(),
@@ -91,7 +90,7 @@ impl PartWriter {
     fn end_part(&mut self) -> Result<()> {
         let Some(mut part) = self.open.take() else { return Ok(()) };
         let name = part_name(self.parts.len(), self.options.format.extension());
-        let max_key = part.last.and_then(|row| key_json(&self.schema, &row, 0));
+        let max_key = part.last.and_then(|row| key_json(&self.shape.table, &row, 0));
         let last = Bytes::from(part.writer.finish()?);
         part.hash.update(&last);
         part.pieces.push(last);
@@ -111,7 +110,7 @@ impl PartWriter {
     }
 
     fn path(&self, file: &PartFile) -> Path {
-        self.options.layout.snapshot_object(&self.schema.name, self.options.ds, &file.path)
+        self.options.layout.snapshot_object(&self.shape.table.name, self.options.ds, &file.path)
     }
 }
 
@@ -123,18 +122,19 @@ impl Sink for PartWriter {
             None => self.begin()?,
         };
         if part.first.is_none() {
-            part.first = key_json(&self.schema, &chunk, 0);
+            part.first = key_json(&self.shape.table, &chunk, 0);
         }
-        part.writer.write(&chunk)?;
+        let (rows, last) = (chunk.num_rows(), chunk.slice(chunk.num_rows() - 1, 1));
+        part.writer.write(&self.shape.written(chunk, &mut self.exact)?)?;
         let written = part.writer.take();
         if !written.is_empty() {
             let written = Bytes::from(written.into_boxed_slice());
             part.hash.update(&written);
             part.pieces.push(written);
         }
-        part.rows += chunk.num_rows() as u64;
+        part.rows += rows as u64;
         part.bytes_decoded += bytes;
-        part.last = Some(chunk.slice(chunk.num_rows() - 1, 1));
+        part.last = Some(last);
         let full = part.writer.bytes_written() >= self.options.part_bytes_max;
         self.open = Some(part);
         if full { self.end_part() } else { Ok(()) }

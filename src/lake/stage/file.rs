@@ -6,17 +6,19 @@ use std::sync::Arc;
 use arrow_array::builder::{
     Int32Builder, Int64Builder, ListBuilder, StringBuilder, TimestampMicrosecondBuilder,
 };
-use arrow_array::{ArrayRef, RecordBatch};
+use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 
 use crate::batch::{
-    Compression, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, partial_schema,
+    Compression, EXACT, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, exact_field,
+    partial_schema,
 };
 use crate::change::{Column, Datum, Op, TableSchema};
 use crate::runtime::{Error, Result};
 
 use super::super::layout::Bucket;
+use super::super::sort::arrow_error;
 use super::{DeadLetter, StageLimits, StagedChange};
 
 /// Rows after which the builders make a batch.
@@ -40,7 +42,8 @@ pub const META_COLUMNS: [&str; 9] = [
     "__old_key",
 ];
 
-/// The schema of a change file for a table's columns; the table's are all nullable.
+/// The schema of a change file for a table's columns, which are all nullable, and [`EXACT`] behind them. A file none of
+/// whose rows needs that column does not have it.
 pub fn change_schema(columns: &[Column]) -> SchemaRef {
     let element = Arc::new(Field::new(LIST_ELEMENT, DataType::Utf8, true));
     let types = [
@@ -57,7 +60,8 @@ pub fn change_schema(columns: &[Column]) -> SchemaRef {
     let meta =
         META_COLUMNS.iter().zip(types).map(|(name, (kind, null))| Arc::new(Field::new(*name, kind, null)));
     let table = partial_schema(columns);
-    Arc::new(Schema::new(meta.chain(table.fields().iter().cloned()).collect::<Vec<_>>()))
+    let fields = meta.chain(table.fields().iter().cloned()).chain([Arc::new(exact_field())]);
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// A file's bytes.
@@ -124,7 +128,8 @@ impl OpenFile {
         if self.table.is_some() {
             return Ok(());
         }
-        if let Some(column) = schema.columns.iter().find(|c| META_COLUMNS.contains(&c.name.as_str())) {
+        let taken = |column: &&Column| META_COLUMNS.contains(&column.name.as_str()) || column.name == EXACT;
+        if let Some(column) = schema.columns.iter().find(taken) {
             return Err(Error::operator(format!(
                 "{} has a column {:?}, a name which change files need for themselves",
                 schema.name, column.name
@@ -181,8 +186,9 @@ impl OpenFile {
             // No row was seen: the file only says that its range holds none.
             None => change_schema(&[]),
         };
+        let (schema, batches) = without_empty_exact(schema, std::mem::take(&mut self.batches))?;
         let mut writer = FileWriter::new(&FORMAT, schema, &WriterOptions::default())?;
-        for batch in self.batches.drain(..) {
+        for batch in batches {
             writer.write(&batch)?;
         }
         let mut dead = Vec::new();
@@ -235,11 +241,29 @@ impl TableRows {
     }
 
     fn finish(&mut self) -> Result<RecordBatch> {
-        let mut arrays = self.meta.finish();
-        arrays.extend(self.rows.finish_arrays());
+        let (mut arrays, rows) = (self.meta.finish(), self.rows.len());
+        let (table, exact) = self.rows.finish_arrays();
+        arrays.extend(table);
+        arrays.push(exact.unwrap_or_else(|| new_null_array(&DataType::Utf8, rows)));
         RecordBatch::try_new(SchemaRef::clone(&self.arrow), arrays)
             .map_err(|error| Error::operator(format!("cannot stage {}", self.schema.name)).cause(error))
     }
+}
+
+/// Schema and batches of a file without [`EXACT`], where no batch has a value in it.
+fn without_empty_exact(
+    schema: SchemaRef,
+    mut batches: Vec<RecordBatch>,
+) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let last = schema.fields().len() - 1;
+    if batches.iter().any(|batch| batch.column(last).null_count() < batch.num_rows()) {
+        return Ok((schema, batches));
+    }
+    let kept: Vec<_> = (0..last).collect();
+    for batch in &mut batches {
+        *batch = batch.project(&kept).map_err(arrow_error)?;
+    }
+    Ok((schema.project(&kept).map_err(arrow_error)?.into(), batches))
 }
 
 /// The row with values that were not sent taken from the old row, where the server logged it.
