@@ -7,7 +7,6 @@ mod support;
 use serde_json::Value;
 use support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use tidemark::change::Position;
-use tidemark::postgres::ddl::install_sql;
 use tokio_postgres::Client;
 
 struct World {
@@ -23,12 +22,11 @@ impl World {
         let client = server.connect().await;
         client.batch_execute("CREATE PUBLICATION tidemark_shop FOR ALL TABLES").await.unwrap();
         client.batch_execute(schema).await.unwrap();
-        if trigger {
-            let version = client.query_one("SHOW server_version_num", &[]).await.unwrap();
-            let version: &str = version.get(0);
-            client.batch_execute(&install_sql(version.parse().unwrap())).await.unwrap();
-        }
-        let connector = Connector::new(&server.url()).set("source", "schema_poll_interval_ms", 200);
+        let connector = Connector::new(&server.url()).set("source", "schema_poll_interval_ms", 200).set(
+            "source",
+            "ddl_trigger",
+            if trigger { "on" } else { "off" },
+        );
         let running = connector.start_ready("capture").await;
         Self { _server: server, client, connector, running }
     }

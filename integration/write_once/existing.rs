@@ -4,8 +4,6 @@
 
 use std::fmt::Write as _;
 
-use tidemark::postgres::ddl::install_sql;
-
 use crate::support::lake::{duckdb, postgres, published};
 use crate::{DAYS, World};
 
@@ -107,9 +105,7 @@ impl World {
 
 async fn rows_from_before_are_right(trigger: bool) {
     let mut world = World::new(&tables()).await;
-    if trigger {
-        world.sql(&install_sql()).await;
-    }
+    world.connector.change("source", "ddl_trigger", if trigger { "on" } else { "off" });
     let running = world.connector.start_ready("run").await;
 
     // Columns with defaults; rows before, between and after, with large values left alone.
