@@ -5,6 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::support::lake::{duckdb, postgres, published};
+use crate::support::{PATIENCE, wait_until};
 use crate::{DAYS, World};
 
 /// Columns with a constant default of each kind of type, and its type once more, for the copies.
@@ -93,6 +94,16 @@ impl World {
         }
     }
 
+    /// Waits until all that has been committed is in the log.
+    async fn settled(&self) {
+        let lsn = postgres(&self.client, "SELECT pg_current_wal_insert_lsn()").await[0][0].clone().unwrap();
+        let sql = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
+        wait_until(PATIENCE, "what was committed is in the log", async || {
+            postgres(&self.client, &sql).await[0][0].as_deref() == Some("t")
+        })
+        .await;
+    }
+
     /// Names of a table's columns, quoted, with commas between them.
     async fn columns(&self, table: &str) -> String {
         let sql = format!(
@@ -114,12 +125,12 @@ async fn rows_from_before_are_right(trigger: bool) {
         .map(|(name, kind, default)| format!("ADD COLUMN {name} {kind} NOT NULL DEFAULT {default}"));
     let added = added.collect::<Vec<_>>().join(", ");
     for table in ["t", "k"] {
+        world.sql(&format!("UPDATE {table} SET n = n + 100 WHERE n = 1")).await;
+        world.settled().await;
         world
             .sql(&format!(
-                "UPDATE {table} SET n = n + 100 WHERE n = 1;
-                 ALTER TABLE {table} {added};
+                "ALTER TABLE {table} {added};
                  UPDATE {table} SET n = n + 200 WHERE n IN (2, 3, 4);
-                 UPDATE {table} SET c_text = 'changed', c_ints = NULL WHERE n = 202 AND false;
                  DELETE FROM {table} WHERE n = 0 OR n = 38;
                  INSERT INTO {table} (n, {0}big) SELECT 1000 + i, {1} 'new' FROM generate_series(1, 3) i",
                 if table == "t" { "id, " } else { "" },
@@ -137,10 +148,11 @@ async fn rows_from_before_are_right(trigger: bool) {
     for table in ["t", "k"] {
         let moved =
             if table == "t" { "UPDATE t SET id = id + 5000 WHERE id IN (6, 7, 10)" } else { "SELECT 1" };
+        world.sql(&format!("UPDATE {table} SET n = n + 1000 WHERE n = 12 OR n = 1")).await;
+        world.settled().await;
         world
             .sql(&format!(
-                "UPDATE {table} SET n = n + 1000 WHERE n = 12 OR n = 1;
-                 ALTER TABLE {table} RENAME big TO large;
+                "ALTER TABLE {table} RENAME big TO large;
                  ALTER TABLE {table} DROP COLUMN c_numeric, ADD COLUMN c_numeric text DEFAULT 'again';
                  {moved};
                  UPDATE {table} SET n = n + 1000 WHERE n IN (14, 15, 1012, 204);
@@ -163,10 +175,11 @@ async fn rows_from_before_are_right(trigger: bool) {
         } else {
             "SELECT 1"
         };
+        world.sql(&format!("UPDATE {table} SET n = n + 1 WHERE n IN (26, 27)")).await;
+        world.settled().await;
         world
             .sql(&format!(
-                "UPDATE {table} SET n = n + 1 WHERE n IN (26, 27);
-                 BEGIN;
+                "BEGIN;
                  ALTER TABLE {table} RENAME n TO tmp; ALTER TABLE {table} RENAME large TO n;
                  ALTER TABLE {table} RENAME c_int8 TO large; {key}
                  ALTER TABLE {table} DROP COLUMN c_numeric, ADD COLUMN c_numeric numeric(14,2) DEFAULT 0.5;

@@ -75,14 +75,22 @@ impl Shapes {
     }
 
     /// The types which a column has had since a version, each once. It may have been renamed since: its number is the
-    /// same. (One that is dropped has stayed as it was.)
+    /// same. One that is gone kept its type when it went, whatever became of its number.
     fn types(&self, column: &Column, since: SchemaVersion) -> Vec<ColumnType> {
-        let same = |other: &&Column| match column.number {
-            number if number != 0 && !column.dropped => other.number == number && !other.dropped,
-            _ => other.name == column.name,
+        let is_gone = |schema: &&Arc<TableSchema>| {
+            let here = schema.columns.iter().find(|other| other.name == column.name);
+            here.is_some_and(|other| other.dropped && other.number == column.number)
         };
-        let versions = self.versions.range(since..self.now.version).map(|(_, schema)| schema);
+        let newest_first = self.versions.range(..=self.now.version).rev().map(|(_, schema)| schema);
+        let went = newest_first.take_while(is_gone).last().map_or(self.now.version, |schema| schema.version);
+        let same = |other: &&Column| match column.number {
+            0 => other.name == column.name,
+            number => other.number == number && !other.dropped,
+        };
+        // A table that was there before under this name had other columns, and its rows are gone.
+        let versions = self.versions.range(since.min(went)..went).map(|(_, schema)| schema);
         let mut types: Vec<ColumnType> = versions
+            .filter(|schema| schema.oid == self.now.oid)
             .filter_map(|schema| schema.columns.iter().find(same))
             .chain([column])
             .map(|column| column.column_type.clone())
@@ -100,34 +108,39 @@ impl Shapes {
         .mend(format!("`tidemark backfill {table}` copies the table again, with the values it has."))
     }
 
-    /// Refuses a table whose key is another one now than under a version since `from`, apart from its columns' names:
-    /// changes made under the one cannot be matched with rows held under the other.
-    pub fn same_key(&self, from: SchemaVersion) -> Result<()> {
-        for (version, schema) in self.versions.range(from..self.now.version) {
+    /// Refuses a table of which a row written under a version since `from` cannot be read in this shape: since its key
+    /// was another one (apart from its columns' names), so that changes made under the one cannot be matched with rows
+    /// held under the other; or since it holds a default which cannot be kept. `Operator`: it stays so, and only a copy
+    /// of the table made under this shape can stand for those rows.
+    pub fn readable_since(&self, from: SchemaVersion) -> Result<()> {
+        let versions = self.versions.range(from.min(self.now.version)..self.now.version);
+        for (version, schema) in versions.filter(|(_, schema)| schema.oid == self.now.oid) {
             let origins = self.origins(*version)?;
             let key = self.now.key.iter().map(|index| match &origins[*index] {
                 Origin::Column { name, .. } => Some(name),
                 Origin::Null | Origin::Constant { .. } => None,
             });
-            let same = key.eq(schema.key_columns().map(|column| Some(&column.name)));
-            if !same {
-                let names = |schema: &TableSchema| {
-                    schema.key_columns().map(|c| c.name.as_str()).collect::<Vec<_>>().join(", ")
-                };
-                return Err(Error::operator(format!(
-                    "the key of {} changed from ({}) to ({}) between versions {} and {}: the days before and after it cannot be merged",
-                    self.now.name,
-                    names(schema),
-                    names(&self.now),
-                    version.0,
-                    self.now.version.0
-                ))
-                .mend(
-                    "Exclude the table, or begin it anew: move the log and this source's folders in the lake aside \
-                     and start again.",
-                ));
+            if !key.eq(schema.key_columns().map(|column| Some(&column.name))) {
+                return Err(self.other_key(schema));
             }
         }
         Ok(())
+    }
+
+    fn other_key(&self, before: &TableSchema) -> Error {
+        let key = |schema: &TableSchema| {
+            let names: Vec<_> = schema.key_columns().map(|column| column.name.as_str()).collect();
+            if names.is_empty() { "none".to_owned() } else { format!("({})", names.join(", ")) }
+        };
+        let (now, table) = (&self.now, &self.now.name);
+        Error::operator(format!(
+            "the key of {table} changed between versions {} and {}, from {} to {}: changes of rows from before it cannot \
+             be matched with those after",
+            before.version.0,
+            now.version.0,
+            key(before),
+            key(now),
+        ))
+        .mend(format!("`tidemark backfill {table}` copies the table again."))
     }
 }

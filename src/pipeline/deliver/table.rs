@@ -164,7 +164,7 @@ impl TableDelivery {
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if let Some(cut) = cut.filter(|_| complete) {
             turn.more = true;
-            match self.gaps.lacking(journal, &self.topic, (self.published(), self.decided), &cut) {
+            match self.lacking(journal, &cut)? {
                 Some(reason) => {
                     tracing::error!(table = %self.name, ds = %cut.ds, reason, "the table is missing from the day");
                     self.missing.insert(cut.ds, reason);
@@ -180,6 +180,19 @@ impl TableDelivery {
         turn.needed = self.gaps.needed(journal, &self.topic, (self.published(), self.decided));
         self.trim(log, partitions).await?;
         Ok(turn)
+    }
+
+    /// Why the table cannot be made at this cut, now or later; none when it can.
+    fn lacking(&self, journal: &Journal, cut: &Cut) -> Result<Option<String>> {
+        let held = (self.published(), self.decided);
+        let Some(table) = cut.tables.get(&self.topic) else { return Ok(None) };
+        if let Some(reason) = self.gaps.lacking(journal, &self.topic, held, cut) {
+            return Ok(Some(reason));
+        }
+        let first = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
+        let from = table.backfill.as_ref().map_or(first, |copy| copy.schema_version);
+        let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
+        Ok(shapes.readable_since(from).err().map(|error| error.to_string()))
     }
 
     fn cut_end(&self, cut: &Cut, partition: u32) -> Offset {
@@ -304,9 +317,6 @@ impl TableDelivery {
     async fn publish(&mut self, lake: &Lake, journal: &Journal, cut: &Cut) -> Result<()> {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
-        let held = self.published.as_ref().map_or(SchemaVersion(1), |manifest| manifest.schema.version);
-        let from = table.backfill.as_ref().map_or(held, |copy| copy.schema_version);
-        shapes.same_key(from)?;
         let started = std::time::Instant::now();
         let manifest = lake.merge_and_publish(&shapes, cut, &self.topic, self.published.as_ref()).await?;
         self.watch.set_published(manifest.ds);

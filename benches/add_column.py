@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+"""Adds columns with defaults to a large table, and looks at what that costs the source and what the next day holds.
+
+A table of ROWS (5000000) rows is copied and published as a first day. Then `ALTER TABLE ... ADD COLUMN ... DEFAULT`, some
+updates, and the cut of a second day. Printed are the WAL that the ALTER wrote, beside the same on a table of which
+Tidemark knows nothing, every statement that Tidemark ran at the source until the second day was published, how many
+records the second day took from the log, and how many of its rows are not what Postgres says (DuckDB reads them).
+
+Environment: TIDEMARK (binary), PG_BIN, ROWS, FORMAT (parquet).
+"""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import duckdb
+
+from harness import LIMIT_S, TIDEMARK, Postgres, fail, free_port
+
+ROWS = int(os.environ.get("ROWS", "5000000"))
+FORMAT = os.environ.get("FORMAT", "parquet")
+UPDATED = 1000
+DAYS = ("2036-01-01", "2036-01-02")
+ADDED = """add column discount numeric(12,2) not null default 12.50, add column state text not null default 'it''s new',
+ add column seen timestamptz default '2026-11-20 10:15:30+00', add column tags text[] default '{a,NULL,"b,c"}'"""
+# In DuckDB's words: the values of each row, whoever has written it.
+RIGHT = f"""discount = CASE WHEN id <= {UPDATED} THEN 1 ELSE 12.50 END AND state = 'it''s new'
+ AND seen = TIMESTAMPTZ '2026-11-20 10:15:30+00' AND tags IS NOT DISTINCT FROM ['a', NULL, 'b,c']"""
+
+
+def lsn(text):
+    high, low = text.split("/")
+    return int(high, 16) << 32 | int(low, 16)
+
+
+def wal_of(pg, sql):
+    before = lsn(pg.sql("select pg_current_wal_insert_lsn()"))
+    began = time.time()
+    pg.sql(sql)
+    seconds = time.time() - began
+    return lsn(pg.sql("select pg_current_wal_insert_lsn()")) - before, seconds
+
+
+def tidemark(folder, *arguments):
+    done = subprocess.run([TIDEMARK, *arguments, "--config", str(folder / "connector.toml")], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"tidemark {' '.join(arguments)}: {done.stdout}{done.stderr}")
+
+
+def publish(folder, process, ds):
+    began = time.time()
+    tidemark(folder, "cut", "--ds", ds)
+    day = folder / f"lake/cuts/bench/ds={ds}.json"
+    while not day.exists():
+        if process.poll() is not None or time.time() - began > LIMIT_S:
+            fail(folder, process, f"{ds} was not published")
+        time.sleep(0.05)
+    return time.time() - began
+
+
+def manifest(folder, ds):
+    return json.loads((folder / f"lake/snapshots/bench/public.orders/ds={ds}/_manifest.json").read_text())
+
+
+def statements(folder):
+    """Statements that Tidemark's sessions ran, as the server has logged them."""
+    lines = (folder / "pg/server.log").read_text(errors="replace").splitlines()
+    found = [line for line in lines if line.startswith("tidemark") and (" statement: " in line or " execute " in line)]
+    return [line.split(": ", 1)[1][:100] for line in found]
+
+
+def main():
+    if not os.access(TIDEMARK, os.X_OK):
+        sys.exit(f"{TIDEMARK} is missing: cargo build --locked --profile fast")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="tidemark-bench-"))
+    pg = Postgres(folder)
+    try:
+        run(folder, pg)
+    finally:
+        pg.stop()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(folder, pg):
+    fill = "select g, (g * 7919) % 100000, ((g * 31) % 1000000) / 100.0, 'note ' || g % 1000"
+    columns = "(id bigint primary key, customer int not null, total numeric(12,2) not null, note text)"
+    pg.sql(f"create table orders {columns}; insert into orders {fill} from generate_series(1, {ROWS}::bigint) g; "
+           "create schema beside; create table beside.orders (like orders including all); "
+           "insert into beside.orders select * from orders limit 1; checkpoint")
+    (folder / "connector.toml").write_text(f"""
+[source]
+url = "{pg.url()}"
+name = "bench"
+tables = ["public.*"]
+[state]
+dir = "{folder}/state"
+[lake]
+url = "file://{folder}/lake"
+format = "{FORMAT}"
+[log.embedded]
+retention_bytes = 67_108_864
+[ops]
+listen = "127.0.0.1:{free_port()}"
+""")
+    tidemark(folder, "setup")
+    log = open(folder / "tidemark.log", "w")
+    began = time.time()
+    process = subprocess.Popen([TIDEMARK, "run", "--config", str(folder / "connector.toml")], stdout=log, stderr=log)
+    try:
+        measure(folder, pg, process, began)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def measure(folder, pg, process, began):
+    while not pg.sql("select 1 from pg_replication_slots where confirmed_flush_lsn is not null and active"):
+        if process.poll() is not None or time.time() - began > LIMIT_S:
+            fail(folder, process, "tidemark did not start to stream")
+        time.sleep(0.2)
+    print(f"{ROWS:,} rows copied in {time.time() - began:.0f} s")
+    print(f"first day published {publish(folder, process, DAYS[0]):.1f} s after its cut: {manifest(folder, DAYS[0])['rows']:,} rows")
+    # %a: only Tidemark's sessions name themselves so.
+    for setting in ("log_line_prefix = '%a|'", "log_statement = 'all'"):
+        pg.sql(f"alter system set {setting}")
+    pg.sql("select pg_reload_conf()")
+    time.sleep(1)
+    before = len(statements(folder))
+    alone, _ = wal_of(pg, f"alter table beside.orders {ADDED}")
+    wal, seconds = wal_of(pg, f"alter table orders {ADDED}")
+    print(f"ALTER TABLE: {seconds * 1000:.0f} ms, {wal:,} bytes of WAL; the same on a table that is not captured: {alone:,} bytes")
+    pg.sql(f"update orders set discount = 1 where id <= {UPDATED}")
+    print(f"second day published {publish(folder, process, DAYS[1]):.1f} s after its cut")
+    ran = statements(folder)[before:]
+    print(f"statements that Tidemark ran at the source meanwhile: {len(ran)}")
+    for statement in ran:
+        print(f"    {statement}")
+    second = manifest(folder, DAYS[1])
+    print(f"records of the table since the first day: {second['changes']['in']:,} ({UPDATED:,} rows were updated)")
+    files = f"{folder}/lake/snapshots/bench/public.orders/ds={DAYS[1]}/*.parquet"
+    rows, wrong, ids, total = duckdb.sql(
+        f"SELECT count(*), count(*) FILTER (NOT coalesce({RIGHT}, false)), sum(id), sum(total) FROM read_parquet('{files}')").fetchone()
+    source = pg.sql("select count(*) || ' ' || sum(id) || ' ' || sum(total) from orders")
+    print(f"rows of the second day: {rows:,}, of which wrong: {wrong:,}; count and sums as in Postgres: {source == f'{rows} {ids} {total}'}")
+    if wrong or rows != ROWS or source != f"{rows} {ids} {total}":
+        sys.exit(f"the day is not what Postgres holds: {source}, not {rows} {ids} {total}")
+
+
+main()
