@@ -171,8 +171,8 @@ pub async fn run(
     Ok(())
 }
 
-/// The server is to keep transactions until they commit, from now on and until those below `at` are through. Fails when it
-/// does so already.
+/// The server is to keep transactions until they commit, from now on and until the stream is past `at`. Fails when it does
+/// so already.
 fn stream_whole(settings: &CaptureSettings, reason: String, at: Lsn, contact: &mut Contact) -> Result<()> {
     if settings.streaming == Streaming::Off || contact.whole_below.is_some() {
         return Err(Error::retry(reason).mend(
@@ -182,7 +182,8 @@ fn stream_whole(settings: &CaptureSettings, reason: String, at: Lsn, contact: &m
     }
     tracing::warn!(reason, %at, "transactions in progress are left with the server until they commit: the stream is \
         taken up again without them, for this connection");
-    contact.whole_below = Some(at);
+    // Where it stands already, it has to go on at least.
+    contact.whole_below = Some(Lsn(at.0.saturating_add(1)));
     Ok(())
 }
 
@@ -319,6 +320,7 @@ async fn open<'a>(
         name,
         publication: settings.publication.clone(),
         shutdown: shutdown.clone(),
+        in_parts: streaming != Streaming::Off,
         stream_whole: None,
     })
 }

@@ -24,7 +24,7 @@ use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn};
 use crate::envelope::routing;
 use crate::log::Visibility;
 use crate::ops::{Accepted, BackfillOf, Command, Ops};
-use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream};
+use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, sqlstate};
 use crate::runtime::{Class, Error, Result, Shutdown};
 
 use super::appender::Progress;
@@ -79,6 +79,8 @@ pub struct Session<'a> {
     pub publication: String,
     /// When to leave.
     pub shutdown: Shutdown,
+    /// Whether transactions in progress are sent.
+    pub in_parts: bool,
     /// Why the stream has to be taken up again without transactions in progress.
     pub stream_whole: Option<String>,
 }
@@ -100,9 +102,24 @@ pub enum Ended {
 type Waiting = Vec<(Ds, oneshot::Sender<Result<Ds>>)>;
 
 impl Session<'_> {
-    /// Runs the loop. On return everything submitted is settled or lost with its error.
-    pub async fn run(mut self) -> Result<Ended> {
-        let feedback = self.stream.feedback();
+    /// Streams. On return everything submitted is settled or lost with its error.
+    ///
+    /// A server that fails within itself while it sends transactions in progress is asked for whole ones: of what was
+    /// rolled back meanwhile it may no longer find in its catalog what it looks for (PostgreSQL 15: "could not map
+    /// filenode … to relation OID", after ALTER TABLE in a subtransaction that aborted). A transaction that is sent
+    /// after its commit has no such parts.
+    pub async fn run(self) -> Result<Ended> {
+        let (feedback, in_parts) = (self.stream.feedback(), self.in_parts);
+        match self.stream_on(&feedback).await {
+            Err(error) if in_parts && sqlstate(&error).is_some_and(|state| state.starts_with("XX")) => {
+                Ok(Ended::StreamWhole { reason: error.to_string(), at: feedback.received() })
+            }
+            ended => ended,
+        }
+    }
+
+    /// The loop.
+    async fn stream_on(mut self, feedback: &Feedback) -> Result<Ended> {
         let mut waiting: Waiting = Vec::new();
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -110,30 +127,30 @@ impl Session<'_> {
         // What came in one read with the answer to START_REPLICATION is in the buffer already; it may be all
         // that comes, such as an error.
         self.engine.set_now(jiff::Timestamp::now().as_millisecond());
-        self.drain(&feedback, &mut waiting).await?;
+        self.drain(feedback, &mut waiting).await?;
         while self.stream_whole.is_none() {
             let due = self.engine.appender.due();
             tokio::select! {
                 () = self.shutdown.raised() => break,
-                settled = self.engine.appender.settled() => self.acknowledge(&feedback, settled?),
+                settled = self.engine.appender.settled() => self.acknowledge(feedback, settled?),
                 () = until(due) => self.submit().await?,
                 Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting).await?,
                 event = self.backfills.event() => self.copied(event).await?,
                 _ = tick.tick() => self.housekeep(&mut done, &waiting).await?,
                 () = std::future::ready(()), if self.engine.is_replaying() => {
-                    self.replay(&feedback, &mut waiting).await?;
+                    self.replay(feedback, &mut waiting).await?;
                 }
                 filled = self.stream.fill(), if !self.engine.is_replaying() => {
                     filled?;
                     self.engine.set_now(jiff::Timestamp::now().as_millisecond());
-                    self.drain(&feedback, &mut waiting).await?;
+                    self.drain(feedback, &mut waiting).await?;
                 }
             }
         }
         let Some(reason) = self.stream_whole.take() else {
-            return self.leave(&feedback).await.map(|()| Ended::Stopped);
+            return self.leave(feedback).await.map(|()| Ended::Stopped);
         };
-        match self.leave(&feedback).await {
+        match self.leave(feedback).await {
             Err(error) if error.class() != Class::Retry => Err(error),
             _ => Ok(Ended::StreamWhole { reason, at: feedback.received() }),
         }
