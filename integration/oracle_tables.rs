@@ -12,7 +12,7 @@
 //!
 //! `TIDEMARK_TEST_SEED` is the first seed and `ORACLE_SEEDS` their number: `TIDEMARK_TEST_SEED=17 ORACLE_SEEDS=1` replays
 //! one. `TIDEMARK_TEST_POSTGRES` chooses one server, `ORACLE_SCHEMA_CHANGES` kinds of changes (see `schema.rs`), and
-//! `ORACLE_SQL=1` prints the statements of a table that differs.
+//! `ORACLE_SQL=1` prints the statements of a table that differs, `ORACLE_LOG=1` what the process said.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
@@ -37,7 +37,7 @@ mod clock;
 mod oracle;
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -46,7 +46,7 @@ use compare_lake::State;
 use compare_log::Shown;
 use oracle::reader::{self, Reader};
 use schema::SchemaChange;
-use support::{Connector, MAJORS, NAME, PATIENCE, Postgres, Record, Running, wait_until};
+use support::{Connector, MAJORS, NAME, Postgres, Record, Running};
 use tables::Table;
 use tokio_postgres::Client;
 use traffic::Seed;
@@ -115,6 +115,9 @@ async fn compare(major: u32, numbers: Range<u64>) -> Vec<String> {
     }
     states.push(world.cut(1, &running, &seeds).await);
     assert!(running.terminate().await.success(), "{}", running.output());
+    if std::env::var_os("ORACLE_LOG").is_some() {
+        eprintln!("{}", running.output());
+    }
     world.differences(&seeds, &states).await
 }
 
@@ -157,11 +160,7 @@ impl World {
         for table in seeds.iter().flat_map(|seed| &seed.tables) {
             states.push(State::load(&self.client, table).await);
         }
-        // It is told that a day has begun by the server's next message.
-        wait_until(PATIENCE, &format!("{} is cut", DAYS[day]), async || {
-            running.command(&["cut", "--ds", DAYS[day]]).status.success()
-        })
-        .await;
+        running.cut(DAYS[day]);
         self.connector.wait_published(DAYS[day]).await;
         self.clock.step_ms(24 * 3600 * 1000);
         states
@@ -171,6 +170,15 @@ impl World {
         let decoded = decoded::take(&self.client).await;
         let records = self.records().await;
         let (mut reader, mut found) = (Reader::start(), Vec::new());
+        let made = seeds
+            .iter()
+            .flat_map(|seed| &seed.tables)
+            .flat_map(|table| [&table.name, &table.twin].map(|name| (&table.schema, name)));
+        let made: BTreeSet<_> = made.map(|(schema, name)| (schema.clone(), name.clone())).collect();
+        let others: Vec<_> = records.keys().filter(|name| !made.contains(*name)).collect();
+        if !others.is_empty() {
+            found.push(format!("PostgreSQL {}: nobody publishes these tables: {others:?}", self.major));
+        }
         for seed in seeds {
             for table in &seed.tables {
                 let mut note = |result: Result<(), String>| {
@@ -199,8 +207,10 @@ impl World {
         let changes = decoded::of_table(decoded, table);
         let mut shown = Shown::default();
         shown.load(&self.client, table, &changes).await;
-        let mut copied =
-            compare_log::check(table, &shown, &changes, records).map_err(|error| format!("log: {error}"))?;
+        // A value of another form than its type's is a panic, which says so.
+        let checked = std::panic::catch_unwind(|| compare_log::check(table, &shown, &changes, records));
+        let checked = checked.unwrap_or_else(|panic| Err(format!("{:?}", panic.downcast_ref::<String>())));
+        let mut copied = checked.map_err(|error| format!("log: {error}"))?;
         let mut streamed: Vec<_> =
             twin.iter().filter_map(|r| r.bytes.as_deref()).map(compare_log::after_text).collect();
         copied.sort_unstable();
@@ -242,9 +252,16 @@ impl World {
         );
         if std::env::var_os("ORACLE_SQL").is_some() {
             for (_, sql) in seed.done.iter().filter(|(of, _)| *of == table.name || of.is_empty()) {
-                text += &format!("\n    {};", sql.chars().take(1500).collect::<String>());
+                text += &format!("\n    {};", short(sql));
             }
         }
         text
     }
+}
+
+/// A statement on one line, with the beginning of each long text.
+fn short(sql: &str) -> String {
+    let line = sql.replace('\n', "\\n");
+    let words: Vec<String> = line.split(' ').map(|word| word.chars().take(60).collect()).collect();
+    words.join(" ").chars().take(1200).collect()
 }

@@ -111,7 +111,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// Big-endian two's complement in base64: the sign and the decimal digits.
 fn unscaled(text: &str) -> (bool, String) {
-    let mut bytes = BASE64_STANDARD.decode(text).unwrap();
+    let mut bytes =
+        BASE64_STANDARD.decode(text).unwrap_or_else(|error| panic!("{text} is no decimal: {error}"));
     assert!(!bytes.is_empty(), "a number without a byte");
     let negative = bytes[0] >= 0x80;
     if negative {

@@ -257,10 +257,20 @@ impl Running {
         binary(&self.config, arguments).stdin(Stdio::null()).output().unwrap()
     }
 
-    /// `tidemark cut --ds`, which must succeed.
+    /// `tidemark cut --ds`, which must succeed: at once, or when the process has heard from a server whose clock was
+    /// just set that the day has begun.
     pub fn cut(&self, ds: &str) {
-        let output = self.command(&["cut", "--ds", ds]);
-        assert!(output.status.success(), "cut of {ds}: {}", String::from_utf8_lossy(&output.stderr));
+        let start = Instant::now();
+        loop {
+            let output = self.command(&["cut", "--ds", ds]);
+            let error = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                return;
+            }
+            let waits = error.contains("it has not begun") && start.elapsed() < PATIENCE;
+            assert!(waits, "cut of {ds}: {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Sends a signal.
