@@ -38,7 +38,7 @@ async fn what_concerns_no_table_or_is_not_to_be_told_of_sends_nothing() {
                 "RESET tidemark.ddl; SET LOCAL tidemark.ddl = 'on'; CREATE TABLE shown (id int)",
             ])
             .await;
-        assert_eq!(told, ["end CREATE TABLE: t(id x)", "end CREATE TABLE: shown(id)"], "{major}");
+        assert_eq!(told, ["end CREATE TABLE: +t(id x)", "end CREATE TABLE: +shown(id)"], "{major}");
     }
 }
 
@@ -127,7 +127,7 @@ async fn ddl_goes_on_whatever_the_servers_wal_level_and_in_prepared_transactions
                 "ROLLBACK PREPARED 'gone'",
             ])
             .await;
-        assert_eq!(told, ["end CREATE TABLE: kept(id)"], "{major}");
+        assert_eq!(told, ["end CREATE TABLE: +kept(id)"], "{major}");
     }
 }
 

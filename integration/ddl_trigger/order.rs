@@ -36,7 +36,7 @@ async fn a_message_stands_just_where_the_statement_was_among_the_rows_of_its_tra
         assert_eq!(
             told,
             [
-                "end CREATE TABLE: t(id)",
+                "end CREATE TABLE: +t(id)",
                 "table public.t: INSERT: id[integer]:1",
                 "end ALTER TABLE: t(id b)",
                 "table public.t: INSERT: id[integer]:2 b[integer]:7",
@@ -56,6 +56,7 @@ async fn whatever_the_statement_comes_in_its_tables_are_told() {
             .told(&[
                 "DO $$ BEGIN CREATE TABLE a (x int); EXECUTE 'ALTER TABLE a ADD y int'; END $$",
                 "CREATE TABLE b (x int); ALTER TABLE b ADD y int; COMMENT ON COLUMN b.y IS 'why'",
+                "CREATE TABLE IF NOT EXISTS b (x int); CREATE TABLE IF NOT EXISTS b AS SELECT 1 AS one",
                 "CREATE TABLE c AS SELECT 1 AS one",
                 "SELECT 2 AS two INTO d",
                 "CREATE FUNCTION f() RETURNS void LANGUAGE sql AS 'CREATE TABLE e (x int)'",
@@ -76,15 +77,15 @@ async fn whatever_the_statement_comes_in_its_tables_are_told() {
         assert_eq!(
             told,
             [
-                "end CREATE TABLE: a(x)",
+                "end CREATE TABLE: +a(x)",
                 "end ALTER TABLE: a(x y)",
-                "end CREATE TABLE: b(x)",
+                "end CREATE TABLE: +b(x)",
                 "end ALTER TABLE: b(x y)",
                 "end COMMENT: b(x y)",
-                "end CREATE TABLE AS: c(one)",
-                "end SELECT INTO: d(two)",
-                "end CREATE TABLE: e(x)",
-                "end CREATE SCHEMA: inside(x)",
+                "end CREATE TABLE AS: +c(one)",
+                "end SELECT INTO: +d(two)",
+                "end CREATE TABLE: +e(x)",
+                "end CREATE SCHEMA: +inside(x)",
                 "end ALTER SCHEMA: inside(x)",
                 "end ALTER TABLE: inside(x)",
                 "end ALTER INDEX: outside(x)",
@@ -97,7 +98,7 @@ async fn whatever_the_statement_comes_in_its_tables_are_told() {
                 "drop ALTER TABLE: renamed(z), -renamed.x",
                 "end ALTER TABLE: renamed(z)",
                 "drop DROP TABLE: -a, -renamed",
-                "end CREATE TABLE: last(x)",
+                "end CREATE TABLE: +last(x)",
                 "drop DROP SCHEMA: -last",
             ],
             "{major}"
@@ -177,7 +178,13 @@ async fn partitions_attached_and_detached_tell_the_root() {
                 "CREATE TABLE late (id int, d int)",
             ])
             .await;
-        source.messages().await;
+        let messages = source.messages().await;
+        let created = |name: &str| {
+            let tables = messages.iter().flat_map(|message| &message.tables);
+            tables.filter(|table| table.name.table == name && table.is_created).count()
+        };
+        let made = ["root", "mid", "leaf", "late"].map(created);
+        assert_eq!(made, [1; 4], "{major}: a root is told with its partitions, and made but once");
         let statements = [
             "ALTER TABLE mid ATTACH PARTITION late FOR VALUES IN (2)",
             "ALTER TABLE mid DETACH PARTITION leaf",
@@ -278,8 +285,8 @@ async fn what_an_extension_creates_alters_and_drops_is_told() {
     assert_eq!(
         told,
         [
-            "end CREATE TABLE: stock(id)",
-            "end CREATE TABLE AS: more(one)",
+            "end CREATE TABLE: +stock(id)",
+            "end CREATE TABLE AS: +more(one)",
             "end ALTER TABLE: stock(id held)",
             "end ALTER EXTENSION: more(one), stock(id held)",
             "end ALTER EXTENSION: more(one), stock(id held)",

@@ -67,7 +67,7 @@ impl Source {
         self.entries().await.into_iter().filter_map(message).collect()
     }
 
-    /// Runs statements and gives their messages, each as a line: `event tag: table(columns), -dropped`.
+    /// Runs statements and gives their messages, each as a line: `event tag: +created(columns), altered(columns), -dropped`.
     pub async fn told(&self, statements: &[&str]) -> Vec<String> {
         self.run(statements).await;
         self.messages().await.iter().map(line).collect()
@@ -91,7 +91,8 @@ pub fn line(message: &DdlMessage) -> String {
     for table in &message.tables {
         let columns = table.schema.iter().flat_map(|schema| &schema.columns);
         let columns: Vec<_> = columns.map(|column| column.name.as_str()).collect();
-        parts.push(format!("{}({})", table.name.table, columns.join(" ")));
+        let mark = if table.is_created { "+" } else { "" };
+        parts.push(format!("{mark}{}({})", table.name.table, columns.join(" ")));
     }
     parts.sort();
     let mut gone: Vec<_> = message.dropped.iter().map(|table| format!("-{}", table.name.table)).collect();

@@ -23,9 +23,6 @@ use crate::postgres::ddl::DdlMessage;
 use super::tables::Tables;
 use super::told::{Grown, Told};
 
-/// Statements that bring new tables.
-const CREATING: [&str; 4] = ["CREATE TABLE", "CREATE TABLE AS", "SELECT INTO", "CREATE SCHEMA"];
-
 /// Applies a message; the changes are to be written in this order. `lists`: OIDs of tables with a column list.
 pub fn apply(
     tables: &mut Tables,
@@ -53,7 +50,8 @@ pub fn apply(
         if !tables.wants(&table.name) || lists.contains(&table.oid) || !(goes_on || is_streamed) {
             continue;
         }
-        let creating = is_streamed && CREATING.contains(&message.tag.as_str());
+        // A partition's CREATE TABLE tells of its root, too, which has been there before.
+        let creating = is_streamed && table.is_created;
         if goes_on && creating {
             changes.extend(tables.was_created(&table.name, xid, position, statement()));
         }

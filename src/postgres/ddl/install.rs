@@ -10,7 +10,7 @@ use crate::runtime::Result;
 const MISSING_BYTES_MAX: u64 = 16 << 20;
 
 const EMIT: &str = "pg_logical_emit_message(true, 'tidemark.ddl', convert_to(
-                concat(head, ',\"dropped\":', dropped, ',\"rewritten\":', rewritten, ',\"tables\":[', part, ']}'),
+                concat(head, ',\"created\":', created, ',\"dropped\":', dropped, ',\"rewritten\":', rewritten, ',\"tables\":[', part, ']}'),
                 CASE WHEN getdatabaseencoding() IN ('SQL_ASCII', 'MULE_INTERNAL') THEN getdatabaseencoding() ELSE 'UTF8' END))";
 
 /// Whether the triggers are wanted.

@@ -50,6 +50,8 @@ pub struct DescribedTable {
     pub oid: u32,
     /// Name.
     pub name: TableName,
+    /// The statement has made it: it had no rows before.
+    pub is_created: bool,
     /// Its shape, as `catalog::load_table` gives it; `None` where the values of existing rows (`attmissingval`) were too
     /// long for a message: ask the catalog.
     pub schema: Option<TableSchema>,
@@ -115,6 +117,7 @@ struct Wire {
     event: DdlEvent,
     tag: String,
     statement: Option<String>,
+    created: Vec<u32>,
     dropped: Vec<DroppedObject>,
     rewritten: Vec<Rewritten>,
     tables: Vec<TableDescription>,
@@ -174,7 +177,7 @@ impl From<Wire> for DdlMessage {
             event: wire.event,
             tag: wire.tag,
             statement: wire.statement,
-            tables: wire.tables.into_iter().map(DescribedTable::from).collect(),
+            tables: wire.tables.into_iter().map(|table| described(table, &wire.created)).collect(),
             dropped,
             dropped_columns,
             rewritten: wire.rewritten,
@@ -182,17 +185,16 @@ impl From<Wire> for DdlMessage {
     }
 }
 
-impl From<TableDescription> for DescribedTable {
-    fn from(described: TableDescription) -> Self {
-        Self {
-            oid: described.oid,
-            name: described.table_name(),
-            schema: described.is_whole().then(|| described.schema()),
-            root: described.root,
-            is_logged: described.persistence == "p",
-            partitions: described.partitions,
-            publications: described.publications,
-        }
+fn described(table: TableDescription, created: &[u32]) -> DescribedTable {
+    DescribedTable {
+        oid: table.oid,
+        name: table.table_name(),
+        is_created: created.contains(&table.oid),
+        schema: table.is_whole().then(|| table.schema()),
+        root: table.root,
+        is_logged: table.persistence == "p",
+        partitions: table.partitions,
+        publications: table.publications,
     }
 }
 
@@ -201,7 +203,7 @@ mod tests {
     use super::*;
 
     const DROP: &str = r#"{"version" : 1, "event" : "sql_drop", "tag" : "DROP SCHEMA", "statement" : null,
-        "dropped":[{"oid" : 16447, "kind" : "table", "schema" : "s", "name" : "t", "column" : null, "number" : null},
+        "created":[],"dropped":[{"oid" : 16447, "kind" : "table", "schema" : "s", "name" : "t", "column" : null, "number" : null},
         {"oid" : 16404, "kind" : "table column", "schema" : "s", "name" : "u", "column" : "x", "number" : 5}],
         "rewritten":[],"tables":[]}"#;
 

@@ -13,6 +13,7 @@ AS $tidemark$
 #variable_conflict use_column
 DECLARE
     concerned oid[];
+    created text := '[]';
     dropped text := '[]';
     rewritten text := '[]';
     query text := current_query();
@@ -75,6 +76,9 @@ BEGIN
         SELECT array_agg(c.oid) INTO concerned
             FROM (SELECT own.oid FROM own UNION SELECT pg_partition_root(own.oid)::oid FROM own) t
             JOIN pg_class c ON c.oid = t.oid WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't';
+        SELECT coalesce(json_agg(d.objid::int8), '[]')::text INTO created FROM pg_event_trigger_ddl_commands() d
+            WHERE d.classid = 'pg_class'::regclass AND d.objid = ANY (concerned)
+                AND d.command_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO');
     END IF;
     dropped := coalesce(dropped, '[]');
     IF concerned IS NULL AND dropped = '[]' THEN
