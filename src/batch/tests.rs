@@ -562,9 +562,11 @@ fn a_refused_row_takes_its_texts_with_it() {
 fn a_damaged_column_of_texts_is_an_error() {
     let columns =
         [column("price", ColumnType::Decimal { precision: 5, scale: 2 }), column("n", ColumnType::Int16)];
-    for (text, reason) in
-        [("x", "is not an object of JSON"), (r#"{"n":"NaN"}"#, "names column \"n\", which holds all")]
-    {
+    for (text, reason) in [
+        ("x", "is not an object of JSON"),
+        (r#"{"gone":"NaN"}"#, "names \"gone\", which is no column"),
+        (r#"{"n":"NaN"}"#, "names column \"n\", which holds all"),
+    ] {
         let mut arrays = batch(&columns, &[vec![Datum::Null, Datum::Null]]).columns().to_vec();
         arrays.push(std::sync::Arc::new(arrow_array::StringArray::from(vec![text])));
         let batch = RecordBatch::try_new(exact_schema(&columns), arrays).unwrap();
