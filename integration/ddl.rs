@@ -27,6 +27,8 @@ impl World {
             "ddl_trigger",
             if trigger { "on" } else { "off" },
         );
+        let mut setup = connector.start("setup");
+        assert_eq!(setup.ended().await.code(), Some(0), "{}", setup.output());
         let running = connector.start_ready("capture").await;
         Self { _server: server, client, connector, running }
     }

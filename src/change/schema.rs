@@ -75,6 +75,12 @@ pub struct Column {
     pub column_type: ColumnType,
     /// The type at the source as `format_type` prints it, such as `numeric(12,2)`, for people.
     pub type_name: String,
+    /// `pg_type.oid` of the type at the source; 0 where it is not known.
+    #[serde(default, skip_serializing_if = "is_none_oid")]
+    pub type_oid: u32,
+    /// `pg_attribute.atttypmod`, -1 for none.
+    #[serde(default = "no_modifier", skip_serializing_if = "is_no_modifier")]
+    pub type_modifier: i32,
     /// Whether the column may hold nulls.
     pub nullable: bool,
     /// Dropped at the source, renamed or of another type there: stays here, null from then on.
@@ -137,6 +143,8 @@ impl Column {
             name: name.into(),
             column_type,
             type_name: type_name.into(),
+            type_oid: 0,
+            type_modifier: no_modifier(),
             nullable,
             dropped: false,
             number: 0,
@@ -166,6 +174,20 @@ impl Column {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
 const fn is_zero(number: &i16) -> bool {
     *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+const fn is_none_oid(oid: &u32) -> bool {
+    *oid == 0
+}
+
+const fn no_modifier() -> i32 {
+    -1
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "what serde calls")]
+const fn is_no_modifier(modifier: &i32) -> bool {
+    *modifier == -1
 }
 
 /// One version of a table's shape, as the log and the lake know it.

@@ -243,6 +243,8 @@ impl ColumnDescription {
             default: self.default.clone(),
             missing: self.missing.clone(),
             comment: self.comment.clone(),
+            type_oid: self.type_oid,
+            type_modifier: self.modifier,
             ..Column::new(self.name.clone(), column_type, self.type_name.clone(), !self.not_null)
         }
     }

@@ -139,6 +139,9 @@ impl<'a> Growth<'a> {
                 Place::Renamed(index) => self.renamed(*index, now),
                 Place::Instead(index) => {
                     self.dropped(*index);
+                    let rows =
+                        format!("{:?} of rows written around its being dropped and added again", now.name);
+                    self.untold.push(rows);
                     self.added(now)
                 }
                 Place::New => self.added(now),
@@ -184,6 +187,13 @@ impl<'a> Growth<'a> {
         let mut column = Column { name: known.name.clone(), column_type, nullable, existing, ..now.clone() };
         column.source_name.clone_from(&known.source_name);
         column.missing = None;
+        if column.column_type == known.column_type
+            && column.type_name == known.type_name
+            && known.type_oid != 0
+        {
+            // A type that was dropped and made again is the same to whoever reads.
+            (column.type_oid, column.type_modifier) = (known.type_oid, known.type_modifier);
+        }
         if now.type_name.starts_with("oid ") {
             column.type_name.clone_from(&known.type_name);
         }
@@ -270,6 +280,11 @@ impl<'a> Growth<'a> {
 
     fn renamed(&mut self, index: usize, now: &Column) -> usize {
         let known = &self.before.columns[index];
+        let taken = |other: &Column| !other.dropped && other.source_name() == now.name;
+        if self.before.columns.iter().any(taken) {
+            // Rows written by these names on either side cannot be told apart.
+            self.untold.push(format!("{:?} of rows written around columns changing their names", now.name));
+        }
         let at = self.place_as(now, Holds::Column(known.name.clone()), &known.existing);
         let detail = format!(
             "{:?} stays, null from here on; {:?} stands beside it, with the values of before",

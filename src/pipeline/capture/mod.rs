@@ -19,6 +19,7 @@ mod begin;
 mod cutter;
 mod ddl;
 mod dead_letter;
+mod described;
 mod engine;
 mod occupied;
 mod polled;

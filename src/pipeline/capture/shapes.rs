@@ -18,6 +18,7 @@ impl Session<'_> {
         // A statement's own message describes the table as it was here; the catalog, as it is now.
         let catalog = match self.engine.tables.described(relation.oid) {
             Some(described) => Some(described.clone()),
+            None if !self.engine.tables.is_news(&relation) => None,
             None => self.source.table(relation.oid, self.engine.xid()).await?,
         };
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {

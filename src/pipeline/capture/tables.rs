@@ -7,10 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{
-    Column, ColumnType, Evolved, Lsn, Position, ReplicaIdentity, SchemaChange, SchemaVersion, TableName,
-    TableSchema, TextKind,
-};
+use crate::change::{Evolved, Lsn, Position, SchemaChange, SchemaVersion, TableName, TableSchema};
 use crate::envelope::avro::{AvroSchemas, SchemaIds};
 use crate::envelope::{Options, SourceInfo, TableEncoder, routing};
 use crate::log::Log;
@@ -19,6 +16,7 @@ use crate::postgres::pgoutput::Relation;
 use crate::runtime::{Error, Result};
 
 use super::super::topics::read_json;
+use super::described;
 use super::state::TableCount;
 use super::told::{Grown, Told, unapplied};
 
@@ -123,6 +121,10 @@ impl std::fmt::Debug for Tables {
     }
 }
 
+fn is_named(schema: &TableSchema, relation: &Relation) -> bool {
+    schema.name.schema == relation.schema && schema.name.table == relation.table
+}
+
 impl Tables {
     /// No tables yet, for a source of that name.
     pub fn new(source: SourceInfo, options: Options, filter: TableFilter, ops: Ops) -> Self {
@@ -187,8 +189,14 @@ impl Tables {
         (self.filter)(name)
     }
 
-    /// Takes in a description from the wire, completed by what the catalog says of the table now (none if it
-    /// is gone). Gives the change of schema to be appended before the rows that follow, if there is one.
+    /// Whether the catalog has to be asked about a description from the wire: see [`described`].
+    pub fn is_news(&self, relation: &Relation) -> bool {
+        let known = self.of_oid(relation.oid).filter(|known| is_named(&known.schema, relation));
+        known.is_none_or(|known| described::is_news(relation, &known.schema))
+    }
+
+    /// Takes in a description from the wire, completed by what the catalog says of the table, where it was asked.
+    /// Gives the change of schema to be appended before the rows that follow, if there is one.
     pub fn adopt(
         &mut self,
         relation: Relation,
@@ -200,7 +208,8 @@ impl Tables {
             self.by_oid.insert(relation.oid, (relation, None));
             return None;
         }
-        let source = shape(&relation, catalog);
+        let known = self.of_oid(relation.oid).filter(|known| known.schema.name == name);
+        let source = described::shape(&relation, catalog, known.map(|known| &known.schema));
         let layout: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
         let change = match self.evolve(source, position, Told::default()) {
             Ok(change) => change,
@@ -455,57 +464,4 @@ fn encoder(
         })
         .collect();
     TableEncoder::new(source, schema, &layout, options, ids)
-}
-
-/// The table's shape: columns and types from the wire, which is true of the rows that follow; nullability, the
-/// catalog's own types and the key where the identity does not give it from the catalog, as it is now.
-fn shape(relation: &Relation, catalog: Option<&TableSchema>) -> TableSchema {
-    let in_catalog = |name: &str| catalog.and_then(|c| c.columns.iter().find(|column| column.name == name));
-    let columns: Vec<Column> = relation
-        .columns
-        .iter()
-        .map(|column| {
-            let known = in_catalog(&column.name);
-            let built_in = ColumnType::from_builtin(column.type_oid, column.type_modifier);
-            let column_type = built_in
-                .or_else(|| known.map(|k| k.column_type.clone()))
-                .unwrap_or(ColumnType::Text { text: TextKind::Other });
-            let named = known.filter(|k| k.column_type == column_type).map(|k| k.type_name.clone());
-            let type_name = named.unwrap_or_else(|| format!("oid {}", column.type_oid));
-            let nullable = known.is_none_or(|k| k.nullable);
-            let described = Column::new(&column.name, column_type, type_name, nullable);
-            let Some(known) = known else { return described };
-            Column {
-                number: known.number,
-                not_null: known.not_null,
-                comment: known.comment.clone(),
-                default: known.default.clone(),
-                missing: known.missing.clone(),
-                ..described
-            }
-        })
-        .collect();
-    let identity = match relation.identity {
-        b'd' => ReplicaIdentity::Default,
-        b'i' => ReplicaIdentity::Index,
-        b'f' => ReplicaIdentity::Full,
-        _ => ReplicaIdentity::Nothing,
-    };
-    let on_wire: Vec<usize> = (0..columns.len()).filter(|index| relation.columns[*index].identity).collect();
-    let catalog_key: Option<Vec<usize>> = catalog.and_then(|c| {
-        c.key_columns().map(|key| columns.iter().position(|column| column.name == key.name)).collect()
-    });
-    let key = match identity {
-        // The same columns, in the index's own order.
-        ReplicaIdentity::Default | ReplicaIdentity::Index => catalog_key
-            .filter(|key| key.len() == on_wire.len() && key.iter().all(|index| on_wire.contains(index)))
-            .unwrap_or(on_wire),
-        // Under FULL the wire marks every column.
-        ReplicaIdentity::Full => catalog_key.unwrap_or_default(),
-        ReplicaIdentity::Nothing => Vec::new(),
-    };
-    let name = TableName::new(relation.schema.clone(), relation.table.clone());
-    let mut table = TableSchema::new(name, relation.oid, columns, key, identity);
-    table.comment = catalog.and_then(|catalog| catalog.comment.clone());
-    table
 }
