@@ -13,8 +13,14 @@ use support::lake::{duckdb, postgres, value};
 use support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use tokio_postgres::Client;
 
-/// Cuts the day and compares tables with what Postgres holds. Nobody writes any more.
+/// Cuts the day and compares tables with what Postgres holds. Nobody writes any more. A table that was made meanwhile
+/// gets a copy first.
 async fn assert_equal(connector: &Connector, running: &Running, client: &Client, tables: &[&str]) {
+    wait_until(PATIENCE, "no table lacks anything", async || {
+        let health = running.health().1;
+        tables.iter().all(|table| health["tables"][format!("public.{table}")]["lacking"].is_null())
+    })
+    .await;
     let ds = value(client, "SELECT (now() AT TIME ZONE 'UTC')::date").await;
     running.cut(&ds);
     connector.wait_published(&ds).await;
