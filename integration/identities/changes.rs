@@ -18,7 +18,7 @@ async fn a_table_whose_key_becomes_another_is_copied_anew() {
     scene.sql("UPDATE pk SET note = 'second' WHERE id < 5; DELETE FROM none WHERE id = 2; UPDATE typed SET id = 100 WHERE id = 1").await;
     scene
         .sql(
-            "BEGIN; ALTER TABLE pk DROP CONSTRAINT pk_pkey; UPDATE pk SET note = 'unseen' WHERE false;
+            "BEGIN; ALTER TABLE pk DROP CONSTRAINT pk_pkey;
              ALTER TABLE pk ADD PRIMARY KEY (a); COMMIT; UPDATE pk SET id = 1 WHERE a < 1005; DELETE FROM pk WHERE a = 1010;
              ALTER TABLE unique_index REPLICA IDENTITY USING INDEX unique_index_a;
              UPDATE unique_index SET a = a + 100, note = 'moved' WHERE id < 4; DELETE FROM unique_index WHERE id = 9;

@@ -1,6 +1,6 @@
 //! Which tables are in the publication, and with which rows and columns.
 
-use crate::support::{PATIENCE, Scene, wait_until};
+use crate::support::{PATIENCE, Postgres, Scene, wait_until};
 
 const TABLES: &str = "
     CREATE TABLE first (id int PRIMARY KEY, note text);
@@ -153,4 +153,27 @@ async fn whatever_is_made_in_a_published_schema_is_carried_if_the_wal_has_it() {
     scene.same(&ds, "child", "id, note, more").await;
     assert!(!scene.connector.snapshot("passing", &ds).exists());
     scene.sound(&ds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_are_carried_where_they_are_published_and_only_there() {
+    const TABLES: &str = "
+        CREATE TABLE made (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, note text);
+        INSERT INTO made (id, n, note) SELECT i, i * 10, 'first' FROM generate_series(1, 20) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE made";
+    let server = Postgres::version(18).start().await;
+    let mut scene = Scene::on(server, TABLES, |connector| connector).await;
+    scene.sql("UPDATE made SET n = 1 WHERE id = 3; INSERT INTO made (id, n) VALUES (21, 5)").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "made", "id, n, note").await;
+    assert!(!scene.manifest(&ds, "made").to_string().contains("twice"));
+    scene.sql("ALTER PUBLICATION tidemark_shop SET (publish_generated_columns = stored)").await;
+    scene.copied("made", 1).await;
+    scene.sql("UPDATE made SET n = 7 WHERE id = 4; UPDATE made SET note = 'same' WHERE id = 5; DELETE FROM made WHERE id = 6").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "made", "id, n, twice, note").await;
+    scene.sound(&ds);
+    scene.sql("UPDATE made SET n = 8 WHERE id = 5; INSERT INTO made (id, n) VALUES (22, 6)").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "made", "id, n, twice, note").await;
 }

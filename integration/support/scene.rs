@@ -1,5 +1,7 @@
 //! A server, a connector that runs on it, and three days to cut: what a test about tables does between two of them.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 use tokio_postgres::Client;
 
@@ -52,7 +54,12 @@ impl Scene {
     pub async fn cut(&mut self) -> String {
         let ds = self.days[self.next].clone();
         self.running().cut(&ds);
-        self.connector.wait_published(&ds).await;
+        let start = Instant::now();
+        while !self.connector.day(&ds).exists() {
+            let reasons = || self.running().health().1["reasons"].to_string();
+            assert!(start.elapsed() < PATIENCE, "ds={ds} is not published: {}", reasons());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         self.next += 1;
         if self.next < self.days.len() {
             self.again().await;

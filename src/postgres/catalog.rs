@@ -31,13 +31,15 @@ pub async fn published_tables(client: &mut Client, publication: &str) -> Result<
     rows.iter().map(|row| Ok((row.parse(0)?, TableName::new(text(row, 1), text(row, 2))))).collect()
 }
 
-/// The tables of which a publication has a column list, by OID.
+/// The tables of which a publication has a column list, or generated columns, by OID: their shape is not the plain one.
 pub async fn column_lists(client: &mut Client, publication: &str) -> Result<HashSet<u32>> {
-    // pg_publication_rel.prattrs, which Postgres 14 does not have.
+    // pg_publication_rel.prattrs, which Postgres 14 does not have, and pg_publication.pubgencols, which came with 18.
     let sql = format!(
         "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
-         WHERE p.pubname = {} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL",
-        quote_literal(publication)
+         WHERE p.pubname = {name} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL UNION \
+         SELECT a.attrelid FROM pg_publication p JOIN pg_attribute a ON a.attgenerated = 's' AND NOT a.attisdropped \
+         WHERE p.pubname = {name} AND to_jsonb(p) ->> 'pubgencols' = 's'",
+        name = quote_literal(publication)
     );
     client.query(&sql).await?.iter().map(|row| row.parse(0)).collect()
 }

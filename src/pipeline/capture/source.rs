@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::change::{TableName, TableSchema};
 use crate::postgres::catalog;
-use crate::postgres::snapshot::Snapshot;
 use crate::postgres::published::{self, KnownParts, Sight};
+use crate::postgres::snapshot::Snapshot;
 use crate::postgres::wire::{Client, ConnectOptions, Session, quote_literal};
 use crate::runtime::{Error, Result};
 
