@@ -20,6 +20,11 @@ use crate::runtime::Result;
 pub struct Published {
     /// `pg_class.oid`.
     pub oid: u32,
+    /// OID of what makes it a member: its entry, that of its schema, or the publication. Another one after it was taken out
+    /// and put back.
+    pub member: u32,
+    /// Which operations are published, of `iudt`.
+    pub operations: String,
     /// Whether it has partitions, and is published as their root.
     pub partitioned: bool,
     /// The publication's row filter for it.
@@ -159,18 +164,24 @@ async fn position(client: &mut Client, which: &str) -> Result<Lsn> {
 
 fn tables_sql(server_version: u32, publication: &str) -> String {
     // Row filters and column lists came with 15; generated columns are never published before 18.
-    let (filter, published) = if server_version >= 150_000 {
-        ("p.rowfilter", "a.attname = ANY (p.attnames)")
+    let (filter, published, of_schema) = if server_version >= 150_000 {
+        let of_schema =
+            "(SELECT s.oid FROM pg_publication_namespace s WHERE s.pnpubid = b.oid AND s.pnnspid = n.oid)";
+        ("p.rowfilter", "a.attname = ANY (p.attnames)", of_schema)
     } else {
-        ("NULL::text", "a.attgenerated = ''")
+        ("NULL::text", "a.attgenerated = ''", "NULL::oid")
     };
     format!(
         "SELECT n.nspname, c.relname, c.oid, c.relkind = 'p', {filter}, c.relnatts, c.relfilenode, c.xmin, \
          (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
          AND a.attnum > 0 AND NOT a.attisdropped AND NOT {published}), \
          (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
-         AND a.attnum > 0 AND a.attisdropped) \
-         FROM pg_publication_tables p JOIN pg_namespace n ON n.nspname = p.schemaname \
+         AND a.attnum > 0 AND a.attisdropped), \
+         coalesce((SELECT min(r.oid) FROM pg_publication_rel r WHERE r.prpubid = b.oid AND r.prrelid IN \
+         (SELECT c.oid UNION SELECT pg_partition_ancestors(c.oid))), {of_schema}, b.oid), \
+         concat(CASE WHEN b.pubinsert THEN 'i' END, CASE WHEN b.pubupdate THEN 'u' END, \
+         CASE WHEN b.pubdelete THEN 'd' END, CASE WHEN b.pubtruncate THEN 't' END) \
+         FROM pg_publication_tables p JOIN pg_publication b ON b.pubname = p.pubname JOIN pg_namespace n ON n.nspname = p.schemaname \
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
          AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' WHERE p.pubname = {}",
         quote_literal(publication)
@@ -191,6 +202,8 @@ fn read(row: &Row) -> Result<(TableName, Published)> {
         attributes: row.parse(5)?,
         unpublished: numbers(text(row, 8)),
         dropped: numbers(text(row, 9)),
+        member: row.parse(10)?,
+        operations: text(row, 11).to_owned(),
         parts: if partitioned { BTreeMap::new() } else { BTreeMap::from([(oid, own)]) },
     };
     Ok((TableName::new(text(row, 0), text(row, 1)), table))

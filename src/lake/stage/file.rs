@@ -1,7 +1,6 @@
 //! A change file being filled: builders for the columns about the change, and for the table's own.
 
 use std::borrow::Cow;
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_array::builder::{

@@ -11,6 +11,10 @@ use crate::postgres::published::Published;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     oid: u32,
+    /// What made it a member of the publication.
+    member: u32,
+    /// Which operations were published.
+    operations: String,
     /// The publication's row filter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     filter: Option<String>,
@@ -29,6 +33,8 @@ impl From<&Published> for Standing {
     fn from(table: &Published) -> Self {
         Self {
             oid: table.oid,
+            member: table.member,
+            operations: table.operations.clone(),
             filter: table.filter.clone(),
             attributes: table.attributes,
             unpublished: table.unpublished.clone(),
@@ -45,6 +51,12 @@ impl Standing {
     pub fn lost(&self, now: &Published, truncated_by: &[u32]) -> Option<Reason> {
         if self.oid != now.oid {
             return Some(Reason::MadeAgain);
+        }
+        if self.member != now.member {
+            return Some(Reason::Returned("it was taken out of the publication, and put back".to_owned()));
+        }
+        if now.operations.chars().any(|operation| !self.operations.contains(operation)) {
+            return Some(Reason::Returned("the publication did not publish all operations".to_owned()));
         }
         if self.filter != now.filter {
             return Some(Reason::Filter);
@@ -90,6 +102,8 @@ mod tests {
     fn table(parts: &[(u32, u32, u32, bool)]) -> Published {
         Published {
             oid: 1,
+            member: 2,
+            operations: "iudt".into(),
             partitioned: true,
             filter: None,
             attributes: 3,
@@ -138,6 +152,15 @@ mod tests {
         assert_eq!(standing.lost(&now, &[]), None, "a column that was dropped");
         now.filter = Some("(id > 5)".into());
         assert_eq!(standing.lost(&now, &[]), Some(Reason::Filter));
+        now.operations = "i".into();
+        let standing = Standing::from(&now);
+        now.operations = "iudt".into();
+        assert!(matches!(standing.lost(&now, &[]), Some(Reason::Returned(_))), "updates that were not sent");
+        now.member = 3;
+        assert!(
+            matches!(standing.lost(&now, &[]), Some(Reason::Returned(_))),
+            "out and back between two sights"
+        );
         now.oid = 2;
         assert_eq!(standing.lost(&now, &[]), Some(Reason::MadeAgain));
     }
