@@ -182,6 +182,7 @@ fn cut(ds: &str, changes: u64, end: u64) -> Cut {
         dead_letters: 0,
         ends: vec![LogEnd { partition: 0, end }],
         backfill: None,
+        lacking: None,
     };
     Cut {
         ds,

@@ -107,6 +107,14 @@ async fn a_table_that_is_rewritten_before_its_turn_is_copied_alone_under_a_later
         )
         .await
         .unwrap();
+    // Of the one that was made meanwhile nobody knows that it was empty when its changes came.
+    let copied = || {
+        running
+            .output()
+            .lines()
+            .any(|l| l.contains("copied: the next cut") && l.contains("\"public.dropped\""))
+    };
+    wait_until(PATIENCE, "the new table is copied", async || copied()).await;
     assert_equal(&connector, &running, &client, TABLES).await;
     // What such a table went through before its copy is not told a second time.
     let ops: Vec<_> =

@@ -313,6 +313,7 @@ fn cut(reason: &str) -> Cut {
             changes: 5,
             dead_letters: 0,
         }),
+        lacking: Some("it was added to the publication".to_owned()),
     };
     Cut {
         ds: "2026-11-20".parse().unwrap(),

@@ -182,6 +182,7 @@ impl Maker {
             dead_letters: 0,
             ends: ends.collect(),
             backfill: None,
+            lacking: None,
         };
         let cut = Cut {
             ds,

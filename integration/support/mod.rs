@@ -18,6 +18,7 @@ mod postgres;
 mod process;
 mod programs;
 mod proxy;
+mod scene;
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,7 @@ pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
 pub use programs::{MAJORS, client_program};
 pub use proxy::{Network, Proxy};
+pub use scene::Scene;
 
 /// Asks `condition` again and again until it is true; panics with `what` after `deadline`.
 pub async fn wait_until<F, Fut>(deadline: Duration, what: &str, mut condition: F)

@@ -53,6 +53,10 @@ pub struct CutTable {
     /// The copy that was made of it again and came to its end since the cut before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<CutBackfill>,
+    /// Why the table is not in this day: it holds something at the source that is not in the log. A copy that a later
+    /// cut tells of mends it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacking: Option<String>,
 }
 
 /// Number under which the topic of a table's later copies (its backfill topic, of one partition) stands among its log

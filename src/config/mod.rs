@@ -196,6 +196,8 @@ pub struct EmbeddedLogConfig {
     pub path: PathBuf,
     /// Size of the file at which appends stop, so that the disk never fills.
     pub bytes_max: u64,
+    /// Bytes of a record above which its change is a dead letter.
+    pub record_bytes_max: u64,
     /// Milliseconds for which delivered records are kept.
     pub retention_ms: u64,
     /// Bytes of delivered records that are kept.

@@ -17,6 +17,8 @@ const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
 const GIB: u64 = 1024 * MIB;
 const TIB: u64 = 1024 * GIB;
+/// What a row of SQLite takes, less some room for what stands beside the record.
+const RECORD_BYTES_MAX: u64 = 1_000_000_000 - 8192;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
 /// Reads a whole file's text; gives also the keys that exist.
@@ -121,6 +123,13 @@ fn log(document: &Document<'_>, state: &StateConfig, name: &str) -> LogConfig {
     let embedded = EmbeddedLogConfig {
         path,
         bytes_max: embedded.integer("bytes_max", "bytes", 64 * MIB, 1024 * TIB, 10 * GIB),
+        record_bytes_max: embedded.integer(
+            "record_bytes_max",
+            "bytes",
+            MIB,
+            RECORD_BYTES_MAX,
+            RECORD_BYTES_MAX,
+        ),
         retention_ms: embedded.integer("retention_ms", "milliseconds", 0, 36_500 * DAY_MS, DAY_MS),
         retention_bytes: embedded.integer("retention_bytes", "bytes", 0, 1024 * TIB, GIB),
     };

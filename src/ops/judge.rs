@@ -90,6 +90,7 @@ pub(super) fn reasons(report: &Report, held: &Held) -> Vec<Reason> {
     reasons.extend(days(report, held));
     reasons.extend(failed_tables(report));
     reasons.extend(gaps(report));
+    reasons.extend(lacking(report));
     reasons.extend(dead_letters(report));
     reasons.extend(unapplied(report));
     reasons.sort_by_key(|reason| reason.severity);
@@ -261,7 +262,8 @@ fn failed_tables(report: &Report) -> Vec<Reason> {
 
 fn gaps(report: &Report) -> Vec<Reason> {
     let gap = |(name, table): (&String, &TableReport)| {
-        let gap = table.gap.as_ref()?;
+        // A day that lacks a table for another reason makes no second one.
+        let gap = table.gap.as_ref().filter(|gap| gap.offsets > 0 || table.lacking.is_none())?;
         let mend = if gap.copy_asked {
             "A new copy is asked for; the table is in the days again from the first cut after that is whole. Give its topic \
              a longer retention."
@@ -282,6 +284,46 @@ fn gaps(report: &Report) -> Vec<Reason> {
         })
     };
     report.tables.iter().filter_map(gap).collect()
+}
+
+fn lacking(report: &Report) -> Vec<Reason> {
+    let lacking = report.tables.iter().filter_map(|(name, table)| Some((name, table.lacking.as_ref()?)));
+    // By what is to be done: a publication that is altered may hit every table at once.
+    let mut by_cause: BTreeMap<(&str, bool, Option<&str>), Vec<&str>> = BTreeMap::new();
+    for (name, lacking) in lacking {
+        let cause = (lacking.reason.as_str(), lacking.copy_asked, lacking.trouble.as_deref());
+        by_cause.entry(cause).or_default().push(name);
+    }
+    let reason = |((reason, copy_asked, trouble), names): ((&str, bool, Option<&str>), Vec<&str>)| {
+        let (severity, message, mend) = match (copy_asked, trouble) {
+            (true, None) => (
+                Severity::Watch,
+                reason.to_owned(),
+                "It is being copied anew by itself; days lack it until the copy is whole.".to_owned(),
+            ),
+            (true, Some(trouble)) => (
+                Severity::Act,
+                format!("{reason}; it has to be copied anew, and that fails: {trouble}"),
+                "It is tried again by itself. `tidemark check` tells what the copy needs.".to_owned(),
+            ),
+            (false, _) => (
+                Severity::Act,
+                reason.to_owned(),
+                "Put it back into the publication (ALTER PUBLICATION … ADD TABLE …), and it is copied anew by itself; or \
+                 leave it out by `exclude` in the configuration, and days lack it without a word."
+                    .to_owned(),
+            ),
+        };
+        Reason {
+            severity,
+            kind: "missing".into(),
+            subject: some_of(&names),
+            message,
+            since: None,
+            mend: Some(mend),
+        }
+    };
+    by_cause.into_iter().map(reason).collect()
 }
 
 fn dead_letters(report: &Report) -> Option<Reason> {

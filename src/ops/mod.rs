@@ -46,7 +46,7 @@ pub use logging::{Terminal, init as init_logging};
 pub use progress::show_backfill;
 pub use report::{Report, TableReport};
 pub use source::{LogStats, SourceStats};
-pub use table::{Gap, TableState, TableStats};
+pub use table::{Gap, Lacking, TableState, TableStats};
 
 /// What the outside asks of the pipeline.
 #[derive(Debug)]

@@ -169,6 +169,9 @@ pub struct TableReport {
     /// The last of these.
     #[serde(default)]
     pub unapplied: Option<UnappliedReport>,
+    /// What it holds at the source and the log does not.
+    #[serde(default)]
+    pub lacking: Option<LackingReport>,
     /// Records in the log.
     pub end_offset: u64,
     /// Those of them that are staged in the lake.
@@ -195,6 +198,17 @@ pub struct UnappliedReport {
     pub detail: String,
     /// When it was seen.
     pub at: Timestamp,
+}
+
+/// Why days lack a table until it is copied anew.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LackingReport {
+    /// What happened to it.
+    pub reason: String,
+    /// Whether the copy is on its way.
+    pub copy_asked: bool,
+    /// Why the last attempt to copy it failed.
+    pub trouble: Option<String>,
 }
 
 /// A backfill.
@@ -414,6 +428,11 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         unapplied: stats
             .unapplied()
             .map(|unapplied| UnappliedReport { detail: unapplied.detail, at: timestamp(unapplied.at_ms) }),
+        lacking: stats.lacking().map(|lacking| LackingReport {
+            reason: lacking.reason,
+            copy_asked: lacking.copy_asked,
+            trouble: lacking.trouble,
+        }),
         end_offset: stats.end_offset(),
         staged_offset: stats.staged_offset(),
         published_ds: stats.published(),

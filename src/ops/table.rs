@@ -50,6 +50,17 @@ pub struct Unapplied {
     pub at_ms: i64,
 }
 
+/// What a table holds at the source and the log does not, so that days lack the table until it is copied anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lacking {
+    /// Why.
+    pub reason: String,
+    /// A copy is on its way; else it is not in the publication.
+    pub copy_asked: bool,
+    /// Why the last attempt to copy it failed.
+    pub trouble: Option<String>,
+}
+
 /// A table's counters. Written by capture (one writer) and deliver, each its own.
 #[derive(Debug)]
 pub struct TableStats {
@@ -69,6 +80,7 @@ pub struct TableStats {
     schema_changes: AtomicU64,
     schema_changes_unapplied: AtomicU64,
     unapplied: Mutex<Option<Unapplied>>,
+    lacking: Mutex<Option<Lacking>>,
 }
 
 #[derive(Debug, Default)]
@@ -110,6 +122,7 @@ impl Default for TableStats {
             schema_changes: AtomicU64::new(0),
             schema_changes_unapplied: AtomicU64::new(0),
             unapplied: Mutex::default(),
+            lacking: Mutex::default(),
         }
     }
 }
@@ -208,6 +221,15 @@ impl TableStats {
 
     pub(super) fn unapplied(&self) -> Option<Unapplied> {
         lock(&self.unapplied).clone()
+    }
+
+    /// What is missing of it, or, with none, that it is whole again.
+    pub fn set_lacking(&self, lacking: Option<Lacking>) {
+        *lock(&self.lacking) = lacking;
+    }
+
+    pub(super) fn lacking(&self) -> Option<Lacking> {
+        lock(&self.lacking).clone()
     }
 
     pub(super) fn gap(&self) -> Option<Gap> {

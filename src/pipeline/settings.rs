@@ -98,6 +98,7 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
     match &config.log.kind {
         LogKind::Embedded(embedded) => Ok(Arc::new(SqliteLog::open(SqliteLogOptions {
             bytes_max: Some(embedded.bytes_max),
+            record_bytes_max: usize::try_from(embedded.record_bytes_max).unwrap_or(usize::MAX),
             retention_ms: embedded.retention_ms,
             retention_bytes: Some(embedded.retention_bytes),
             ..SqliteLogOptions::new(&embedded.path)
@@ -111,6 +112,7 @@ pub(super) fn capture_log(config: &Config, log: &Arc<dyn Log>) -> Result<Arc<dyn
     match &config.log.kind {
         LogKind::Kafka(kafka) if kafka.spill_bytes_max > 0 => {
             let spill = SqliteLog::open(SqliteLogOptions {
+                record_bytes_max: SqliteLogOptions::RECORD_BYTES_MAX,
                 path: kafka.spill_path.clone(),
                 bytes_max: Some(kafka.spill_bytes_max.max(SPILL_BYTES_MIN)),
                 bytes_max_key: "[log.kafka] spill_bytes_max",

@@ -18,26 +18,28 @@ use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema,
 use crate::runtime::{Error, Result};
 
 /// The tables of a publication with their OIDs, by name: partition roots or leaves as `publish_via_partition_root`
-/// says. Empty when there is no such publication.
+/// says; without partitions whose rows are in no WAL. Empty when there is no such publication.
 pub async fn published_tables(client: &mut Client, publication: &str) -> Result<Vec<(u32, TableName)>> {
     let sql = format!(
         "SELECT c.oid, n.nspname, c.relname FROM pg_publication_tables p \
          JOIN pg_namespace n ON n.nspname = p.schemaname \
          JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
-         WHERE p.pubname = {} ORDER BY 2, 3",
+         AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' WHERE p.pubname = {} ORDER BY 2, 3",
         quote_literal(publication)
     );
     let rows = client.query(&sql).await?;
     rows.iter().map(|row| Ok((row.parse(0)?, TableName::new(text(row, 1), text(row, 2))))).collect()
 }
 
-/// The tables of which a publication has a column list, by OID.
+/// The tables of which a publication has a column list, or generated columns, by OID: their shape is not the plain one.
 pub async fn column_lists(client: &mut Client, publication: &str) -> Result<HashSet<u32>> {
-    // pg_publication_rel.prattrs, which Postgres 14 does not have.
+    // pg_publication_rel.prattrs, which Postgres 14 does not have, and pg_publication.pubgencols, which came with 18.
     let sql = format!(
         "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
-         WHERE p.pubname = {} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL",
-        quote_literal(publication)
+         WHERE p.pubname = {name} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL UNION \
+         SELECT a.attrelid FROM pg_publication p JOIN pg_attribute a ON a.attgenerated = 's' AND NOT a.attisdropped \
+         WHERE p.pubname = {name} AND to_jsonb(p) ->> 'pubgencols' = 's'",
+        name = quote_literal(publication)
     );
     client.query(&sql).await?.iter().map(|row| row.parse(0)).collect()
 }
@@ -47,10 +49,19 @@ pub async fn load_table(client: &mut Client, oid: u32) -> Result<Option<TableSch
     Ok(load_tables(client, &[oid]).await?.pop())
 }
 
+/// The same with its generated columns, which a publication may have since 18.
+pub async fn load_whole_table(client: &mut Client, oid: u32) -> Result<Option<TableSchema>> {
+    Ok(load(client, &[oid], true).await?.pop())
+}
+
 /// The shapes of tables, as version 1, by OID. Those that do not exist (any more) are left out.
 ///
 /// Columns stand in table order, without dropped and generated ones: the latter are not published by default.
 pub async fn load_tables(client: &mut Client, oids: &[u32]) -> Result<Vec<TableSchema>> {
+    load(client, oids, false).await
+}
+
+async fn load(client: &mut Client, oids: &[u32], generated: bool) -> Result<Vec<TableSchema>> {
     if oids.is_empty() {
         return Ok(Vec::new());
     }
@@ -63,7 +74,7 @@ pub async fn load_tables(client: &mut Client, oids: &[u32]) -> Result<Vec<TableS
                 Error::operator(format!("the catalog's description of table {} cannot be read", text(row, 0)))
                     .cause(error)
             })?;
-            Ok(description.schema())
+            Ok(description.shape(generated))
         })
         .collect()
 }
@@ -208,8 +219,12 @@ impl TableDescription {
         self.columns.iter().all(|column| column.has_missing == column.missing.is_some())
     }
 
-    /// As a shape of version 1.
+    /// As a shape of version 1, without generated columns.
     pub fn schema(&self) -> TableSchema {
+        self.shape(false)
+    }
+
+    fn shape(&self, generated: bool) -> TableSchema {
         let identity = match self.identity.as_str() {
             "n" => ReplicaIdentity::Nothing,
             "f" => ReplicaIdentity::Full,
@@ -217,7 +232,8 @@ impl TableDescription {
             _ => ReplicaIdentity::Default,
         };
         let types: Types = self.types.iter().map(|described| (described.oid, read_type(described))).collect();
-        let published: Vec<_> = self.columns.iter().filter(|column| column.generated.is_empty()).collect();
+        let published: Vec<_> =
+            self.columns.iter().filter(|column| generated || column.generated.is_empty()).collect();
         let index = match identity {
             ReplicaIdentity::Default | ReplicaIdentity::Full => self.keys.iter().find(|key| key.primary),
             ReplicaIdentity::Index => self.keys.iter().find(|key| key.identity),

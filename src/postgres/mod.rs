@@ -6,6 +6,7 @@ pub mod copy;
 pub mod ddl;
 pub mod pgoutput;
 pub mod preflight;
+pub mod published;
 pub mod setup;
 pub mod slot;
 pub mod snapshot;

@@ -24,7 +24,7 @@ use crate::runtime::{Error, Result};
 
 use super::super::shapes::Shapes;
 use super::super::sort::{SORT, arrow_error};
-use super::super::stage::{FORMAT, META_COLUMNS, change_schema};
+use super::super::stage::{FORMAT, META_COLUMNS, change_schema, stored_name};
 use super::order::{KeyOrder, Seq};
 use super::shape::Shape;
 
@@ -90,7 +90,11 @@ impl ChangeReader {
         let Some(version) = version_of(&self.file_schema, file.clone())? else { return Ok(()) };
         let origins = self.shapes.origins(version)?;
         let own = META_COLUMNS.iter().map(|name| Origin::column(*name));
-        let all = own.chain(origins.iter().cloned()).chain([Origin::column(EXACT)]).collect();
+        let stored = origins.iter().cloned().map(|origin| match origin {
+            Origin::Column { name, types } => Origin::Column { name: stored_name(&name).into_owned(), types },
+            other => other,
+        });
+        let all = own.chain(stored).chain([Origin::column(EXACT)]).collect();
         let options = ReaderOptions { origins: Some(all), ..ReaderOptions::default() };
         let of_version = OfVersion { version, origins: &origins };
         let mut last_offset = None;

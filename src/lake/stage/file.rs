@@ -42,6 +42,15 @@ pub const META_COLUMNS: [&str; 9] = [
     "__old_key",
 ];
 
+/// The name that a table's column has in change files: one that they need for themselves has an underscore before it,
+/// and so has what would then be taken.
+pub fn stored_name(name: &str) -> Cow<'_, str> {
+    let bare = name.trim_start_matches('_');
+    let taken =
+        META_COLUMNS.iter().any(|meta| meta.trim_start_matches('_') == bare) && name.starts_with("__");
+    if taken { Cow::Owned(format!("_{name}")) } else { Cow::Borrowed(name) }
+}
+
 /// The schema of a change file for a table's columns, which are all nullable, and [`EXACT`] behind them. A file none of
 /// whose rows needs that column does not have it.
 pub fn change_schema(columns: &[Column]) -> SchemaRef {
@@ -60,7 +69,11 @@ pub fn change_schema(columns: &[Column]) -> SchemaRef {
     let meta =
         META_COLUMNS.iter().zip(types).map(|(name, (kind, null))| Arc::new(Field::new(*name, kind, null)));
     let table = partial_schema(columns);
-    let fields = meta.chain(table.fields().iter().cloned()).chain([Arc::new(exact_field())]);
+    let named = |field: &Arc<Field>| match stored_name(field.name()) {
+        Cow::Borrowed(_) => Arc::clone(field),
+        Cow::Owned(name) => Arc::new(field.as_ref().clone().with_name(name)),
+    };
+    let fields = meta.chain(table.fields().iter().map(named)).chain([Arc::new(exact_field())]);
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
@@ -128,10 +141,9 @@ impl OpenFile {
         if self.table.is_some() {
             return Ok(());
         }
-        let taken = |column: &&Column| META_COLUMNS.contains(&column.name.as_str()) || column.name == EXACT;
-        if let Some(column) = schema.columns.iter().find(taken) {
+        if let Some(column) = schema.columns.iter().find(|column| column.name == EXACT) {
             return Err(Error::operator(format!(
-                "{} has a column {:?}, a name which change files need for themselves",
+                "{} has a column {:?}, a name which the lake needs for itself",
                 schema.name, column.name
             ))
             .mend("Rename the column, or exclude the table."));

@@ -28,7 +28,7 @@ pub(super) use dead::read_lines;
 pub use dead::{DeadLetter, Payload};
 pub(super) use file::FORMAT;
 use file::OpenFile;
-pub use file::{META_COLUMNS, change_schema};
+pub use file::{META_COLUMNS, change_schema, stored_name};
 
 /// How far back a commit time may step within a file: clocks of concurrent commits differ by milliseconds,
 /// and a file for each row around a full hour would help nobody.

@@ -8,7 +8,7 @@ use crate::runtime::{Error, Result};
 const RUN_BYTES: usize = 64 << 10;
 
 /// SQLite's own limit on a row is 1,000,000,000 bytes.
-const STORED_BYTES_MAX: usize = 1_000_000_000 - 4096;
+pub(super) const STORED_BYTES_MAX: usize = 1_000_000_000 - 4096;
 
 /// Arena kept between appends; one that a giant record has grown is given back.
 const KEEP_BYTES: usize = 16 << 20;

@@ -67,6 +67,8 @@ pub struct SqliteLogOptions {
     pub bytes_max: Option<u64>,
     /// The configuration's name for it, for errors.
     pub bytes_max_key: &'static str,
+    /// Most bytes of a record; no more than [`SqliteLogOptions::RECORD_BYTES_MAX`].
+    pub record_bytes_max: usize,
     /// How long delivered records are kept for replays, in milliseconds since they were appended.
     pub retention_ms: u64,
     /// Most stored bytes of delivered records to keep, whatever their age, over all log partitions. The
@@ -77,12 +79,16 @@ pub struct SqliteLogOptions {
 }
 
 impl SqliteLogOptions {
+    /// What a row of SQLite can hold.
+    pub const RECORD_BYTES_MAX: usize = blob::STORED_BYTES_MAX - 4096;
+
     /// Unlimited, and delivered records are kept for a week.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
             bytes_max: None,
             bytes_max_key: "[log.embedded] bytes_max",
+            record_bytes_max: Self::RECORD_BYTES_MAX,
             retention_ms: 7 * 24 * 3600 * 1000,
             retention_bytes: None,
             exclusive: None,
@@ -97,6 +103,7 @@ pub struct SqliteLog {
     readers: Arc<Readers>,
     changed: Arc<Notify>,
     bytes_max: Option<u64>,
+    record_bytes_max: usize,
     /// Held for as long as the log is open.
     _lock: Option<File>,
 }
@@ -108,13 +115,14 @@ impl SqliteLog {
     pub fn open(mut options: SqliteLogOptions) -> Result<Self> {
         let half = options.bytes_max.map(|bytes_max| bytes_max / 2);
         options.retention_bytes = options.retention_bytes.into_iter().chain(half).min();
-        let bytes_max = options.bytes_max;
+        let (bytes_max, record_bytes_max) =
+            (options.bytes_max, options.record_bytes_max.min(SqliteLogOptions::RECORD_BYTES_MAX));
         let changed = Arc::new(Notify::new());
         let lock = options.exclusive.map(|mend| sqlite::keep(&options.path, mend)).transpose()?;
         let connection = sqlite::open(&options.path, &KIND)?;
         let readers = Arc::new(Readers::new(options.path.clone()));
         let writer = Writer::start(options, connection, Arc::clone(&changed))?;
-        Ok(Self { writer, readers, changed, bytes_max, _lock: lock })
+        Ok(Self { writer, readers, changed, bytes_max, record_bytes_max, _lock: lock })
     }
 }
 
@@ -138,6 +146,10 @@ impl Log for SqliteLog {
 
     async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()> {
         self.writer.trim(partition, before).await
+    }
+
+    fn record_bytes_max(&self, _topic: &str) -> Option<usize> {
+        Some(self.record_bytes_max)
     }
 
     async fn is_short_of_room(&self) -> Result<bool> {

@@ -21,13 +21,20 @@ pub fn write(
     reason: &str,
     bytes_max: Option<usize>,
 ) {
-    let whole = letter(schema, row, reason, usize::MAX).to_string();
-    let fits = bytes_max.is_none_or(|bytes_max| whole.len() <= bytes_max);
-    let text = if fits { whole } else { letter(schema, row, reason, KEPT_BYTES).to_string() };
+    let fits = |bytes: usize| bytes_max.is_none_or(|bytes_max| bytes <= bytes_max);
+    // A value that is itself too large is not written out first.
+    let whole = fits(values_bytes(row)).then(|| letter(schema, row, reason, usize::MAX).to_string());
+    let whole = whole.filter(|whole| fits(whole.len()));
+    let text = whole.unwrap_or_else(|| letter(schema, row, reason, KEPT_BYTES).to_string());
     let mut record = topic.begin(row.commit_us / 1000);
     record.null();
     record.field(|buffer| buffer.extend_from_slice(text.as_bytes()));
     record.finish();
+}
+
+fn values_bytes(row: &RowChange<'_>) -> usize {
+    let values = row.old.iter().flat_map(|old| old.values).chain(row.new.into_iter().flatten());
+    values.map(|value| if let Value::Text(text) = value { text.len() } else { 0 }).sum()
 }
 
 fn letter(schema: &TableSchema, row: &RowChange<'_>, reason: &str, kept_bytes: usize) -> Json {

@@ -10,6 +10,7 @@
 //! Whatever has to wait (the catalog, a cut, the spool's disk) is handed back as a [`Step`], and the session does it between two
 //! messages.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::change::{Lsn, Op, Position, SchemaChange, TableSchema, Value};
@@ -31,7 +32,7 @@ use super::transactions::Transactions;
 pub enum Step {
     /// Nothing.
     Next,
-    /// Look the table up in the catalog and [`Engine::adopt`] it.
+    /// Look the table up in the catalog, have it adopted, and [`Engine::resume`]: a change of it waits.
     Describe(Relation),
     /// Apply what the event trigger has told.
     Ddl(Vec<u8>),
@@ -72,6 +73,11 @@ pub struct Engine {
     held_until: Option<Lsn>,
     slot: String,
     dead_letters: Arc<str>,
+    /// Tables that the server has described and that no change was of. Of a partition that is published as its root the
+    /// server describes both, and only the root is ever changed.
+    announced: HashMap<u32, Relation>,
+    /// The first change of a table which has to be described before it.
+    waiting: Option<(Vec<u8>, Lsn)>,
     /// No day is cut below it: there are tables which are not whole yet.
     whole_from: Lsn,
     progress: Progress,
@@ -122,6 +128,8 @@ impl Engine {
             held_until: progress.held.then_some(progress.flush_lsn),
             slot,
             dead_letters,
+            announced: HashMap::new(),
+            waiting: None,
             whole_from,
             progress,
             transaction: None,
@@ -139,6 +147,11 @@ impl Engine {
         let replays = self.replay.as_ref().is_some_and(|replay| replay.prepared);
         let held = self.held_until.is_some() || replays || self.spool.holds_prepared();
         Progress { held, ..self.progress }
+    }
+
+    /// Where the open transaction commits; outside of one, what was passed.
+    pub fn open_commit_lsn(&self) -> Lsn {
+        self.transaction.map_or(self.progress.flush_lsn, |transaction| transaction.commit_lsn)
     }
 
     /// Whether neither a transaction is open nor a record on its way.
@@ -175,10 +188,7 @@ impl Engine {
     /// Takes one pgoutput message; `lsn` is its own.
     pub fn accept(&mut self, bytes: &[u8], lsn: Lsn) -> Result<Step> {
         match self.spool.take(bytes, lsn).map_err(|error| protocol_error(lsn, error))? {
-            Taken::Now => {
-                let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
-                self.message(message, lsn)
-            }
+            Taken::Now => self.bytes(bytes, lsn),
             Taken::Kept => Ok(Step::Next),
             Taken::Flush => Ok(Step::Flush),
             Taken::Committed(replay) => {
@@ -200,10 +210,7 @@ impl Engine {
         let step = match replay.next(&mut self.spool) {
             Replayed::Fill => Step::Fill,
             Replayed::Boundary(message, lsn) => self.message(message, lsn)?,
-            Replayed::Message(bytes, lsn) => {
-                let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
-                self.message(message, lsn)?
-            }
+            Replayed::Message(bytes, lsn) => self.bytes(bytes, lsn)?,
             Replayed::Done => return Ok(Step::Next),
         };
         self.replay = Some(replay);
@@ -228,6 +235,25 @@ impl Engine {
         self.spool.bytes()
     }
 
+    /// Takes the change that waited for its table to be described.
+    pub fn resume(&mut self) -> Result<Step> {
+        match self.waiting.take() {
+            Some((bytes, lsn)) => self.bytes(&bytes, lsn),
+            None => Ok(Step::Next),
+        }
+    }
+
+    fn bytes(&mut self, bytes: &[u8], lsn: Lsn) -> Result<Step> {
+        let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
+        if !self.announced.is_empty()
+            && let Some(relation) = message.relations().iter().find_map(|oid| self.announced.remove(oid))
+        {
+            self.waiting = Some((bytes.to_vec(), lsn));
+            return Ok(Step::Describe(relation));
+        }
+        self.message(message, lsn)
+    }
+
     fn message(&mut self, message: Message<'_>, lsn: Lsn) -> Result<Step> {
         match self.assembler.accept(message).map_err(|error| protocol_error(lsn, error))? {
             Event::Change(Positioned { position, change: ChangeMessage::Logical { prefix, content } })
@@ -249,10 +275,14 @@ impl Engine {
             Event::Commit { transaction, end_lsn, last } => {
                 return Ok(self.commit(Ended { transaction, lsn, end_lsn, last }));
             }
-            Event::Relation(relation) if !self.tables.knows(&relation) => {
-                return Ok(Step::Describe(relation));
+            Event::Relation(relation) => {
+                if self.tables.knows(&relation) {
+                    self.announced.remove(&relation.oid);
+                } else {
+                    self.announced.insert(relation.oid, relation);
+                }
             }
-            Event::Relation(_) | Event::Seen | Event::Nothing => {}
+            Event::Seen | Event::Nothing => {}
         }
         Ok(Step::Next)
     }
@@ -373,6 +403,9 @@ impl Engine {
             ));
         };
         let Some(table) = table.filter(|table| position > table.since) else { return Ok(()) };
+        if op == Op::Truncate {
+            table.truncated_by(transaction.xid);
+        }
         let mut old_values = recycle(std::mem::take(&mut self.old));
         let mut new_values = recycle(std::mem::take(&mut self.new));
         let old_kind = old.map(|old| {

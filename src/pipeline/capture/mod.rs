@@ -23,6 +23,7 @@ mod described;
 mod engine;
 mod occupied;
 mod polled;
+mod publication;
 mod registrar;
 mod session;
 mod shapes;
@@ -33,7 +34,7 @@ mod told;
 mod transactions;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -60,6 +61,7 @@ use cutter::Cutter;
 use engine::Engine;
 use occupied::wait_for_slot;
 use polled::Polled;
+use publication::Publication;
 use registrar::Registrar;
 use session::{Clock, Ended, Session};
 use source::Source;
@@ -255,15 +257,16 @@ async fn open<'a>(
         Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
     };
 
-    let (stream_state, cut_state) = match (state.stream, state.cut) {
+    let (stream_state, cut_state, standings) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) => {
             verify::still_fits(settings, sql, &stream).await?;
             verify::preflight(settings, sql, false).await?;
-            (stream, cut)
+            (stream, cut, state.published)
         }
         _ if !settings.backfill => {
             verify::preflight(settings, sql, false).await?;
-            begin::at_slot(settings, sql).await?
+            let (stream, cut) = begin::at_slot(settings, sql).await?;
+            (stream, cut, BTreeMap::new())
         }
         _ => {
             verify::preflight(settings, sql, true).await?;
@@ -312,7 +315,8 @@ async fn open<'a>(
         state: stream_state,
         source,
         registrar,
-        backfills: backfill::Backfills::new(settings, state.backfills),
+        backfills: backfill::Backfills::new(settings, state.backfills, ops),
+        published: Publication::watch(settings, standings),
         polled,
         clock,
         heartbeat_interval: settings.heartbeat_interval,

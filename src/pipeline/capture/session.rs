@@ -28,13 +28,15 @@ use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, sql
 use crate::runtime::{Class, Error, Result, Shutdown};
 
 use super::appender::Progress;
-use super::backfill::{Backfills, CopyEvent};
+use super::backfill::{Absence, Backfills, CopyEvent, Whole};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
 use super::polled::Polled;
+use super::publication::Publication;
 use super::registrar::Registrar;
 use super::source::{self, Source};
 use super::state::{StreamState, TableCount};
+use super::tables::Table;
 
 /// An idle database's progress is made durable after this many bytes of WAL …
 const IDLE_PROGRESS_BYTES: u64 = 1 << 20;
@@ -65,6 +67,8 @@ pub struct Session<'a> {
     pub backfills: Backfills,
     /// Looks at the catalog.
     pub polled: Polled,
+    /// What it publishes, as it was seen.
+    pub published: Publication,
     /// The server's clock.
     pub clock: Clock,
     /// How often a heartbeat is left in the WAL.
@@ -136,6 +140,7 @@ impl Session<'_> {
                 () = until(due) => self.submit().await?,
                 Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting).await?,
                 event = self.backfills.event() => self.copied(event).await?,
+                sight = self.published.seen() => self.published.take(sight),
                 _ = tick.tick() => self.housekeep(&mut done, &waiting).await?,
                 () = std::future::ready(()), if self.engine.is_replaying() => {
                     self.replay(feedback, &mut waiting).await?;
@@ -239,7 +244,7 @@ impl Session<'_> {
                 Step::Next => return Ok(()),
                 Step::Describe(relation) => {
                     self.describe(relation).await?;
-                    Step::Next
+                    self.engine.resume()?
                 }
                 Step::Ddl(content) => {
                     self.ddl(&content).await?;
@@ -287,13 +292,21 @@ impl Session<'_> {
     /// else is appended between the two, since there is one writer. Died in between, the restart reads the
     /// same transaction again and cuts in the same place.
     async fn cut(&mut self, due: Due, lsn: Lsn, reason: &str) -> Result<()> {
+        let open = self.engine.xid();
+        let (tables, backfills) = (&self.engine.tables, &self.backfills);
+        let lacking = self.published.at_cut(lsn, open, tables, backfills, &mut self.source).await?;
         self.submit().await?;
         self.engine.appender.settle().await?;
         // Only now may the transaction of a request be passed: until the cut is there, it has to come again.
         self.engine.pass_marker();
         let mut ends = super::ends_by_topic(self.engine.appender.log().as_ref()).await?;
         // A table that is gone is in no later day; should it come back, the first cut that has it counts on from here.
-        let tables = self.engine.tables.iter().filter(|table| !table.schema.dropped).map(|table| {
+        let in_days = |table: &&Table| {
+            !table.schema.dropped
+                && self.engine.tables.wants(&table.schema.name)
+                && self.backfills.absence(&table.topic).is_none_or(Absence::is_in_days)
+        };
+        let tables = self.engine.tables.iter().filter(in_days).map(|table| {
             let cut = CutTable {
                 name: table.schema.name.clone(),
                 schema_version: table.schema.version,
@@ -305,6 +318,7 @@ impl Session<'_> {
                     &routing::backfill_topic(&self.name, &table.schema.name),
                 ),
                 backfill: self.backfills.told_by_cut(&table.topic).cloned(),
+                lacking: lacking.get(&table.topic).cloned(),
             };
             (table.topic.to_string(), cut)
         });
@@ -401,15 +415,32 @@ impl Session<'_> {
         self.submit().await?;
         self.engine.appender.settle().await?;
         if ended {
-            let whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
+            let mut whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
+            if let Some(Whole { topic, standing, .. }) = &mut whole {
+                let noted = standing.take().and_then(|standing| self.published.note(topic, standing));
+                noted.into_iter().for_each(|entry| self.engine.appender.set(entry));
+                self.published.look_again();
+            }
             self.submit().await?;
             self.engine.appender.settle().await?;
-            if let Some(table) = whole {
-                table.backfill_ended();
+            if let Some(whole) = whole {
+                whole.watch.backfill_ended();
+                whole.watch.set_lacking(None);
             }
             return Ok(());
         }
         self.backfills.begin(&mut self.engine.tables, &self.engine.appender).await
+    }
+
+    /// Compares the tables with what the source publishes, where the stream has come as far.
+    async fn look(&mut self) -> Result<()> {
+        let Some(sight) = self.published.pass(self.engine.progress().flush_lsn) else { return Ok(()) };
+        let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+        let (backfills, source) = (&mut self.backfills, &mut self.source);
+        if self.published.compare(&sight, tables, backfills, source, appender).await? {
+            self.submit().await?;
+        }
+        Ok(())
     }
 
     async fn housekeep(&mut self, done: &mut Housekeeping, waiting: &Waiting) -> Result<()> {
@@ -420,6 +451,7 @@ impl Session<'_> {
             done.saved = Instant::now();
             self.submit().await?;
         }
+        self.look().await?;
         self.advance_copies().await?;
         self.poll().await?;
         let past_midnight = self.clock.now_us() >= self.engine.cutter.boundary_us();

@@ -1,10 +1,13 @@
 //! Between two messages: a table's shape is taken in before the rows that have it.
 
-use crate::change::TableName;
+use std::sync::Arc;
+
+use crate::change::{ActionKind, SchemaChange, TableName, TableSchema};
 use crate::postgres::ddl::DdlMessage;
 use crate::postgres::pgoutput::Relation;
 use crate::runtime::{Error, Result};
 
+use super::backfill::Reason;
 use super::ddl;
 use super::polled::Look;
 use super::session::Session;
@@ -105,8 +108,29 @@ impl Session<'_> {
         self.engine.tables.shaped_by(table, self.engine.xid());
         super::write_schema_change(&mut self.engine.appender, &self.name, &change);
         self.engine.begin_anew(&change);
-        for rows in untold {
-            tracing::warn!(%table, rows, "what these hold now was not told: ask for a copy of the table");
+        if change.actions.iter().any(|action| action.kind == ActionKind::RecreateTable) {
+            // What was known of the former one does not count any more.
+            let topic = Arc::from(change.topic.as_str());
+            self.published.forget(&topic).into_iter().for_each(|entry| self.engine.appender.set(entry));
+        }
+        if let Some(reason) = needs_copy(&change, &untold) {
+            let at = self.engine.open_commit_lsn();
+            self.backfills.needed(&reason, table, at, &mut self.engine.appender);
         }
     }
+}
+
+/// Why a table needs a copy after its shape has changed, if it does.
+fn needs_copy(change: &SchemaChange, untold: &[String]) -> Option<Reason> {
+    if change.actions.iter().any(|action| action.kind == ActionKind::FirstSeen) {
+        return Some(Reason::FirstSeen);
+    }
+    let before = change.before.as_ref()?;
+    let names =
+        |schema: &TableSchema| schema.key_columns().map(|column| column.name.clone()).collect::<Vec<_>>();
+    let (before, after) = (names(before), names(&change.after));
+    if before != after {
+        return Some(Reason::Key { before, after });
+    }
+    (!untold.is_empty()).then(|| Reason::Untold(untold.join("; ")))
 }

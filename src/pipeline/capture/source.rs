@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use crate::change::TableSchema;
+use crate::change::{TableName, TableSchema};
 use crate::postgres::catalog;
+use crate::postgres::published::{self, KnownParts, Sight};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::wire::{Client, ConnectOptions, Session, quote_literal};
 use crate::runtime::{Error, Result};
@@ -48,13 +49,13 @@ impl Source {
         Ok(self.client.insert(client))
     }
 
-    /// The shape of a table as the catalog has it now, or a moment later: it has what the transaction did. None when
-    /// the table is gone.
+    /// The shape of a table as the catalog has it now, or a moment later, with all its columns: it has what the transaction
+    /// did. None when the table is gone.
     pub async fn table(&mut self, oid: u32, xid: Option<u32>) -> Result<Option<TableSchema>> {
         let asked = async {
             let client = self.client().await?;
             wait_until_seen(client, xid).await?;
-            catalog::load_table(client, oid).await
+            catalog::load_whole_table(client, oid).await
         };
         let result = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(result) => result,
@@ -74,6 +75,32 @@ impl Source {
         let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             Err(Error::retry(format!(
                 "the source did not answer what {publication} publishes in {PATIENCE:?}"
+            )))
+        });
+        if result.is_err() {
+            self.client = None;
+        }
+        result
+    }
+
+    /// What the publication publishes now, in all that decides whether the stream tells it.
+    pub async fn look(&mut self, publication: &str, known: &KnownParts) -> Result<Sight> {
+        let asked = async { published::look(self.client().await?, publication, known).await };
+        let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+            Err(Error::retry(format!("the source did not tell what it publishes in {PATIENCE:?}")))
+        });
+        if result.is_err() {
+            self.client = None;
+        }
+        result
+    }
+
+    /// The name of a table now; none when it is gone.
+    pub async fn name_of(&mut self, oid: u32) -> Result<Option<TableName>> {
+        let asked = async { published::name_of(self.client().await?, oid).await };
+        let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
+            Err(Error::retry(format!(
+                "the source did not answer a question about table {oid} in {PATIENCE:?}"
             )))
         });
         if result.is_err() {

@@ -11,10 +11,14 @@ use serde::{Deserialize, Serialize};
 use crate::change::{CutBackfill, Ds, Lsn, Position, TableName, Timeline};
 use crate::runtime::{Error, Result};
 
+use super::backfill::Absence;
+use super::publication::Standing;
+
 const STREAM: &str = "stream";
 const CUT: &str = "cut";
 const COUNT: &str = "count/";
 const BACKFILL: &str = "backfill/";
+const PUBLISHED: &str = "published/";
 
 /// Where the stream stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,6 +94,12 @@ pub struct BackfillState {
     pub wanted: bool,
     /// Whole, and not in a cut yet.
     pub done: Option<CutBackfill>,
+    /// Why the days lack the table until a copy is whole; none where somebody merely wanted one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacking: Option<String>,
+    /// Why there can be no copy now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub absent: Option<Absence>,
 }
 
 /// The whole state, as found.
@@ -103,6 +113,8 @@ pub struct CaptureState {
     pub counts: HashMap<String, TableCount>,
     /// By topic.
     pub backfills: BTreeMap<String, BackfillState>,
+    /// By topic: what the table was at the source when its rows were all accounted for.
+    pub published: BTreeMap<String, Standing>,
 }
 
 impl CaptureState {
@@ -118,6 +130,8 @@ impl CaptureState {
                         state.counts.insert(topic.to_owned(), parse(key, value)?);
                     } else if let Some(topic) = key.strip_prefix(BACKFILL) {
                         state.backfills.insert(topic.to_owned(), parse(key, value)?);
+                    } else if let Some(topic) = key.strip_prefix(PUBLISHED) {
+                        state.published.insert(topic.to_owned(), parse(key, value)?);
                     }
                 }
             }
@@ -163,10 +177,32 @@ impl TableCount {
 }
 
 impl BackfillState {
-    /// As an entry of an append; one that is neither wanted nor done removes it.
+    /// Nothing is wanted.
+    pub const fn new(table: TableName) -> Self {
+        Self { table, wanted: false, done: None, lacking: None, absent: None }
+    }
+
+    /// Whether there is nothing to be remembered.
+    pub const fn is_over(&self) -> bool {
+        !self.wanted && self.done.is_none() && self.lacking.is_none()
+    }
+
+    /// As an entry of an append; one that is over removes it.
     pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
         let key = format!("{BACKFILL}{topic}");
-        if self.wanted || self.done.is_some() { entry(key, self) } else { (key, Vec::new()) }
+        if self.is_over() { (key, Vec::new()) } else { entry(key, self) }
+    }
+}
+
+impl Standing {
+    /// The entry of an append that removes it.
+    pub fn no_entry(topic: &str) -> (String, Vec<u8>) {
+        (format!("{PUBLISHED}{topic}"), Vec::new())
+    }
+
+    /// As an entry of an append.
+    pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
+        entry(format!("{PUBLISHED}{topic}"), self)
     }
 }
 
@@ -188,7 +224,7 @@ mod tests {
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
         let within = TransactionCount { commit_lsn: Lsn(16), changes: 2 };
         let count = TableCount { changes: 3, dead_letters: 1, transaction: Some(within) };
-        let copy = BackfillState { table: TableName::new("public", "t"), wanted: true, done: None };
+        let copy = BackfillState { wanted: true, ..BackfillState::new(TableName::new("public", "t")) };
         let entries: BTreeMap<_, _> =
             [stream.entry(), cut.entry(), count.entry("shop.public.t"), copy.entry("shop.public.t")].into();
         let state = CaptureState::read(&entries).unwrap();

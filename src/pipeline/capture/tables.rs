@@ -23,6 +23,9 @@ use super::told::{Grown, Told, unapplied};
 /// Decides which tables are captured.
 pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
 
+/// Transactions with a TRUNCATE that are remembered of a table.
+const TRUNCATES_MAX: usize = 64;
+
 /// A captured table.
 #[derive(Debug)]
 pub struct Table {
@@ -36,6 +39,8 @@ pub struct Table {
     pub total: TableCount,
     /// Where it was first seen: its changes up to here are in its copy, or none of it was captured then.
     pub since: Position,
+    /// Transactions of the stream that truncated it, the last few.
+    pub truncated_by: Vec<u32>,
     /// Whether `count` has changed since it was last put into an append.
     pub touched: bool,
     /// For people to watch.
@@ -76,6 +81,14 @@ impl Table {
         self.unreported =
             Unreported { changes: self.unreported.changes + records as u64, position, commit_us };
         self.touched = true;
+    }
+
+    /// Notes a TRUNCATE of the whole table.
+    pub fn truncated_by(&mut self, xid: u32) {
+        if self.truncated_by.len() == TRUNCATES_MAX {
+            self.truncated_by.remove(0);
+        }
+        self.truncated_by.push(xid);
     }
 
     /// Counts a change that became a dead letter.
@@ -430,6 +443,7 @@ impl Tables {
             count,
             total,
             since,
+            truncated_by: Vec::new(),
             touched,
             watch,
             wire,

@@ -186,6 +186,9 @@ impl TableDelivery {
     fn lacking(&self, journal: &Journal, cut: &Cut) -> Result<Option<String>> {
         let held = (self.published(), self.decided);
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(None) };
+        if let Some(reason) = &table.lacking {
+            return Ok(Some(reason.clone()));
+        }
         if let Some(reason) = self.gaps.lacking(journal, &self.topic, held, cut) {
             return Ok(Some(reason));
         }

@@ -144,6 +144,19 @@ pub enum Message<'a> {
     },
 }
 
+impl Message<'_> {
+    /// OIDs of the tables that it changes.
+    pub fn relations(&self) -> &[u32] {
+        match self {
+            Self::Insert { relation, .. } | Self::Update { relation, .. } | Self::Delete { relation, .. } => {
+                std::slice::from_ref(relation)
+            }
+            Self::Truncate { relations, .. } => relations,
+            _ => &[],
+        }
+    }
+}
+
 /// A table as the wire describes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Relation {

@@ -21,6 +21,12 @@ pub(in crate::postgres) struct TableFacts {
     pub(super) hides_rows: bool,
     /// The publication has a row filter or a column list for it.
     pub(super) is_filtered: bool,
+    /// It has partitions.
+    pub(super) is_partitioned: bool,
+    /// A partition whose old rows do not tell the key of this table.
+    pub(super) other_identity: Option<TableName>,
+    /// A partition of it whose rows are in no WAL.
+    pub(super) outside: Option<TableName>,
     /// The table, or one of its partitions, whose old rows cannot be identified.
     pub(in crate::postgres) without_identity: Option<TableName>,
     /// A unique index on columns that are not null, which could be the identity.
@@ -42,6 +48,10 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
         "WITH usable AS (SELECT i.indrelid, bool_or(i.indisprimary) AS is_primary, bool_or(i.indisreplident) AS chosen \
          FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indisunique \
          AND i.indimmediate AND i.indpred IS NULL GROUP BY 1), \
+         identified AS (SELECT l.oid, (SELECT array_agg(a.attname) FROM pg_index i JOIN pg_attribute a \
+         ON a.attrelid = l.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) WHERE i.indrelid = l.oid \
+         AND CASE l.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END \
+         AND i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL) AS key FROM pg_class l), \
          leaf AS (SELECT l.oid, l.relnamespace, l.relname, \
          CASE l.relreplident WHEN 'f' THEN true WHEN 'd' THEN coalesce(u.is_primary, false) \
          WHEN 'i' THEN coalesce(u.chosen, false) ELSE false END AS is_identified \
@@ -58,11 +68,19 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
          AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
          AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
          AND NOT a.attnotnull) ORDER BY i.indnkeyatts, x.relname LIMIT 1), \
-         EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate) \
+         EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate), \
+         o.nspname, o.relname, c.relkind = 'p', x.nspname, x.relname \
          FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
          LEFT JOIN pg_publication_tables published ON published.pubname = {publication} \
          AND published.schemaname = n.nspname AND published.tablename = c.relname \
          LEFT JOIN bad ON bad.root = c.oid \
+         LEFT JOIN LATERAL (SELECT s.nspname, l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid \
+         JOIN pg_namespace s ON s.oid = l.relnamespace JOIN identified own ON own.oid = l.oid \
+         LEFT JOIN identified root ON root.oid = c.oid WHERE c.relkind = 'p' AND t.isleaf AND l.relkind = 'r' \
+         AND l.relreplident <> 'f' AND NOT coalesce(root.key <@ own.key, false) ORDER BY 1, 2 LIMIT 1) x ON true \
+         LEFT JOIN LATERAL (SELECT s.nspname, l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid \
+         JOIN pg_namespace s ON s.oid = l.relnamespace WHERE c.relkind = 'p' AND t.isleaf \
+         AND (l.relkind = 'f' OR l.relpersistence = 'u') ORDER BY 1, 2 LIMIT 1) o ON true \
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' \
          AND n.nspname NOT LIKE 'pg\\_%' AND (NOT c.relispartition OR published.pubname IS NOT NULL) ORDER BY 1, 2",
         publication = quote_literal(publication)
@@ -84,6 +102,9 @@ fn read(row: &Row) -> TableFacts {
         without_identity: row.get(10).map(|table| TableName::new(text(9), table)),
         candidate_index: row.get(11).map(str::to_owned),
         deferrable_key: row.is_true(12),
+        outside: row.get(14).map(|table| TableName::new(text(13), table)),
+        is_partitioned: row.is_true(15),
+        other_identity: row.get(17).map(|table| TableName::new(text(16), table)),
     }
 }
 
@@ -151,12 +172,27 @@ fn identity(
     wanted: bool,
     findings: &mut Vec<Finding>,
 ) {
-    let Some(bad) = &table.without_identity else { return };
     let carries_old_rows = publication.is_none_or(|publication| publication.updates || publication.deletes);
     if !carries_old_rows || table.is_unlogged {
         return;
     }
     let subject = format!("table {}", table.name);
+    let Some(bad) = &table.without_identity else {
+        let by_root = publication.is_none_or(|publication| publication.via_root);
+        if let Some(partition) = table.other_identity.as_ref().filter(|_| wanted && by_root) {
+            let message = format!(
+                "is published as the root of its partitions, and has no key that the replica identity of {partition} tells: \
+                 its updates and deletes could not be followed"
+            );
+            let mend = format!(
+                "ALTER TABLE {} REPLICA IDENTITY FULL; for each such partition, or give {} a primary key.",
+                partition.quoted(),
+                table.name
+            );
+            findings.push(Finding::fail(subject, message).mend(mend));
+        }
+        return;
+    };
     let lack = table.identity_lack(bad);
     let mend = table.identity_mend(bad);
     if table.is_published {
@@ -202,12 +238,20 @@ fn reading(table: &TableFacts, role: &str, findings: &mut Vec<Finding>) {
     }
     if table.is_filtered {
         findings.push(
-            Finding::fail(
+            Finding::warn(
                 &subject,
-                "is published with a row filter or a column list: a copy would hold rows and columns of which no \
-                 change is ever sent",
+                "is published with a row filter or a column list: log and lake hold those rows and columns only",
             )
-            .mend("Publish it whole in a publication of Tidemark's own, or exclude it."),
+            .mend("Where that is not meant, publish it whole in a publication of Tidemark's own."),
+        );
+    }
+    if let Some(partition) = &table.outside {
+        findings.push(
+            Finding::warn(
+                &subject,
+                format!("its partition {partition} is foreign or unlogged: its rows are in no WAL, and are left out"),
+            )
+            .mend(format!("Where it is unlogged: ALTER TABLE {} SET LOGGED;", partition.quoted())),
         );
     }
 }
@@ -222,6 +266,8 @@ fn membership(
     let subject = format!("table {}", table.name);
     let (table_name, publication_name) = (table.name.quoted(), quote_ident(publication_name));
     match publication {
+        // Its partitions are published instead.
+        Some(publication) if table.is_partitioned && !publication.via_root && !table.is_published => {}
         Some(_) if wanted && !table.is_published && !table.is_unlogged => findings.push(
             Finding::warn(subject, "is to be captured, but is not in the publication")
                 .mend(format!("ALTER PUBLICATION {publication_name} ADD TABLE {table_name};")),

@@ -40,19 +40,21 @@ use tokio::time::Instant;
 use crate::change::{BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Position, TableName};
 use crate::config::TableGlob;
 use crate::envelope::routing;
-use crate::ops::{Accepted, BackfillOf, TableStats};
+use crate::ops::{Accepted, BackfillOf, Ops, TableStats};
 use crate::postgres::catalog;
 use crate::postgres::wire::Client;
 use crate::runtime::{Class, Error, Result};
 
 use super::super::CaptureSettings;
 use super::super::appender::Appender;
+use super::super::publication::Standing;
 use super::super::registrar::Registrar;
 use super::super::state::{BackfillState, TableCount};
 use super::super::tables::{Table, Tables};
 use super::super::told::{Grown, Told};
 use super::super::{ends_by_topic, write_schema_change};
 use super::copying::{Copying, begin_anew};
+use super::needed::{show, show_trouble};
 use super::point::before;
 use super::reader::{self, CopyEvent, Ready, Rows};
 
@@ -63,21 +65,33 @@ const PIECES: usize = 2;
 
 /// What a session knows of copies that were asked for.
 pub struct Backfills {
-    settings: CaptureSettings,
+    pub(super) settings: CaptureSettings,
+    pub(super) ops: Ops,
     dead_letters: Arc<str>,
     /// By topic of the table.
-    states: BTreeMap<Arc<str>, BackfillState>,
+    pub(super) states: BTreeMap<Arc<str>, BackfillState>,
     /// [`Table::total`] up to which a whole copy's own counts go; zero when it is not here.
     counted: BTreeMap<Arc<str>, TableCount>,
-    running: Option<Running>,
-    /// Not before this is the next one begun.
+    pub(super) running: Option<Running>,
+    /// Not before this is the next one begun, and with a topic behind that of the one that failed, if there is one.
     again_at: Instant,
+    failed: Option<Arc<str>>,
+}
+
+/// A copy that is whole.
+pub struct Whole {
+    /// Of the table.
+    pub topic: Arc<str>,
+    /// What the table was.
+    pub standing: Option<Standing>,
+    /// To be told once that is durable.
+    pub watch: Arc<TableStats>,
 }
 
 /// A copy on its way.
 #[derive(Debug)]
-struct Running {
-    topic: Arc<str>,
+pub(super) struct Running {
+    pub(super) topic: Arc<str>,
     table: TableName,
     rows_topic: Arc<str>,
     /// Ends when it began, and the table's changes then.
@@ -85,6 +99,10 @@ struct Running {
     total: TableCount,
     events: mpsc::Receiver<CopyEvent>,
     reader: AbortHandle,
+    /// The consistent point, once it is taken.
+    pub(super) point: Option<Lsn>,
+    /// What the table was there.
+    standing: Option<Standing>,
     /// Locked; the stream has not come as far yet.
     ready: Option<Ready>,
     /// Its rows are being written.
@@ -101,15 +119,19 @@ impl Drop for Running {
 
 impl Backfills {
     /// Goes on from the state that a fence found: what was asked for is asked for.
-    pub fn new(settings: &CaptureSettings, states: BTreeMap<String, BackfillState>) -> Self {
-        let states = states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
+    pub fn new(settings: &CaptureSettings, states: BTreeMap<String, BackfillState>, ops: &Ops) -> Self {
+        let states: BTreeMap<Arc<str>, BackfillState> =
+            states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
+        states.values().for_each(|state| show(ops, state));
         Self {
             settings: settings.clone(),
+            ops: ops.clone(),
             dead_letters: routing::dead_letters_topic(&settings.name).into(),
             states,
             counted: BTreeMap::new(),
             running: None,
             again_at: Instant::now(),
+            failed: None,
         }
     }
 
@@ -131,7 +153,9 @@ impl Backfills {
             let done = self.states.get(&topic).and_then(|state| state.done.as_ref());
             let known = self.states.get(&topic).is_some_and(|state| state.wanted)
                 && running.is_none_or(|running| covered(&running.from));
-            if known || (!after.is_empty() && done.is_some_and(|done| covered(&done.from))) {
+            // Delivery does not know yet of a copy that no cut has told.
+            let by_delivery = matches!(of, BackfillOf::Table { .. });
+            if known || (by_delivery && done.is_some_and(|done| covered(&done.from))) {
                 accepted.already.push(table);
                 continue;
             }
@@ -139,9 +163,10 @@ impl Backfills {
                 // Its changes begin among what is lost.
                 self.running = None;
             }
-            let state = BackfillState { table: table.clone(), wanted: true, done: done.cloned() };
+            let state =
+                self.states.entry(Arc::clone(&topic)).or_insert_with(|| BackfillState::new(table.clone()));
+            state.wanted = true;
             appender.set(state.entry(&topic));
-            self.states.insert(topic, state);
             tracing::info!(%table, "a new copy of the table is asked for");
             if let Some(known) = tables.by_name(&table) {
                 known.watch.backfill_began(0);
@@ -227,9 +252,20 @@ impl Backfills {
         let (sender, events) = mpsc::channel(PIECES);
         let reader = tokio::spawn(reader::read(self.settings.clone(), table.clone(), sender)).abort_handle();
         tracing::info!(%table, "a new copy begins: waiting for the transactions that are open now to end");
-        let (ready, copying, ended) = (None, None, false);
-        self.running =
-            Some(Running { topic, table, rows_topic, from, total, events, reader, ready, copying, ended });
+        self.running = Some(Running {
+            topic,
+            table,
+            rows_topic,
+            from,
+            total,
+            events,
+            reader,
+            point: None,
+            standing: None,
+            ready: None,
+            copying: None,
+            ended: false,
+        });
         Ok(())
     }
 
@@ -242,7 +278,10 @@ impl Backfills {
         if self.running.is_some() || Instant::now() < self.again_at {
             return None;
         }
-        let (topic, state) = self.states.iter().find(|(_, state)| state.wanted)?;
+        let mut wanted = self.states.iter().filter(|(_, state)| state.wanted);
+        let behind =
+            wanted.clone().find(|(topic, _)| self.failed.as_ref().is_some_and(|failed| *topic > failed));
+        let (topic, state) = behind.or_else(|| wanted.next())?;
         Some((Arc::clone(topic), state.table.clone()))
     }
 
@@ -262,16 +301,22 @@ impl Backfills {
     pub fn take(&mut self, event: CopyEvent, tables: &mut Tables, appender: &mut Appender) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         match event {
-            CopyEvent::Ready(ready) => running.ready = Some(ready),
+            CopyEvent::Ready(ready) => {
+                running.point = Some(ready.lsn);
+                running.ready = Some(ready);
+            }
             CopyEvent::Rows(rows) => running.write(&rows, tables, appender, &self.dead_letters)?,
             CopyEvent::End => running.ended = true,
             CopyEvent::Gone => {
                 let (topic, table) = (Arc::clone(&running.topic), running.table.clone());
                 tracing::error!(%table, "the table is not in the publication any more: it is not copied again");
                 self.running = None;
+                // One that days lack is told as absent by the next sight; one that was never in a day lacks nothing.
                 if let Some(state) = self.states.get_mut(&topic) {
                     state.wanted = false;
+                    state.lacking.take_if(|_| tables.by_name(&table).is_none());
                     appender.set(state.entry(&topic));
+                    show(&self.ops, state);
                 }
                 if let Some(known) = tables.by_name(&table) {
                     known.watch.backfill_ended();
@@ -284,6 +329,10 @@ impl Backfills {
                 {
                     known.watch.failed(&error);
                 }
+                if let Some(state) = self.states.get(&running.topic) {
+                    show_trouble(&self.ops, state, &error);
+                }
+                self.failed = Some(Arc::clone(&running.topic));
                 self.running = None;
                 self.again_at = Instant::now() + AGAIN_AFTER;
             }
@@ -306,7 +355,7 @@ impl Backfills {
         registrar: &Registrar,
     ) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Ready { lsn, timeline, commit_us, schema, rows_estimated, .. } = ready;
+        let Ready { lsn, timeline, commit_us, schema, standing, rows_estimated, .. } = ready;
         let name = running.table.clone();
         let columns: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
         let grown = tables.evolve(schema, progress, Told::default())?;
@@ -325,6 +374,7 @@ impl Backfills {
         if recreated {
             begin_anew(table, position, commit_us, appender, &self.dead_letters);
         }
+        running.standing = Some(standing);
         running.copying =
             Some(Copying::new(position, commit_us, table.schema.clone(), columns.len(), encoder));
         Ok(())
@@ -337,12 +387,8 @@ impl Backfills {
 
     /// The copy is whole. Everything appended must be durable; sets state with the next append, and only after that it
     /// may be told that the copy of the table has ended.
-    pub async fn finish(
-        &mut self,
-        tables: &mut Tables,
-        appender: &mut Appender,
-    ) -> Result<Option<Arc<TableStats>>> {
-        let Some(running) = self.running.take_if(|running| running.ended) else { return Ok(None) };
+    pub async fn finish(&mut self, tables: &mut Tables, appender: &mut Appender) -> Result<Option<Whole>> {
+        let Some(mut running) = self.running.take_if(|running| running.ended) else { return Ok(None) };
         let Some(copied) = &running.copying else { return Ok(None) };
         let mut ends = ends_by_topic(appender.log().as_ref()).await?;
         let Some(table) = tables.by_name(&running.table) else { return Ok(None) };
@@ -361,10 +407,10 @@ impl Backfills {
         let watch = Arc::clone(&table.watch);
         let topic = Arc::clone(&running.topic);
         self.counted.insert(Arc::clone(&topic), table.total);
-        let state = BackfillState { table: name.clone(), wanted: false, done: Some(done) };
+        let state = BackfillState { done: Some(done), ..BackfillState::new(name.clone()) };
         appender.set(state.entry(&topic));
-        self.states.insert(topic, state);
-        Ok(Some(watch))
+        self.states.insert(Arc::clone(&topic), state);
+        Ok(Some(Whole { topic, standing: running.standing.take(), watch }))
     }
 
     /// Brings a whole copy's counts up to those of its table, and puts them into the next append.
@@ -390,7 +436,7 @@ impl Backfills {
                 appender.set(state.entry(topic));
             }
         }
-        self.states.retain(|_, state| state.wanted);
+        self.states.retain(|_, state| !state.is_over());
     }
 }
 

@@ -70,7 +70,8 @@ impl<'a> Copy<'a> {
         if !lock_as_it_was(sql, wanted).await? {
             return Ok(Copied::Not);
         }
-        let Some(schema) = catalog::load_table(sql, wanted.oid).await? else { return Ok(Copied::Not) };
+        let Some(whole) = catalog::load_whole_table(sql, wanted.oid).await? else { return Ok(Copied::Not) };
+        let schema = wanted.published.shape(whole);
         if let Err(error) = self.tables.own_topic(&schema.name) {
             self.tables.isolate(&schema.name, &error);
             return Ok(Copied::Refused);
@@ -146,7 +147,7 @@ pub(super) async fn lock_as_it_was(sql: &mut Client, wanted: &Wanted) -> Result<
     }
 }
 
-/// Begins to copy these columns of a table; none when it does not have them any more.
+/// Begins to copy these columns of a table, and the rows that are published; none when it does not have them any more.
 pub(super) async fn copy_out<'c>(
     sql: &'c mut Client,
     wanted: &Wanted,
@@ -157,7 +158,10 @@ pub(super) async fn copy_out<'c>(
     // The query form also reads the partitions of a partitioned table; ONLY keeps to the table itself,
     // as replication does, where others inherit from it.
     let only = if wanted.storage.partitioned { "" } else { "ONLY " };
-    let statement = format!("COPY (SELECT {} FROM {only}{table}) TO STDOUT", columns.join(", "));
+    // Rows for which it is null are not published, and not selected either.
+    let filter =
+        wanted.published.condition().map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+    let statement = format!("COPY (SELECT {} FROM {only}{table}{filter}) TO STDOUT", columns.join(", "));
     match sql.copy_out(&statement).await {
         Err(error) if is_gone(&error) => Ok(None),
         Err(error) => Err(Error::retry(format!("copying {table}")).cause(error)),

@@ -26,33 +26,38 @@
 mod asked;
 mod copy;
 mod copying;
+mod needed;
 mod point;
 mod reader;
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::change::TableName;
 use crate::log::Visibility;
 use crate::ops::Ops;
+use crate::postgres::published::{self, Published};
+use crate::postgres::slot;
 use crate::postgres::wire::{Client, Session};
-use crate::postgres::{catalog, slot};
 use crate::runtime::{Error, Result};
 
 use super::appender::{Appender, Progress};
 use super::cutter::Cutter;
+use super::publication::Standing;
 use super::registrar::Registrar;
 use super::state::{CutState, StreamState};
 use super::tables::Tables;
 use super::{CaptureSettings, first_state};
-pub use asked::Backfills;
+pub use asked::{Backfills, Whole};
 use copy::{Copied, Copy};
+pub use needed::{Absence, Reason};
 use point::{ConsistentPoint, Storage};
 pub use reader::CopyEvent;
 
 /// A table that is rewritten faster than it can be copied gets so many snapshots of its own.
 const POINTS_MAX: u32 = 100;
 
-/// Copies every table of the publication. Cancel-safe: what was appended so far is held, and the next start drops it.
+/// Copies every table of the publication; gives also what each was. Cancel-safe: what was appended so far is held, and the next start drops it.
 pub async fn run(
     settings: &CaptureSettings,
     sql: &mut Client,
@@ -60,7 +65,7 @@ pub async fn run(
     appender: &mut Appender,
     registrar: &Registrar,
     ops: &Ops,
-) -> Result<(StreamState, CutState)> {
+) -> Result<(StreamState, CutState, BTreeMap<String, Standing>)> {
     let started = Instant::now();
     let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
     let identity = slot::identify_system(&mut holder).await?;
@@ -84,7 +89,9 @@ pub async fn run(
         ops.table(&table.name).backfill_began(table.rows_estimated);
     }
     copy.commit_us = now_us(sql).await?;
+    let mut standings = BTreeMap::new();
     loop {
+        standings.extend(left.iter().map(|table| (table.name.clone(), Standing::from(&table.published))));
         left = round(&mut copy, sql, &point, left).await?;
         if left.is_empty() {
             break;
@@ -119,6 +126,13 @@ pub async fn run(
     let state = first_state(settings, identity.system_identifier, progress);
     appender.set(state.entry());
     appender.set(first_cut.entry());
+    // Of two tables that would share a topic one is carried.
+    let carried = tables.iter().filter_map(|table| Some((table, standings.remove(&table.schema.name)?)));
+    let standings: BTreeMap<String, Standing> =
+        carried.map(|(table, standing)| (table.topic.to_string(), standing)).collect();
+    for (topic, standing) in &standings {
+        appender.set(standing.entry(topic));
+    }
     for table in tables.iter_mut() {
         table.touched = false;
         appender.set(table.count.entry(&table.topic));
@@ -131,7 +145,7 @@ pub async fn run(
     }
     let seconds = started.elapsed().as_secs_f64();
     tracing::info!(tables = names.len(), rows, seconds, at = %first, "backfill done");
-    Ok((state, first_cut))
+    Ok((state, first_cut, standings))
 }
 
 /// A table to be copied.
@@ -139,6 +153,7 @@ pub async fn run(
 struct Wanted {
     oid: u32,
     name: TableName,
+    published: Published,
     storage: Storage,
     rows_estimated: u64,
 }
@@ -151,17 +166,17 @@ async fn wanted(
     tables: &Tables,
 ) -> Result<Vec<Wanted>> {
     sql.execute(&point.begin()).await?;
-    let mut published = catalog::published_tables(sql, &settings.publication).await?;
-    published.retain(|(_, name)| tables.wants(name));
-    let oids: Vec<u32> = published.iter().map(|(oid, _)| *oid).collect();
+    let mut published = published::all(sql, &settings.publication).await?;
+    published.retain(|name, _| tables.wants(name));
+    let oids: Vec<u32> = published.values().map(|table| table.oid).collect();
     let mut found = point::facts(sql, &oids).await?;
     sql.execute("COMMIT").await?;
     let mut wanted: Vec<(u64, Wanted)> = published
         .into_iter()
-        .filter_map(|(oid, name)| {
-            let facts = found.remove(&oid)?;
+        .filter_map(|(name, published)| {
+            let (oid, facts) = (published.oid, found.remove(&published.oid)?);
             let (storage, rows_estimated) = (facts.storage, facts.rows_estimated);
-            Some((facts.bytes, Wanted { oid, name, storage, rows_estimated }))
+            Some((facts.bytes, Wanted { oid, name, published, storage, rows_estimated }))
         })
         .collect();
     wanted.sort_by(|(a_bytes, a), (b_bytes, b)| (a_bytes, &a.name).cmp(&(b_bytes, &b.name)));

@@ -7,9 +7,10 @@ use tokio::sync::mpsc;
 
 use crate::change::{Lsn, TableName, TableSchema, Timeline};
 use crate::postgres::wire::{Client, Session, quote_literal};
-use crate::postgres::{catalog, slot};
+use crate::postgres::{catalog, published, slot};
 use crate::runtime::{Error, Result};
 
+use super::super::publication::Standing;
 use super::copy::{copy_out, lock_as_it_was};
 use super::point::{self, ConsistentPoint};
 use super::{CaptureSettings, POINTS_MAX, Wanted, now_us};
@@ -46,6 +47,8 @@ pub struct Ready {
     pub commit_us: i64,
     /// The table's shape; rows come in the order of its columns.
     pub schema: TableSchema,
+    /// What the table is.
+    pub standing: Standing,
     /// Once the stream has passed it, everything that was described by it is older than the lock.
     pub pass: Lsn,
     /// How many rows the server expects; zero when it does not know.
@@ -98,21 +101,22 @@ async fn read_table(
         sql.execute(&point.begin()).await?;
         // The transaction has its snapshot: the slot need not keep the server's WAL and catalog for the copy.
         drop(point);
-        let published = catalog::published_tables(&mut sql, &settings.publication).await?;
-        let Some((oid, name)) = published.into_iter().find(|(_, name)| name == table) else {
+        let Some(published) = published::table(&mut sql, &settings.publication, table).await? else {
             return Ok(CopyEvent::Gone);
         };
+        let (oid, standing) = (published.oid, Standing::from(&published));
         let Some(facts) = point::facts(&mut sql, &[oid]).await?.remove(&oid) else {
             return Ok(CopyEvent::Gone);
         };
         let rows_estimated = facts.rows_estimated;
-        let wanted = Wanted { oid, name, storage: facts.storage, rows_estimated };
+        let wanted = Wanted { oid, name: table.clone(), published, storage: facts.storage, rows_estimated };
         let commit_us = now_us(&mut asking).await?;
         if lock_as_it_was(&mut sql, &wanted).await?
-            && let Some(schema) = catalog::load_table(&mut asking, oid).await?
+            && let Some(whole) = catalog::load_whole_table(&mut asking, oid).await?
         {
             let pass = leave_mark(&mut asking, table).await?;
-            let ready = Ready { lsn, timeline, commit_us, schema, pass, rows_estimated };
+            let schema = wanted.published.shape(whole);
+            let ready = Ready { lsn, timeline, commit_us, schema, standing, pass, rows_estimated };
             if copy(&mut sql, &wanted, ready, events).await? {
                 return Ok(CopyEvent::End);
             }

@@ -1,0 +1,15 @@
+//! By what a table's rows are told apart: replica identities, keys of every type and under every name, and keys that
+//! become others. The oracle is Postgres itself, and DuckDB reads the lake.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+#[path = "identities/changes.rs"]
+mod changes;
+#[path = "identities/keys.rs"]
+mod keys;
+#[path = "identities/names.rs"]
+mod names;
+#[path = "identities/toast.rs"]
+mod toast;

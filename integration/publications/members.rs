@@ -1,0 +1,179 @@
+//! Which tables are in the publication, and with which rows and columns.
+
+use crate::support::{PATIENCE, Postgres, Scene, wait_until};
+
+const TABLES: &str = "
+    CREATE TABLE first (id int PRIMARY KEY, note text);
+    CREATE TABLE second (id int PRIMARY KEY, note text);
+    CREATE TABLE third (id int PRIMARY KEY, note text);
+    INSERT INTO first SELECT i, 'first' FROM generate_series(1, 50) i;
+    INSERT INTO second SELECT i, 'second' FROM generate_series(1, 50) i;
+    INSERT INTO third SELECT i, 'third' FROM generate_series(1, 50) i;
+    CREATE PUBLICATION tidemark_shop FOR TABLE first, third;";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_added_to_the_publication_is_copied_and_one_taken_out_is_missing_from_the_days() {
+    let mut scene = Scene::of(TABLES).await;
+    scene.sql("ALTER PUBLICATION tidemark_shop ADD TABLE second").await;
+    scene.copied("second", 1).await;
+    scene.sql("UPDATE second SET note = 'changed' WHERE id < 5; INSERT INTO second VALUES (51, 'new')").await;
+    scene.sql("ALTER PUBLICATION tidemark_shop DROP TABLE third; DELETE FROM third WHERE id < 10").await;
+    scene.lacks("third", "not in the publication").await;
+    let ds = scene.cut().await;
+    for table in ["first", "second"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+    let reason = scene.missing(&ds, "third").expect("nobody knows what it holds");
+    assert!(reason.contains("not in the publication"), "{reason}");
+
+    scene.sql("ALTER PUBLICATION tidemark_shop ADD TABLE third; ALTER TABLE first RENAME TO renamed").await;
+    scene.copied("third", 1).await;
+    scene.copied("renamed", 1).await;
+    scene
+        .sql("UPDATE renamed SET note = 'again' WHERE id = 3; UPDATE third SET note = 'again' WHERE id = 30")
+        .await;
+    let ds = scene.cut().await;
+    for table in ["second", "third", "renamed"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+    assert!(!scene.connector.snapshot("first", &ds).exists(), "there is no such table any more");
+    assert_eq!(scene.missing(&ds, "first"), None, "and nobody waits for it");
+    scene.sound(&ds);
+    assert_eq!((scene.copies("first"), scene.copies("second")), (0, 1));
+
+    // One that the configuration leaves out for a while is in no day meanwhile, and copied when it is back.
+    scene.connector.change("source", "exclude", serde_json::json!(["public.third"]));
+    scene.again().await;
+    wait_until(PATIENCE, "the table is left out", async || {
+        scene.output().contains("excluded by the configuration")
+    })
+    .await;
+    scene.sql("DELETE FROM third WHERE id < 20").await;
+    scene.caught_up().await;
+    scene.connector.change("source", "exclude", serde_json::json!([]));
+    scene.again().await;
+    scene.copied("third", 2).await;
+    let ds = scene.cut().await;
+    for table in ["second", "third", "renamed"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn row_filters_and_column_lists_hold_for_copies_as_for_changes() {
+    const ROWS: &str = "
+        CREATE TABLE filtered (id int PRIMARY KEY, amount int, note text, secret text);
+        CREATE TABLE listed (id int PRIMARY KEY, note text, secret text);
+        CREATE TABLE split (id int, region text, note text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
+        CREATE TABLE split_a PARTITION OF split FOR VALUES IN ('a');
+        CREATE TABLE split_b PARTITION OF split FOR VALUES IN ('b');
+        ALTER TABLE filtered REPLICA IDENTITY FULL;
+        INSERT INTO filtered SELECT i, nullif(i % 20, 0), 'first', 'hidden' FROM generate_series(1, 100) i;
+        INSERT INTO listed SELECT i, 'first', 'hidden' FROM generate_series(1, 100) i;
+        INSERT INTO split SELECT i, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END, 'first' FROM generate_series(1, 100) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE filtered WHERE (amount > 10), listed (id, note), split WHERE (id > 50)
+        WITH (publish_via_partition_root = true);";
+    let mut scene = Scene::of(ROWS).await;
+    scene
+        .sql(
+            "UPDATE filtered SET amount = 30 WHERE id = 1; UPDATE filtered SET amount = 1 WHERE id = 15;
+             UPDATE filtered SET amount = NULL WHERE id = 16; UPDATE filtered SET note = 'both' WHERE id = 17;
+             DELETE FROM filtered WHERE id IN (2, 18); INSERT INTO filtered VALUES (200, 11, 'in'), (201, 10, 'out');
+             UPDATE listed SET secret = 'other'; UPDATE listed SET note = 'second' WHERE id = 7;
+             UPDATE split SET id = id + 1000 WHERE id IN (1, 2); UPDATE split SET id = id - 90 WHERE id IN (91, 92);
+             UPDATE split SET region = 'b' WHERE id = 60",
+        )
+        .await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "filtered", "id, amount, note, secret", "amount > 10").await;
+    scene.same(&ds, "listed", "id, note").await;
+    scene.same_where(&ds, "split", "id, region, note", "id > 50").await;
+    let columns = scene.read(&ds, "SELECT column_name FROM (DESCRIBE SELECT * FROM {listed})");
+    assert!(!columns.iter().flatten().any(|name| name.as_deref() == Some("secret")), "{columns:?}");
+    assert_eq!(["filtered", "listed", "split"].map(|table| scene.copies(table)), [0, 0, 0]);
+    // An update that carries a row into the filter is an insert, one that carries it out a delete.
+    let ops: Vec<_> =
+        scene.connector.table_records("filtered").await.into_iter().map(|record| record.value).collect();
+    let of = |id: i32| -> Vec<String> {
+        let row = |value: &&serde_json::Value| value["after"]["id"] == id || value["before"]["id"] == id;
+        ops.iter().filter(row).map(|value| value["op"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(
+        (of(1), of(15), of(17)),
+        (vec!["c".into()], vec!["r".into(), "d".into()], vec!["r".into(), "u".into()])
+    );
+
+    scene
+        .sql(
+            "ALTER PUBLICATION tidemark_shop SET TABLE filtered WHERE (amount > 5), listed, split WHERE (id > 50);
+             ALTER TABLE split ADD more int DEFAULT 4",
+        )
+        .await;
+    scene.copied("filtered", 1).await;
+    scene.copied("listed", 1).await;
+    scene.sql("UPDATE filtered SET note = 'third' WHERE id % 3 = 0; UPDATE listed SET secret = 'seen' WHERE id = 9").await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "filtered", "id, amount, note, secret", "amount > 5").await;
+    scene.same(&ds, "listed", "id, note, secret").await;
+    scene.same_where(&ds, "split", "id, region, note", "id > 50").await;
+    assert_eq!(scene.copies("split"), 0);
+    scene.sound(&ds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_made_in_a_published_schema_is_carried_if_the_wal_has_it() {
+    const TABLES: &str = "
+        CREATE TABLE parent (id int PRIMARY KEY, note text);
+        CREATE TABLE child (more text, PRIMARY KEY (id)) INHERITS (parent);
+        CREATE UNLOGGED TABLE unlogged (id int PRIMARY KEY, note text);
+        INSERT INTO parent SELECT i, 'parent' FROM generate_series(1, 20) i;
+        INSERT INTO child SELECT i, 'child', 'more' FROM generate_series(101, 120) i;
+        INSERT INTO unlogged VALUES (1, 'unlogged');
+        CREATE PUBLICATION tidemark_shop FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true);";
+    let mut scene = Scene::of(TABLES).await;
+    scene
+        .sql(
+            "UPDATE parent SET note = 'both' WHERE id IN (3, 103); DELETE FROM parent WHERE id IN (4, 104);
+             CREATE TEMP TABLE passing (id int PRIMARY KEY); INSERT INTO passing VALUES (1);
+             CREATE TABLE made (id int PRIMARY KEY, note text); INSERT INTO made VALUES (1, 'made');
+             CREATE TABLE made_as AS SELECT 7 AS id, 'rows' AS note; ALTER TABLE made_as ADD PRIMARY KEY (id);
+             SELECT 8 AS id, 'into' AS note INTO made_into;
+             UPDATE made SET note = 'changed'; UPDATE made_as SET note = 'changed';
+             ALTER TABLE unlogged SET LOGGED; INSERT INTO unlogged VALUES (2, 'logged')",
+        )
+        .await;
+    for table in ["made", "made_as", "made_into", "unlogged"] {
+        scene.copied(table, 1).await;
+    }
+    let ds = scene.cut().await;
+    for table in ["made", "made_as", "made_into", "unlogged"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+    scene.same_where(&ds, "parent", "id, note", "tableoid = 'parent'::regclass").await;
+    scene.same(&ds, "child", "id, note, more").await;
+    assert!(!scene.connector.snapshot("passing", &ds).exists());
+    scene.sound(&ds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn generated_columns_are_carried_where_they_are_published_and_only_there() {
+    const TABLES: &str = "
+        CREATE TABLE made (id int PRIMARY KEY, n int, twice int GENERATED ALWAYS AS (n * 2) STORED, note text);
+        INSERT INTO made (id, n, note) SELECT i, i * 10, 'first' FROM generate_series(1, 20) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE made";
+    let server = Postgres::version(18).start().await;
+    let mut scene = Scene::on(server, TABLES, |connector| connector).await;
+    scene.sql("UPDATE made SET n = 1 WHERE id = 3; INSERT INTO made (id, n) VALUES (21, 5)").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "made", "id, n, note").await;
+    assert!(!scene.manifest(&ds, "made").to_string().contains("twice"));
+    scene.sql("ALTER PUBLICATION tidemark_shop SET (publish_generated_columns = stored)").await;
+    scene.copied("made", 1).await;
+    scene.sql("UPDATE made SET n = 7 WHERE id = 4; UPDATE made SET note = 'same' WHERE id = 5; DELETE FROM made WHERE id = 6").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "made", "id, n, twice, note").await;
+    scene.sound(&ds);
+    scene.sql("UPDATE made SET n = 8 WHERE id = 5; INSERT INTO made (id, n) VALUES (22, 6)").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "made", "id, n, twice, note").await;
+}

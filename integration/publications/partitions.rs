@@ -1,0 +1,134 @@
+//! Partitioned tables, as their root and as their leaves.
+
+use crate::support::Scene;
+
+const ROOT: &str = "
+    CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
+    CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+    CREATE TABLE parts_2 PARTITION OF parts FOR VALUES FROM (100) TO (200);
+    CREATE TABLE standing (note text, gone int, id int PRIMARY KEY);
+    ALTER TABLE standing DROP gone;
+    INSERT INTO parts SELECT i, 'first' FROM generate_series(1, 199) i;
+    INSERT INTO standing SELECT 'stood', i FROM generate_series(200, 260) i;
+    CREATE TABLE calm (id int PRIMARY KEY, note text);
+    INSERT INTO calm VALUES (1, 'calm');";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_happens_to_partitions_without_events_of_rows_is_mended_by_one_copy() {
+    let published = format!(
+        "{ROOT} CREATE PUBLICATION tidemark_shop FOR TABLE parts, calm WITH (publish_via_partition_root = true)"
+    );
+    let mut scene = Scene::of(&published).await;
+    // A partition which is made as one brings nothing, and neither do an empty one that is attached and a TRUNCATE of
+    // the root: no copy is made.
+    scene
+        .sql(
+            "CREATE TABLE parts_5 PARTITION OF parts FOR VALUES FROM (500) TO (600) PARTITION BY LIST (id);
+             CREATE TABLE parts_5a PARTITION OF parts_5 DEFAULT;
+             CREATE TABLE parts_6 (LIKE parts INCLUDING ALL);
+             ALTER TABLE parts ATTACH PARTITION parts_6 FOR VALUES FROM (600) TO (700);
+             TRUNCATE parts;
+             INSERT INTO parts SELECT i, 'second' FROM generate_series(1, 199) i;
+             INSERT INTO parts VALUES (501, 'sub')",
+        )
+        .await;
+    scene.caught_up().await;
+    // A partition with rows is attached, its columns in another order, and the day is cut at once.
+    scene.sql("ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300)").await;
+    let ds = scene.cut().await;
+    let reason = scene.missing(&ds, "parts").expect("the day has no half of the table");
+    assert!(reason.contains("attached"), "{reason}");
+    scene.same(&ds, "calm", "id, note").await;
+    scene.copied("parts", 1).await;
+    scene
+        .sql("UPDATE parts SET note = 'changed' WHERE id % 10 = 0; INSERT INTO parts VALUES (601, 'sixth')")
+        .await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "parts", "id, note").await;
+    scene.sound(&ds);
+    assert!(!scene.output().contains("MadeAgain") && scene.copies("calm") == 0);
+
+    // Rows go with a partition that is detached, and with one that is emptied; one goes and comes back with other rows.
+    scene.sql("ALTER TABLE parts DETACH PARTITION parts_1; TRUNCATE parts_2").await;
+    scene.copied("parts", 2).await;
+    scene
+        .sql(
+            "ALTER TABLE parts DETACH PARTITION standing; UPDATE standing SET note = 'alone';
+             ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300)",
+        )
+        .await;
+    scene.copied("parts", 3).await;
+    scene.sql("DELETE FROM parts WHERE id = 210; DROP TABLE parts_5").await;
+    scene.copied("parts", 4).await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "parts", "id, note").await;
+    scene.sound(&ds);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_published_one_by_one_come_and_go_as_tables_of_their_own() {
+    let published = format!("{ROOT} CREATE PUBLICATION tidemark_shop FOR TABLE parts, calm");
+    let mut scene = Scene::of(&published).await;
+    scene
+        .sql(
+            "UPDATE parts SET note = 'changed' WHERE id % 10 = 0; TRUNCATE parts_2;
+             ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300);
+             CREATE TABLE parts_3 PARTITION OF parts FOR VALUES FROM (300) TO (400);
+             INSERT INTO parts VALUES (150, 'again'), (299, 'in order'), (300, 'third')",
+        )
+        .await;
+    scene.copied("standing", 1).await;
+    // A row that moves to another partition is deleted in one table and inserted into the other.
+    scene.sql("UPDATE parts SET id = 250 + id WHERE id BETWEEN 20 AND 25; UPDATE parts SET id = 0 WHERE id = 210").await;
+    scene.copied("parts_3", 1).await;
+    let ds = scene.cut().await;
+    for table in ["parts_1", "parts_2", "parts_3", "standing", "calm"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+    assert!(!scene.connector.snapshot("parts", &ds).exists(), "the root itself holds nothing");
+    scene.sound(&ds);
+
+    scene.sql("ALTER TABLE parts DETACH PARTITION parts_1; DELETE FROM parts_1 WHERE id < 50; DROP TABLE parts_3").await;
+    scene.lacks("parts_1", "not in the publication").await;
+    let ds = scene.cut().await;
+    assert!(scene.missing(&ds, "parts_1").is_some(), "its changes are not sent any more");
+    assert!(!scene.connector.snapshot("parts_3", &ds).exists() && scene.missing(&ds, "parts_3").is_none());
+    for table in ["parts_2", "standing", "calm"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+    // The same partitions, published as their root.
+    scene.sql("ALTER PUBLICATION tidemark_shop SET (publish_via_partition_root = true)").await;
+    scene.copied("parts", 1).await;
+    scene.sql("UPDATE parts SET note = 'by root' WHERE id % 7 = 0").await;
+    let ds = scene.cut().await;
+    for table in ["parts", "calm"] {
+        scene.same(&ds, table, "id, note").await;
+    }
+    assert_eq!(scene.copies("standing"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_whose_rows_are_in_no_wal_are_left_out_until_they_are() {
+    const TABLES: &str = "
+        CREATE EXTENSION file_fdw; CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;
+        CREATE TABLE mixed (id int, note text) PARTITION BY RANGE (id);
+        ALTER TABLE mixed REPLICA IDENTITY FULL;
+        CREATE TABLE mixed_1 PARTITION OF mixed FOR VALUES FROM (0) TO (100);
+        CREATE UNLOGGED TABLE mixed_2 PARTITION OF mixed FOR VALUES FROM (100) TO (200);
+        CREATE FOREIGN TABLE mixed_3 PARTITION OF mixed FOR VALUES FROM (200) TO (300) SERVER files
+            OPTIONS (program 'echo 201,foreign', format 'csv');
+        ALTER TABLE mixed_1 REPLICA IDENTITY FULL; ALTER TABLE mixed_2 REPLICA IDENTITY FULL;
+        INSERT INTO mixed VALUES (1, 'logged'), (101, 'unlogged');
+        CREATE PUBLICATION tidemark_shop FOR TABLE mixed WITH (publish_via_partition_root = true)";
+    let mut scene = Scene::of(TABLES).await;
+    scene.sql("INSERT INTO mixed VALUES (2, 'logged'), (102, 'unlogged'); UPDATE mixed SET note = 'changed' WHERE id = 1").await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "mixed", "id, note", "id < 100").await;
+    scene.sound(&ds);
+    scene.sql("ALTER TABLE mixed_2 SET LOGGED").await;
+    scene.copied("mixed", 1).await;
+    scene.sql("DELETE FROM mixed WHERE id = 101; INSERT INTO mixed VALUES (103, 'logged by now')").await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "mixed", "id, note", "id < 200").await;
+    scene.sound(&ds);
+}

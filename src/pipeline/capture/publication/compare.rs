@@ -1,0 +1,118 @@
+//! What a sight means for the tables: a copy, a state, or nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::change::{Lsn, TableName};
+use crate::postgres::published::Sight;
+use crate::runtime::Result;
+
+use super::super::appender::Appender;
+use super::super::backfill::{Absence, Backfills, Reason};
+use super::super::source::Source;
+use super::super::tables::{Table, Tables};
+use super::{Publication, Standing};
+
+impl Publication {
+    /// Compares the tables with a sight that the stream has passed: asks for copies of those which need one, tells those
+    /// that are not captured any more, and notes the others. True: state goes with the next append.
+    pub async fn compare(
+        &mut self,
+        sight: &Sight,
+        tables: &mut Tables,
+        backfills: &mut Backfills,
+        source: &mut Source,
+        appender: &mut Appender,
+    ) -> Result<bool> {
+        let mut news = false;
+        for (name, now) in sight.tables.iter().filter(|(name, _)| tables.wants(name)) {
+            let Ok(topic) = tables.own_topic(name) else { continue };
+            if backfills.is_wanted(&topic) {
+                continue;
+            }
+            let known = tables.of_topic(&topic);
+            let reason = match (backfills.absence(&topic), self.known.get(&topic)) {
+                (Some(absence), _) => Some(Reason::Returned(absence.reason().to_owned())),
+                (None, Some(standing)) => {
+                    standing.lost(now, known.map_or(&[][..], |table| &table.truncated_by))
+                }
+                // Known by its changes alone, and nothing is missing of it.
+                (None, None) if known.is_some() => None,
+                (None, None) => Some(Reason::Added),
+            };
+            match reason {
+                Some(reason) => news |= backfills.needed(&reason, name, sight.pass, appender),
+                None => {
+                    if let Some(entry) = self.note(&topic, Standing::from(now)) {
+                        appender.set(entry);
+                        news = true;
+                    }
+                }
+            }
+        }
+        for (name, absence) in self.absent(sight, tables, source).await? {
+            news |= backfills.absent(absence, &name, appender);
+        }
+        Ok(news)
+    }
+
+    /// Tables that are captured no more.
+    async fn absent(
+        &self,
+        sight: &Sight,
+        tables: &Tables,
+        source: &mut Source,
+    ) -> Result<Vec<(TableName, Absence)>> {
+        let mut absent = Vec::new();
+        for Table { schema, .. } in tables.iter().filter(|table| !table.schema.dropped) {
+            let absence = if !tables.wants(&schema.name) {
+                Absence::Excluded
+            } else if sight.tables.contains_key(&schema.name) {
+                continue;
+            } else if source.name_of(schema.oid).await?.as_ref() == Some(&schema.name) {
+                Absence::Unpublished
+            } else {
+                Absence::Dropped
+            };
+            absent.push((schema.name.clone(), absence));
+        }
+        Ok(absent)
+    }
+
+    /// Why tables are not in the day that a cut ends, by topic. `open` is the transaction that comes next, if one is open:
+    /// what it did is not below the cut. Looks at the source unless that has been done since.
+    pub async fn at_cut(
+        &mut self,
+        cut: Lsn,
+        open: Option<u32>,
+        tables: &Tables,
+        backfills: &Backfills,
+        source: &mut Source,
+    ) -> Result<HashMap<Arc<str>, String>> {
+        let mut lacking: HashMap<Arc<str>, String> = HashMap::new();
+        if !self.settings.backfill {
+            return Ok(lacking);
+        }
+        if self.at(cut).is_none() {
+            let sight = source.look(&self.settings.publication, &self.parts()).await?;
+            self.take(sight);
+        }
+        let Some(sight) = self.at(cut) else { return Ok(lacking) };
+        for table in tables.iter().filter(|table| tables.wants(&table.schema.name)) {
+            if let Some(reason) = backfills.lacking(&table.topic) {
+                lacking.insert(Arc::clone(&table.topic), reason.to_owned());
+                continue;
+            }
+            let told: Vec<u32> = table.truncated_by.iter().copied().chain(open).collect();
+            let reason = match (sight.tables.get(&table.schema.name), self.known.get(&table.topic)) {
+                (None, _) => Some(Absence::Unpublished.reason().to_owned()),
+                (Some(now), Some(standing)) => standing.lost(now, &told).map(|reason| reason.to_string()),
+                (Some(_), None) => None,
+            };
+            if let Some(reason) = reason {
+                lacking.insert(Arc::clone(&table.topic), reason);
+            }
+        }
+        Ok(lacking)
+    }
+}

@@ -1,0 +1,204 @@
+//! Watches what the publication publishes, for all that changes a table without a change of its rows in the stream.
+//!
+//! ```text
+//!   watcher (a connection of its own) ─ Sight, Sight … ─> queue ── stream has passed it ──> compared with Standing
+//!                                                           └───── cut: the sight next to it ──┘     │
+//!                                                                  a new copy is needed <────────────┴─> noted
+//! ```
+//!
+//! **What is compared.** A [`Standing`] says what a table was at the source when all its rows were accounted for: when
+//! it was copied, or at a later sight that differed in nothing that matters. It is in the log's state. What became of it
+//! since is in the catalog: see [`crate::postgres::published`].
+//!
+//! **Why nothing is missed.** Standings are durable and the catalog is the source's: whatever happened while nobody
+//! looked, between two sights or while the process was away, is a difference at the next one. A cut is compared with a
+//! sight that saw everything below it, so a day never holds a table that such a change made wrong.
+//!
+//! **Why little is copied for nothing.** A sight counts only when the stream has come past it: by then a TRUNCATE of the
+//! root was in the stream, and its transaction is the one that wrote the leaves' rows of `pg_class`. A partition that
+//! was made as one, or was empty, brought nothing. What is left over (VACUUM FULL of a partition) is copied: it cannot
+//! be told from a loss.
+
+mod compare;
+mod standing;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
+use tokio::time::Instant;
+
+use crate::change::Lsn;
+use crate::postgres::published::{self, KnownParts, Sight};
+use crate::postgres::wire::{Client, Session};
+use crate::runtime::Error;
+
+use super::CaptureSettings;
+pub use standing::Standing;
+
+/// Between two sights.
+const PAUSE: Duration = Duration::from_secs(5);
+/// Or so many times as long as one took: looking costs the server little.
+const PAUSE_FACTOR: u32 = 50;
+/// Sights that differ and wait for the stream; of more, those in the middle are not kept.
+const SIGHTS_MAX: usize = 16;
+
+/// The publication as it was seen.
+pub struct Publication {
+    settings: CaptureSettings,
+    known: BTreeMap<Arc<str>, Standing>,
+    /// Those which the stream has not passed, the oldest first.
+    sights: VecDeque<Arc<Sight>>,
+    /// The last that it has.
+    passed: Option<Arc<Sight>>,
+    events: mpsc::Receiver<Sight>,
+    watcher: Option<AbortHandle>,
+}
+
+impl Drop for Publication {
+    fn drop(&mut self) {
+        self.watcher.iter().for_each(AbortHandle::abort);
+    }
+}
+
+impl Publication {
+    /// Begins to watch; goes on from the state that a fence found.
+    pub fn watch(settings: &CaptureSettings, known: BTreeMap<String, Standing>) -> Self {
+        let known: BTreeMap<Arc<str>, Standing> =
+            known.into_iter().map(|(topic, standing)| (Arc::from(topic), standing)).collect();
+        let parts = known.values().flat_map(Standing::known).collect();
+        let (sender, events) = mpsc::channel(1);
+        // Without the first copy there is nothing that later ones would complete.
+        let watcher =
+            settings.backfill.then(|| tokio::spawn(watch(settings.clone(), parts, sender)).abort_handle());
+        let (settings, sights, passed) = (settings.clone(), VecDeque::new(), None);
+        Self { settings, known, sights, passed, events, watcher }
+    }
+
+    /// The next sight; for ever when there is none. Cancel-safe.
+    pub async fn seen(&mut self) -> Sight {
+        match self.events.recv().await {
+            Some(sight) => sight,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Takes a sight in.
+    pub fn take(&mut self, sight: Sight) {
+        let last = self.sights.back_mut().or(self.passed.as_mut());
+        match last {
+            Some(last) if last.tables == sight.tables => Arc::make_mut(last).complete_to = sight.complete_to,
+            _ => {
+                if self.sights.len() == SIGHTS_MAX {
+                    self.sights.pop_back();
+                }
+                self.sights.push_back(Arc::new(sight));
+            }
+        }
+    }
+
+    /// The next sight that a stream which has come to `flush_lsn` has passed.
+    pub fn pass(&mut self, flush_lsn: Lsn) -> Option<Arc<Sight>> {
+        if !has_reached(flush_lsn, self.sights.front()?.pass) {
+            return None;
+        }
+        self.passed = self.sights.pop_front();
+        self.passed.clone()
+    }
+
+    /// Has the last sight compared again: what a table stood for has changed.
+    pub fn look_again(&mut self) {
+        if let Some(passed) = self.passed.take() {
+            self.sights.push_front(passed);
+        }
+    }
+
+    /// The first sight that saw everything below a cut, if there is one already.
+    fn at(&self, cut: Lsn) -> Option<&Arc<Sight>> {
+        self.passed.iter().chain(&self.sights).find(|sight| sight.complete_to >= cut)
+    }
+
+    /// Parts of tables that have been looked at.
+    fn parts(&self) -> KnownParts {
+        let seen = self.passed.iter().chain(&self.sights).flat_map(|sight| parts_of(sight));
+        self.known.values().flat_map(Standing::known).chain(seen).collect()
+    }
+
+    /// Forgets what a table was: it is another one. Gives the state if there was any.
+    pub fn forget(&mut self, topic: &Arc<str>) -> Option<(String, Vec<u8>)> {
+        self.known.remove(topic).map(|_| Standing::no_entry(topic))
+    }
+
+    /// Notes that the rows of a table are accounted for as it is; gives the state if that is news.
+    pub fn note(&mut self, topic: &Arc<str>, standing: Standing) -> Option<(String, Vec<u8>)> {
+        if self.known.get(topic) == Some(&standing) {
+            return None;
+        }
+        let entry = standing.entry(topic);
+        self.known.insert(Arc::clone(topic), standing);
+        Some(entry)
+    }
+}
+
+/// Whether a stream that has come to `passed` has all that was written below `target`. An end of WAL at the end of a page
+/// may be told as the beginning of the next one, past its header; no record is that short.
+const fn has_reached(passed: Lsn, target: Lsn) -> bool {
+    const PAGE: u64 = 8192;
+    const HEADER_MAX: u64 = 40;
+    passed.0 >= target.0 || (passed.0 % PAGE == 0 && target.0 - passed.0 <= HEADER_MAX)
+}
+
+fn parts_of(sight: &Sight) -> impl Iterator<Item = ((u32, u64), bool)> {
+    let parts = sight.tables.values().filter(|table| table.partitioned).flat_map(|table| &table.parts);
+    parts.map(|(oid, part)| ((*oid, part.joined), part.quiet))
+}
+
+/// Looks again and again. Ends when nobody listens any more.
+async fn watch(settings: CaptureSettings, mut known: KnownParts, events: mpsc::Sender<Sight>) {
+    let mut client = None;
+    loop {
+        let began = Instant::now();
+        match look(&settings, &mut client, &known).await {
+            Ok(sight) => {
+                known.extend(parts_of(&sight));
+                if events.send(sight).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                client = None;
+                tracing::warn!(%error, "what the publication publishes could not be looked at: trying again");
+            }
+        }
+        tokio::time::sleep(PAUSE.max(began.elapsed() * PAUSE_FACTOR)).await;
+    }
+}
+
+async fn look(
+    settings: &CaptureSettings,
+    client: &mut Option<Client>,
+    known: &KnownParts,
+) -> Result<Sight, Error> {
+    let mut sql = match client.take() {
+        Some(sql) => sql,
+        None => Client::connect(&settings.connect, Session::Sql).await?,
+    };
+    let sight = published::look(&mut sql, &settings.publication, known).await?;
+    *client = Some(sql);
+    Ok(sight)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_page_is_the_beginning_of_the_next() {
+        assert!(has_reached(Lsn(8192), Lsn(8192 + 24)));
+        assert!(!has_reached(Lsn(8192), Lsn(8192 + 48)));
+        assert!(!has_reached(Lsn(8000), Lsn(8024)));
+        assert!(has_reached(Lsn(8024), Lsn(8024)));
+    }
+}
