@@ -140,7 +140,7 @@ pub async fn run(
     let mut contact = Contact::default();
     while !shutdown.is_raised() {
         let started = std::time::Instant::now();
-        let streamed = stream(settings, &log, ops, &mut commands, shutdown, &mut contact).await;
+        let streamed = Box::pin(stream(settings, &log, ops, &mut commands, shutdown, &mut contact)).await;
         let error = match streamed {
             Ok(Ended::Stopped) => return Ok(()),
             Ok(Ended::StreamWhole { reason, at }) => match stream_whole(settings, reason, at, &mut contact) {
@@ -204,7 +204,7 @@ async fn stream(
         session = open(settings, log, ops, commands, shutdown, contact) => session?,
         () = shutdown.raised() => return Ok(Ended::Stopped),
     };
-    session.run().await
+    Box::pin(session.run()).await
 }
 
 /// Whether schema changes come in the stream; what is lost without is told by `tidemark check`, and here in short.

@@ -114,7 +114,7 @@ impl Session<'_> {
     /// after its commit has no such parts.
     pub async fn run(self) -> Result<Ended> {
         let (feedback, in_parts) = (self.stream.feedback(), self.in_parts);
-        match self.stream_on(&feedback).await {
+        match Box::pin(self.stream_on(&feedback)).await {
             Err(error) if in_parts && sqlstate(&error).is_some_and(|state| state.starts_with("XX")) => {
                 Ok(Ended::StreamWhole { reason: error.to_string(), at: feedback.received() })
             }
@@ -418,7 +418,9 @@ impl Session<'_> {
             let mut whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
             if let Some(Whole { topic, standing, .. }) = &mut whole {
                 let noted = standing.take().and_then(|standing| self.published.note(topic, standing));
-                noted.into_iter().for_each(|entry| self.engine.appender.set(entry));
+                if let Some(entry) = noted {
+                    self.engine.appender.set(entry);
+                }
                 self.published.look_again();
             }
             self.submit().await?;

@@ -111,7 +111,9 @@ impl Session<'_> {
         if change.actions.iter().any(|action| action.kind == ActionKind::RecreateTable) {
             // What was known of the former one does not count any more.
             let topic = Arc::from(change.topic.as_str());
-            self.published.forget(&topic).into_iter().for_each(|entry| self.engine.appender.set(entry));
+            if let Some(entry) = self.published.forget(&topic) {
+                self.engine.appender.set(entry);
+            }
         }
         if let Some(reason) = needs_copy(&change, &untold) {
             let at = self.engine.open_commit_lsn();

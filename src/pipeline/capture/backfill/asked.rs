@@ -122,7 +122,9 @@ impl Backfills {
     pub fn new(settings: &CaptureSettings, states: BTreeMap<String, BackfillState>, ops: &Ops) -> Self {
         let states: BTreeMap<Arc<str>, BackfillState> =
             states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
-        states.values().for_each(|state| show(ops, state));
+        for state in states.values() {
+            show(ops, state);
+        }
         Self {
             settings: settings.clone(),
             ops: ops.clone(),
@@ -303,7 +305,7 @@ impl Backfills {
         match event {
             CopyEvent::Ready(ready) => {
                 running.point = Some(ready.lsn);
-                running.ready = Some(ready);
+                running.ready = Some(*ready);
             }
             CopyEvent::Rows(rows) => running.write(&rows, tables, appender, &self.dead_letters)?,
             CopyEvent::End => running.ended = true,

@@ -25,7 +25,7 @@ const PIECE_BYTES: usize = 256 << 10;
 #[derive(Debug)]
 pub enum CopyEvent {
     /// The table is locked, and its rows follow.
-    Ready(Ready),
+    Ready(Box<Ready>),
     /// Some rows.
     Rows(Rows),
     /// That was all.
@@ -144,7 +144,7 @@ async fn copy(
 ) -> Result<bool> {
     let Some(mut rows) = copy_out(sql, wanted, &ready.schema).await? else { return Ok(false) };
     let left = |_| Error::retry("nobody waits for the copy any more");
-    events.send(CopyEvent::Ready(ready)).await.map_err(left)?;
+    events.send(CopyEvent::Ready(Box::new(ready))).await.map_err(left)?;
     let mut piece = Rows::default();
     while let Some(row) = rows.next().await? {
         piece.push(row);

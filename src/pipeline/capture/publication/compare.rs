@@ -26,7 +26,14 @@ impl Publication {
     ) -> Result<bool> {
         let mut news = false;
         for (name, now) in sight.tables.iter().filter(|(name, _)| tables.wants(name)) {
-            let Ok(topic) = tables.own_topic(name) else { continue };
+            let topic = match tables.own_topic(name) {
+                Ok(topic) => topic,
+                Err(error) => {
+                    // Told also when nothing of it comes.
+                    tables.isolate(name, &error);
+                    continue;
+                }
+            };
             if backfills.is_wanted(&topic) {
                 continue;
             }

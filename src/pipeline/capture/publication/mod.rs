@@ -147,7 +147,7 @@ impl Publication {
 const fn has_reached(passed: Lsn, target: Lsn) -> bool {
     const PAGE: u64 = 8192;
     const HEADER_MAX: u64 = 40;
-    passed.0 >= target.0 || (passed.0 % PAGE == 0 && target.0 - passed.0 <= HEADER_MAX)
+    passed.0 >= target.0 || (passed.0.is_multiple_of(PAGE) && target.0 - passed.0 <= HEADER_MAX)
 }
 
 fn parts_of(sight: &Sight) -> impl Iterator<Item = ((u32, u64), bool)> {
