@@ -84,6 +84,30 @@ pub async fn apply(client: &mut Client, plan: &Plan) -> Result<Vec<String>> {
     Ok(left_out)
 }
 
+/// Puts the event triggers in where nothing may go without, or in the place of older ones; gives the step, if there was
+/// one to take. Otherwise they come with the publication: where that is the DBA's, so are they. A standby has what
+/// its primary has.
+///
+/// # Errors
+/// That they could not be, where nothing may go without.
+pub async fn install_trigger(client: &mut Client, wanted: TriggerUse) -> Result<Option<Statement>> {
+    let found = DdlTrigger::load(client).await?;
+    if found == DdlTrigger::Missing && wanted != TriggerUse::On {
+        return Ok(None);
+    }
+    let Some(statement) = trigger_statement(found, wanted, client.server_version()) else { return Ok(None) };
+    if client.query_one("SELECT pg_is_in_recovery()").await?.is_true(0) {
+        return Ok(None);
+    }
+    match client.execute(&statement.sql).await {
+        Ok(()) => Ok(Some(statement)),
+        Err(error) if statement.spare.is_some() && sqlstate(&error) == Some(INSUFFICIENT_PRIVILEGE) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
 /// Takes the event triggers away, and all that came with them. Slot and publication stay.
 pub async fn uninstall(client: &mut Client) -> Result<()> {
     client.execute(ddl::UNINSTALL_SQL).await
@@ -93,7 +117,9 @@ const INSUFFICIENT_PRIVILEGE: &str = "42501";
 
 fn trigger_statement(found: DdlTrigger, wanted: TriggerUse, server_version: u32) -> Option<Statement> {
     // One that is switched off is somebody's decision, and a newer one somebody else's.
-    let install = wanted != TriggerUse::Off && matches!(found, DdlTrigger::Missing | DdlTrigger::Outdated);
+    let install = wanted != TriggerUse::Off
+        && ddl::SERVER_VERSIONS.contains(&server_version)
+        && matches!(found, DdlTrigger::Missing | DdlTrigger::Outdated);
     install.then(|| Statement {
         purpose: "The event triggers: DDL leaves a message in the WAL, in order with the rows.".to_owned(),
         sql: ddl::install_sql(server_version),

@@ -69,7 +69,7 @@ pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &St
     }
 }
 
-/// Makes what a first start lacks: the publication, and the event triggers and the slot with it. A publication that exists is the
+/// Makes what a first start lacks: the publication, and the slot with it. A publication that exists is the
 /// DBA's and stays as it is.
 pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Result<()> {
     let publication = quote_literal(&settings.publication);
@@ -78,21 +78,21 @@ pub async fn make_missing(settings: &CaptureSettings, sql: &mut Client) -> Resul
     if exists.is_empty() {
         let plan = setup::plan(sql, &preflight_settings(settings, true)).await?;
         for statement in &plan.statements {
-            // The event triggers' SQL is long; `tidemark setup --print` has it.
-            let sql = (statement.sql.len() < 2000).then_some(statement.sql.as_str());
-            tracing::info!(sql, "{}", statement.purpose);
+            tracing::info!(sql = statement.sql, "{}", statement.purpose);
         }
-        for left_out in setup::apply(sql, &plan).await? {
-            tracing::warn!("{left_out}");
-        }
+        // Of the event triggers, preflight has told.
+        setup::apply(sql, &plan).await?;
     }
     Ok(())
 }
 
 /// Asks everything that could fail later. What fails is one error, with all the mends; what could be better is
 /// logged. A first copy needs every table; later a table that fails is logged and does not keep the others from
-/// being captured.
+/// being captured. The event triggers are put in first: whether they are there is one of the questions.
 pub async fn preflight(settings: &CaptureSettings, sql: &mut Client, first_copy: bool) -> Result<()> {
+    if let Some(installed) = setup::install_trigger(sql, settings.ddl_trigger).await? {
+        tracing::info!("{}", installed.purpose);
+    }
     let findings = preflight::check(sql, &preflight_settings(settings, first_copy)).await?;
     let mut failures = Vec::new();
     let mut mends = Vec::new();

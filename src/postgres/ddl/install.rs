@@ -1,5 +1,6 @@
 //! Installing the triggers, and what is installed.
 
+use super::SERVER_VERSIONS;
 use super::message::VERSION;
 use crate::postgres::catalog::describe_sql;
 use crate::postgres::wire::{Client, OUTPUT_SETTINGS};
@@ -40,6 +41,8 @@ pub fn install_sql(server_version: u32) -> String {
         .replace("{describe}", &describe_sql("concerned", MISSING_BYTES_MAX, server_version))
         .replace("{emit}", EMIT)
         .replace("{version}", &VERSION.to_string())
+        .replace("{server_min}", &SERVER_VERSIONS.start.to_string())
+        .replace("{server_max}", &(SERVER_VERSIONS.end - 1).to_string())
 }
 
 /// The statements that take away what [`install_sql`] made, and nothing else; together, in one transaction. A schema in
@@ -66,6 +69,8 @@ pub enum DdlTrigger {
     /// Installed, and switched off by someone, at least in part: `ALTER EVENT TRIGGER … DISABLE`, or the setting
     /// `event_triggers` (17 and later).
     Disabled,
+    /// Installed on a server of a major that they do nothing on.
+    Untried,
     /// Of a newer version of the program, which this one cannot read.
     Newer(u32),
 }
@@ -91,6 +96,9 @@ impl DdlTrigger {
         let same = wanted.contains(text(0))
             && OUTPUT_SETTINGS.iter().all(|(name, value)| text(4).contains(&format!("{name}={value}")))
             && row.is_true(1);
+        if !SERVER_VERSIONS.contains(&client.server_version()) {
+            return Ok(Self::Untried);
+        }
         Ok(match (same, text(2), text(3)) {
             (true, "3", "0") if text(5) == "on" => Self::Current,
             (true, "3", _) => Self::Disabled,

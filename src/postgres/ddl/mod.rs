@@ -18,8 +18,14 @@
 mod install;
 mod message;
 
+use std::ops::Range;
+
 pub use install::{DdlTrigger, TriggerUse, UNINSTALL_SQL, install_sql};
 pub use message::{DdlEvent, DdlMessage, DescribedTable, DroppedColumn, DroppedTable, Rewritten};
+
+/// Of servers on which the triggers do anything (14 to 18): on one whose catalog nobody has tried, an error of theirs
+/// would be one of every statement.
+pub const SERVER_VERSIONS: Range<u32> = 140_000..190_000;
 
 /// Prefix of the logical messages.
 pub const PREFIX: &str = "tidemark.ddl";

@@ -2,7 +2,8 @@
 --
 -- Nothing is written to but the WAL, and nothing here may ever fail, since then the statement would: it takes no right
 -- of whoever runs it (SECURITY DEFINER), asks pg_catalog alone, takes no lock on a table, and cuts what has no bounded
--- size. There is no EXCEPTION block: it would be a subtransaction.
+-- size. There is no EXCEPTION block: it would be a subtransaction. After an upgrade of the server to a major which this
+-- has never been tried on it does nothing.
 -- Nothing is sent from a session with SET tidemark.ddl = off, or with session_replication_role = replica.
 CREATE SCHEMA IF NOT EXISTS tidemark;
 COMMENT ON SCHEMA tidemark IS 'Tidemark tells its change stream of DDL. Away again: tidemark setup --uninstall';
@@ -21,7 +22,9 @@ DECLARE
     described text;
     part text := '';
 BEGIN
-    IF lower(current_setting('tidemark.ddl', true)) IN ('off', 'false', 'no', '0') THEN
+    IF lower(current_setting('tidemark.ddl', true)) IN ('off', 'false', 'no', '0')
+        OR current_setting('server_version_num')::int NOT BETWEEN {server_min} AND {server_max}
+    THEN
         RETURN;
     END IF;
     IF tg_event = 'table_rewrite' THEN

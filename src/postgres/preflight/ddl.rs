@@ -12,7 +12,7 @@ const LOST: &str = "a change of a table's schema is seen with the first row afte
     in a row as one; the statement's text, a table dropped and made again, and rows written anew \
     (a volatile default, ALTER … USING) may go unseen";
 
-/// `made_at_start`: whether a first start makes them with the publication.
+/// `made_at_start`: whether the next start installs them.
 pub(super) async fn finding(client: &mut Client, wanted: TriggerUse, made_at_start: bool) -> Result<Finding> {
     let found = DdlTrigger::load(client).await?;
     if wanted == TriggerUse::Off {
@@ -44,6 +44,8 @@ pub(super) async fn finding(client: &mut Client, wanted: TriggerUse, made_at_sta
             "ALTER EVENT TRIGGER tidemark_ddl_command_end ENABLE; ALTER EVENT TRIGGER tidemark_sql_drop ENABLE; \
              ALTER EVENT TRIGGER tidemark_table_rewrite ENABLE; and, from PostgreSQL 17 on, event_triggers = on.",
         ),
+        DdlTrigger::Untried => bad("does nothing on this major of PostgreSQL, which it was not tried on")
+            .mend("Install a version of Tidemark that knows it."),
         DdlTrigger::Newer(version) => {
             Finding::fail(SUBJECT, format!("of version {version}, which this program cannot read"))
                 .mend("Run the program that installed it, or a newer one.")

@@ -101,8 +101,9 @@ pub async fn check(client: &mut Client, settings: &PreflightSettings<'_>) -> Res
     findings.extend(publication::findings(publication.as_ref(), &server, &all, settings));
     findings.extend(tables::findings(publication.as_ref(), &all, settings, &server.role));
     findings.extend(slot::findings(client, &server, settings).await?);
-    let made_with_it = settings.create_missing && publication.is_none() && server.is_superuser;
-    findings.push(ddl::finding(client, settings.ddl_trigger, made_with_it).await?);
+    let asked_for = publication.is_none() || settings.ddl_trigger == TriggerUse::On;
+    let made_at_start = settings.create_missing && server.is_superuser && asked_for;
+    findings.push(ddl::finding(client, settings.ddl_trigger, made_at_start).await?);
     Ok(findings)
 }
 
