@@ -62,7 +62,7 @@ pub struct Engine {
     /// When to cut.
     pub cutter: Cutter,
     /// Numbers records within transactions, if that is wanted.
-    transactions: Option<Transactions>,
+    pub transactions: Option<Transactions>,
     assembler: Assembler,
     spool: Spool,
     /// The transaction of the spool that has committed, while it is read.
@@ -104,7 +104,6 @@ impl Engine {
         tables: Tables,
         appender: Appender,
         cutter: Cutter,
-        transactions: Option<Transactions>,
         assembler: Assembler,
         spool: Spool,
         slot: String,
@@ -115,7 +114,7 @@ impl Engine {
             tables,
             appender,
             cutter,
-            transactions,
+            transactions: None,
             assembler,
             spool,
             replay: None,

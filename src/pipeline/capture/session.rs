@@ -110,7 +110,7 @@ impl Session<'_> {
     /// after its commit has no such parts.
     pub async fn run(self) -> Result<Ended> {
         let (feedback, in_parts) = (self.stream.feedback(), self.in_parts);
-        match self.stream_on(&feedback).await {
+        match Box::pin(self.stream_on(&feedback)).await {
             Err(error) if in_parts && sqlstate(&error).is_some_and(|state| state.starts_with("XX")) => {
                 Ok(Ended::StreamWhole { reason: error.to_string(), at: feedback.received() })
             }
