@@ -46,13 +46,17 @@ struct Both {
 
 impl Both {
     async fn new(tables: &str) -> Self {
-        let server = server().await;
+        Self::on(server().await, "on", tables).await
+    }
+
+    async fn on(server: Postgres, streaming: &str, tables: &str) -> Self {
         let client = server.connect().await;
         client.batch_execute(tables).await.unwrap();
         client.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES").await.unwrap();
         slot(&client, "streamed").await;
         slot(&client, "whole").await;
-        let (streamed, whole) = (connector(&server, "streamed", "on"), connector(&server, "whole", "off"));
+        let (streamed, whole) =
+            (connector(&server, "streamed", streaming), connector(&server, "whole", "off"));
         Self { server, client, streamed, whole }
     }
 
@@ -237,6 +241,28 @@ async fn a_subtransaction_that_aborts_drops_its_own_rows_only() {
         .collect();
     assert_eq!(found, expected, "what Postgres has");
     drop(running);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_streams_each_change_for_parallel_subscribers_gives_the_same() {
+    let server = Postgres::version(16).set("debug_logical_replication_streaming", "immediate").start().await;
+    let tables = "CREATE TABLE a (id int PRIMARY KEY, note text); CREATE TABLE b (id int PRIMARY KEY)";
+    let both = Both::on(server, "parallel", tables).await;
+    let running = both.start().await;
+    let other = both.server.connect().await;
+    sql(&other, "BEGIN; INSERT INTO b SELECT generate_series(1, 100)").await;
+    sql(
+        &both.client,
+        "BEGIN; INSERT INTO a VALUES (1, 'a'); SAVEPOINT s; INSERT INTO a VALUES (2, 'b'); INSERT INTO b VALUES (-1);
+         SAVEPOINT t; UPDATE a SET note = 'c'; RELEASE t; ROLLBACK TO s; INSERT INTO a VALUES (2, 'd'); COMMIT",
+    )
+    .await;
+    sql(&both.client, "BEGIN; INSERT INTO a SELECT i, 'gone' FROM generate_series(3, 100) i; ROLLBACK").await;
+    sql(&other, "SAVEPOINT s; DELETE FROM b; ROLLBACK TO s; DELETE FROM b WHERE id > 50; COMMIT").await;
+    both.caught_up(3).await;
+    let records = both.same(&["public.a", "public.b", "transaction"]).await;
+    assert_eq!((records[0].len(), rows_of(&records[1], "id").len()), (2, 50));
+    assert!(running.0.output().contains(r#""streaming":"Parallel""#), "{}", running.0.output());
 }
 
 /// The rows that a topic leaves behind, by a column.
