@@ -63,7 +63,7 @@ pub struct Engine {
     /// When to cut.
     pub cutter: Cutter,
     /// Numbers records within transactions, if that is wanted.
-    transactions: Option<Transactions>,
+    pub transactions: Option<Transactions>,
     assembler: Assembler,
     spool: Spool,
     /// The transaction of the spool that has committed, while it is read.
@@ -110,7 +110,6 @@ impl Engine {
         tables: Tables,
         appender: Appender,
         cutter: Cutter,
-        transactions: Option<Transactions>,
         assembler: Assembler,
         spool: Spool,
         slot: String,
@@ -121,7 +120,7 @@ impl Engine {
             tables,
             appender,
             cutter,
-            transactions,
+            transactions: None,
             assembler,
             spool,
             replay: None,

@@ -286,16 +286,9 @@ async fn open<'a>(
     ops.days().cut_due(cutter.boundary_us() / 1000);
     let assembler = Assembler::new(stream_state.timeline, stream_state.position);
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
-    let mut engine = Engine::new(
-        tables,
-        appender(durable),
-        cutter,
-        transactions,
-        assembler,
-        spool,
-        settings.slot.clone(),
-        dead_letters,
-    );
+    let mut engine =
+        Engine::new(tables, appender(durable), cutter, assembler, spool, settings.slot.clone(), dead_letters);
+    engine.transactions = transactions;
     engine.last_end_lsn = stream_state.last_end_lsn;
     // A stream that began at its slot has its first day in the log with its first record: from then on it has begun.
     engine.appender.set(cut_state.entry());

@@ -284,24 +284,24 @@ impl Spool {
                         "as its first, or as a later one, which it is not",
                     ));
                 }
-                self.begin_block(Block::Streamed(xid), xid)
+                Ok(self.begin_block(Block::Streamed(xid), xid))
             }
             (Control::BeginPrepare(of), None) => {
                 if self.transactions.contains_key(&of.xid) {
                     return Err(unexpected("the beginning", of.xid, "a second time"));
                 }
                 self.described.clear();
-                self.begin_block(Block::Prepared(of.xid), of.xid)
+                Ok(self.begin_block(Block::Prepared(of.xid), of.xid))
             }
             (Control::StreamCommit { xid, commit_lsn, end_lsn, commit_us }, None) => {
                 let Some(transaction) = self.remove(xid) else {
                     return Err(unexpected("the commit", xid, "without its content"));
                 };
-                self.commit(transaction, commit_lsn, end_lsn, commit_us)
+                commit(transaction, commit_lsn, end_lsn, commit_us)
             }
             (Control::CommitPrepared { commit_lsn, end_lsn, commit_us, xid, gid }, None) => {
                 match self.remove(xid) {
-                    Some(transaction) => self.commit(transaction, commit_lsn, end_lsn, commit_us),
+                    Some(transaction) => commit(transaction, commit_lsn, end_lsn, commit_us),
                     None if end_lsn <= self.known => Ok(Taken::Kept),
                     None => Err(SpoolError::Unknown { xid, gid: gid.to_owned(), commit_lsn }),
                 }
@@ -326,12 +326,12 @@ impl Spool {
         }
     }
 
-    fn begin_block(&mut self, block: Block, xid: u32) -> Result<Taken, SpoolError> {
+    fn begin_block(&mut self, block: Block, xid: u32) -> Taken {
         let remembered: usize = self.transactions.values().map(Spooled::subtransactions).sum();
         if remembered >= SUBTRANSACTIONS_MAX {
-            return Ok(Taken::Refused(format!(
+            return Taken::Refused(format!(
                 "transactions in progress have {remembered} subtransactions, more than are kept in memory"
-            )));
+            ));
         }
         let (folder, files) = (&self.folder, &mut self.files);
         self.transactions.entry(xid).or_insert_with(|| {
@@ -339,7 +339,7 @@ impl Spool {
             Spooled::new(xid, folder.join(format!("{files}.spool")))
         });
         self.block = Some(block);
-        Ok(Taken::Kept)
+        Taken::Kept
     }
 
     fn end_block(&mut self) -> Taken {
@@ -362,27 +362,6 @@ impl Spool {
         let transaction = self.transactions.remove(&xid)?;
         self.prepared -= usize::from(transaction.prepared);
         Some(transaction)
-    }
-
-    fn commit(
-        &mut self,
-        transaction: Spooled,
-        commit_lsn: Lsn,
-        end_lsn: Lsn,
-        commit_us: i64,
-    ) -> Result<Taken, SpoolError> {
-        if transaction.is_doubtful() {
-            return Ok(Taken::Refused(format!(
-                "transaction {} has a logical message of which the server does not say whether it belongs to a \
-                 subtransaction that was rolled back",
-                transaction.xid
-            )));
-        }
-        let xid = transaction.xid;
-        match Replay::new(transaction, commit_lsn, end_lsn, commit_us) {
-            Some(replay) => Ok(Taken::Committed(Box::new(replay))),
-            None => Err(unexpected("the commit", xid, "before its last part was written")),
-        }
     }
 
     /// Without transactions there is no older description than the one in use.
@@ -446,6 +425,21 @@ fn write(folder: &Path, path: &Path, at: u64, frames: &[u8]) -> io::Result<()> {
 /// The table that a description or a row is of: the OID after its tag.
 fn table_of(message: &[u8]) -> u32 {
     message.get(1..5).and_then(|oid| oid.try_into().ok()).map_or(0, u32::from_be_bytes)
+}
+
+fn commit(transaction: Spooled, commit_lsn: Lsn, end_lsn: Lsn, commit_us: i64) -> Result<Taken, SpoolError> {
+    if transaction.is_doubtful() {
+        return Ok(Taken::Refused(format!(
+            "transaction {} has a logical message of which the server does not say whether it belongs to a \
+             subtransaction that was rolled back",
+            transaction.xid
+        )));
+    }
+    let xid = transaction.xid;
+    match Replay::new(transaction, commit_lsn, end_lsn, commit_us) {
+        Some(replay) => Ok(Taken::Committed(Box::new(replay))),
+        None => Err(unexpected("the commit", xid, "before its last part was written")),
+    }
 }
 
 fn unexpected(what: &'static str, xid: u32, found: &'static str) -> SpoolError {
