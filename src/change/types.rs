@@ -174,6 +174,7 @@ impl ColumnType {
     pub fn is_rewritten_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Text { text: TextKind::Enum(_) }, Self::Text { text: TextKind::Enum(_) }) => false,
+            (Self::Array { element }, Self::Array { element: other }) => element.is_rewritten_as(other),
             (Self::Decimal { scale: s, .. }, Self::Decimal { scale, .. }) => s != scale,
             (Self::Decimal { .. }, Self::Numeric) => false,
             (Self::Time { precision: p }, Self::Time { precision })
@@ -273,6 +274,17 @@ mod tests {
         assert_eq!(of(3, -3), ColumnType::Decimal { precision: 3, scale: -3 });
         assert_eq!(of(1000, 1000), ColumnType::Decimal { precision: 1000, scale: 1000 });
         assert_eq!(ColumnType::from_builtin(1700, -1), Some(ColumnType::Numeric));
+    }
+
+    #[test]
+    fn labels_are_added_without_a_rewrite_in_arrays_too() {
+        let array = |element| ColumnType::Array { element: Box::new(element) };
+        let mood = |labels: &[&str]| ColumnType::Text {
+            text: TextKind::Enum(labels.iter().map(|label| (*label).to_owned()).collect()),
+        };
+        let (old, new) = (mood(&["a"]), mood(&["a", "b"]));
+        assert!(!old.is_rewritten_as(&new) && !array(old.clone()).is_rewritten_as(&array(new)));
+        assert!(array(old).is_rewritten_as(&array(ColumnType::TEXT)));
     }
 
     #[test]

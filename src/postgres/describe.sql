@@ -4,7 +4,7 @@
 -- and defaults are cut at 10,000 characters. {in_schema} is empty for a server older than FOR TABLES IN SCHEMA. No table is
 -- locked.
 --
--- `missing` is pg_attribute.attmissingval, an array of one element whose type is the column's (and may itself be an
+-- `missing` is pg_attribute.attmissingval, of a partitioned table that of its partitions: an array of one element whose type is the column's (and may itself be an
 -- array), as that element prints: array_out's braces, quotes and backslashes are taken off again.
 SELECT c.oid, c.relpersistence AS persistence, json_build_object(
     'oid', c.oid::int8,
@@ -44,7 +44,7 @@ SELECT c.oid, c.relpersistence AS persistence, json_build_object(
             -- Without the table's OID, which would lock it: a default names no columns.
             'default', CASE WHEN a.attgenerated = '' THEN (SELECT left(pg_get_expr(d.adbin, 0), 10000)
                 FROM pg_attrdef d WHERE d.adrelid = c.oid AND d.adnum = a.attnum) END,
-            'has_missing', a.atthasmissing,
+            'has_missing', a.has_missing,
             'missing', CASE WHEN a.bytes <= {missing_bytes_max} THEN CASE
                 WHEN substr(a.missing, 2, 1) = '"'
                 THEN regexp_replace(substr(a.missing, 3, length(a.missing) - 4), E'[\\\\](.)', E'\\1', 'g')
@@ -52,9 +52,18 @@ SELECT c.oid, c.relpersistence AS persistence, json_build_object(
             'comment', (SELECT left(d.description, 10000) FROM pg_description d
                 WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = a.attnum)
         ) ORDER BY a.attnum), '[]'::json)
-        FROM (SELECT a.*, a.attmissingval::text AS missing,
-                sum(octet_length(a.attmissingval::text)) OVER (ORDER BY a.attnum) AS bytes
-            FROM pg_attribute a
+        FROM (SELECT a.*, held.missing, held.has_missing,
+                sum(octet_length(held.missing)) OVER (ORDER BY a.attnum) AS bytes
+            -- A partitioned table has none itself: its partitions do, and where they differ none is told.
+            FROM pg_attribute a, LATERAL (
+                SELECT bool_or(own.atthasmissing) AS has_missing,
+                    CASE WHEN count(DISTINCT own.attmissingval::text) = 1 THEN min(own.attmissingval::text) END AS missing
+                FROM pg_attribute own
+                WHERE own.attname = a.attname AND NOT own.attisdropped AND own.attrelid IN (
+                    WITH RECURSIVE part(oid) AS (
+                        SELECT c.oid UNION ALL SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid
+                            WHERE c.relkind = 'p' AND NOT i.inhdetachpending)
+                    SELECT part.oid FROM part)) held
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a),
     -- Every type that the columns' types consist of, but for the system's plain ones. A real array is the one which
     -- its element names as its array; others (point, int2vector) only have parts.
