@@ -116,7 +116,8 @@ fn printed(x: &str) -> String {
 fn alike(column_type: &ColumnType, x: &str, in_postgres: bool) -> String {
     let text = if in_postgres { printed(x) } else { format!("CAST({x} AS VARCHAR)") };
     let finite = |number: String| {
-        let number = if in_postgres { format!("({number})::text") } else { format!("CAST({number} AS VARCHAR)") };
+        let number =
+            if in_postgres { format!("({number})::text") } else { format!("CAST({number} AS VARCHAR)") };
         format!("CASE WHEN isfinite({x}) THEN {number} ELSE {text} END")
     };
     match column_type {
@@ -196,7 +197,8 @@ async fn same_in_the_lake(
     expected: &[Option<String>],
 ) {
     let what = format!("{} id {}", CASES[number].name, expected[1].as_ref().unwrap());
-    let column = |name: &str| manifest.schema.columns.iter().find(|c| c.name == name).unwrap().column_type.clone();
+    let column =
+        |name: &str| manifest.schema.columns.iter().find(|c| c.name == name).unwrap().column_type.clone();
     let beside: Map<String, Json> =
         found[4].as_ref().map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
     let (v_text, a_text) = (expected[4].as_deref().unwrap(), expected[5].as_deref());
@@ -205,7 +207,11 @@ async fn same_in_the_lake(
             assert_eq!(found[2], None, "{what} stands beside its text");
             assert_eq!(text, v_text, "{what}");
         }
-        None => assert_eq!(bits(&column("v"), found[2].as_deref()), bits(&column("v"), expected[2].as_deref()), "{what}"),
+        None => assert_eq!(
+            bits(&column("v"), found[2].as_deref()),
+            bits(&column("v"), expected[2].as_deref()),
+            "{what}"
+        ),
     }
     let ColumnType::Array { element } = column("a") else {
         assert_eq!(found[3], expected[3], "array of {what}");
@@ -216,7 +222,9 @@ async fn same_in_the_lake(
             let list: Vec<Option<String>> = serde_json::from_str(list.as_ref()?).unwrap();
             Some(list.iter().map(|item| bits(&element, item.as_deref())).collect())
         };
-        assert!(!a_text.unwrap_or_default().starts_with(['[']) && !a_text.unwrap_or_default().starts_with("{{"));
+        assert!(
+            !a_text.unwrap_or_default().starts_with(['[']) && !a_text.unwrap_or_default().starts_with("{{")
+        );
         return assert_eq!(items(&found[3]), items(&expected[3]), "array of {what}");
     };
     assert_eq!(found[3], None, "the array of {what} stands beside its text");
@@ -237,11 +245,7 @@ async fn same_in_the_lake(
                 if v_text.ends_with(" BC") {
                     continue;
                 }
-                let same = format!(
-                    "SELECT format('%s', ({})::{})",
-                    quote_literal(&item),
-                    CASES[number].name
-                );
+                let same = format!("SELECT format('%s', ({})::{})", quote_literal(&item), CASES[number].name);
                 assert_eq!(value(client, &same).await, v_text, "array of {what}: {item}");
             }
             let nested = list.as_array().unwrap().iter().filter(|row| row.is_array()).count();

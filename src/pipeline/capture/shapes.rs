@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::change::{ActionKind, SchemaChange, TableName, TableSchema};
+use crate::change::{ActionKind, Column, SchemaChange, TableName, TableSchema};
 use crate::postgres::ddl::DdlMessage;
 use crate::postgres::pgoutput::Relation;
 use crate::runtime::{Error, Result};
@@ -115,11 +115,24 @@ impl Session<'_> {
                 self.engine.appender.set(entry);
             }
         }
+        if change.actions.iter().any(|action| action.kind == ActionKind::CreateTable) {
+            self.backfills.not_needed(&Reason::FirstSeen, table, &mut self.engine.appender);
+        }
         if let Some(reason) = needs_copy(&change, &untold) {
             let at = self.engine.open_commit_lsn();
             self.backfills.needed(&reason, table, at, &mut self.engine.appender);
         }
     }
+}
+
+/// Whether rows are identified by the same columns, whatever these are called.
+fn is_same_key(before: &TableSchema, after: &TableSchema) -> bool {
+    let (one, other): (Vec<_>, Vec<_>) = (before.key_columns().collect(), after.key_columns().collect());
+    let is_same = |(one, other): (&&Column, &&Column)| {
+        let numbered = before.oid == after.oid && one.number != 0 && other.number != 0;
+        if numbered { one.number == other.number } else { one.name == other.name }
+    };
+    one.len() == other.len() && one.iter().zip(&other).all(is_same)
 }
 
 /// Why a table needs a copy after its shape has changed, if it does.
@@ -128,11 +141,9 @@ fn needs_copy(change: &SchemaChange, untold: &[String]) -> Option<Reason> {
         return Some(Reason::FirstSeen);
     }
     let before = change.before.as_ref()?;
-    let names =
-        |schema: &TableSchema| schema.key_columns().map(|column| column.name.clone()).collect::<Vec<_>>();
-    let (before, after) = (names(before), names(&change.after));
-    if before != after {
-        return Some(Reason::Key { before, after });
+    if !is_same_key(before, &change.after) {
+        let names = |schema: &TableSchema| schema.key_columns().map(|column| column.name.clone()).collect();
+        return Some(Reason::Key { before: names(before), after: names(&change.after) });
     }
     (!untold.is_empty()).then(|| Reason::Untold(untold.join("; ")))
 }

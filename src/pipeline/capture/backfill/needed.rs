@@ -144,6 +144,21 @@ impl Backfills {
         true
     }
 
+    /// It has turned out that nothing is missing of a table: a copy that was asked for that reason is not made.
+    pub fn not_needed(&mut self, reason: &Reason, table: &TableName, appender: &mut Appender) {
+        let topic = routing::topic_name(&self.settings.name, table);
+        let Some(state) = self.states.get_mut(topic.as_str()) else { return };
+        if !state.wanted || state.lacking != Some(reason.to_string()) {
+            return;
+        }
+        if self.running.as_ref().is_some_and(|running| *running.topic == *topic) {
+            self.running = None;
+        }
+        (state.wanted, state.lacking) = (false, None);
+        appender.set(state.entry(&topic));
+        show(&self.ops, state);
+    }
+
     /// A table is captured no more, and cannot be copied. True: sets state with the next append.
     pub fn absent(&mut self, absence: Absence, table: &TableName, appender: &mut Appender) -> bool {
         let topic: Arc<str> = routing::topic_name(&self.settings.name, table).into();
