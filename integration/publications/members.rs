@@ -11,6 +11,12 @@ const TABLES: &str = "
     INSERT INTO third SELECT i, 'third' FROM generate_series(1, 50) i;
     CREATE PUBLICATION tidemark_shop FOR TABLE first, third;";
 
+/// A server that knows row filters, column lists and schemas in publications.
+async fn since_15() -> Postgres {
+    let server = Postgres::start().await;
+    if server.major() >= 15 { server } else { Postgres::version(15).start().await }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_added_to_the_publication_is_copied_and_one_taken_out_is_missing_from_the_days() {
     let mut scene = Scene::of(TABLES).await;
@@ -73,7 +79,7 @@ async fn row_filters_and_column_lists_hold_for_copies_as_for_changes() {
         INSERT INTO split SELECT i, CASE WHEN i % 2 = 0 THEN 'a' ELSE 'b' END, 'first' FROM generate_series(1, 100) i;
         CREATE PUBLICATION tidemark_shop FOR TABLE filtered WHERE (amount > 10), listed (id, note), split WHERE (id > 50)
         WITH (publish_via_partition_root = true);";
-    let mut scene = Scene::of(ROWS).await;
+    let mut scene = Scene::on(since_15().await, ROWS, |connector| connector).await;
     scene
         .sql(
             "UPDATE filtered SET amount = 30 WHERE id = 1; UPDATE filtered SET amount = 1 WHERE id = 15;
@@ -130,7 +136,7 @@ async fn whatever_is_made_in_a_published_schema_is_carried_if_the_wal_has_it() {
         INSERT INTO child SELECT i, 'child', 'more' FROM generate_series(101, 120) i;
         INSERT INTO unlogged VALUES (1, 'unlogged');
         CREATE PUBLICATION tidemark_shop FOR TABLES IN SCHEMA public WITH (publish_via_partition_root = true);";
-    let mut scene = Scene::of(TABLES).await;
+    let mut scene = Scene::on(since_15().await, TABLES, |connector| connector).await;
     scene
         .sql(
             "UPDATE parent SET note = 'both' WHERE id IN (3, 103); DELETE FROM parent WHERE id IN (4, 104);
