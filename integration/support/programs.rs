@@ -19,7 +19,9 @@ pub(super) fn default_server() -> PathBuf {
     let has_server = |dir: &PathBuf| dir.join("postgres").exists() && dir.join("initdb").exists();
     if let Some(major) = std::env::var_os("TIDEMARK_TEST_POSTGRES") {
         let number = major.to_str().and_then(|major| major.parse().ok());
-        return server_of(number.unwrap_or_else(|| panic!("TIDEMARK_TEST_POSTGRES={major:?} is no major")));
+        return server_of(
+            number.unwrap_or_else(|| panic!("TIDEMARK_TEST_POSTGRES={} is no major", major.display())),
+        );
     }
     if let Some(dir) = std::env::var_os("PG_BIN").map(PathBuf::from) {
         assert!(has_server(&dir), "PG_BIN={} has no postgres and initdb", dir.display());

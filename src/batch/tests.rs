@@ -160,7 +160,7 @@ fn partial_rows_take_missing_values_as_nulls() {
     let mut builder = RowBuilder::partial(&columns);
     builder.push(&[Datum::Null, Datum::Unchanged]).unwrap();
     let (arrays, exact) = builder.finish_arrays();
-    assert_eq!(arrays.iter().map(|array| array.null_count()).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(arrays.iter().map(arrow_array::Array::null_count).collect::<Vec<_>>(), [1, 1]);
     assert!(exact.is_none());
     assert!(partial_schema(&columns).field(0).is_nullable());
     assert!(!arrow_schema(&columns).field(0).is_nullable());
@@ -302,9 +302,8 @@ fn values_become_those_of_each_type_that_the_column_had() {
     for (types, written, expected) in cases {
         for list_of in [false, true] {
             let types: Vec<_> = types.iter().map(|t| if list_of { list(t) } else { t.clone() }).collect();
-            let value = |datum: &Datum<'static>| match list_of {
-                true => Datum::List(vec![datum.clone(), Datum::Null]),
-                false => datum.clone(),
+            let value = |datum: &Datum<'static>| {
+                if list_of { Datum::List(vec![datum.clone(), Datum::Null]) } else { datum.clone() }
             };
             let from = [column("x", types[0].clone())];
             let to =
@@ -451,7 +450,14 @@ fn exceeding() -> (Vec<Column>, Vec<Vec<Datum<'static>>>) {
     let row = |price, at, since, grid, prices, blobs| vec![price, at, since, grid, prices, blobs, text("n")];
     let [one, two] = [1, 2].map(Datum::Int);
     let rows = vec![
-        row(unscaled(150), Datum::Timestamp(0), Datum::Null, list(&[one.clone()]), Datum::Null, Datum::Null),
+        row(
+            unscaled(150),
+            Datum::Timestamp(0),
+            Datum::Null,
+            list(std::slice::from_ref(&one)),
+            Datum::Null,
+            Datum::Null,
+        ),
         row(
             text("NaN"),
             last.clone(),

@@ -89,9 +89,8 @@ impl Server {
     fn release(&mut self, at: usize) {
         let transaction = &mut self.open[at];
         let Some(nest) = transaction.stack.pop() else { return };
-        match transaction.stack.last_mut() {
-            Some(outer) => outer.extend(nest),
-            None => {}
+        if let Some(outer) = transaction.stack.last_mut() {
+            outer.extend(nest);
         }
     }
 
@@ -315,7 +314,7 @@ async fn through(wire: &[(Vec<u8>, u64)], folder: &Path, two_phase: bool) -> Out
             },
         }
     }
-    let left = std::fs::read_dir(folder).map_or(0, |files| files.count());
+    let left = std::fs::read_dir(folder).map_or(0, Iterator::count);
     assert!(
         left <= spool.transactions.len(),
         "{left} files are left, of {} transactions",
