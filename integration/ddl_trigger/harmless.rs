@@ -159,12 +159,14 @@ async fn messages(server: &Postgres, database: &str) -> Vec<DdlMessage> {
     rows.iter().filter_map(message).collect()
 }
 
+/// Encoding, a table's name, a byte that Unicode does not have there, and both as they are told.
+type Case = (&'static str, &'static [u8], &'static [u8], &'static str, &'static str);
+
 #[tokio::test]
 async fn in_databases_of_every_encoding_ddl_goes_on_and_is_told_in_utf_8() {
     let server = Postgres::start().await;
     let user = server.connect().await;
-    // Encoding, a table's name, a byte that Unicode does not have there, and both as they are told.
-    let cases: [(&str, &[u8], &[u8], &str, &str); 5] = [
+    let cases: [Case; 5] = [
         ("utf8", "é漢".as_bytes(), "😀".as_bytes(), "é漢", "😀"),
         ("latin1", b"\xe9", b"\x81", "é", "\u{81}"),
         ("win1252", b"\xe9\x80", b"\x81", "é€", "?"),

@@ -5,7 +5,7 @@ use tidemark::postgres::wire::{Client, ConnectOptions, Session};
 
 use crate::support::{Postgres, PostgresBuilder};
 
-/// What the slot gives: a row as test_decoding prints it, or a message.
+/// What the slot gives: a row as `test_decoding` prints it, or a message.
 #[derive(Debug)]
 pub enum Entry {
     Row(String),

@@ -45,7 +45,7 @@ BEGIN
                 JOIN pg_namespace n ON n.nspname = o.address_names[1]
                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.address_names[2]
                 WHERE o.object_type = 'table constraint' AND NOT o.is_temporary) t(oid);
-    ELSE
+    ELSIF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.schema_name IS DISTINCT FROM 'pg_temp') THEN
         WITH RECURSIVE command AS (
             SELECT d.classid, d.objid, d.command_tag FROM pg_event_trigger_ddl_commands() d
             WHERE d.objid IS NOT NULL AND d.schema_name IS DISTINCT FROM 'pg_temp'

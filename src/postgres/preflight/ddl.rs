@@ -8,9 +8,9 @@ use crate::runtime::Result;
 const SUBJECT: &str = "event trigger";
 
 /// What is lost without the triggers.
-const LOST: &str = "a change of a table's schema is seen with the first row after it, or at the next cut, and several \
-    in a row as one; the statement's text, a table dropped and made again, and rows written anew \
-    (a volatile default, ALTER … USING) may go unseen";
+const LOST: &str = "a change of a table's schema is seen with the first row after it, or when the catalog is asked \
+    next (schema_poll_interval_ms), without the statement's text, and several between two looks as one; rows written \
+    anew under the same types (ALTER … TYPE … USING) go unseen";
 
 /// `made_at_start`: whether the next start installs them.
 pub(super) async fn finding(client: &mut Client, wanted: TriggerUse, made_at_start: bool) -> Result<Finding> {
