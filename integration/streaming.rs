@@ -100,8 +100,9 @@ impl Both {
         for topic in topics {
             let topic = format!("{NAME}.{topic}");
             let (streamed, whole) = (self.streamed.records(&topic).await, self.whole.records(&topic).await);
+            let major = self.server.major();
             for (one, other) in streamed.iter().zip(&whole) {
-                let (one, other) = (timeless(one), timeless(other));
+                let (one, other) = (timeless(one, major), timeless(other, major));
                 assert_eq!(one, other, "{topic}");
             }
             assert_eq!(streamed.len(), whole.len(), "records in {topic}");
@@ -112,7 +113,7 @@ impl Both {
 }
 
 /// A record without the time at which it was made.
-fn timeless(record: &Record) -> (u64, String, Json, Json) {
+fn timeless(record: &Record, major: u32) -> (u64, String, Json, Json) {
     let mut value = record.value.clone();
     for key in ["ts_ms", "ts_us", "ts_ns"] {
         if let Some(time) = value.get_mut(key).filter(|_| record.value.get("op").is_some()) {
@@ -125,7 +126,12 @@ fn timeless(record: &Record) -> (u64, String, Json, Json) {
         position.clear();
         value["position"] = Json::Null;
     }
-    (record.offset, position, record.key.clone(), value)
+    let mut key = record.key.clone();
+    if major == 14 && value["status"] == "BEGIN" {
+        // By protocol 1, 14 gives BEGIN the LSN of the first change whether or not that one was rolled back.
+        (key, value["id"]) = (Json::Null, Json::Null);
+    }
+    (record.offset, position, key, value)
 }
 
 async fn sql(client: &Client, sql: &str) {
@@ -187,7 +193,7 @@ async fn a_subtransaction_that_aborts_drops_its_own_rows_only() {
            FOR i IN from_id .. to_id LOOP
              BEGIN
                INSERT INTO a VALUES (i, repeat('x', 50));
-               INSERT INTO kept VALUES (i % 7);
+               INSERT INTO kept VALUES (i / 2);
              EXCEPTION WHEN unique_violation THEN NULL;
              END;
            END LOOP;
