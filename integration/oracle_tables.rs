@@ -208,7 +208,7 @@ impl World {
         twin: &[Record],
     ) -> Result<(), String> {
         let changes = decoded::of_table(decoded, table);
-        let mut shown = Shown::default();
+        let mut shown = Shown::new(self.major);
         shown.load(&self.client, table, &changes).await;
         // A value of another form than its type's is a panic, which says so.
         let checked = std::panic::catch_unwind(|| compare_log::check(table, &shown, &changes, records));
