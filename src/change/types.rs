@@ -173,10 +173,10 @@ impl ColumnType {
     /// changed the values (`ATColumnChangeRequiresRewrite` in `tablecmds.c`).
     pub fn is_rewritten_as(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Text { text: TextKind::Enum(_) }, Self::Text { text: TextKind::Enum(_) }) => false,
+            (Self::Text { text: TextKind::Enum(_) }, Self::Text { text: TextKind::Enum(_) })
+            | (Self::Decimal { .. }, Self::Numeric) => false,
             (Self::Array { element }, Self::Array { element: other }) => element.is_rewritten_as(other),
             (Self::Decimal { scale: s, .. }, Self::Decimal { scale, .. }) => s != scale,
-            (Self::Decimal { .. }, Self::Numeric) => false,
             (Self::Time { precision: p }, Self::Time { precision })
             | (Self::Timestamp { precision: p }, Self::Timestamp { precision })
             | (Self::TimestampTz { precision: p }, Self::TimestampTz { precision }) => precision < p,
