@@ -116,7 +116,9 @@ fn unscaled(text: &str) -> (bool, String) {
     assert!(!bytes.is_empty(), "a number without a byte");
     let negative = bytes[0] >= 0x80;
     if negative {
-        bytes.iter_mut().for_each(|byte| *byte = !*byte);
+        for byte in &mut bytes {
+            *byte = !*byte;
+        }
         let carried = bytes.iter_mut().rev().any(|byte| {
             *byte = byte.wrapping_add(1);
             *byte != 0

@@ -15,8 +15,10 @@ use crate::oracle::values::{self, sha256};
 use crate::support::Record;
 
 /// Texts of a type as [`Kind::text`] shows them, by the server itself.
-#[derive(Default)]
-pub struct Shown(HashMap<(String, String), String>);
+pub struct Shown {
+    major: u32,
+    texts: HashMap<(String, String), String>,
+}
 
 /// An object of an envelope.
 type Object<'r> = BTreeMap<String, &'r RawValue>;
@@ -40,6 +42,11 @@ struct Expected<'c> {
 }
 
 impl Shown {
+    /// Of a server of this major.
+    pub fn new(major: u32) -> Self {
+        Self { major, texts: HashMap::new() }
+    }
+
     /// Asks the server for all texts of these changes whose form it alone knows.
     pub async fn load(&mut self, sql: &Client, table: &Table, changes: &[Change]) {
         let mut wanted: HashMap<&(Kind, String), Vec<&str>> = HashMap::new();
@@ -58,13 +65,13 @@ impl Shown {
             );
             for row in sql.query(&query, &[&texts]).await.unwrap_or_else(|error| panic!("{query}: {error:?}"))
             {
-                self.0.insert((type_name.clone(), row.get(0)), row.get(1));
+                self.texts.insert((type_name.clone(), row.get(0)), row.get(1));
             }
         }
     }
 
     fn of(&self, (kind, type_name): &(Kind, String), text: &str) -> String {
-        printed(*kind, text).unwrap_or_else(|| self.0[&(type_name.clone(), text.to_owned())].clone())
+        printed(*kind, text).unwrap_or_else(|| self.texts[&(type_name.clone(), text.to_owned())].clone())
     }
 }
 
@@ -256,6 +263,12 @@ fn check_after(
 
 fn check_before(table: &Table, shown: &Shown, found: &Object<'_>, fields: &Fields) -> Result<(), String> {
     for (name, field) in fields {
+        // 14 reads a partition's old row without the defaults of columns that are newer than the row (`CreateTupleDescCopy`
+        // in its pgoutput.c): the stream itself says null.
+        let lost = shown.major == 14 && !table.partitions.is_empty();
+        if lost && found.get(name).is_some_and(|value| value.get() == "null") {
+            continue;
+        }
         // Whole rows are told whole; of others the key alone.
         compare(table, shown, found, name, field)?;
     }

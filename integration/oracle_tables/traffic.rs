@@ -187,7 +187,7 @@ impl Seed {
 
     fn values(&mut self, at: usize) -> String {
         let row = self.tables[at].row(&mut self.random);
-        format!("({})", row.iter().map(sql_value).collect::<Vec<_>>().join(", "))
+        format!("({})", row.iter().map(|value| sql_value(value.as_ref())).collect::<Vec<_>>().join(", "))
     }
 
     /// COPY of new rows; done at once.
@@ -196,8 +196,12 @@ impl Seed {
         let table = &self.tables[at];
         let keyless = table.key.is_empty();
         let copy = format!("COPY {} ({}) FROM STDIN", table.quoted(), table.column_list());
-        let text: String =
-            rows.iter().map(|row| row.iter().map(copy_value).collect::<Vec<_>>().join("\t") + "\n").collect();
+        let text: String = rows
+            .iter()
+            .map(|row| {
+                row.iter().map(|value| copy_value(value.as_ref())).collect::<Vec<_>>().join("\t") + "\n"
+            })
+            .collect();
         let mut sink = pin!(sql.copy_in::<_, Bytes>(&copy).await.unwrap());
         sink.send(Bytes::from(text.clone())).await.unwrap();
         let copied = sink.finish().await;
@@ -225,7 +229,7 @@ impl Seed {
             .iter()
             .zip(row)
             .filter(|(column, _)| table.key.contains(&column.name) == of_key)
-            .map(|(column, value)| format!("{} = {}", quoted(&column.name), sql_value(&value)))
+            .map(|(column, value)| format!("{} = {}", quoted(&column.name), sql_value(value.as_ref())))
             .collect();
         let chosen: Vec<_> = columns.choose_multiple(&mut self.random, 2).map(String::as_str).collect();
         (!chosen.is_empty()).then(|| chosen.join(", "))
@@ -278,11 +282,11 @@ impl Seed {
     }
 }
 
-fn sql_value(value: &Option<String>) -> String {
-    value.as_ref().map_or_else(|| "NULL".to_owned(), |text| literal(text))
+fn sql_value(value: Option<&String>) -> String {
+    value.map_or_else(|| "NULL".to_owned(), |text| literal(text))
 }
 
-fn copy_value(value: &Option<String>) -> String {
+fn copy_value(value: Option<&String>) -> String {
     let Some(text) = value else { return "\\N".to_owned() };
     text.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n").replace('\r', "\\r")
 }

@@ -17,11 +17,9 @@ pub(super) const NOBODY: u32 = 65534;
 /// `TIDEMARK_TEST_POSTGRES` (a major), `PG_BIN` (a folder), the newest of Debian's, or one of `PATH`.
 pub(super) fn default_server() -> PathBuf {
     let has_server = |dir: &PathBuf| dir.join("postgres").exists() && dir.join("initdb").exists();
-    if let Some(major) = std::env::var_os("TIDEMARK_TEST_POSTGRES") {
-        let number = major.to_str().and_then(|major| major.parse().ok());
-        return server_of(
-            number.unwrap_or_else(|| panic!("TIDEMARK_TEST_POSTGRES={} is no major", major.display())),
-        );
+    if let Ok(major) = std::env::var("TIDEMARK_TEST_POSTGRES") {
+        let number = major.parse().unwrap_or_else(|_| panic!("TIDEMARK_TEST_POSTGRES={major} is no major"));
+        return server_of(number);
     }
     if let Some(dir) = std::env::var_os("PG_BIN").map(PathBuf::from) {
         assert!(has_server(&dir), "PG_BIN={} has no postgres and initdb", dir.display());
