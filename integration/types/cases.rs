@@ -55,7 +55,10 @@ pub const CASES: &[Case] = &[
     of("time(3) without time zone", &["'10:15:30.123'", "'24:00'"]),
     of("time without time zone", &["'10:15:30.123456'", "'24:00'", "'0:00'"]),
     of("time with time zone", &["'10:15:30.5+04'", "'24:00:00-15:59:59'"]),
-    of("timestamp(3) without time zone", &["'2026-11-20 10:15:30.123'", "'294276-12-31 23:59:59.999'", "'infinity'"]),
+    of(
+        "timestamp(3) without time zone",
+        &["'2026-11-20 10:15:30.123'", "'294276-12-31 23:59:59.999'", "'infinity'"],
+    ),
     of(
         "timestamp without time zone",
         &[

@@ -74,7 +74,12 @@ fn shown(avro: &Json) -> String {
     let base = match name("type") {
         "array" => return format!("array of {}", shown(&of["items"][1])),
         "record" => "record".to_owned(),
-        base => [base, name("logicalType")].iter().filter(|part| !part.is_empty()).copied().collect::<Vec<_>>().join(" "),
+        base => [base, name("logicalType")]
+            .iter()
+            .filter(|part| !part.is_empty())
+            .copied()
+            .collect::<Vec<_>>()
+            .join(" "),
     };
     let semantic = name("connect.name").rsplit('.').next().unwrap_or_default();
     if semantic.is_empty() { base } else { format!("{base} ({semantic})") }
@@ -150,7 +155,8 @@ fn code(text: &str) -> String {
 fn line(name: &str, column: &Column, text: &str) -> String {
     let of = &column.column_type;
     let (cell, beside) = csv(of, text);
-    let csv = if beside.is_empty() { code(&cell) } else { format!("nothing, and beside it {}", code(&beside)) };
+    let csv =
+        if beside.is_empty() { code(&cell) } else { format!("nothing, and beside it {}", code(&beside)) };
     let text_at_rest = if as_text(of).is_some() { " (text)" } else { "" };
     let beyond = if may_exceed(of) && !of.is_array() { " **beyond**" } else { "" };
     format!(
@@ -180,7 +186,11 @@ async fn the_document_says_what_the_program_does() {
     for (case, example) in CASES.iter().zip(&examples) {
         for text in &example.others {
             let (cell, beside) = csv(&example.value.column_type, text);
-            let at_rest = if beside.is_empty() { code(&cell) } else { format!("null, and beside it {}", code(&beside)) };
+            let at_rest = if beside.is_empty() {
+                code(&cell)
+            } else {
+                format!("null, and beside it {}", code(&beside))
+            };
             let json = code(&json(&example.value, text));
             writeln!(document, "| {} | {} | {json} | {at_rest} |", code(case.name), code(text)).unwrap();
         }
