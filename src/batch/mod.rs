@@ -29,6 +29,8 @@ mod schema;
 mod widen;
 
 #[cfg(test)]
+mod exact_tests;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;

@@ -15,8 +15,9 @@
 //!   placeholder, which can be a value.)
 //! * **A value that its Avro type cannot hold** is null in its field, and in the header `tidemark.exact` in the form of
 //!   the JSON envelope: `NaN` and infinities of a numeric, timestamps beyond 64 bits of microseconds (from the year
-//!   294247 on), arrays of more than one dimension. A reader which does not know the header sees what Debezium writes
-//!   for the first of them: null. Where the column takes no null (it is in the key) the change is a dead letter.
+//!   294247 on), arrays of more than one dimension or with a lower bound other than 1. A reader which does not know the
+//!   header sees what Debezium writes for the first of them: null. Where the column takes no null (it is in the key) the
+//!   change is a dead letter.
 //! * All else is held as it is: floats have their `NaN`, dates and timestamps their infinities as in JSON
 //!   ([`super::json`]), and decimals any number of digits.
 //!
