@@ -196,7 +196,8 @@ impl Plan {
             script,
             "-- Prepares the database {} (PostgreSQL {}) for Tidemark.\n\
              -- Run it in that database as a superuser, or as the tables' owner:  psql -d {} -f this-file\n\n\
-             \\set ON_ERROR_STOP on\n",
+             \\set ON_ERROR_STOP on\n\
+             SET client_min_messages = warning;\n",
             self.server.database.escape_debug(),
             self.server.version_text,
             self.server.database.escape_debug()
