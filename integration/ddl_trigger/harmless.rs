@@ -222,3 +222,38 @@ async fn a_dump_of_the_database_restores_into_another_with_the_trigger_working()
     assert_eq!(DdlTrigger::load(&mut restored).await.unwrap(), DdlTrigger::Current);
     assert!(source.messages().await.is_empty(), "another database's DDL is not in this one's stream");
 }
+
+/// Runs statements so often; what one of them fails by is an error of the trigger's, since they concern each other not.
+async fn repeat(server: &Postgres, times: usize, statements: Vec<String>) {
+    let client = server.connect().await;
+    for round in 0..times {
+        for statement in &statements {
+            let statement = statement.replace("{round}", &round.to_string());
+            let done = client.batch_execute(&statement).await;
+            done.unwrap_or_else(|error| panic!("{statement}: {:?}", error.as_db_error()));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_altered_type_does_not_fail_by_what_others_drop_at_the_same_time() {
+    for major in [14, 18] {
+        let source = Source::of(major).await;
+        source.run(&["CREATE TYPE mood AS ENUM ('a')"]).await;
+        let alter = (0..2).map(|at| vec![format!("ALTER TYPE mood ADD VALUE 'v{at}_{{round}}'")]);
+        let tables = (0..3).map(|at| {
+            [
+                "CREATE FUNCTION f#() RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE TYPE ty# AS ENUM ('x')",
+                "CREATE TABLE t# (id serial, m mood, d int DEFAULT f#())",
+                "ALTER TABLE t# ADD z int DEFAULT 4, ADD e ty# DEFAULT 'x'; COMMENT ON TABLE t# IS 'c'",
+                "DROP TYPE ty# CASCADE",
+                "DROP FUNCTION f#() CASCADE",
+                "DROP TABLE t#",
+            ]
+            .map(|statement| statement.replace('#', &at.to_string()))
+            .to_vec()
+        });
+        let work = alter.chain(tables).map(|statements| repeat(&source.server, 100, statements));
+        futures::future::join_all(work).await;
+    }
+}

@@ -67,7 +67,7 @@ async fn load(client: &mut Client, oids: &[u32], generated: bool) -> Result<Vec<
     }
     let list: Vec<_> = oids.iter().map(u32::to_string).collect();
     let tables = format!("'{{{}}}'::oid[]", list.join(","));
-    let rows = client.query(&describe_sql(&tables, u64::MAX, client.server_version())).await?;
+    let rows = client.query(&describe_sql(&tables, "true", u64::MAX, client.server_version())).await?;
     rows.iter()
         .map(|row| {
             let description = serde_json::from_str::<TableDescription>(text(row, 2)).map_err(|error| {
@@ -85,9 +85,15 @@ fn text(row: &Row, column: usize) -> &str {
 
 /// The query that describes tables: rows of OID, persistence and a [`TableDescription`] in JSON.
 ///
-/// `tables` is an expression of type `oid[]`. Of the values of `attmissingval` no more than `missing_bytes_max` bytes
+/// `tables` is an expression of type `oid[]`, `is_locked` one that says whether all of table `c` is to be printed, though
+/// that may fail beside other sessions' DDL. Of the values of `attmissingval` no more than `missing_bytes_max` bytes
 /// a table are in it.
-pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64, server_version: u32) -> String {
+pub(super) fn describe_sql(
+    tables: &str,
+    is_locked: &str,
+    missing_bytes_max: u64,
+    server_version: u32,
+) -> String {
     const IN_SCHEMA: &str = "OR EXISTS (SELECT FROM pg_publication_namespace s \
         WHERE s.pnpubid = p.oid AND s.pnnspid = a.relnamespace)";
     include_str!("describe.sql")
@@ -96,6 +102,7 @@ pub(super) fn describe_sql(tables: &str, missing_bytes_max: u64, server_version:
         .collect::<Vec<_>>()
         .join("\n")
         .replace("{tables}", tables)
+        .replace("{is_locked}", is_locked)
         .replace("{missing_bytes_max}", &missing_bytes_max.to_string())
         .replace("{in_schema}", if server_version >= 150_000 { IN_SCHEMA } else { "" })
 }
@@ -135,6 +142,7 @@ struct ColumnDescription {
     generated: String,
     default: Option<String>,
     comment: Option<String>,
+    has_default: bool,
     has_missing: bool,
     missing: Option<String>,
 }
@@ -214,9 +222,11 @@ impl TableDescription {
         TableName::new(self.schema.clone(), self.name.clone())
     }
 
-    /// Whether every value of `attmissingval` is in it.
+    /// Whether nothing was left out of it: values of `attmissingval`, defaults.
     pub fn is_whole(&self) -> bool {
-        self.columns.iter().all(|column| column.has_missing == column.missing.is_some())
+        self.columns.iter().all(|column| {
+            column.has_missing == column.missing.is_some() && column.has_default == column.default.is_some()
+        })
     }
 
     /// As a shape of version 1, without generated columns.

@@ -4,6 +4,10 @@
 -- and defaults are cut at 10,000 characters. {in_schema} is empty for a server older than FOR TABLES IN SCHEMA. No table is
 -- locked.
 --
+-- What is printed by functions that look at things which others may drop just now (types, functions) would fail, and
+-- the statement with it. So of a table that is not {is_locked} nothing is printed but what hangs on the system's own
+-- pinned objects alone (their OIDs are below 12,000, and pg_depend does not have them); the rest is left out.
+--
 -- `missing` is pg_attribute.attmissingval, of a partitioned table that of its partitions: an array of one element whose type is the column's (and may itself be an
 -- array), as that element prints: array_out's braces, quotes and backslashes are taken off again.
 SELECT c.oid, c.relpersistence AS persistence, json_build_object(
@@ -42,8 +46,11 @@ SELECT c.oid, c.relpersistence AS persistence, json_build_object(
             'not_null', a.attnotnull,
             'generated', a.attgenerated,
             -- Without the table's OID, which would lock it: a default names no columns.
-            'default', CASE WHEN a.attgenerated = '' THEN (SELECT left(pg_get_expr(d.adbin, 0), 10000)
-                FROM pg_attrdef d WHERE d.adrelid = c.oid AND d.adnum = a.attnum) END,
+            'has_default', a.atthasdef AND a.attgenerated = '',
+            'default', (SELECT left(pg_get_expr(d.adbin, 0), 10000) FROM pg_attrdef d
+                WHERE d.adrelid = c.oid AND d.adnum = a.attnum AND a.attgenerated = '' AND ({is_locked} OR NOT EXISTS (
+                    SELECT FROM pg_depend f WHERE f.classid = 'pg_attrdef'::regclass AND f.objid = d.oid
+                        AND f.refclassid <> 'pg_class'::regclass))),
             'has_missing', a.has_missing,
             'missing', CASE WHEN a.bytes <= {missing_bytes_max} THEN CASE
                 WHEN substr(a.missing, 2, 1) = '"'
@@ -57,8 +64,9 @@ SELECT c.oid, c.relpersistence AS persistence, json_build_object(
             -- A partitioned table has none itself: its partitions do, and where they differ none is told.
             FROM pg_attribute a, LATERAL (
                 SELECT bool_or(own.atthasmissing) AS has_missing,
-                    CASE WHEN count(DISTINCT own.attmissingval::text) = 1 THEN min(own.attmissingval::text) END AS missing
-                FROM pg_attribute own
+                    CASE WHEN count(DISTINCT print.value) = 1 THEN min(print.value) END AS missing
+                FROM pg_attribute own, LATERAL (SELECT CASE WHEN {is_locked} OR own.atttypid < 12000
+                    THEN own.attmissingval::text END AS value) print
                 WHERE own.attname = a.attname AND NOT own.attisdropped AND own.attrelid IN (
                     WITH RECURSIVE part(oid) AS (
                         SELECT c.oid UNION ALL SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid

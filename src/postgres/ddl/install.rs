@@ -10,6 +10,8 @@ use crate::runtime::Result;
 /// them at most.
 const MISSING_BYTES_MAX: u64 = 16 << 20;
 
+const IS_LOCKED: &str = "coalesce(c.oid = ANY (locked), false)";
+
 const EMIT: &str = "pg_logical_emit_message(true, 'tidemark.ddl', convert_to(
                 concat(head, ',\"created\":', created, ',\"dropped\":', dropped, ',\"rewritten\":', rewritten, ',\"tables\":[', part, ']}'),
                 CASE WHEN getdatabaseencoding() IN ('SQL_ASCII', 'MULE_INTERNAL') THEN getdatabaseencoding() ELSE 'UTF8' END))";
@@ -38,7 +40,7 @@ pub fn install_sql(server_version: u32) -> String {
     let output = OUTPUT_SETTINGS.iter().map(|(name, value)| format!("SET {name} TO '{value}'"));
     include_str!("trigger.sql")
         .replace("{settings}", &settings.chain(output).collect::<Vec<_>>().join("\n"))
-        .replace("{describe}", &describe_sql("concerned", MISSING_BYTES_MAX, server_version))
+        .replace("{describe}", &describe_sql("concerned", IS_LOCKED, MISSING_BYTES_MAX, server_version))
         .replace("{emit}", EMIT)
         .replace("{version}", &VERSION.to_string())
         .replace("{server_min}", &SERVER_VERSIONS.start.to_string())
@@ -127,6 +129,7 @@ mod tests {
             "{tables}",
             "{missing_bytes_max}",
             "{in_schema}",
+            "{is_locked}",
         ] {
             assert!(!sql.contains(mark), "{mark}");
         }

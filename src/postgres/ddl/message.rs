@@ -53,7 +53,7 @@ pub struct DescribedTable {
     /// The statement has made it: it had no rows before.
     pub is_created: bool,
     /// Its shape, as `catalog::load_table` gives it; `None` where the values of existing rows (`attmissingval`) were too
-    /// long for a message: ask the catalog.
+    /// long for a message, or could not be looked at safely beside other sessions' DDL: ask the catalog.
     pub schema: Option<TableSchema>,
     /// Of a partition: the OID of the topmost table.
     pub root: Option<u32>,

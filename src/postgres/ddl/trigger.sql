@@ -14,6 +14,8 @@ AS $tidemark$
 #variable_conflict use_column
 DECLARE
     concerned oid[];
+    -- Of these, the ones that the statement itself has locked: nobody alters them, or drops what they are made of.
+    locked oid[];
     created text := '[]';
     dropped text := '[]';
     rewritten text := '[]';
@@ -32,6 +34,7 @@ BEGIN
                 'reason', pg_event_trigger_table_rewrite_reason()))::text
             INTO concerned, rewritten FROM pg_class c
             WHERE c.oid = pg_event_trigger_table_rewrite_oid() AND c.relpersistence <> 't';
+        locked := concerned;
     ELSIF tg_event = 'sql_drop' THEN
         SELECT json_agg(json_build_object('oid', o.objid::int8, 'kind', o.object_type, 'schema', o.address_names[1],
                 'name', o.address_names[2], 'column', o.address_names[3], 'number', nullif(o.objsubid, 0)))::text
@@ -45,6 +48,7 @@ BEGIN
                 JOIN pg_namespace n ON n.nspname = o.address_names[1]
                 JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = o.address_names[2]
                 WHERE o.object_type = 'table constraint' AND NOT o.is_temporary) t(oid);
+        locked := concerned;
     ELSIF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() d WHERE d.schema_name IS DISTINCT FROM 'pg_temp') THEN
         WITH RECURSIVE command AS (
             SELECT d.classid, d.objid, d.command_tag FROM pg_event_trigger_ddl_commands() d
@@ -79,6 +83,8 @@ BEGIN
         SELECT array_agg(c.oid) INTO concerned
             FROM (SELECT own.oid FROM own UNION SELECT pg_partition_root(own.oid)::oid FROM own) t
             JOIN pg_class c ON c.oid = t.oid WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't';
+        SELECT array_agg(d.objid) INTO locked FROM pg_event_trigger_ddl_commands() d
+            WHERE d.classid = 'pg_class'::regclass;
         SELECT coalesce(json_agg(d.objid::int8), '[]')::text INTO created FROM pg_event_trigger_ddl_commands() d
             WHERE d.classid = 'pg_class'::regclass AND d.objid = ANY (concerned)
                 AND d.command_tag IN ('CREATE TABLE', 'CREATE TABLE AS', 'SELECT INTO');
