@@ -180,13 +180,12 @@ pub fn alter(random: &mut StdRng, schema: &TableSchema, number: &mut i16) -> Opt
     let Alter { source, new, .. } = alter;
     let next = schema.evolve(&source)?.after;
     let from = |(index, column): (usize, &Column)| {
-        let before = match column.dropped {
+        let before = if column.dropped {
             // What it held it holds on.
-            true => schema.columns.get(index).map(|known| (index, known)),
-            false => {
-                let same = |known: &Column| !known.dropped && known.number == column.number;
-                schema.columns.iter().enumerate().find(|(_, known)| same(known))
-            }
+            schema.columns.get(index).map(|known| (index, known))
+        } else {
+            let same = |known: &Column| !known.dropped && known.number == column.number;
+            schema.columns.iter().enumerate().find(|(_, known)| same(known))
         };
         let to = &column.column_type;
         match (before, new.get(&column.number)) {

@@ -55,6 +55,7 @@ pub const TOPIC: &str = "shop.public.t";
 
 /// What to make.
 #[derive(Clone, Copy, Debug)]
+#[allow(clippy::struct_excessive_bools, reason = "each is on or off by itself")]
 pub struct Shape {
     pub seed: u64,
     pub keyed: bool,
