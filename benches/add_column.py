@@ -108,7 +108,7 @@ def run(folder, pg):
     began = time.time()
     process = start(folder, port)
     try:
-        print(f"{ROWS:,} rows copied in {time.time() - began:.0f} s")
+        print(f"{ROWS:,} rows: ready in {time.time() - began:.0f} s")
         seconds = publish(folder, process, DAYS[0])
         print(f"first day published {seconds:.1f} s after its cut: {manifest(folder, DAYS[0])['rows']:,} rows")
         leave(process)

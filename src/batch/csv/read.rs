@@ -109,10 +109,7 @@ impl CsvReader {
 }
 
 /// A column being filled.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there are as many as a file has columns, and most are the large one"
-)]
+#[expect(clippy::large_enum_variant, reason = "there are as many as a file has columns")]
 enum Column {
     /// From a field of each record, which has a type of its own.
     Read { column: ColumnBuilder, own: Field, steps: Steps },
