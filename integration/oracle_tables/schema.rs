@@ -44,10 +44,7 @@ impl SchemaChange {
     /// Those which a run has.
     pub fn chosen() -> Vec<Self> {
         let Ok(names) = std::env::var("ORACLE_SCHEMA_CHANGES") else {
-            // Columns that are dropped or renamed while the capture is behind are asked for: a type of the catalog's own
-            // is not found under a name that has gone meanwhile.
-            let by_default = |change: &Self| !matches!(change, Self::Drop | Self::Rename);
-            return ALL.iter().map(|(_, change)| *change).filter(by_default).collect();
+            return ALL.iter().map(|(_, change)| *change).collect();
         };
         let find = |name: &str| ALL.iter().find(|(known, _)| *known == name).map(|(_, change)| *change);
         let names = names.split(',').filter(|name| !name.is_empty());

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use crate::support::lake::duckdb;
+use crate::support::{PATIENCE, wait_until};
 use crate::{DAYS, World};
 
 fn columns(version: &Value) -> Vec<(&str, bool)> {
@@ -70,4 +71,34 @@ async fn an_added_column_a_dropped_one_and_a_renamed_one_flow_in_order() {
     );
     let versions: Vec<_> = versions.iter().map(|v| v["after"]["version"].as_u64().unwrap()).collect();
     assert_eq!(versions, [1, 2, 3, 4]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_dropped_on_one_day_and_made_again_on_another_is_in_the_days_that_had_it() {
+    let mut world = World::new(
+        "CREATE TABLE t (id int PRIMARY KEY, a text); INSERT INTO t SELECT i, 'a' FROM generate_series(1, 10) i;
+         CREATE TABLE u (id int PRIMARY KEY)",
+    )
+    .await;
+    let running = world.connector.start_ready("run").await;
+    world.end_day(0, &running).await;
+    world.assert_same(0, "t", "SELECT id, a FROM TABLE ORDER BY id").await;
+
+    world.sql("UPDATE t SET a = 'last' WHERE id < 4; INSERT INTO t VALUES (11, 'last'); DROP TABLE t").await;
+    world.end_day(1, &running).await;
+    assert!(!world.connector.snapshot("t", DAYS[1]).exists(), "it was not there at this day's cut");
+    assert!(world.connector.snapshot("u", DAYS[1]).exists());
+
+    world
+        .sql(
+            "CREATE TABLE t (id int PRIMARY KEY, a text, b int); INSERT INTO t VALUES (1, 'new', 1), (2, 'new', 2);
+             ALTER PUBLICATION tidemark_shop ADD TABLE t; INSERT INTO t VALUES (3, 'new', 3)",
+        )
+        .await;
+    wait_until(PATIENCE, "the table is copied anew", async || {
+        running.output().contains("copied: the next cut takes it")
+    })
+    .await;
+    world.end_day(2, &running).await;
+    world.assert_same(2, "t", "SELECT id, a, b FROM TABLE ORDER BY id").await;
 }
