@@ -198,3 +198,48 @@ async fn a_table_that_is_dropped_or_renamed_ends_and_the_next_of_its_name_is_ano
     let unapplied = "tidemark_table_schema_changes_unapplied_total{table=\"public.u\"} 1";
     assert!(metrics.contains(unapplied), "{metrics}");
 }
+
+async fn rows_after_a_new_column_have_its_values(trigger: bool) {
+    let world = World::new(trigger, TABLE).await;
+    world.sql("UPDATE t SET n = 2").await;
+    world
+        .sql(
+            "BEGIN; DELETE FROM t; INSERT INTO t (id, a) VALUES (2, 'b'); ALTER TABLE t ADD \"user\" text[];
+             INSERT INTO t (id, a, \"user\") VALUES (3, 'c', '{x}'); COMMIT;
+             UPDATE t SET \"user\" = '{y}' WHERE id = 2; UPDATE t SET id = 5 WHERE id = 3; ALTER TABLE t ADD later json",
+        )
+        .await;
+    world.settled().await;
+    let found: Vec<_> = world
+        .connector
+        .table_records("t")
+        .await
+        .into_iter()
+        .map(|record| {
+            (
+                record.value["op"].clone(),
+                record.value["after"]["id"].clone(),
+                record.value["after"]["user"].clone(),
+            )
+        })
+        .collect();
+    eprintln!("{found:?}");
+    let last: Vec<_> = found
+        .iter()
+        .rev()
+        .filter(|(op, ..)| op == "c" || op == "u")
+        .take(3)
+        .map(|f| f.2.to_string())
+        .collect();
+    assert_eq!(last, ["[\"x\"]", "[\"y\"]", "[\"x\"]"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_after_a_new_column_have_its_values_with_the_trigger() {
+    rows_after_a_new_column_have_its_values(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_after_a_new_column_have_its_values_without_the_trigger() {
+    rows_after_a_new_column_have_its_values(false).await;
+}

@@ -12,16 +12,31 @@
 //! **Where rows come first.** Those which `CREATE TABLE AS` writes stand before its message: the table is first seen with
 //! them, and the message then says that this was all.
 //!
+//! **What a message may say of a table.** A statement that locks its tables describes them as they are for all that commits
+//! before it. `ALTER TYPE` and its like lock none: another session's `ALTER TABLE`, which it did not see, may commit
+//! first and stand before it in the stream. Of such a message only the types count, for columns that are known.
+//!
 //! **Why a table is not taken in that nobody publishes.** The trigger tells of every table. One that is not known yet
 //! is taken in if the publication had it when the statement ended; else it is when its first row comes, if ever.
 
 use std::collections::HashSet;
 
-use crate::change::Position;
-use crate::postgres::ddl::DdlMessage;
+use crate::change::{Column, Position, TableSchema};
+use crate::postgres::ddl::{DdlEvent, DdlMessage};
 
 use super::tables::Tables;
 use super::told::{Grown, Told};
+
+/// Statements that lock the tables which they describe until they commit.
+const LOCKING: [&str; 7] = [
+    "ALTER TABLE",
+    "ALTER INDEX",
+    "COMMENT",
+    "CREATE TABLE",
+    "CREATE TABLE AS",
+    "SELECT INTO",
+    "CREATE SCHEMA",
+];
 
 /// Applies a message; the changes are to be written in this order. `lists`: OIDs of tables with a column list.
 pub fn apply(
@@ -43,7 +58,14 @@ pub fn apply(
             changes.extend(tables.end(table.oid, Some(&table.name), position, statement()));
         }
         let Some(source) = &table.schema else { continue };
-        tables.describe(source.clone());
+        let is_locked = message.event != DdlEvent::DdlCommandEnd || LOCKING.contains(&message.tag.as_str());
+        let source = match tables.of_oid(table.oid) {
+            Some(known) if !is_locked => with_types_of(&known.schema, source),
+            _ => {
+                tables.describe(source.clone());
+                source.clone()
+            }
+        };
         let goes_on = known.as_ref() == Some(&table.name);
         let is_streamed = table.is_logged && table.publications.iter().any(|name| name == publication);
         // Columns that the publication leaves out would come and go: its rows describe such a table.
@@ -60,12 +82,35 @@ pub fn apply(
             created: known.is_none() && creating,
             rewritten: is_rewritten(message, table.oid),
         };
-        match tables.evolve(source.clone(), position, told) {
+        match tables.evolve(source, position, told) {
             Ok(grown) => changes.extend(grown),
             Err(error) => tables.isolate(&table.name, &error),
         }
     }
     changes
+}
+
+/// The shape as it is known, its columns with the types that they have in another description.
+fn with_types_of(known: &TableSchema, described: &TableSchema) -> TableSchema {
+    let live: Vec<usize> = (0..known.columns.len()).filter(|index| !known.columns[*index].dropped).collect();
+    let column = |index: &usize| {
+        let column = &known.columns[*index];
+        let same = |other: &&Column| other.number == column.number && other.name == column.source_name();
+        let now = described.columns.iter().find(same).unwrap_or(column);
+        Column {
+            name: column.source_name().to_owned(),
+            source_name: None,
+            column_type: now.column_type.clone(),
+            type_name: now.type_name.clone(),
+            type_oid: now.type_oid,
+            type_modifier: now.type_modifier,
+            existing: Vec::new(),
+            ..column.clone()
+        }
+    };
+    let columns = live.iter().map(column).collect();
+    let key = known.key.iter().filter_map(|index| live.iter().position(|other| other == index)).collect();
+    TableSchema { columns, key, ..known.clone() }
 }
 
 fn is_rewritten(message: &DdlMessage, oid: u32) -> bool {
