@@ -223,7 +223,6 @@ async fn rows_after_a_new_column_have_its_values(trigger: bool) {
             )
         })
         .collect();
-    eprintln!("{found:?}");
     let last: Vec<_> = found
         .iter()
         .rev()
