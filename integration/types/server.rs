@@ -30,13 +30,14 @@ pub async fn make_tables(client: &Client) {
 /// begins at 0.
 async fn insert(client: &Client, number: usize, case: &Case, first: i64) {
     for (index, expression) in case.values.iter().enumerate() {
-        let arrays = match case.array {
-            true => format!(
+        let arrays = if case.array {
+            format!(
                 "CASE s WHEN 0 THEN ARRAY[v, NULL] WHEN 1 THEN '{{}}' WHEN 2 THEN ARRAY[ARRAY[v, v], ARRAY[v, v]] \
                  ELSE ('[0:0]=' || ARRAY[v]::text)::{}[] END",
                 case.name
-            ),
-            false => "NULL".to_owned(),
+            )
+        } else {
+            "NULL".to_owned()
         };
         let sql = format!(
             "INSERT INTO c{number} SELECT {} + s, v, {arrays} FROM (SELECT ({expression})::{} AS v) x, \
@@ -294,12 +295,11 @@ pub async fn examples() -> Vec<Example> {
             let sql = format!("SELECT ({expression})::{}", case.name);
             texts.push(session.query_one(&sql).await.unwrap().get(0).unwrap().to_owned());
         }
-        let array_text = match case.array {
-            true => {
-                let sql = format!("SELECT ARRAY[({})::{}, NULL]", case.values[0], case.name);
-                session.query_one(&sql).await.unwrap().get(0).unwrap().to_owned()
-            }
-            false => String::new(),
+        let array_text = if case.array {
+            let sql = format!("SELECT ARRAY[({})::{}, NULL]", case.values[0], case.name);
+            session.query_one(&sql).await.unwrap().get(0).unwrap().to_owned()
+        } else {
+            String::new()
         };
         let text = texts.remove(0);
         let [_, value, array] = <[Column; 3]>::try_from(schema.columns).unwrap();

@@ -27,7 +27,14 @@ fn exceeding() -> (Vec<Column>, Vec<Vec<Datum<'static>>>) {
     let row = |price, at, since, grid, prices, blobs| vec![price, at, since, grid, prices, blobs, text("n")];
     let [one, two] = [1, 2].map(Datum::Int);
     let rows = vec![
-        row(unscaled(150), Datum::Timestamp(0), Datum::Null, list(&[one.clone()]), Datum::Null, Datum::Null),
+        row(
+            unscaled(150),
+            Datum::Timestamp(0),
+            Datum::Null,
+            list(std::slice::from_ref(&one)),
+            Datum::Null,
+            Datum::Null,
+        ),
         row(
             text("NaN"),
             last.clone(),
