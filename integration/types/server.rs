@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 use tidemark::change::{Column, ColumnType};
 use tidemark::lake::Manifest;
 use tidemark::postgres::catalog;
@@ -134,26 +134,31 @@ fn alike(column_type: &ColumnType, x: &str, in_postgres: bool) -> String {
     }
 }
 
+/// A column as a text that both print alike; a list as JSON of such texts.
+fn cell(column_type: &ColumnType, name: &str, in_postgres: bool) -> String {
+    match column_type {
+        ColumnType::Array { element } if in_postgres => {
+            let item = alike(element, "x", true);
+            format!(
+                "CASE WHEN {name} IS NOT NULL THEN (SELECT coalesce(json_agg({item} ORDER BY o), '[]')::text \
+                 FROM (SELECT o, {name}[o] AS x FROM generate_subscripts({name}, 1) o) u) END"
+            )
+        }
+        ColumnType::Array { element } => {
+            let item = alike(element, "x", false);
+            format!("CAST(to_json(list_transform({name}, lambda x: {item})) AS VARCHAR)")
+        }
+        other => alike(other, name, in_postgres),
+    }
+}
+
 /// Number of the table, id, value and array in a form that both print alike, text of both, texts beside them.
 fn query(number: usize, manifest: &Manifest, in_postgres: bool) -> String {
     let types = |name: &str| {
         let column = manifest.schema.columns.iter().find(|column| column.name == name).unwrap();
         column.column_type.clone()
     };
-    let v = alike(&types("v"), "v", in_postgres);
-    let a = match types("a") {
-        ColumnType::Array { element } if in_postgres => {
-            let item = alike(&element, "x", true);
-            format!(
-                "CASE WHEN a IS NOT NULL THEN (SELECT coalesce(json_agg({item} ORDER BY o), '[]')::text \
-                 FROM (SELECT o, a[o] AS x FROM generate_subscripts(a, 1) o) u) END"
-            )
-        }
-        ColumnType::Array { element } => {
-            format!("CAST(to_json(list_transform(a, lambda x: {})) AS VARCHAR)", alike(&element, "x", false))
-        }
-        other => alike(&other, "a", in_postgres),
-    };
+    let [v, a] = ["v", "a"].map(|name| cell(&types(name), name, in_postgres));
     let rest = match (in_postgres, &manifest.exact) {
         (true, _) => format!("format('%s', v), {} FROM c{number}", printed("a")),
         (false, Some(_)) => format!("__exact, NULL FROM {{c{number}}}"),
@@ -190,6 +195,12 @@ fn bits(column_type: &ColumnType, text: Option<&str>) -> Option<String> {
     Some(number.map_or_else(|| text.to_owned(), |number| format!("{:x}", number.to_bits() & !(1 << 51))))
 }
 
+/// The items of a list.
+fn items(element: &ColumnType, list: &Option<String>) -> Option<Vec<Option<String>>> {
+    let list: Vec<Option<String>> = serde_json::from_str(list.as_ref()?).unwrap();
+    Some(list.iter().map(|item| bits(element, item.as_deref())).collect())
+}
+
 async fn same_in_the_lake(
     client: &Client,
     number: usize,
@@ -203,32 +214,33 @@ async fn same_in_the_lake(
     let beside: Map<String, Json> =
         found[4].as_ref().map(|text| serde_json::from_str(text).unwrap()).unwrap_or_default();
     let (v_text, a_text) = (expected[4].as_deref().unwrap(), expected[5].as_deref());
-    match beside.get("v") {
-        Some(text) => {
+    match (beside.get("v"), column("v")) {
+        (Some(Json::Array(list)), _) => {
+            assert_eq!((json!(list), v_text), (json!([["a"], ["b"]]), "{{a},{b}}"), "the one case of it");
+        }
+        (Some(text), ColumnType::Array { .. }) => assert_eq!(text, v_text, "{what}"),
+        (Some(text), _) => {
             assert_eq!(found[2], None, "{what} stands beside its text");
             // Files always have six digits after the seconds.
             let taken = taken_back(client, number, text.as_str().unwrap()).await;
             assert_eq!(taken, v_text, "{what}: {text}");
         }
-        None => assert_eq!(
-            bits(&column("v"), found[2].as_deref()),
-            bits(&column("v"), expected[2].as_deref()),
-            "{what}"
-        ),
+        (None, ColumnType::Array { element }) => {
+            assert_eq!(items(&element, &found[2]), items(&element, &expected[2]), "{what}");
+        }
+        (None, plain) => {
+            assert_eq!(bits(&plain, found[2].as_deref()), bits(&plain, expected[2].as_deref()), "{what}");
+        }
     }
     let ColumnType::Array { element } = column("a") else {
         assert_eq!(found[3], expected[3], "array of {what}");
         return;
     };
     let Some(text) = beside.get("a") else {
-        let items = |list: &Option<String>| -> Option<Vec<_>> {
-            let list: Vec<Option<String>> = serde_json::from_str(list.as_ref()?).unwrap();
-            Some(list.iter().map(|item| bits(&element, item.as_deref())).collect())
-        };
         assert!(
             !a_text.unwrap_or_default().starts_with(['[']) && !a_text.unwrap_or_default().starts_with("{{")
         );
-        return assert_eq!(items(&found[3]), items(&expected[3]), "array of {what}");
+        return assert_eq!(items(&element, &found[3]), items(&element, &expected[3]), "array of {what}");
     };
     assert_eq!(found[3], None, "the array of {what} stands beside its text");
     match text {

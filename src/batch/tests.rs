@@ -159,7 +159,7 @@ fn partial_rows_take_missing_values_as_nulls() {
     let mut builder = RowBuilder::partial(&columns);
     builder.push(&[Datum::Null, Datum::Unchanged]).unwrap();
     let (arrays, exact) = builder.finish_arrays();
-    assert_eq!(arrays.iter().map(Array::null_count).collect::<Vec<_>>(), [1, 1]);
+    assert_eq!(arrays.iter().map(arrow_array::Array::null_count).collect::<Vec<_>>(), [1, 1]);
     assert!(exact.is_none());
     assert!(partial_schema(&columns).field(0).is_nullable());
     assert!(!arrow_schema(&columns).field(0).is_nullable());
