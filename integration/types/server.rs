@@ -196,8 +196,8 @@ fn bits(column_type: &ColumnType, text: Option<&str>) -> Option<String> {
 }
 
 /// The items of a list.
-fn items(element: &ColumnType, list: &Option<String>) -> Option<Vec<Option<String>>> {
-    let list: Vec<Option<String>> = serde_json::from_str(list.as_ref()?).unwrap();
+fn items(element: &ColumnType, list: Option<&String>) -> Option<Vec<Option<String>>> {
+    let list: Vec<Option<String>> = serde_json::from_str(list?).unwrap();
     Some(list.iter().map(|item| bits(element, item.as_deref())).collect())
 }
 
@@ -226,7 +226,7 @@ async fn same_in_the_lake(
             assert_eq!(taken, v_text, "{what}: {text}");
         }
         (None, ColumnType::Array { element }) => {
-            assert_eq!(items(&element, &found[2]), items(&element, &expected[2]), "{what}");
+            assert_eq!(items(&element, found[2].as_ref()), items(&element, expected[2].as_ref()), "{what}");
         }
         (None, plain) => {
             assert_eq!(bits(&plain, found[2].as_deref()), bits(&plain, expected[2].as_deref()), "{what}");
@@ -240,7 +240,11 @@ async fn same_in_the_lake(
         assert!(
             !a_text.unwrap_or_default().starts_with(['[']) && !a_text.unwrap_or_default().starts_with("{{")
         );
-        return assert_eq!(items(&element, &found[3]), items(&element, &expected[3]), "array of {what}");
+        return assert_eq!(
+            items(&element, found[3].as_ref()),
+            items(&element, expected[3].as_ref()),
+            "array of {what}"
+        );
     };
     assert_eq!(found[3], None, "the array of {what} stands beside its text");
     match text {
