@@ -54,7 +54,7 @@ const CATCH_UP: &str = "15m";
 async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_often_it_is_killed() {
     oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-    let rounds = setting("CRASH_ROUNDS").unwrap_or(30) as u32;
+    let rounds = setting("CRASH_ROUNDS").unwrap_or(20) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}");
     let mut test = Test::start(seed).await;
     let traffic = Traffic::start(&test.server.url(), seed, 4, Duration::ZERO);
