@@ -75,10 +75,10 @@ async fn nothing_is_written_to_the_users_tables_or_schemas() {
     insert(&client, 1, 100).await;
     let traces = [
         "SELECT oid, relname, relnamespace, relkind, relfilenode, relreplident, relhastriggers FROM pg_class ORDER BY 1",
-        "SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_' ORDER BY 1",
-        "SELECT oid, proname FROM pg_proc ORDER BY 1",
+        "SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp_|^tidemark$' ORDER BY 1",
+        "SELECT p.oid, proname FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace WHERE nspname <> 'tidemark' ORDER BY 1",
         "SELECT oid, tgname FROM pg_trigger ORDER BY 1",
-        "SELECT oid, evtname FROM pg_event_trigger ORDER BY 1",
+        "SELECT oid, evtname FROM pg_event_trigger WHERE evtname !~ '^tidemark_' ORDER BY 1",
         "SELECT relid, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_user_tables ORDER BY 1",
         "SELECT xmin, ctid, id FROM t ORDER BY id",
     ];
@@ -105,6 +105,10 @@ async fn nothing_is_written_to_the_users_tables_or_schemas() {
     for (sql, before) in traces.iter().zip(before) {
         assert_eq!(postgres(&client, sql).await, before, "{sql}");
     }
+    // What a first start makes: the event triggers, their function in a schema of its own, publication and slot.
+    let made = "SELECT (SELECT count(*) FROM pg_event_trigger), (SELECT count(*) FROM pg_proc p JOIN pg_namespace n \
+         ON n.oid = pronamespace WHERE nspname = 'tidemark')";
+    assert_eq!(postgres(&client, made).await, [[Some("3".to_owned()), Some("1".to_owned())]]);
     let made = postgres(&client, "SELECT pubname FROM pg_publication").await;
     assert_eq!(made, [[Some("tidemark_shop".to_owned())]]);
     let made = postgres(&client, "SELECT slot_name, active::text FROM pg_replication_slots").await;
