@@ -35,7 +35,12 @@ pub enum Step {
     /// Look the table up in the catalog, have it adopted, and [`Engine::resume`]: a change of it waits.
     Describe(Relation),
     /// Apply what the event trigger has told.
-    Ddl(Vec<u8>),
+    Ddl {
+        /// The message's content.
+        content: Vec<u8>,
+        /// Where it stands: to be passed once it is applied, and not before.
+        position: Position,
+    },
     /// Cut here: all transactions with a commit record below `lsn` are in. Ask again afterwards.
     Cut {
         /// The day and its instant.
@@ -258,8 +263,7 @@ impl Engine {
             Event::Change(Positioned { position, change: ChangeMessage::Logical { prefix, content } })
                 if prefix == ddl::PREFIX =>
             {
-                self.progress.position = position;
-                return Ok(Step::Ddl(content.to_vec()));
+                return Ok(Step::Ddl { content: content.to_vec(), position });
             }
             Event::Change(change) => self.change(&change, lsn)?,
             Event::Begin { transaction, seen } => {
@@ -284,6 +288,11 @@ impl Engine {
             Event::Seen | Event::Nothing => {}
         }
         Ok(Step::Next)
+    }
+
+    /// What stands there is in the batch: with the next append it need not come again.
+    pub const fn applied(&mut self, position: Position) {
+        self.progress.position = position;
     }
 
     /// The open transaction.

@@ -246,8 +246,8 @@ impl Session<'_> {
                     self.describe(relation).await?;
                     self.engine.resume()?
                 }
-                Step::Ddl(content) => {
-                    self.ddl(&content).await?;
+                Step::Ddl { content, position } => {
+                    self.ddl(&content, position).await?;
                     Step::Next
                 }
                 Step::Cut { due, lsn, reason } => {

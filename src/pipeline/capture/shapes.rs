@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::change::{ActionKind, Column, SchemaChange, TableName, TableSchema};
+use crate::change::{ActionKind, Column, Position, SchemaChange, TableName, TableSchema};
 use crate::postgres::ddl::DdlMessage;
 use crate::postgres::pgoutput::Relation;
 use crate::runtime::{Error, Result};
@@ -38,8 +38,9 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Applies what the event trigger has told of a statement.
-    pub(super) async fn ddl(&mut self, content: &[u8]) -> Result<()> {
+    /// Applies what the event trigger has told of a statement. Whoever dies before the changes are in the batch has not
+    /// passed the message, and gets it again.
+    pub(super) async fn ddl(&mut self, content: &[u8], position: Position) -> Result<()> {
         let xid = self.engine.xid();
         let mut message = match DdlMessage::parse(content) {
             Ok(message) => message,
@@ -56,11 +57,11 @@ impl Session<'_> {
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
             self.submit().await?;
         }
-        let position = self.engine.progress().position;
         for grown in ddl::apply(&mut self.engine.tables, &message, &self.publication, &lists, xid, position) {
             self.registrar.register(&mut self.engine.tables, &grown.change.after.name).await?;
             self.grown(grown);
         }
+        self.engine.applied(position);
         Ok(())
     }
 
