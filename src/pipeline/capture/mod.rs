@@ -51,7 +51,7 @@ use crate::postgres::ddl::{DdlTrigger, TriggerUse};
 use crate::postgres::slot;
 use crate::postgres::spool::Spool;
 use crate::postgres::wire::{
-    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, sqlstate,
+    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, answered,
 };
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -156,8 +156,8 @@ pub async fn run(
         if shutdown.is_raised() {
             return Ok(());
         }
-        // An SQLSTATE is the server's own word: it is there, starts up or has no session to spare.
-        let patience = if sqlstate(&error).is_some() { STARTING_PATIENCE } else { Duration::ZERO };
+        // A server that answers is there: it starts up, has no session to spare, or is a standby yet.
+        let patience = if answered(&error) { STARTING_PATIENCE } else { Duration::ZERO };
         if !contact.connected && began.elapsed() >= patience {
             return Err(error);
         }

@@ -17,6 +17,7 @@ use postgres_protocol::message::frontend;
 
 use super::connection::Connection;
 use super::error::{ServerError, unexpected};
+use super::hosts::Endpoint;
 use super::options::{ChannelBindingMode, ConnectOptions, Password};
 use crate::runtime::{Error, Result};
 
@@ -33,13 +34,14 @@ pub(super) enum Binding {
 pub(super) async fn start(
     connection: &mut Connection,
     options: &ConnectOptions,
+    endpoint: &Endpoint,
     parameters: &[(&str, &str)],
     binding: Binding,
 ) -> Result<()> {
     let startup = frontend::startup_message(parameters.iter().copied(), &mut connection.out);
     startup.map_err(|error| Error::usage("the connection settings hold a zero byte").cause(error))?;
     connection.send().await?;
-    let mut login = Login { connection, options, binding, scram: None, bound: false };
+    let mut login = Login { connection, options, endpoint, binding, scram: None, bound: false };
     login.run().await?;
     connection.trust();
     loop {
@@ -47,20 +49,21 @@ pub(super) async fn start(
         match frame.tag {
             b'Z' => return Ok(()),
             b'K' => {}
-            b'E' => return Err(refused(options, ServerError::parse(connection.body(frame)))),
+            b'E' => return Err(refused(options, endpoint, ServerError::parse(connection.body(frame)))),
             tag => return Err(unexpected("startup", tag)),
         }
     }
 }
 
-fn refused(options: &ConnectOptions, error: ServerError) -> Error {
+fn refused(options: &ConnectOptions, endpoint: &Endpoint, error: ServerError) -> Error {
     let ConnectOptions { user, database, .. } = options;
-    error.into_error(format!("cannot log in to {} as {user:?}, database {database:?}", options.address()))
+    error.into_error(format!("cannot log in to {} as {user:?}, database {database:?}", endpoint.address()))
 }
 
 struct Login<'a> {
     connection: &'a mut Connection,
     options: &'a ConnectOptions,
+    endpoint: &'a Endpoint,
     binding: Binding,
     scram: Option<ScramSha256>,
     /// A SCRAM exchange with channel binding has been completed.
@@ -74,7 +77,7 @@ impl Login<'_> {
             let body = self.connection.body(frame).to_vec();
             match frame.tag {
                 b'R' => {}
-                b'E' => return Err(refused(self.options, ServerError::parse(&body))),
+                b'E' => return Err(refused(self.options, self.endpoint, ServerError::parse(&body))),
                 // NegotiateProtocolVersion: we ask for 3.0, so there is nothing that could be left out.
                 b'v' => continue,
                 tag => return Err(unexpected("authentication", tag)),
@@ -174,7 +177,7 @@ impl Login<'_> {
     }
 
     fn password(&self) -> Result<Password> {
-        self.options.find_password().ok_or_else(|| {
+        self.options.find_password(self.endpoint).ok_or_else(|| {
             let ConnectOptions { user, .. } = self.options;
             Error::operator(format!(
                 "{} asks for a password of {user:?}, and there is none",

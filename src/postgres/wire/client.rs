@@ -12,7 +12,8 @@ use tokio::net::TcpStream;
 use super::auth::{self, Binding};
 use super::connection::Connection;
 use super::error::{self, ServerError, sqlstate, unexpected};
-use super::options::{ConnectOptions, Host, SslMode};
+use super::hosts::{Endpoint, Host, Refusals, SessionAttrs};
+use super::options::{ConnectOptions, SslMode};
 use super::stream::{Stream, connect_tcp, connect_unix};
 use super::tls;
 use crate::runtime::{Error, Result};
@@ -118,15 +119,20 @@ impl Row {
 }
 
 impl Client {
-    /// Opens a session. Connection and server errors that time may mend are of class `Retry`.
+    /// Opens a session with the first host that takes one and is what `target_session_attrs` asks for. An error names
+    /// every host; it is of class `Retry` where time may mend it for one of them.
     pub async fn connect(options: &ConnectOptions, session: Session) -> Result<Self> {
-        let opened = open(options, session);
-        let Some(limit) = options.connect_timeout else { return opened.await };
-        tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| {
-            let seconds = limit.as_secs();
-            Err(Error::retry(format!("connecting to {} took longer than {seconds} s", options.address()))
-                .mend("Check host and port, firewalls, and connect_timeout."))
-        })
+        let mut errors = Vec::new();
+        for attrs in options.session_attrs.passes() {
+            errors.clear();
+            for endpoint in &options.endpoints {
+                match connect_to(options, endpoint, session, *attrs).await {
+                    Ok(client) => return Ok(client),
+                    Err(error) => errors.push(error),
+                }
+            }
+        }
+        Err(Refusals::into_error(errors))
     }
 
     /// `server_version_num`: 150018 for 15.18.
@@ -284,9 +290,29 @@ enum TlsUse {
     Always,
 }
 
-async fn open(options: &ConnectOptions, session: Session) -> Result<Client> {
-    if matches!(options.host, Host::Unix(_)) {
-        return attempt(options, session, TlsUse::Never).await;
+/// Opens a session with one host, in the time that one may take.
+async fn connect_to(
+    options: &ConnectOptions,
+    endpoint: &Endpoint,
+    session: Session,
+    attrs: SessionAttrs,
+) -> Result<Client> {
+    let opened = async {
+        let mut client = open(options, endpoint, session).await?;
+        attrs.check(&mut client).await?;
+        Ok(client)
+    };
+    let Some(limit) = options.connect_timeout else { return opened.await };
+    tokio::time::timeout(limit, opened).await.unwrap_or_else(|_| {
+        let seconds = limit.as_secs();
+        Err(Error::retry(format!("connecting to {} took longer than {seconds} s", endpoint.address()))
+            .mend("Check host and port, firewalls, and connect_timeout."))
+    })
+}
+
+async fn open(options: &ConnectOptions, endpoint: &Endpoint, session: Session) -> Result<Client> {
+    if matches!(endpoint.host, Host::Unix(_)) {
+        return attempt(options, endpoint, session, TlsUse::Never).await;
     }
     let (first, second) = match options.ssl_mode {
         SslMode::Disable => (TlsUse::Never, None),
@@ -294,7 +320,7 @@ async fn open(options: &ConnectOptions, session: Session) -> Result<Client> {
         SslMode::Prefer => (TlsUse::IfOffered, Some(TlsUse::Never)),
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => (TlsUse::Always, None),
     };
-    let error = match (attempt(options, session, first).await, second) {
+    let error = match (attempt(options, endpoint, session, first).await, second) {
         (Ok(client), _) => return Ok(client),
         (Err(error), None) => return Err(error),
         (Err(error), Some(_)) => error,
@@ -304,7 +330,7 @@ async fn open(options: &ConnectOptions, session: Session) -> Result<Client> {
     let in_handshake = sqlstate(&error).is_none() && error.class() == crate::runtime::Class::Operator;
     match second {
         Some(second) if by_hba || (in_handshake && first == TlsUse::IfOffered) => {
-            attempt(options, session, second).await.map_err(|other| {
+            attempt(options, endpoint, session, second).await.map_err(|other| {
                 // Both ways were refused; the first was the preferred one.
                 if sqlstate(&other) == Some("28000") { error } else { other }
             })
@@ -313,20 +339,26 @@ async fn open(options: &ConnectOptions, session: Session) -> Result<Client> {
     }
 }
 
-async fn attempt(options: &ConnectOptions, session: Session, tls_use: TlsUse) -> Result<Client> {
-    let (stream, binding) = match (&options.host, tls_use) {
-        (Host::Unix(_), _) => (connect_unix(options).await?, Binding::Plain),
-        (Host::Tcp(_), TlsUse::Never) => (Stream::Tcp(connect_tcp(options).await?), Binding::Plain),
+async fn attempt(
+    options: &ConnectOptions,
+    endpoint: &Endpoint,
+    session: Session,
+    tls_use: TlsUse,
+) -> Result<Client> {
+    let connect_tcp = || connect_tcp(endpoint, &options.keepalives);
+    let (stream, binding) = match (&endpoint.host, tls_use) {
+        (Host::Unix(_), _) => (connect_unix(endpoint).await?, Binding::Plain),
+        (Host::Tcp(_), TlsUse::Never) => (Stream::Tcp(connect_tcp().await?), Binding::Plain),
         (Host::Tcp(_), _) => {
             let config = tls::client_config(options)?;
-            let mut tcp = connect_tcp(options).await?;
-            if ask_for_tls(&mut tcp, options).await? {
-                let secured = tls::secure(tcp, options, config).await?;
+            let mut tcp = connect_tcp().await?;
+            if ask_for_tls(&mut tcp, endpoint).await? {
+                let secured = tls::secure(tcp, options, endpoint, config).await?;
                 (Stream::Tls(Box::new(secured.stream)), Binding::Tls(secured.end_point))
             } else if tls_use == TlsUse::Always {
                 return Err(Error::operator(format!(
                     "the server at {} does not offer TLS",
-                    options.address()
+                    endpoint.address()
                 ))
                 .mend("Set ssl = on at the server, or sslmode=disable if the network is trusted."));
             } else {
@@ -334,13 +366,13 @@ async fn attempt(options: &ConnectOptions, session: Session, tls_use: TlsUse) ->
             }
         }
     };
-    log_in(stream, binding, options, session).await
+    log_in(stream, binding, options, endpoint, session).await
 }
 
 /// Sends `SSLRequest`; whether the server agrees. Exactly one byte is read, so that nothing which someone put
 /// behind it in plain text is taken for part of the encrypted session (CVE-2021-23222).
-async fn ask_for_tls(tcp: &mut TcpStream, options: &ConnectOptions) -> Result<bool> {
-    let lost = |error| error::lost(&options.address(), error);
+async fn ask_for_tls(tcp: &mut TcpStream, endpoint: &Endpoint) -> Result<bool> {
+    let lost = |error| error::lost(&endpoint.address(), error);
     let mut request = bytes::BytesMut::new();
     frontend::ssl_request(&mut request);
     tcp.write_all(&request).await.map_err(lost)?;
@@ -348,7 +380,7 @@ async fn ask_for_tls(tcp: &mut TcpStream, options: &ConnectOptions) -> Result<bo
         b'S' => Ok(true),
         b'N' => Ok(false),
         // A server that cannot even fork answers in plain text.
-        tag => Err(unexpected(&format!("the request for TLS at {}", options.address()), tag)),
+        tag => Err(unexpected(&format!("the request for TLS at {}", endpoint.address()), tag)),
     }
 }
 
@@ -356,6 +388,7 @@ async fn log_in(
     stream: Stream,
     binding: Binding,
     options: &ConnectOptions,
+    endpoint: &Endpoint,
     session: Session,
 ) -> Result<Client> {
     let mut parameters = vec![
@@ -371,8 +404,8 @@ async fn log_in(
     }
     parameters.extend_from_slice(SETTINGS);
     parameters.extend_from_slice(OUTPUT_SETTINGS);
-    let mut connection = Connection::new(stream, options.address());
-    auth::start(&mut connection, options, &parameters, binding).await?;
+    let mut connection = Connection::new(stream, endpoint.address());
+    auth::start(&mut connection, options, endpoint, &parameters, binding).await?;
     let version = version_number(&connection.server_version);
     let mut client = Client { connection, version, ready: true };
     if version >= 170_000 {

@@ -137,6 +137,9 @@ pub(super) struct Connection {
     pub(super) address: String,
     /// `server_version`, as the server reports it.
     pub(super) server_version: String,
+    /// `in_hot_standby` and `default_transaction_read_only`, as reported.
+    pub(super) in_hot_standby: Option<bool>,
+    pub(super) default_read_only: Option<bool>,
 }
 
 impl Connection {
@@ -145,7 +148,15 @@ impl Connection {
 
     pub(super) fn new(stream: Stream, address: String) -> Self {
         let buffer = FrameBuffer::new(Self::UNTRUSTED_BODY_BYTES_MAX);
-        Self { stream, buffer, out: BytesMut::new(), address, server_version: String::new() }
+        Self {
+            stream,
+            buffer,
+            out: BytesMut::new(),
+            address,
+            server_version: String::new(),
+            in_hot_standby: None,
+            default_read_only: None,
+        }
     }
 
     /// Accepts bodies of any length from now on.
@@ -194,9 +205,14 @@ impl Connection {
         match frame.tag {
             b'S' => {
                 let mut parts = self.buffer.body(frame).split(|byte| *byte == 0);
-                if parts.next() == Some(b"server_version") {
-                    self.server_version =
-                        String::from_utf8_lossy(parts.next().unwrap_or_default()).into_owned();
+                let (name, value) = (parts.next(), parts.next().unwrap_or_default());
+                match name {
+                    Some(b"server_version") => {
+                        self.server_version = String::from_utf8_lossy(value).into_owned();
+                    }
+                    Some(b"in_hot_standby") => self.in_hot_standby = Some(value == b"on"),
+                    Some(b"default_transaction_read_only") => self.default_read_only = Some(value == b"on"),
+                    _ => {}
                 }
             }
             b'N' => log_notice(&self.address, self.buffer.body(frame)),

@@ -6,6 +6,7 @@ use std::error::Error as _;
 use std::fmt;
 use std::io;
 
+use super::hosts::Refusals;
 use crate::runtime::{Class, Error};
 
 /// An `ErrorResponse`, with the fields that help. It is the cause of the [`Error`] made from it.
@@ -123,7 +124,9 @@ impl ServerError {
 
 /// The SQLSTATE of an error that came from the server.
 pub fn sqlstate(error: &Error) -> Option<&str> {
-    error.source()?.downcast_ref::<ServerError>().map(|e| e.sqlstate.as_str())
+    let cause = error.source()?;
+    let of_hosts = || cause.downcast_ref::<Refusals>().and_then(Refusals::sqlstate);
+    cause.downcast_ref::<ServerError>().map(|e| e.sqlstate.as_str()).or_else(of_hosts)
 }
 
 /// The connection broke: worth trying again.

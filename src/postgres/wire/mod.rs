@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!   URL, PG* environment, .pgpass ── options, pgpass ──> ConnectOptions
-//!                                                             │
+//!                 hosts (each in turn, until one is wanted)  ─┤
 //!                 tls (sslmode, root and client certificates) ─┤
 //!                 auth (SCRAM, channel binding, md5)          ─┤
 //!                                                             v
@@ -24,6 +24,7 @@ mod auth;
 mod client;
 mod connection;
 mod error;
+mod hosts;
 mod options;
 mod pgpass;
 mod replication;
@@ -33,5 +34,6 @@ mod tls;
 pub(in crate::postgres) use client::OUTPUT_SETTINGS;
 pub use client::{Client, CopyOut, Row, Session, quote_ident, quote_literal};
 pub use error::{ServerError, sqlstate};
-pub use options::{ChannelBindingMode, ConnectOptions, Host, SslMode};
+pub use hosts::{Endpoint, Host, SessionAttrs, answered};
+pub use options::{ChannelBindingMode, ConnectOptions, SslMode};
 pub use replication::{Feedback, ReplicationMessage, ReplicationOptions, ReplicationStream, Streaming};

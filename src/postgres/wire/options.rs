@@ -3,26 +3,17 @@
 //! Source: <https://www.postgresql.org/docs/current/libpq-connect.html>, `src/interfaces/libpq/fe-connect.c`.
 
 use std::fmt;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use percent_encoding::percent_decode_str;
 
+use super::hosts::{self, Endpoint, SessionAttrs};
 use super::pgpass;
 use crate::runtime::{Error, Result};
 
 /// How long a connection may take from the first packet to the end of authentication, unless told otherwise.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Where the server listens.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Host {
-    /// A host name or an IP address.
-    Tcp(String),
-    /// The directory of a Unix socket.
-    Unix(PathBuf),
-}
 
 /// libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,12 +77,11 @@ impl fmt::Debug for Password {
 /// Where and how to connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnectOptions {
-    /// Where the server listens.
-    pub host: Host,
-    /// The address to connect to instead of looking up the host's name (libpq's `hostaddr`).
-    pub host_address: Option<IpAddr>,
-    /// Port; also part of a Unix socket's file name.
-    pub port: u16,
+    /// Where servers listen; never empty. Each attempt begins with the first.
+    pub endpoints: Vec<Endpoint>,
+    /// Which of them will do. Where a URL names several hosts, the primary, unless it says otherwise: a standby's slots
+    /// are not the primary's.
+    pub session_attrs: SessionAttrs,
     /// Role.
     pub user: String,
     /// Database.
@@ -100,7 +90,7 @@ pub struct ConnectOptions {
     pub ssl_mode: SslMode,
     /// Whether authentication must be bound to the TLS channel.
     pub channel_binding: ChannelBindingMode,
-    /// Limit for the whole of connecting; `None` waits as long as the system does.
+    /// Limit for the whole of connecting to one host; `None` waits as long as the system does.
     pub connect_timeout: Option<Duration>,
     /// Shown in `pg_stat_activity`.
     pub application_name: String,
@@ -139,26 +129,14 @@ impl ConnectOptions {
         self
     }
 
-    /// `host:port`, or the path of the Unix socket: how messages name the server.
+    /// How messages name the server, or the servers: `host:port` or the path of a Unix socket, between commas.
     pub fn address(&self) -> String {
-        match &self.host {
-            Host::Tcp(host) if host.contains(':') => format!("[{host}]:{}", self.port),
-            Host::Tcp(host) => format!("{host}:{}", self.port),
-            Host::Unix(_) => self.socket_path().display().to_string(),
-        }
-    }
-
-    /// Path of the Unix socket; for a TCP host the empty path.
-    pub(super) fn socket_path(&self) -> PathBuf {
-        match &self.host {
-            Host::Unix(dir) => dir.join(format!(".s.PGSQL.{}", self.port)),
-            Host::Tcp(_) => PathBuf::new(),
-        }
+        self.endpoints.iter().map(Endpoint::address).collect::<Vec<_>>().join(",")
     }
 
     /// The password: as given, or from the password file.
-    pub(super) fn find_password(&self) -> Option<Password> {
-        self.password.clone().or_else(|| pgpass::find(self).map(Password))
+    pub(super) fn find_password(&self, endpoint: &Endpoint) -> Option<Password> {
+        self.password.clone().or_else(|| pgpass::find(self, endpoint).map(Password))
     }
 }
 
@@ -186,6 +164,7 @@ const KNOWN: &[(&str, &str)] = &[
     ("connect_timeout", "PGCONNECT_TIMEOUT"),
     ("application_name", "PGAPPNAME"),
     ("options", "PGOPTIONS"),
+    ("target_session_attrs", "PGTARGETSESSIONATTRS"),
     ("gssencmode", ""),
     ("keepalives", ""),
     ("keepalives_idle", ""),
@@ -219,9 +198,9 @@ impl Settings {
             settings.add("user", &decode("user", user)?);
             settings.add("password", &decode("password", password.unwrap_or_default())?);
         }
-        let (host, port) = split_host_port(server)?;
-        settings.add("host", &decode("host", host)?);
-        settings.add("port", &decode("port", port)?);
+        let (hosts, ports) = hosts::split_hosts(server)?;
+        settings.add("host", &decode("host", &hosts)?);
+        settings.add("port", &decode("port", &ports)?);
         settings.add("dbname", &decode("dbname", database)?);
         Ok(settings)
     }
@@ -319,10 +298,11 @@ impl Settings {
         self.choice("gssencmode", &[("disable", ()), ("prefer", ())], ())?;
         let root_certificates = self.root_certificates(default_file("root.crt"));
         let passfile = self.path("passfile").or_else(|| home.as_ref().map(|home| home.join(".pgpass")));
+        let endpoints = hosts::endpoints(self.get("host"), self.get("hostaddr"), self.get("port"))?;
+        let session_attrs = if endpoints.len() > 1 { SessionAttrs::Primary } else { SessionAttrs::Any };
         Ok(ConnectOptions {
-            host: self.host()?,
-            host_address: self.host_address()?,
-            port: self.port()?,
+            endpoints,
+            session_attrs: self.choice("target_session_attrs", SessionAttrs::WORDS, session_attrs)?,
             database: self.get("dbname").unwrap_or(&user).to_owned(),
             user,
             ssl_mode: self.ssl_mode(root_certificates.as_ref())?,
@@ -338,41 +318,6 @@ impl Settings {
                 .or_else(|| default_file("postgresql.crt").filter(|p| p.exists())),
             client_key: self.path("sslkey").or_else(|| default_file("postgresql.key").filter(|p| p.exists())),
             keepalives: self.keepalives()?,
-        })
-    }
-
-    fn host(&self) -> Result<Host> {
-        match self.get("host") {
-            Some(host) if host.contains(',') => Err(several_hosts()),
-            Some(host) if host.starts_with('/') => Ok(Host::Unix(PathBuf::from(host))),
-            Some(host) => Ok(Host::Tcp(host.to_owned())),
-            None => match self.get("hostaddr") {
-                Some(address) => Ok(Host::Tcp(address.to_owned())),
-                None => Ok(Host::Unix(default_socket_dir())),
-            },
-        }
-    }
-
-    fn host_address(&self) -> Result<Option<IpAddr>> {
-        let Some(text) = self.get("hostaddr") else { return Ok(None) };
-        if text.contains(',') {
-            return Err(several_hosts());
-        }
-        let address = text.parse();
-        address.map(Some).map_err(|_| {
-            Error::usage(format!("the connection setting hostaddr is {text:?}; expected an IP address"))
-        })
-    }
-
-    fn port(&self) -> Result<u16> {
-        let Some(text) = self.get("port") else { return Ok(5432) };
-        if text.contains(',') {
-            return Err(several_hosts());
-        }
-        text.parse().ok().filter(|port| *port > 0).ok_or_else(|| {
-            Error::usage(format!(
-                "the connection setting port is {text:?}; expected a number from 1 to 65535"
-            ))
         })
     }
 
@@ -443,40 +388,6 @@ impl Settings {
     }
 }
 
-fn several_hosts() -> Error {
-    Error::usage("the source URL names several hosts, which is not supported")
-        .mend("Name the primary alone, or a DNS name that follows it.")
-}
-
-fn default_socket_dir() -> PathBuf {
-    let debian = Path::new("/var/run/postgresql");
-    if debian.is_dir() { debian.to_owned() } else { PathBuf::from("/tmp") }
-}
-
-/// Splits `host:port`, `[v6]:port` or `host`.
-fn split_host_port(server: &str) -> Result<(&str, &str)> {
-    if server.contains(',') {
-        return Err(several_hosts());
-    }
-    if let Some(rest) = server.strip_prefix('[') {
-        let (host, rest) =
-            rest.split_once(']').ok_or_else(|| Error::usage("the source URL has [ without ] in its host"))?;
-        return match rest.strip_prefix(':') {
-            Some(port) => Ok((host, port)),
-            None if rest.is_empty() => Ok((host, "")),
-            None => Err(Error::usage("the source URL has text between ] and the port")),
-        };
-    }
-    match server.split_once(':') {
-        Some((_, port)) if port.contains(':') => {
-            Err(Error::usage("the source URL has several colons in its host")
-                .mend("Put an IPv6 address in brackets."))
-        }
-        Some((host, port)) => Ok((host, port)),
-        None => Ok((server, "")),
-    }
-}
-
 /// Percent-decodes a part of the URL. The error names the part, not its text.
 fn decode(part: &str, text: &str) -> Result<String> {
     let bytes = text.as_bytes();
@@ -496,6 +407,7 @@ fn plain_name(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::hosts::Host;
     use super::*;
 
     fn parse(url: &str) -> Result<ConnectOptions> {
@@ -514,8 +426,8 @@ mod tests {
             "postgresql://ann%40x:p%2Fw%3A@db.example:6000/my%20db?sslmode=verify-full&connect_timeout=7",
         )
         .unwrap();
-        assert_eq!(o.host, Host::Tcp("db.example".into()));
-        assert_eq!((o.port, o.user.as_str(), o.database.as_str()), (6000, "ann@x", "my db"));
+        assert_eq!(o.endpoints[0].host, Host::Tcp("db.example".into()));
+        assert_eq!((o.endpoints[0].port, o.user.as_str(), o.database.as_str()), (6000, "ann@x", "my db"));
         assert_eq!(o.password, Some(Password("p/w:".into())));
         assert_eq!((o.ssl_mode, o.connect_timeout), (SslMode::VerifyFull, Some(Duration::from_secs(7))));
         assert_eq!((o.application_name.as_str(), o.address().as_str()), ("tidemark", "db.example:6000"));
@@ -533,31 +445,29 @@ mod tests {
             ("HOME", "/home/u"),
         ];
         let o = with_env("postgres://", &env).unwrap();
-        assert_eq!((o.user.as_str(), o.database.as_str(), o.port), ("u", "u", 1));
-        assert_eq!((o.host, o.ssl_mode), (Host::Tcp("h".into()), SslMode::Disable));
+        assert_eq!((o.user.as_str(), o.database.as_str(), o.address().as_str()), ("u", "u", "h:1"));
+        assert_eq!(o.ssl_mode, SslMode::Disable);
         assert_eq!(o.password, Some(Password("secret".into())));
         assert_eq!(o.pass_file, Some(PathBuf::from("/home/u/.pgpass")));
         let o = with_env("postgres://me@there/d", &env).unwrap();
-        assert_eq!((o.user.as_str(), o.host), ("me", Host::Tcp("there".into())), "the URL wins");
+        assert_eq!((o.user.as_str(), o.address().as_str()), ("me", "there:1"), "the URL wins");
     }
 
     #[test]
     fn unix_sockets_come_by_parameter_or_encoded_host() {
         for url in ["postgres:///d?host=/run/pg&port=7", "postgres://%2Frun%2Fpg:7/d"] {
             let o = parse(url).unwrap();
-            assert_eq!(o.host, Host::Unix("/run/pg".into()), "{url}");
-            assert_eq!(o.socket_path(), PathBuf::from("/run/pg/.s.PGSQL.7"));
+            assert_eq!(o.endpoints[0].host, Host::Unix("/run/pg".into()), "{url}");
+            assert_eq!(o.address(), "/run/pg/.s.PGSQL.7");
         }
-        assert!(matches!(parse("postgres:///d").unwrap().host, Host::Unix(_)));
+        assert!(matches!(parse("postgres:///d").unwrap().endpoints[0].host, Host::Unix(_)));
     }
 
     #[test]
     fn ipv6_hosts_stand_in_brackets() {
         let o = parse("postgres://[::1]:5433/d").unwrap();
-        assert_eq!(
-            (o.host.clone(), o.port, o.address().as_str()),
-            (Host::Tcp("::1".into()), 5433, "[::1]:5433")
-        );
+        assert_eq!(o.endpoints[0].host, Host::Tcp("::1".into()));
+        assert_eq!(o.address(), "[::1]:5433");
         assert!(parse("postgres://::1/d").is_err());
     }
 
@@ -566,8 +476,6 @@ mod tests {
         for (url, part) in [
             ("mysql://u:hunter2@h/d", "postgres://"),
             ("postgres://u:hunter2@h/d?nosuch=1", "nosuch"),
-            ("postgres://u:hunter2@a,b/d", "several hosts"),
-            ("postgres://u:hunter2@a:1,b:2/d", "several hosts"),
             ("postgres://u:hunter2@h:0/d", "port"),
             ("postgres://u:hunter2%@h/d", "password"),
             ("postgres://u:hunter2@h/d?sslmode=yes", "sslmode"),

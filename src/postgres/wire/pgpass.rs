@@ -8,13 +8,14 @@
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use super::options::{ConnectOptions, Host};
+use super::hosts::{Endpoint, Host};
+use super::options::ConnectOptions;
 
-/// The password for these options, if the file has one. As in libpq, a file that others may read, or that is no
+/// The password for this host, if the file has one. As in libpq, a file that others may read, or that is no
 /// plain file, is ignored with a warning, and one that is not there without.
-pub(super) fn find(options: &ConnectOptions) -> Option<String> {
+pub(super) fn find(options: &ConnectOptions, endpoint: &Endpoint) -> Option<String> {
     let path = options.pass_file.as_deref()?;
-    let host = match &options.host {
+    let host = match &endpoint.host {
         // libpq looks for "localhost" when the socket's directory is the default one, else for the directory.
         Host::Unix(dir) => dir.to_str()?,
         Host::Tcp(host) => host,
@@ -22,7 +23,7 @@ pub(super) fn find(options: &ConnectOptions) -> Option<String> {
     let text = read(path)?;
     let hosts: &[&str] = if host.starts_with('/') { &[host, "localhost"] } else { &[host] };
     hosts.iter().find_map(|host| {
-        let wanted = [*host, &options.port.to_string(), &options.database, &options.user];
+        let wanted = [*host, &endpoint.port.to_string(), &options.database, &options.user];
         text.lines().find_map(|line| password_of(line, wanted))
     })
 }

@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::client::TlsStream;
 
-use super::options::{ConnectOptions, Host, Keepalives};
+use super::hosts::{Endpoint, Host};
+use super::options::Keepalives;
 use crate::runtime::{Error, Result};
 
 /// One of the three.
@@ -20,26 +21,26 @@ pub(super) enum Stream {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
-/// Connects TCP; every address of the host is tried.
-pub(super) async fn connect_tcp(options: &ConnectOptions) -> Result<TcpStream> {
-    let connected = match (&options.host_address, &options.host) {
-        (Some(address), _) => TcpStream::connect((*address, options.port)).await,
-        (None, Host::Tcp(host)) => TcpStream::connect((host.as_str(), options.port)).await,
+/// Connects TCP; the name is looked up anew, and every address of it is tried.
+pub(super) async fn connect_tcp(endpoint: &Endpoint, keepalives: &Keepalives) -> Result<TcpStream> {
+    let connected = match (&endpoint.host_address, &endpoint.host) {
+        (Some(address), _) => TcpStream::connect((*address, endpoint.port)).await,
+        (None, Host::Tcp(host)) => TcpStream::connect((host.as_str(), endpoint.port)).await,
         (None, Host::Unix(_)) => return Err(Error::usage("a Unix socket's directory is no host name")),
     };
-    let stream = connected.map_err(|error| cannot_connect(options, error))?;
-    tune(&stream, &options.keepalives).map_err(|error| cannot_connect(options, error))?;
+    let stream = connected.map_err(|error| cannot_connect(endpoint, error))?;
+    tune(&stream, keepalives).map_err(|error| cannot_connect(endpoint, error))?;
     Ok(stream)
 }
 
 /// Connects the Unix socket.
-pub(super) async fn connect_unix(options: &ConnectOptions) -> Result<Stream> {
-    let connected = UnixStream::connect(options.socket_path()).await;
-    connected.map(Stream::Unix).map_err(|error| cannot_connect(options, error))
+pub(super) async fn connect_unix(endpoint: &Endpoint) -> Result<Stream> {
+    let connected = UnixStream::connect(endpoint.socket_path()).await;
+    connected.map(Stream::Unix).map_err(|error| cannot_connect(endpoint, error))
 }
 
-fn cannot_connect(options: &ConnectOptions, error: io::Error) -> Error {
-    Error::retry(format!("cannot connect to the server at {}", options.address())).cause(error).mend(
+fn cannot_connect(endpoint: &Endpoint, error: io::Error) -> Error {
+    Error::retry(format!("cannot connect to the server at {}", endpoint.address())).cause(error).mend(
         "Check host and port in the source URL, that the server runs, and that the network lets us through.",
     )
 }

@@ -37,7 +37,8 @@ use x509_parser::certificate::X509Certificate;
 use x509_parser::prelude::FromDer;
 use x509_parser::signature_algorithm::SignatureAlgorithm;
 
-use super::options::{ConnectOptions, Host, RootCertificates, SslMode};
+use super::hosts::{Endpoint, Host};
+use super::options::{ConnectOptions, RootCertificates, SslMode};
 use crate::runtime::{Error, Result};
 
 /// A TLS connection, with what authentication may bind itself to.
@@ -51,13 +52,14 @@ pub(super) struct Secured {
 pub(super) async fn secure(
     tcp: TcpStream,
     options: &ConnectOptions,
+    endpoint: &Endpoint,
     config: Arc<ClientConfig>,
 ) -> Result<Secured> {
-    let name = server_name(options, &tcp)?;
+    let name = server_name(options, endpoint, &tcp)?;
     let stream = TlsConnector::from(config)
         .connect(name, tcp)
         .await
-        .map_err(|error| handshake_error(options, error))?;
+        .map_err(|error| handshake_error(endpoint, error))?;
     let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
     let end_point = certificate.and_then(|certificate| end_point_hash(certificate));
     Ok(Secured { stream, end_point })
@@ -163,8 +165,12 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
 }
 
 /// The name to verify and to send. Where nothing is verified, any well-formed name does.
-fn server_name(options: &ConnectOptions, tcp: &TcpStream) -> Result<ServerName<'static>> {
-    let Host::Tcp(host) = &options.host else {
+fn server_name(
+    options: &ConnectOptions,
+    endpoint: &Endpoint,
+    tcp: &TcpStream,
+) -> Result<ServerName<'static>> {
+    let Host::Tcp(host) = &endpoint.host else {
         return Err(Error::usage("TLS is not used on Unix sockets"));
     };
     if let Ok(name) = ServerName::try_from(host.clone()) {
@@ -173,12 +179,12 @@ fn server_name(options: &ConnectOptions, tcp: &TcpStream) -> Result<ServerName<'
     if options.ssl_mode == SslMode::VerifyFull {
         return Err(Error::usage(format!("{host:?} is not a host name that a certificate can name")));
     }
-    let peer = tcp.peer_addr().map_err(|error| super::error::lost(&options.address(), error))?;
+    let peer = tcp.peer_addr().map_err(|error| super::error::lost(&endpoint.address(), error))?;
     Ok(ServerName::from(peer.ip()))
 }
 
-fn handshake_error(options: &ConnectOptions, error: std::io::Error) -> Error {
-    let address = options.address();
+fn handshake_error(endpoint: &Endpoint, error: std::io::Error) -> Error {
+    let address = endpoint.address();
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let mend = match tls {
         Some(rustls::Error::InvalidCertificate(bad)) => match bad {
