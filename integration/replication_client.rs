@@ -547,3 +547,33 @@ async fn end_of(stream: &mut ReplicationStream) -> Error {
         }
     }
 }
+
+/// A URL that names several servers.
+fn url_of(servers: &[&Postgres], parameters: &str) -> String {
+    let hosts: Vec<_> = servers.iter().map(|server| format!("127.0.0.1:{}", server.port())).collect();
+    format!("postgres://postgres@{}/postgres{parameters}", hosts.join(","))
+}
+
+#[tokio::test]
+async fn of_several_hosts_the_first_that_is_wanted_is_taken_and_an_error_names_them_all() {
+    let (mut gone, writes) = (Postgres::start().await, Postgres::start().await);
+    // Its sessions begin read-only, which is what read-write asks about.
+    let reads = Postgres::builder().set("default_transaction_read_only", "on").start().await;
+    gone.stop(Stop::Fast);
+    let port = async |url: &str| -> u16 {
+        let mut client = connect(url).await.unwrap();
+        client.query_one("SHOW port").await.unwrap().parse(0).unwrap()
+    };
+    let all = [&gone, &reads, &writes];
+    assert_eq!(port(&url_of(&all, "")).await, reads.port(), "a primary is wanted, and the second is one");
+    assert_eq!(port(&url_of(&all, "?target_session_attrs=any")).await, reads.port());
+    assert_eq!(port(&url_of(&all, "?target_session_attrs=read-write")).await, writes.port());
+    assert_eq!(port(&url_of(&[&writes, &reads], "?target_session_attrs=read-only")).await, reads.port());
+    assert_eq!(port(&url_of(&all, "?target_session_attrs=prefer-standby")).await, reads.port());
+    let error = refusal(&url_of(&all, "?target_session_attrs=standby")).await;
+    assert_eq!(error.class(), Class::Retry);
+    for (server, why) in [(&gone, "cannot connect"), (&reads, "is a primary"), (&writes, "is a primary")] {
+        let text = error.to_string();
+        assert!(text.contains(&format!("127.0.0.1:{}", server.port())) && text.contains(why), "{text}");
+    }
+}
