@@ -306,6 +306,7 @@ fn cut(reason: &str) -> Cut {
         ends: vec![LogEnd { partition: 0, end: 9 }],
         backfill: Some(CutBackfill {
             position: POSITION,
+            last: Some(POSITION),
             schema_version: SchemaVersion(7),
             from: vec![LogEnd { partition: 0, end: 3 }, LogEnd { partition: BACKFILL_PARTITION, end: 0 }],
             end: 10,

@@ -63,12 +63,16 @@ pub struct CutTable {
 /// partitions.
 pub const BACKFILL_PARTITION: u32 = u32::MAX;
 
-/// A later copy of a table, whole. The table at the cut is these rows and the changes after `position`; nothing from
-/// before is needed.
+/// A later copy of a table, whole. The table at the cut is these rows and the changes after `position`, of each key the
+/// newest by position; nothing from before is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CutBackfill {
     /// What commits before it is in the copy: rows have its LSN and ordinals from 1, later changes lie beyond.
     pub position: Position,
+    /// The same for the last of several points at which the copy was read: a row of a later point stands above the
+    /// changes between the two. None where there was one point.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Position>,
     /// The table's shape when it was copied.
     pub schema_version: SchemaVersion,
     /// Ends of the log partitions when the copy began: changes after `position`, and the copy's rows, lie at these
@@ -85,6 +89,11 @@ pub struct CutBackfill {
 }
 
 impl CutBackfill {
+    /// Changes from it on find whatever row they need; one before it may come ahead of the copy's row.
+    pub fn settled(&self) -> Position {
+        self.last.unwrap_or(self.position)
+    }
+
     /// First offset of a log partition that may be needed.
     pub fn from_of(&self, partition: u32) -> u64 {
         self.from.iter().find(|from| from.partition == partition).map_or(0, |from| from.end)

@@ -13,6 +13,7 @@
 //! caller holds keeps the other version from working there at the same time.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,7 +82,7 @@ impl Lake {
         let plan = self.plan(&schema.name, cut.ds).await?;
         let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
 
-        let replaced = table.backfill.as_ref().map(|backfill| backfill.position);
+        let replaced = table.backfill.as_ref().map(|copy| copy.position..copy.settled());
         let merged = self.run_merge(shapes, cut.ds, &plan, (previous, replaced), files).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
         let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
@@ -243,7 +244,7 @@ impl Lake {
         shapes: &Shapes,
         ds: Ds,
         plan: &Plan,
-        (previous, replaced): (Option<&Manifest>, Option<Position>),
+        (previous, replaced): (Option<&Manifest>, Option<Range<Position>>),
         files: Vec<MergeFile>,
     ) -> Result<Merged> {
         let previous = match previous {

@@ -45,6 +45,13 @@ impl Scratch {
         let file = File::create(&path).map_err(|e| failed("create", &path, e))?;
         Ok((path, file))
     }
+
+    /// A new file, also to be read.
+    pub fn create_read_write(&self, what: &str) -> Result<(PathBuf, File)> {
+        let path = self.path(what);
+        let file = File::options().read(true).write(true).create_new(true).open(&path);
+        Ok((path.clone(), file.map_err(|e| failed("create", &path, e))?))
+    }
 }
 
 impl Drop for Scratch {

@@ -4,8 +4,13 @@
 //!   base     k1 ──────── k4 k5 ─────── k9        slices between changes are copied as they are
 //!   changes        k3(c)  k4(u,u,d)   k7(c,u)    each key's changes are applied in order to the row held
 //! ```
+//!
+//! A copy of the table that was read at several points P1 < P2 < … has each row just below the point at which its key
+//! was read. A change between P1 and that point comes ahead of the row, and may lack values that were not sent. It
+//! is void if the key's row of a later point comes, which has what it did, or if the key is gone by the last point: its
+//! dead letter is held back until the one or the other is seen, or neither. From the last point on all rows are there.
 
-use crate::change::{Op, TableSchema};
+use crate::change::{Op, Position, TableSchema};
 use crate::runtime::Result;
 
 use super::super::sort::Sorted;
@@ -25,7 +30,9 @@ pub(super) struct KeyedMerge<'a, S> {
     /// Values that a key change left in the old key's row.
     pub(super) completions: Option<Completions>,
     /// Changes below this position are gone.
-    pub(super) truncated: Option<crate::change::Position>,
+    pub(super) truncated: Option<Position>,
+    /// The last point at which a new copy was read: changes below it may come ahead of their row.
+    pub(super) settled: Option<Position>,
     pub(super) out: Gather<S>,
     pub(super) dead: DeadWriter,
 }
@@ -57,6 +64,10 @@ impl<S: Sink> KeyedMerge<'_, S> {
             if self.truncated.is_none_or(|truncated| seq.position >= truncated) {
                 let whole = RowRef { batch: cursor.batch().clone(), skip: SKIP, row: cursor.row() };
                 let (op, moved, unchanged) = op_and_unchanged(cursor.batch(), cursor.row());
+                let ahead = self.settled.is_some_and(|settled| seq.position < settled);
+                if op == Some(Op::Read) || (ahead && op == Some(Op::Delete)) {
+                    self.dead.revoke()?;
+                }
                 held = match (op, unchanged) {
                     (Some(Op::Delete) | None, _) => None,
                     (_, None) => Some(Row { whole, patches: Vec::new() }),
@@ -67,7 +78,8 @@ impl<S: Sink> KeyedMerge<'_, S> {
                             (_, false) => completed(&whole, bits, held.as_ref()),
                         };
                         if completed.is_none() {
-                            self.dead.push(seq, self.key_of(&whole), self.reason(bits))?;
+                            let (key, reason) = (self.key_of(&whole), self.reason(bits));
+                            if ahead { self.dead.hold(seq, key, reason)? } else { self.dead.push(seq, key, reason)? }
                         }
                         completed
                     }
@@ -75,6 +87,7 @@ impl<S: Sink> KeyedMerge<'_, S> {
             }
             self.changes.advance()?;
         }
+        self.dead.confirm()?;
         Ok(held)
     }
 

@@ -8,8 +8,9 @@
 //! ```
 //!
 //! Why it is exact: a change file's rows carry their position, so each key's changes are applied in commit
-//! order whatever the files' division; the base is the state at the cut before, by induction. Why it can be
-//! repeated: output depends on nothing but these inputs and the plan (see `publish`). Memory: the sort
+//! order whatever the files' division; the base is the state at the cut before, by induction. A new copy of the table
+//! stands instead of a base: its rows have positions too, each just below the point at which it was read, so that of
+//! each key the newest counts (see [`keyed`] for changes that come ahead of their row). Why it can be repeated: output depends on nothing but these inputs and the plan (see `publish`). Memory: the sort
 //! buffer, one batch of each run or of the base, one part being written; everything else is on scratch.
 
 mod base;
@@ -66,8 +67,9 @@ pub(super) struct MergeInput {
     pub(super) ds: Ds,
     /// The day before, and its format.
     pub(super) previous: Option<(Manifest, Format)>,
-    /// A new copy of the table is among the files: nothing below this position counts.
-    pub(super) replaced: Option<Position>,
+    /// A new copy of the table is among the files: nothing below the start counts, and changes below the end may come
+    /// ahead of the row that they need.
+    pub(super) replaced: Option<Range<Position>>,
     /// Change files between the two cuts.
     pub(super) files: Vec<MergeFile>,
     pub(super) format: Format,
@@ -122,7 +124,8 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
     let limits = SortLimits::new(input.sort_bytes_max);
     let mut sorter = Sorter::new(reader.schema.clone(), Arc::clone(&input.scratch), limits);
 
-    let mut found = Found { truncated: input.replaced, ..Found::default() };
+    let truncated = input.replaced.as_ref().map(|copy| copy.start);
+    let mut found = Found { truncated, ..Found::default() };
     let mut moves = None;
     input.each_batch(&reader, &mut found, |batch, found| {
         if found.moves {
@@ -150,13 +153,15 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
     let changes = sorter.finish()?;
     let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
     let out = Gather::new(shape.rows(), chunk_bytes, input.parts(shape));
-    let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), input.ds, schema);
+    let scratch = Arc::clone(&input.scratch);
+    let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), scratch, input.ds, schema);
     let truncated = found.truncated;
     let (parts, dead) = if schema.key.is_empty() {
         let all_equal = schema.columns.iter().all(|column| !column.dropped);
         MultisetMerge { base, changes, all_equal, truncated, out, dead }.run()?
     } else {
-        KeyedMerge { schema, base, changes, completions, truncated, out, dead }.run()?
+        let settled = input.replaced.as_ref().map(|copy| copy.end);
+        KeyedMerge { schema, base, changes, completions, truncated, settled, out, dead }.run()?
     };
     let (files, counts) = parts.finish()?;
     let (dead_letters, dead_letter_objects) = dead.finish()?;

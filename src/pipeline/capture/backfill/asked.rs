@@ -397,6 +397,7 @@ impl Backfills {
         let since = since(table.total, running.total);
         let done = CutBackfill {
             position: copied.position,
+            last: None,
             schema_version: copied.schema.version,
             from: running.from.clone(),
             end: end_of(ends.remove(&*running.rows_topic)),
