@@ -26,6 +26,7 @@ const SHAPE: Shape = Shape {
     days: 2,
     changes_per_day: 90,
     truncates: false,
+    copies: false,
     beyond: false,
     evolve: true,
 };
@@ -252,7 +253,7 @@ async fn a_row_that_cannot_be_completed_is_a_dead_letter_and_never_a_null() {
     );
     let manifest = deliver_day(&lake, &history, &history.days[0]).await.unwrap();
     assert_eq!((manifest.rows, manifest.changes.applied, manifest.changes.dead_letters), (2, 3, 2));
-    let found = rows(&lake, &objects(store.as_ref()).await, manifest.ds).await;
+    let found = rows(&lake, &objects(store.as_ref()).await, manifest.ds, false).await;
     assert!(found[0].contains("\"one\"") && found[1].contains("\"three\""), "{found:#?}");
     let letters = lake.dead_letters(&table_name(), Some(manifest.ds)).await.unwrap();
     let offsets: Vec<_> = letters.iter().map(|letter| letter.offset).collect();
@@ -332,5 +333,8 @@ async fn a_table_never_written_to_has_its_day() {
     let history = day_of(true, Vec::new());
     let manifest = deliver_day(&lake, &history, &history.days[0]).await.unwrap();
     assert_eq!((manifest.rows, manifest.files.len()), (0, 1));
-    assert_eq!(rows(&lake, &objects(store.as_ref()).await, manifest.ds).await, expected(&history.days[0]));
+    assert_eq!(
+        rows(&lake, &objects(store.as_ref()).await, manifest.ds, false).await,
+        expected(&history.days[0], false)
+    );
 }

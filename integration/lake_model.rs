@@ -22,6 +22,7 @@ const SHAPE: Shape = Shape {
     truncates: false,
     evolve: false,
     beyond: false,
+    copies: false,
 };
 
 async fn check(shape: Shape) {
@@ -31,11 +32,11 @@ async fn check(shape: Shape) {
     let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
     deliver(&lake, &history).await.unwrap_or_else(|error| panic!("{shape:?}: {error}"));
     let objects = objects(store.as_ref()).await;
-    for day in &history.days {
+    for day in history.days.iter().filter(|day| day.is_there()) {
         let ds = day.cut.ds;
         let letters = lake.dead_letters(&lake::table_name(), Some(ds)).await.unwrap();
         assert!(letters.is_empty(), "{shape:?}: {} dead letters, such as {:#?}", letters.len(), letters[0]);
-        let (found, expected) = (rows(&lake, &objects, ds).await, expected(day));
+        let (found, expected) = (rows(&lake, &objects, ds, shape.copies).await, expected(day, shape.copies));
         if found != expected {
             let lost: Vec<_> = expected.iter().filter(|row| !found.contains(row)).take(5).collect();
             let made: Vec<_> = found.iter().filter(|row| !expected.contains(row)).take(5).collect();
@@ -108,6 +109,30 @@ async fn values_that_their_types_lack_are_carried_beside_them() {
             })
             .await;
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_read_at_several_points_are_the_table_whatever_happens_between_them() {
+    for seed in seeds() {
+        check(Shape { seed, copies: true, changes_per_day: 350, ..SHAPE }).await;
+        let truncates = seed % 2 == 0;
+        let shape = Shape { seed, copies: true, truncates, partitions: 3, beyond: !truncates, ..SHAPE };
+        check(Shape { changes_per_day: 350, ..shape }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn columns_that_come_and_go_between_the_points_of_a_copy_are_carried() {
+    for seed in seeds() {
+        check(Shape { seed, copies: true, evolve: true, changes_per_day: 200, ..SHAPE }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copies_of_rows_without_a_key_are_the_table() {
+    for seed in seeds() {
+        check(Shape { seed, copies: true, keyed: false, truncates: seed % 2 == 0, ..SHAPE }).await;
     }
 }
 

@@ -1,5 +1,7 @@
 //! Random histories of a table, and what the table holds at each cut.
 
+mod copies;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -13,6 +15,7 @@ use tidemark::change::{
 };
 
 use super::alter::{alter, converted, value};
+use copies::Copies;
 
 pub type Row = Vec<Datum<'static>>;
 
@@ -43,10 +46,19 @@ pub struct Day {
     pub rows: Vec<Row>,
 }
 
+impl Day {
+    /// Whether the table is in it.
+    pub fn is_there(&self) -> bool {
+        self.cut.tables[TOPIC].lacking.is_none()
+    }
+}
+
 /// A table's log, its days, and all shapes it had.
 #[derive(Clone, Debug)]
 pub struct History {
     pub partitions: Vec<Vec<Logged>>,
+    /// Rows of copies.
+    pub copies: Vec<Logged>,
     pub days: Vec<Day>,
     pub versions: Vec<Arc<TableSchema>>,
 }
@@ -66,6 +78,8 @@ pub struct Shape {
     pub evolve: bool,
     /// From the second day on there are values that their columns' types lack, also in the key.
     pub beyond: bool,
+    /// The table is copied, at first and again.
+    pub copies: bool,
 }
 
 fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
@@ -124,6 +138,7 @@ struct Maker {
     changes: u64,
     unique: u64,
     today: usize,
+    copies: Copies,
 }
 
 /// Makes a history; the same seed gives the same one.
@@ -148,9 +163,14 @@ pub fn history(shape: Shape) -> History {
         changes: 0,
         unique: 0,
         today: 0,
+        copies: Copies::default(),
     };
+    if shape.copies {
+        maker.first_copy();
+    }
     let days = (0..shape.days).map(|day| maker.day(day)).collect();
-    History { partitions: maker.partitions, days, versions: maker.versions }
+    let (partitions, copies) = (maker.partitions, maker.copies.log);
+    History { partitions, copies, days, versions: maker.versions }
 }
 
 impl Maker {
@@ -176,14 +196,16 @@ impl Maker {
         let at: Timestamp = at.parse().unwrap();
         self.commit_us = at.as_microsecond();
         let ends = self.next.iter().enumerate().map(|(p, end)| LogEnd { partition: p as u32, end: *end });
+        let ends = ends.chain(self.shape.copies.then(|| self.copies_end())).collect();
+        let backfill = self.told();
         let table = CutTable {
             name: self.schema.name.clone(),
             schema_version: self.schema.version,
             changes: std::mem::take(&mut self.changes),
             dead_letters: 0,
-            ends: ends.collect(),
-            backfill: None,
-            lacking: None,
+            ends,
+            backfill,
+            lacking: self.lacking(),
         };
         let cut = Cut {
             ds,
@@ -199,6 +221,9 @@ impl Maker {
     }
 
     fn commit(&mut self) {
+        if self.shape.copies {
+            self.copy();
+        }
         self.position.commit_lsn = Lsn(self.position.commit_lsn.0 + 8 * self.random.random_range(1..100));
         self.position.ordinal = 0;
         // Commit times of neighbours jitter.
@@ -212,6 +237,7 @@ impl Maker {
         let truncate = self.shape.truncates && self.random.random_ratio(1, 200);
         if truncate {
             self.rows.clear();
+            self.truncated();
             self.log(0, Op::Truncate, None, None, Vec::new());
             return;
         }
@@ -236,8 +262,13 @@ impl Maker {
             before,
             row,
         };
-        self.changes += 1;
+        self.count();
         self.record(partition, Some(change));
+    }
+
+    fn count(&mut self) {
+        self.changes += 1;
+        self.copies.changes += 1;
     }
 
     fn record(&mut self, partition: usize, change: Option<Change>) {
@@ -382,6 +413,9 @@ impl Maker {
         let held = self.rows.remove(from).unwrap();
         self.log_delete(from);
         let (row, sent) = self.changed(&held, Some(to));
+        if sent.contains(&Datum::Unchanged) {
+            self.came_in_part(to);
+        }
         let old_key = format!("{{\"id\":{},\"code\":\"{}\"}}", from.0, from.1);
         self.log(self.partition_of(to), Op::Create, Some(old_key), None, sent);
         self.rows.insert(to.clone(), row);

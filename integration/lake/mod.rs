@@ -44,7 +44,7 @@ pub fn lake(store: Arc<dyn ObjectStore>, options: LakeOptions) -> Lake {
 
 /// Stages and publishes every day of a history, as a pipeline does: only what is not there yet.
 pub async fn deliver(lake: &Lake, history: &History) -> Result<()> {
-    for day in &history.days {
+    for day in history.days.iter().filter(|day| day.is_there()) {
         deliver_day(lake, history, day).await?;
     }
     Ok(())
@@ -87,7 +87,8 @@ pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&
             continue;
         }
         let mut stager = lake.stager(&day.schema.name, end.partition, chain.next);
-        for record in &history.partitions[end.partition as usize] {
+        let own = history.partitions.get(end.partition as usize);
+        for record in own.unwrap_or(&history.copies) {
             if record.offset >= stager.next_offset() && record.offset < end.end {
                 push(&mut stager, record).await?;
             }
@@ -117,8 +118,9 @@ pub async fn push(stager: &mut tidemark::lake::Stager, record: &Logged) -> Resul
 
 /// The rows of a published day, printed and sorted.
 ///
-/// Without a key, rows that differ only in columns which were dropped cannot be told apart: these are left out.
-pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds) -> Vec<String> {
+/// Without a key, rows that differ only in columns which were dropped cannot be told apart: these are left out. With
+/// `live`, they are left out anyway.
+pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds, live: bool) -> Vec<String> {
     let manifest = lake.manifest(&table_name(), ds).await.unwrap().unwrap();
     let format = match manifest.format.as_str() {
         "parquet" => Format::Parquet { compression: tidemark::batch::Compression::None },
@@ -142,7 +144,7 @@ pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds) -> Vec
                     *exact.entry(c.name.clone()).or_insert(0) += 1;
                     format!("beside: {text}")
                 });
-                rows.push(joined(&manifest.schema, cells));
+                rows.push(joined(&manifest.schema, cells, live));
             }
         }
     }
@@ -161,12 +163,13 @@ fn exact_values(batch: &RecordBatch, row: usize) -> serde_json::Map<String, serd
 
 /// A row, with unscaled values as numbers (their bytes may be longer than needed), and values that their types lack as
 /// the JSON that must stand beside them.
-pub fn shown(schema: &TableSchema, row: &[Datum<'_>]) -> String {
-    joined(schema, row.iter().map(shown_cell))
+pub fn shown(schema: &TableSchema, row: &[Datum<'_>], live: bool) -> String {
+    joined(schema, row.iter().map(shown_cell), live)
 }
 
-fn joined(schema: &TableSchema, cells: impl Iterator<Item = String>) -> String {
-    let told = cells.zip(&schema.columns).filter(|(_, c)| !(c.dropped && schema.key.is_empty()));
+fn joined(schema: &TableSchema, cells: impl Iterator<Item = String>, live: bool) -> String {
+    let live = live || schema.key.is_empty();
+    let told = cells.zip(&schema.columns).filter(|(_, c)| !(c.dropped && live));
     told.map(|(cell, _)| cell).collect::<Vec<_>>().join(" | ")
 }
 
@@ -188,8 +191,8 @@ fn shown_cell(datum: &Datum<'_>) -> String {
     }
 }
 
-pub fn expected(day: &Day) -> Vec<String> {
-    let mut rows: Vec<_> = day.rows.iter().map(|row| shown(&day.schema, row)).collect();
+pub fn expected(day: &Day, live: bool) -> Vec<String> {
+    let mut rows: Vec<_> = day.rows.iter().map(|row| shown(&day.schema, row, live)).collect();
     rows.sort();
     rows
 }
