@@ -80,9 +80,9 @@ impl<S: Sink> KeyedMerge<'_, S> {
                         if completed.is_none() {
                             let (key, reason) = (self.key_of(&whole), self.reason(bits));
                             if ahead {
-                                self.dead.hold(seq, key, reason)?
+                                self.dead.hold(seq, key, reason)?;
                             } else {
-                                self.dead.push(seq, key, reason)?
+                                self.dead.push(seq, key, reason)?;
                             }
                         }
                         completed
