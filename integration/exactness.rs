@@ -259,12 +259,12 @@ impl Test {
         tokio::time::sleep(life).await;
         process.signal(Signal::CONT);
         tokio::time::sleep(life).await;
-        // Either may fence the other, but they cannot both go on.
+        // Which of both streams is up to them; the other stands by for it, or leaves.
         let start = Instant::now();
-        while process.ended().is_none()
-            && other.ended().is_none()
-            && start.elapsed() < Duration::from_secs(10)
-        {
+        let stands_back =
+            |process: &mut Process| process.ended().is_some() || process.has_said("waiting for it");
+        while !stands_back(&mut process) && !stands_back(&mut other) {
+            assert!(start.elapsed() < PATIENCE, "both go on:\n{}\n\n{}", process.said(), other.said());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         process.kill();

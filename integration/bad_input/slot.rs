@@ -21,7 +21,8 @@ async fn a_slot_in_use_by_another_is_given_up_in_bounded_time_and_nothing_is_los
     let server = server_with_table().await;
     let connector = Connector::new(&server, CSV);
     connector.stream().stop();
-    let options = ConnectOptions::parse(&server.url(), &|_| None).unwrap();
+    let url = format!("{}?application_name=another_consumer", server.url());
+    let options = ConnectOptions::parse(&url, &|_| None).unwrap();
     let from: Lsn = text(&server, FLUSHED).await.parse().unwrap();
     let client = Client::connect(&options, Session::Replication).await.unwrap();
     let other = ReplicationOptions::new("tidemark_shop", from, "tidemark_shop");
@@ -32,7 +33,12 @@ async fn a_slot_in_use_by_another_is_given_up_in_bounded_time_and_nothing_is_los
     connector.refused(
         &["run"],
         1,
-        &["\"tidemark_shop\" is in use by server process", "pg_stat_replication", "[source] slot"],
+        &[
+            "\"tidemark_shop\" is in use by server process",
+            "another_consumer",
+            "pg_stat_replication",
+            "[source] slot",
+        ],
     );
     assert!(start.elapsed() < Duration::from_secs(25), "it took {:?}", start.elapsed());
     held.stop().await.unwrap();

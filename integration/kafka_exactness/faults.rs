@@ -18,6 +18,8 @@ pub enum Fault {
     KillInLarge,
     /// SIGSTOP past the transaction's timeout, and a successor meanwhile; then SIGCONT.
     Succeeded,
+    /// SIGKILL of the program, or SIGSTOP, while another machine stands by for it; the former one comes back as the standby.
+    TakenOver,
     /// SIGSTOP past the transaction's timeout, then SIGCONT, with nobody else there.
     Paused,
     /// SIGKILL of a broker, which is started again: the only one, or the leader of some partition.
@@ -46,8 +48,15 @@ pub fn chosen(faults: &[Fault]) -> Vec<Fault> {
 
 impl Fault {
     /// Those that one broker can show.
-    pub const ON_ONE: &'static [Self] =
-        &[Self::Kill, Self::KillInLarge, Self::Succeeded, Self::Paused, Self::BrokerKill, Self::Outage];
+    pub const ON_ONE: &'static [Self] = &[
+        Self::Kill,
+        Self::KillInLarge,
+        Self::Succeeded,
+        Self::TakenOver,
+        Self::Paused,
+        Self::BrokerKill,
+        Self::Outage,
+    ];
 
     /// Those of several.
     pub const ON_THREE: &'static [Self] = &[
@@ -57,6 +66,7 @@ impl Fault {
         Self::LeaderStop,
         Self::Roll,
         Self::Succeeded,
+        Self::TakenOver,
         Self::Outage,
         Self::KillInLarge,
     ];
@@ -70,6 +80,7 @@ impl Fault {
             }
             Self::KillInLarge => kill_in_large(campaign).await,
             Self::Succeeded => succeeded(campaign).await,
+            Self::TakenOver => taken_over(campaign).await,
             Self::Paused => paused(campaign).await,
             Self::BrokerKill => {
                 let node = leader_of_some_table(campaign);
@@ -111,17 +122,60 @@ async fn kill_in_large(campaign: &mut Campaign) -> String {
     format!("{rows} rows, {moment:?} after their commit")
 }
 
+/// Another machine would miss what is still kept on the disk of this one.
+async fn nothing_is_kept(campaign: &mut Campaign) {
+    let process = campaign.running();
+    wait_until(PATIENCE, "nothing is kept on the local disk", async || is_state(process, "log", "ok")).await;
+}
+
+fn is_state(process: &Running, component: &str, state: &str) -> bool {
+    process.get("/health").is_some_and(|(_, body)| {
+        let health: serde_json::Value = serde_json::from_str(&body).unwrap();
+        health["components"][component]["state"] == state
+    })
+}
+
+/// One which stands by begins by itself, and the former writer stands by for it.
+async fn taken_over(campaign: &mut Campaign) -> String {
+    nothing_is_kept(campaign).await;
+    campaign.home = 1 - campaign.home;
+    let mut standby = campaign.launch();
+    wait_until(PATIENCE, "the second process stands by", async || is_state(&standby, "source", "standby"))
+        .await;
+    assert_eq!(standby.health().0, 200, "{:?}", standby.health());
+    let moment = campaign.moment(1_000);
+    tokio::time::sleep(moment).await;
+    let mut former = campaign.process.take().unwrap();
+    let killed = campaign.random.random();
+    if killed {
+        former.kill();
+    } else {
+        former.signal(Signal::STOP);
+        // What the server itself does after wal_sender_timeout.
+        let sql = campaign.server.connect().await;
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE pid = \
+                   (SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'exact')";
+        sql.batch_execute(end).await.unwrap();
+    }
+    let fault = Instant::now();
+    assert!(streams(&mut standby).await, "the standby has ended by itself:\n{}", standby.output());
+    let took = fault.elapsed();
+    campaign.process = Some(standby);
+    campaign.progress().await;
+    if !killed {
+        former.signal(Signal::CONT);
+        wait_until(PATIENCE, "the former writer stands by", async || is_state(&former, "source", "standby"))
+            .await;
+        campaign.progress().await;
+    }
+    former.kill();
+    format!("{}; taken over {took:?} later", if killed { "killed" } else { "stopped" })
+}
+
 /// The former writer must not write any more, and its successor must not be disturbed.
 async fn succeeded(campaign: &mut Campaign) -> String {
-    // The successor is another machine: what is still kept on the disk of the former one would be missing there.
-    let process = campaign.running();
-    wait_until(PATIENCE, "nothing is kept on the local disk", async || {
-        process.get("/health").is_some_and(|(_, body)| {
-            let health: serde_json::Value = serde_json::from_str(&body).unwrap();
-            health["components"]["log"]["state"] == "ok"
-        })
-    })
-    .await;
+    // The successor is another machine.
+    nothing_is_kept(campaign).await;
     let mut former = campaign.process.take().unwrap();
     former.signal(Signal::STOP);
     let early = campaign.random.random_ratio(1, 3);
@@ -140,10 +194,7 @@ async fn succeeded(campaign: &mut Campaign) -> String {
     let known = former.output().len();
     former.signal(Signal::CONT);
     let started = Instant::now();
-    let stands_back = |told: &str| {
-        let told = &told[known..];
-        told.contains("is in use by server process") || told.contains("the slot is still in use")
-    };
+    let stands_back = |told: &str| told[known..].contains("the slot is in use, waiting for it");
     while former.is_running() && !stands_back(&former.output()) {
         assert!(started.elapsed() < PATIENCE, "the former writer goes on:\n{}", former.output());
         tokio::time::sleep(Duration::from_millis(20)).await;

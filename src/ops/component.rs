@@ -74,6 +74,15 @@ impl Component {
         }
     }
 
+    /// It begins its work (anew).
+    pub fn starting(&self) {
+        let mut status = lock(&self.status);
+        if status.state != ComponentState::Starting {
+            status.state = ComponentState::Starting;
+            status.since_ms = now_ms();
+        }
+    }
+
     /// Another process does its work, which is as it should be.
     pub fn standby(&self, reason: impl Into<String>) {
         self.set(ComponentState::Standby, reason.into(), None);

@@ -2,6 +2,7 @@
 
 pub mod assemble;
 pub mod catalog;
+pub mod claim;
 pub mod copy;
 pub mod ddl;
 pub mod pgoutput;

@@ -107,13 +107,6 @@ pub async fn slot_state(client: &mut Client, name: &str) -> Result<Option<SlotSt
     rows.first().map(read_state).transpose()
 }
 
-/// When the client of a walsender last replied to it, in the server's own words; `None` without a reply yet, or
-/// without the right to see it.
-pub async fn last_reply(client: &mut Client, pid: i32) -> Result<Option<String>> {
-    let rows = client.query(&format!("SELECT reply_time FROM pg_stat_replication WHERE pid = {pid}")).await?;
-    Ok(rows.first().and_then(|row| row.get(0)).map(str::to_owned))
-}
-
 const OLD_REASON: &str = "CASE WHEN wal_status = 'lost' THEN 'wal_removed' END";
 /// 16 says `conflicting` of every slot that is lost, but only one whose WAL is removed has no place left.
 const CONFLICT: &str = "CASE WHEN wal_status = 'lost' AND restart_lsn IS NULL THEN 'wal_removed' \

@@ -193,7 +193,10 @@ async fn append_until_done(
                 }
                 Err(rejected) => rejected,
             };
-        component.failed(&error);
+        // The log does its work, for another process.
+        if error.class() != Class::Fenced {
+            component.failed(&error);
+        }
         // In doubt: the stream is taken up again from what a fence then finds.
         if error.class() != Class::Retry || in_doubt || shutdown.is_raised() {
             return Err(error);

@@ -59,7 +59,7 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
-use occupied::wait_for_slot;
+use occupied::{Claim, claim};
 use polled::Polled;
 use publication::Publication;
 use registrar::Registrar;
@@ -117,12 +117,17 @@ struct Contact {
     connected: bool,
     /// The slot was streamed from.
     streamed: bool,
+    /// Sessions in a row that another process has fenced, without ever finding it on the slot.
+    fenced: u32,
     /// Below it is a transaction that cannot be kept while it is in progress.
     whole_below: Option<Lsn>,
 }
 
 /// A server that answers, but takes no sessions yet, has this long to begin with.
 const STARTING_PATIENCE: Duration = Duration::from_secs(60);
+
+/// Fenced so often in a row by nobody who is on the slot: another process writes to this log from elsewhere.
+const FENCED_MAX: u32 = 5;
 
 /// Captures until the process is to stop, or a person is needed. Connections that break and servers that are
 /// away are waited for, once there has been a connection: a server that was never reached is more likely a
@@ -149,6 +154,10 @@ pub async fn run(
             },
             Err(error) => error,
         };
+        let error = match error.class() {
+            Class::Fenced => fenced(error, &mut contact)?,
+            _ => error,
+        };
         component.failed(&error);
         if error.class() != Class::Retry {
             return Err(error);
@@ -172,6 +181,20 @@ pub async fn run(
         }
     }
     Ok(())
+}
+
+/// Another process has taken over, and this one goes back to standing by for it. One which writes to the log but has not
+/// the slot is no successor: it is another connector on the same log.
+fn fenced(error: Error, contact: &mut Contact) -> Result<Error> {
+    contact.fenced += 1;
+    if contact.fenced > FENCED_MAX {
+        return Err(error.mend(
+            "Another process writes to the same log and does not stream from this slot. Give each connector a log of its \
+             own: [log.embedded] path, or [log.kafka] transactional_id and a [source] name of its own.",
+        ));
+    }
+    tracing::warn!(%error, "another process has taken over: this one stands by");
+    Ok(Error::retry(error.message()))
 }
 
 /// The server is to keep transactions until they commit, from now on and until the stream is past `at`. Fails when it does
@@ -231,12 +254,10 @@ async fn open<'a>(
     shutdown: &Shutdown,
     contact: &mut Contact,
 ) -> Result<Session<'a>> {
+    // Before the fence, so that a second process takes nothing from the first; and before a long copy.
+    let claim = claim(settings, contact, &ops.component("source"), shutdown).await?;
     let mut source = Source::new(settings.connect.clone());
     source.client().await?;
-    contact.connected = true;
-    // Before the fence, so that a second process which was started by mistake takes nothing from the first;
-    // and before a long copy.
-    wait_for_slot(settings, &mut source, *contact, shutdown).await?;
     let fenced = log.fence().await.inspect_err(|error| ops.component("log").failed(error))?;
     ops.component("log").ok();
     let state = CaptureState::read(&fenced.state)?;
@@ -297,7 +318,7 @@ async fn open<'a>(
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
     // With prepared transactions before it, the slot stands further back, and begins there.
     let from = if held { Lsn::ZERO } else { flush_lsn };
-    let stream = start(settings, &mut source, from, streaming, *contact, shutdown).await?;
+    let stream = start(settings, &mut source, from, streaming, claim).await?;
     contact.streamed = true;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %flush_lsn, ?streaming, "streaming");
@@ -360,16 +381,14 @@ async fn transactions(settings: &CaptureSettings, registrar: &Registrar) -> Resu
     Ok(Some(Transactions::new(&settings.name, settings.envelope, ids)))
 }
 
-/// Starts replication on the slot.
+/// Starts replication on the slot; from then on the slot itself keeps others away, and the claim is given back.
 async fn start(
     settings: &CaptureSettings,
     source: &mut Source,
     from: Lsn,
     streaming: Streaming,
-    contact: Contact,
-    shutdown: &Shutdown,
+    claim: Claim,
 ) -> Result<crate::postgres::wire::ReplicationStream> {
-    wait_for_slot(settings, source, contact, shutdown).await?;
     let interval = verify::status_interval(source.client().await?).await?;
     let client = Client::connect(&settings.connect, SessionKind::Replication).await?;
     let options = ReplicationOptions {
@@ -378,7 +397,9 @@ async fn start(
         status_interval: interval,
         ..ReplicationOptions::new(&settings.slot, from, &settings.publication)
     };
-    client.start_replication(&options).await
+    let stream = client.start_replication(&options).await?;
+    drop(claim);
+    Ok(stream)
 }
 
 /// Adds the record of a schema change, to be seen before the rows that follow it.
