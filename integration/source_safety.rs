@@ -7,12 +7,16 @@ mod support;
 
 #[path = "source_safety/large.rs"]
 mod large;
+#[path = "source_safety/least.rs"]
+mod least;
 #[path = "source_safety/leaving.rs"]
 mod leaving;
 #[path = "source_safety/network.rs"]
 mod network;
 #[path = "source_safety/quiet.rs"]
 mod quiet;
+#[path = "source_safety/retained.rs"]
+mod retained;
 #[path = "source_safety/stuck.rs"]
 mod stuck;
 

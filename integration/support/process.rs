@@ -102,9 +102,13 @@ impl Connector {
         self.lake().join(format!("cuts/{NAME}/ds={ds}.json"))
     }
 
-    /// Starts `run`, `capture` or `deliver`, listening at a port of its own.
-    pub fn start(&self, command: &str) -> Running {
-        let port = free_port();
+    /// Runs a command of the binary that needs no process.
+    pub fn command(&self, arguments: &[&str]) -> Output {
+        binary(&self.configure(free_port()), arguments).stdin(Stdio::null()).output().unwrap()
+    }
+
+    /// Writes a configuration which listens at that port.
+    fn configure(&self, port: u16) -> PathBuf {
         let config = self.folder.path().join(format!("connector-{port}.toml"));
         let mut text = String::new();
         for (section, keys) in &self.settings {
@@ -115,6 +119,13 @@ impl Connector {
         }
         writeln!(text, "[ops]\nlisten = \"127.0.0.1:{port}\"").unwrap();
         fs::write(&config, text).unwrap();
+        config
+    }
+
+    /// Starts `run`, `capture` or `deliver`, listening at a port of its own.
+    pub fn start(&self, command: &str) -> Running {
+        let port = free_port();
+        let config = self.configure(port);
         let output = self.folder.path().join(format!("{command}-{port}.log"));
         let file = fs::File::create(&output).unwrap();
         let child = binary(&config, &[command])

@@ -96,9 +96,12 @@ fn numbers(report: &Report) -> String {
         };
         row("log behind database", format!("{lag}, {} of WAL", human::bytes(source.lag_bytes)));
         let limit = source
-            .slot_limit_bytes
+            .thresholds
+            .retained_limit(source.slot_limit_bytes)
             .map_or("no limit set".to_owned(), |l| format!("limit {}", human::bytes(l)));
         row("WAL kept on the source", format!("{}, {limit}", human::bytes(source.slot_retained_bytes)));
+        let behind = human::duration(source.slot_lag_seconds);
+        row("slot behind database", format!("{behind}, {} of WAL", human::bytes(source.slot_lag_bytes)));
     }
     let log = &report.log;
     let oldest = log.oldest_undelivered_seconds.filter(|_| log.undelivered_records > 0);

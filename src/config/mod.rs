@@ -111,8 +111,38 @@ pub struct SourceConfig {
     pub streaming: Streaming,
     /// Bytes of transactions in progress that are kept.
     pub stream_spool_bytes_max: u64,
+    /// When the source's figures are told, and what is done about WAL that is kept.
+    pub limits: SourceLimits,
     /// Which tables are carried.
     pub tables: TableFilter,
+}
+
+/// When the source's figures are told, and what is done about WAL that is kept. Zero: never.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceLimits {
+    /// Milliseconds by which the log is behind the database: worth knowing …
+    pub lag_ms_warn: u64,
+    /// … and a person must look.
+    pub lag_ms_max: u64,
+    /// Bytes of WAL by which it is behind: worth knowing …
+    pub lag_bytes_warn: u64,
+    /// … and a person must look.
+    pub lag_bytes_max: u64,
+    /// Bytes of WAL which the slot may keep at the source.
+    pub retained_wal_bytes_max: u64,
+    /// Percent of that, or of `max_slot_wal_keep_size`, from which on it is told.
+    pub retained_wal_percent_warn: u64,
+    /// What happens at `retained_wal_bytes_max`.
+    pub retained_wal_action: RetainedWalAction,
+}
+
+/// What happens when the slot keeps too much WAL at the source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RetainedWalAction {
+    /// It is told, and kept.
+    Keep,
+    /// The slot is dropped: changes are lost, the source's disk is saved.
+    DropSlot,
 }
 
 /// Whether changes of schemas are told by event triggers at the source.

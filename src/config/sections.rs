@@ -9,8 +9,8 @@ use super::tables::{TableGlob, TableRule};
 use super::{
     Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger, EmbeddedLogConfig,
     Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig,
-    ParquetCompression, Problem, SourceConfig, SourceUrl, StateConfig, Streaming, TableFilter, check,
-    envelope, kafka, url,
+    ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
+    Streaming, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -75,6 +75,7 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
     let words = [("off", Streaming::Off), ("on", Streaming::On), ("parallel", Streaming::Parallel)];
     let streaming = section.text("streaming", |text| check::word(text, &words, &[])).unwrap_or(Streaming::On);
     let stream_spool_bytes_max = section.integer("stream_spool_bytes_max", "bytes", MIB, 1024 * TIB, 4 * GIB);
+    let limits = limits(&section);
     url.map(|url| SourceConfig {
         name,
         url,
@@ -87,8 +88,36 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         ddl_trigger: ddl_trigger.unwrap_or(DdlTrigger::Auto),
         streaming,
         stream_spool_bytes_max,
+        limits,
         tables,
     })
+}
+
+fn limits(section: &Section<'_, '_>) -> SourceLimits {
+    let bytes = |key| section.integer(key, "bytes", 0, 1024 * TIB, 0);
+    let lag_ms_warn = section.integer("lag_ms_warn", "milliseconds", 0, 365 * DAY_MS, 60_000);
+    let lag_ms_max = section.integer("lag_ms_max", "milliseconds", 0, 365 * DAY_MS, 900_000);
+    let (lag_bytes_warn, lag_bytes_max) = (bytes("lag_bytes_warn"), bytes("lag_bytes_max"));
+    let pairs = [("lag_ms_warn", lag_ms_warn, lag_ms_max), ("lag_bytes_warn", lag_bytes_warn, lag_bytes_max)];
+    for (key, warn, max) in pairs.into_iter().filter(|(_, warn, max)| *max > 0 && warn > max) {
+        section.note(key, format!("{warn} is more than the limit, which is {max}; expected less"));
+    }
+    let words = [("keep", RetainedWalAction::Keep), ("drop_slot", RetainedWalAction::DropSlot)];
+    let action = section.text("retained_wal_action", |text| check::word(text, &words, &[]));
+    let retained_wal_bytes_max = bytes("retained_wal_bytes_max");
+    if action == Some(RetainedWalAction::DropSlot) && retained_wal_bytes_max == 0 {
+        let text = "\"drop_slot\" needs retained_wal_bytes_max, at which the slot is dropped".to_owned();
+        section.note("retained_wal_action", text);
+    }
+    SourceLimits {
+        lag_ms_warn,
+        lag_ms_max,
+        lag_bytes_warn,
+        lag_bytes_max,
+        retained_wal_bytes_max,
+        retained_wal_percent_warn: section.integer("retained_wal_percent_warn", "percent", 1, 99, 50),
+        retained_wal_action: action.unwrap_or(RetainedWalAction::Keep),
+    }
 }
 
 fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::component::ComponentState;
 use super::days::{DayTable, Held};
 use super::human;
-use super::report::{ComponentReport, Report, TableReport, Word};
+use super::report::{ComponentReport, Report, SourceReport, TableReport, Word};
 
 /// The verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -68,10 +68,6 @@ pub struct Reason {
 const WAITING_SECONDS: i64 = 60;
 /// A component that takes so long to begin is stuck.
 const STARTING_SECONDS: i64 = 300;
-/// The log may be so late without anybody being told.
-pub(super) const LAG_WATCH_SECONDS: f64 = 60.0;
-/// From here on a person must look.
-pub(super) const LAG_ACT_SECONDS: f64 = 900.0;
 /// A cut may be overdue for so long: it waits for the transactions around midnight.
 const CUT_OVERDUE_SECONDS: i64 = 120;
 /// A schema change that is not applied is told for so long.
@@ -135,38 +131,119 @@ fn text(part: &ComponentReport) -> String {
 
 fn source(report: &Report) -> Vec<Reason> {
     let Some(source) = &report.source else { return Vec::new() };
-    let mut reasons = Vec::new();
-    if source.lag_seconds >= LAG_WATCH_SECONDS {
-        let act = source.lag_seconds >= LAG_ACT_SECONDS;
-        reasons.push(Reason {
-            severity: if act { Severity::Act } else { Severity::Watch },
-            kind: "late".into(),
-            subject: "source".to_owned(),
-            message: format!(
-                "the log is {} ({} of WAL) behind the database",
-                human::duration(source.lag_seconds),
-                human::bytes(source.lag_bytes)
-            ),
-            since: None,
-            mend: Some("Nothing is lost: the slot keeps the WAL. Look at what is stuck; else at a long transaction or a bulk load at the source.".to_owned()),
-        });
+    // One that begins, or stands by for another process, is not what is late.
+    let state = report.components.get("source").map(|part| part.state);
+    let streams = !matches!(state, Some(ComponentState::Starting | ComponentState::Standby));
+    let late = streams.then(|| late(source)).flatten();
+    late.into_iter().chain(retained(source)).collect()
+}
+
+/// How bad a figure is.
+fn above<T: PartialOrd + Copy + Default>(figure: T, warn: T, max: T) -> Option<Severity> {
+    let is_above = |limit: T| limit > T::default() && figure >= limit;
+    if is_above(max) { Some(Severity::Act) } else { is_above(warn).then_some(Severity::Watch) }
+}
+
+/// How bad the lag is; none: it is not worth a word.
+pub(super) fn lag_severity(source: &SourceReport) -> Option<Severity> {
+    let limits = &source.thresholds;
+    let seconds = source.lag_seconds.max(source.slot_lag_seconds);
+    let bytes = source.lag_bytes.max(source.slot_lag_bytes);
+    let by_time = above(seconds, limits.lag_seconds_warn, limits.lag_seconds_max);
+    by_time.into_iter().chain(above(bytes, limits.lag_bytes_warn, limits.lag_bytes_max)).min()
+}
+
+fn late(source: &SourceReport) -> Option<Reason> {
+    Some(Reason {
+        severity: lag_severity(source)?,
+        kind: "late".into(),
+        subject: "source".to_owned(),
+        message: format!(
+            "the log is {} ({} of WAL) behind the database",
+            human::duration(source.lag_seconds.max(source.slot_lag_seconds)),
+            human::bytes(source.lag_bytes.max(source.slot_lag_bytes))
+        ),
+        since: None,
+        mend: Some("Nothing is lost: the slot keeps the WAL. Look at what is stuck; else at a long transaction or a bulk load at the source.".to_owned()),
+    })
+}
+
+/// How bad it is what the slot keeps: between the first word and the limit a person must look from half-way on.
+pub(super) fn retained_severity(source: &SourceReport) -> Option<Severity> {
+    if matches!(&*source.slot_wal_status, "lost" | "unreserved") {
+        return Some(Severity::Act);
     }
-    if let Some(limit) = source.slot_limit_bytes.filter(|limit| source.slot_retained_bytes > limit / 2) {
-        reasons.push(Reason {
-            severity: Severity::Act,
-            kind: "late".into(),
-            subject: "source".to_owned(),
-            message: format!(
-                "the slot keeps {} of WAL, more than half of max_slot_wal_keep_size ({}); beyond it the server \
-                 drops the WAL, and changes are lost",
-                human::bytes(source.slot_retained_bytes),
-                human::bytes(limit)
+    let limit = u128::from(source.thresholds.retained_limit(source.slot_limit_bytes)?);
+    let (kept, percent) =
+        (u128::from(source.slot_retained_bytes), u128::from(source.thresholds.retained_percent_warn));
+    above(kept, limit * percent / 100, limit * (percent + 100) / 200)
+}
+
+fn retained(source: &SourceReport) -> Option<Reason> {
+    let severity = retained_severity(source)?;
+    let (kept, limits) = (human::bytes(source.slot_retained_bytes), &source.thresholds);
+    let (kind, message, mend) = match (
+        &*source.slot_wal_status,
+        limits.retained_limit(source.slot_limit_bytes),
+    ) {
+        ("lost", _) => (
+            "missing",
+            "the server has given up WAL that the slot needs: changes are lost".to_owned(),
+            "The next start of capture names the range, and what to do.",
+        ),
+        ("unreserved", _) => (
+            "late",
+            format!(
+                "the slot keeps {kept} of WAL, more than the server grants: the next checkpoint removes it, and changes are lost"
             ),
-            since: None,
-            mend: Some("Mend what is stuck, or raise max_slot_wal_keep_size for the time being.".to_owned()),
-        });
-    }
-    reasons
+            "Mend what is stuck now, or raise max_slot_wal_keep_size (SELECT pg_reload_conf()).",
+        ),
+        (_, Some(limit)) if source.slot_limit_bytes == Some(limit) => {
+            let safe = source.slot_safe_wal_bytes.and_then(|bytes| u64::try_from(bytes).ok());
+            let safe =
+                safe.map_or(String::new(), |bytes| format!(", {} of WAL from now", human::bytes(bytes)));
+            (
+                "late",
+                format!(
+                    "the slot keeps {kept} of WAL, {} of max_slot_wal_keep_size ({}); beyond it{safe}, the server drops the \
+                     WAL, and changes are lost",
+                    percent(source.slot_retained_bytes, limit),
+                    human::bytes(limit)
+                ),
+                "Mend what is stuck, or raise max_slot_wal_keep_size for the time being.",
+            )
+        }
+        (_, limit) => {
+            let limit = limit.unwrap_or_default();
+            let then = if limits.drops_slot {
+                "there the slot is dropped (retained_wal_action = \"drop_slot\"), and changes are lost"
+            } else {
+                "it is kept beyond that, too (retained_wal_action = \"keep\"), until the source's disk is full"
+            };
+            (
+                "late",
+                format!(
+                    "the slot keeps {kept} of WAL, {} of [source] retained_wal_bytes_max ({}); {then}",
+                    percent(source.slot_retained_bytes, limit),
+                    human::bytes(limit)
+                ),
+                "Mend what is stuck, or raise retained_wal_bytes_max if the source's disk has the room.",
+            )
+        }
+    };
+    let held = source.slot_held_by.as_ref().map_or(String::new(), |by| format!(". It is kept for {by}"));
+    Some(Reason {
+        severity,
+        kind: kind.into(),
+        subject: "source".to_owned(),
+        message: message + &held,
+        since: None,
+        mend: Some(mend.to_owned()),
+    })
+}
+
+fn percent(part: u64, of: u64) -> String {
+    format!("{} %", u128::from(part) * 100 / u128::from(of.max(1)))
 }
 
 fn log(report: &Report) -> Option<Reason> {

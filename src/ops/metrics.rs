@@ -119,6 +119,22 @@ fn source(out: &mut Exposition, report: &Report) {
         let help = "Retained WAL at which the server gives the slot up.";
         out.gauge("tidemark_source_slot_limit_bytes", help, limit as f64);
     }
+    if source.thresholds.retained_bytes_max > 0 {
+        let (help, max) = ("[source] retained_wal_bytes_max.", source.thresholds.retained_bytes_max);
+        out.gauge("tidemark_source_retained_wal_limit_bytes", help, max as f64);
+    }
+    if let Some(safe) = source.slot_safe_wal_bytes {
+        let help = "WAL that may be written before the server gives the slot up.";
+        out.gauge("tidemark_source_slot_safe_wal_bytes", help, safe as f64);
+    }
+    let help = "WAL that the slot has not confirmed, whoever streams from it.";
+    out.gauge("tidemark_source_slot_lag_bytes", help, source.slot_lag_bytes as f64);
+    let help = "For so long at least the slot has not confirmed WAL that was there.";
+    out.gauge("tidemark_source_slot_lag_seconds", help, source.slot_lag_seconds);
+    let mut family = out.family("tidemark_source_slot_wal_status", "gauge", "1 for the slot's wal_status.");
+    for status in ["reserved", "extended", "unreserved", "lost"] {
+        family.sample(&[("status", status)], f64::from(u8::from(source.slot_wal_status == status)));
+    }
     let in_flight = source.in_flight_bytes as f64;
     out.gauge("tidemark_source_in_flight_bytes", "Bytes between the socket and the log.", in_flight);
     let spooled = source.stream_spool_bytes as f64;

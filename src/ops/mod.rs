@@ -45,7 +45,7 @@ pub use judge::{Reason, Severity, Status};
 pub use logging::{Terminal, init as init_logging};
 pub use progress::show_backfill;
 pub use report::{Report, TableReport};
-pub use source::{LogStats, SourceStats};
+pub use source::{LogStats, SlotLook, SourceStats, SourceThresholds};
 pub use table::{Gap, Lacking, TableState, TableStats};
 
 /// What the outside asks of the pipeline.

@@ -150,13 +150,17 @@ fn tiles(out: &mut String, report: &Report) {
         let late = source.lag_seconds;
         let value = if late < 1.0 { "up to date".to_owned() } else { human::duration(late) };
         let note = format!("{} of WAL to go", human::bytes(source.lag_bytes));
-        let severity = if late >= judge::LAG_ACT_SECONDS { "act" } else { "watch" };
-        tile(out, class(late >= judge::LAG_WATCH_SECONDS, severity), "Log behind database", &value, &note);
+        let named = |severity| match severity {
+            Some(judge::Severity::Act) => "act",
+            Some(judge::Severity::Watch) => "watch",
+            None => "",
+        };
+        tile(out, named(judge::lag_severity(source)), "Log behind database", &value, &note);
         let retained = human::bytes(source.slot_retained_bytes);
-        let limit = source.slot_limit_bytes;
+        let limit = source.thresholds.retained_limit(source.slot_limit_bytes);
         let note = limit.map_or("no limit set".to_owned(), |l| format!("limit {}", human::bytes(l)));
-        let high = limit.is_some_and(|limit| source.slot_retained_bytes > limit / 2);
-        tile(out, class(high, "act"), "WAL kept on the source", &retained, &note);
+        let severity = named(judge::retained_severity(source));
+        tile(out, severity, "WAL kept on the source", &retained, &note);
     }
     let log = &report.log;
     let value = match (log.undelivered_records, log.oldest_undelivered_seconds) {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::component::{ComponentState, ComponentStatus};
 use super::days::{Day, DayTable};
 use super::judge::{self, Reason, Status};
+use super::source::SourceThresholds;
 use super::table::{TableState, TableStats};
 use super::{Inner, lock};
 use crate::change::{Ds, Lsn, Position, TableName};
@@ -76,6 +77,24 @@ pub struct SourceReport {
     pub slot_retained_bytes: u64,
     /// Where the server would give the slot up (`max_slot_wal_keep_size`).
     pub slot_limit_bytes: Option<u64>,
+    /// What may still be written before it does (`safe_wal_size`).
+    #[serde(default)]
+    pub slot_safe_wal_bytes: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`; empty before the server was asked, and without a slot.
+    #[serde(default)]
+    pub slot_wal_status: String,
+    /// WAL that the slot has not confirmed, whoever streams from it.
+    #[serde(default)]
+    pub slot_lag_bytes: u64,
+    /// For so long at least it has not confirmed WAL that was there.
+    #[serde(default)]
+    pub slot_lag_seconds: f64,
+    /// The transaction for which WAL is kept although all before it is confirmed.
+    #[serde(default)]
+    pub slot_held_by: Option<String>,
+    /// From where on these are told.
+    #[serde(default)]
+    pub thresholds: SourceThresholds,
     /// Between the socket and the log.
     pub in_flight_bytes: u64,
     /// Bytes of transactions in progress that are kept on disk.
@@ -296,7 +315,8 @@ pub(super) fn build(inner: &Inner, now_ms: i64) -> Report {
         lock(&inner.components).iter().map(|part| (part.name(), part.status())).collect();
     let held = inner.days.held();
     let tables = inner.tables();
-    let source = inner.source.is_known().then(|| source(inner, now_ms));
+    let known = inner.source.is_known() || inner.source.slot().is_some();
+    let source = known.then(|| source(inner, now_ms));
     let log = LogReport {
         bytes: inner.log.bytes(),
         bytes_max: inner.log.bytes_max(),
@@ -357,14 +377,23 @@ fn component(status: ComponentStatus) -> ComponentReport {
 
 fn source(inner: &Inner, now_ms: i64) -> SourceReport {
     let source = &inner.source;
+    let slot = source.slot().unwrap_or_default();
+    // Before this process has streamed, only the slot can tell.
+    let streams = source.is_known();
     SourceReport {
-        flush_lsn: source.flush_lsn(),
+        flush_lsn: if streams { source.flush_lsn() } else { slot.confirmed },
         received_lsn: source.received_lsn(),
-        server_wal_end: source.server_wal_end(),
+        server_wal_end: if streams { source.server_wal_end() } else { slot.wal_end },
         lag_bytes: source.lag_bytes(),
         lag_seconds: seconds(source.lag_ms(now_ms)),
-        slot_retained_bytes: source.slot_retained_bytes(),
-        slot_limit_bytes: source.slot_limit_bytes(),
+        slot_retained_bytes: slot.retained_bytes,
+        slot_limit_bytes: slot.limit_bytes,
+        slot_safe_wal_bytes: slot.safe_wal_bytes,
+        slot_lag_bytes: slot.wal_end.bytes_since(slot.confirmed),
+        slot_lag_seconds: slot.lag_seconds,
+        slot_wal_status: slot.wal_status,
+        slot_held_by: slot.held_by,
+        thresholds: source.thresholds(),
         in_flight_bytes: source.in_flight_bytes(),
         stream_spool_bytes: source.spooled_bytes(),
     }

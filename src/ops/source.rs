@@ -1,13 +1,77 @@
 //! Gauges of the replication stream and of the log.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, OnceLock};
 
-use super::now_ms;
+use serde::{Deserialize, Serialize};
+
+use super::{lock, now_ms};
 use crate::change::Lsn;
 
 /// Silence of the server after which nobody knows what is pending there: twice the pause between keepalives
 /// at the default `wal_sender_timeout`.
 const SILENCE_MS: i64 = 60_000;
+
+/// From where on the source's figures are told. Zero: never.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct SourceThresholds {
+    /// The log's lag in seconds: worth knowing …
+    pub lag_seconds_warn: f64,
+    /// … and a person must look.
+    pub lag_seconds_max: f64,
+    /// Its lag in bytes of WAL: worth knowing …
+    pub lag_bytes_warn: u64,
+    /// … and a person must look.
+    pub lag_bytes_max: u64,
+    /// WAL which the slot may keep.
+    pub retained_bytes_max: u64,
+    /// Percent of that, or of the server's limit, which are worth knowing.
+    pub retained_percent_warn: u64,
+    /// Whether the slot is dropped there.
+    pub drops_slot: bool,
+}
+
+impl Default for SourceThresholds {
+    fn default() -> Self {
+        Self {
+            lag_seconds_warn: 60.0,
+            lag_seconds_max: 900.0,
+            lag_bytes_warn: 0,
+            lag_bytes_max: 0,
+            retained_bytes_max: 0,
+            retained_percent_warn: 50,
+            drops_slot: false,
+        }
+    }
+}
+
+impl SourceThresholds {
+    /// The limit of WAL that the slot keeps, the server's or ours, whichever comes first.
+    pub fn retained_limit(&self, server: Option<u64>) -> Option<u64> {
+        server.into_iter().chain(Some(self.retained_bytes_max).filter(|max| *max > 0)).min()
+    }
+}
+
+/// The slot, as the server shows it to whoever asks, streaming or not.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SlotLook {
+    /// End of the server's WAL.
+    pub wal_end: Lsn,
+    /// What the slot has confirmed.
+    pub confirmed: Lsn,
+    /// For so long at least it has not confirmed WAL that was there.
+    pub lag_seconds: f64,
+    /// WAL which it keeps.
+    pub retained_bytes: u64,
+    /// `max_slot_wal_keep_size` in bytes, if it is set.
+    pub limit_bytes: Option<u64>,
+    /// Bytes that may still be written before the server gives WAL of it up; none without a limit, or when it has.
+    pub safe_wal_bytes: Option<i64>,
+    /// `reserved`, `extended`, `unreserved` or `lost`.
+    pub wal_status: String,
+    /// What keeps the WAL although all before it is confirmed: the oldest transaction.
+    pub held_by: Option<String>,
+}
 
 /// The replication stream's gauges. Zero: not known yet.
 #[derive(Debug, Default)]
@@ -18,8 +82,8 @@ pub struct SourceStats {
     heard_ms: AtomicI64,
     /// Commit time up to which everything is durable, while something is pending.
     pending_from_ms: AtomicI64,
-    slot_retained_bytes: AtomicU64,
-    slot_limit_bytes: AtomicU64,
+    slot: Mutex<Option<SlotLook>>,
+    thresholds: OnceLock<SourceThresholds>,
     in_flight_bytes: AtomicU64,
     spooled_bytes: AtomicU64,
 }
@@ -49,10 +113,24 @@ impl SourceStats {
         }
     }
 
-    /// WAL which the slot retains, and `max_slot_wal_keep_size` in bytes if it is set.
-    pub fn set_slot(&self, retained_bytes: u64, limit_bytes: Option<u64>) {
-        self.slot_retained_bytes.store(retained_bytes, Relaxed);
-        self.slot_limit_bytes.store(limit_bytes.unwrap_or(0), Relaxed);
+    /// What the slot looks like; none: there is none.
+    pub fn set_slot(&self, look: Option<SlotLook>) {
+        *lock(&self.slot) = look;
+    }
+
+    /// From where on figures are told. The first call counts.
+    pub fn set_thresholds(&self, thresholds: SourceThresholds) {
+        // A second call would be one of another run of the same process, with the same configuration.
+        let _ = self.thresholds.set(thresholds);
+    }
+
+    /// Another process streams: what this one knew of the stream is of no account any more.
+    pub fn left(&self) {
+        for gauge in [&self.flush_lsn, &self.received_lsn, &self.server_wal_end, &self.in_flight_bytes] {
+            gauge.store(0, Relaxed);
+        }
+        self.heard_ms.store(0, Relaxed);
+        self.pending_from_ms.store(0, Relaxed);
     }
 
     /// Bytes between the socket and the log.
@@ -77,12 +155,12 @@ impl SourceStats {
         Lsn(self.server_wal_end.load(Relaxed))
     }
 
-    pub(super) fn slot_retained_bytes(&self) -> u64 {
-        self.slot_retained_bytes.load(Relaxed)
+    pub(super) fn slot(&self) -> Option<SlotLook> {
+        lock(&self.slot).clone()
     }
 
-    pub(super) fn slot_limit_bytes(&self) -> Option<u64> {
-        Some(self.slot_limit_bytes.load(Relaxed)).filter(|limit| *limit > 0)
+    pub(super) fn thresholds(&self) -> SourceThresholds {
+        self.thresholds.get().copied().unwrap_or_default()
     }
 
     pub(super) fn in_flight_bytes(&self) -> u64 {

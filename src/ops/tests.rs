@@ -264,12 +264,74 @@ fn lag_is_the_age_of_what_is_pending_and_zero_when_idle() {
     assert!(source.lag_ms(now + 120_000) >= 119_000, "of a silent server nobody knows what is pending");
 }
 
+fn slot(retained_bytes: u64, limit_bytes: u64) -> SlotLook {
+    SlotLook {
+        retained_bytes,
+        limit_bytes: Some(limit_bytes),
+        wal_status: "extended".into(),
+        ..SlotLook::default()
+    }
+}
+
+#[test]
+fn what_the_slot_keeps_is_told_early_and_with_what_comes_then() {
+    let told = |retained: u64, server: Option<u64>, own: u64, drops_slot: bool| {
+        let (ops, _commands) = Ops::new("shop");
+        let thresholds =
+            SourceThresholds { retained_bytes_max: own, drops_slot, ..SourceThresholds::default() };
+        ops.source().set_thresholds(thresholds);
+        ops.source().set_slot(Some(SlotLook { limit_bytes: server, ..slot(retained, 1) }));
+        let reasons = ops.report().reasons;
+        assert!(reasons.len() <= 1, "{reasons:?}");
+        reasons.into_iter().next().map(|reason| (reason.severity, reason.message))
+    };
+    assert_eq!(told(u64::MAX, None, 0, false), None, "without a limit there is nothing to be near to");
+    assert_eq!(told(499, Some(1000), 0, false), None);
+    let (severity, message) = told(500, Some(1000), 0, false).unwrap();
+    assert!(severity == Severity::Watch && message.contains("50 % of max_slot_wal_keep_size"), "{message}");
+    assert_eq!(told(749, Some(1000), 2000, false).unwrap().0, Severity::Watch);
+    assert_eq!(told(750, Some(1000), 2000, false).unwrap().0, Severity::Act);
+    let (severity, message) = told(750, Some(2000), 1000, true).unwrap();
+    assert!(severity == Severity::Act && message.contains("the slot is dropped"), "{message}");
+    let (severity, message) = told(2000, None, 1000, false).unwrap();
+    assert!(
+        severity == Severity::Act && message.contains("200 % of [source] retained_wal_bytes_max"),
+        "{message}"
+    );
+    assert!(message.contains("until the source's disk is full"), "{message}");
+}
+
+#[test]
+fn a_lag_is_told_from_the_configured_bounds_on_and_not_of_a_process_that_stands_by() {
+    let (ops, _commands) = Ops::new("shop");
+    let thresholds = SourceThresholds {
+        lag_seconds_warn: 5.0,
+        lag_seconds_max: 0.0,
+        lag_bytes_warn: 1000,
+        lag_bytes_max: 2000,
+        ..SourceThresholds::default()
+    };
+    ops.source().set_thresholds(thresholds);
+    let look = |bytes: u64, lag_seconds: f64| {
+        let look =
+            SlotLook { wal_end: Lsn(bytes + 1), confirmed: Lsn(1), lag_seconds, ..SlotLook::default() };
+        ops.source().set_slot(Some(look));
+        ops.report().reasons.into_iter().map(|reason| reason.severity).collect::<Vec<_>>()
+    };
+    assert_eq!(look(999, 4.0), []);
+    assert_eq!(look(999, 1e9), [Severity::Watch], "zero: no limit");
+    assert_eq!(look(1000, 0.0), [Severity::Watch]);
+    assert_eq!(look(2000, 6.0), [Severity::Act]);
+    ops.component("source").standby("another one streams");
+    assert_eq!(look(2000, 6.0), []);
+}
+
 #[tokio::test]
 async fn late_missing_and_stuck_are_told_with_what_to_do() {
     let (ops, _commands) = Ops::new("shop");
     ops.source().heard(Lsn(5000));
     ops.source().received(Lsn(5000), now_ms() - 1_000_000);
-    ops.source().set_slot(900, Some(1000));
+    ops.source().set_slot(Some(slot(900, 1000)));
     ops.log().set_size(95, 100);
     ops.days().cut_due(now_ms() - 600_000);
     ops.days().cut_made(day("2026-11-20"), now_ms() - 7_200_000, [table("public.a")]);
@@ -361,7 +423,7 @@ async fn metrics_are_what_prometheus_accepts() {
     let ops = &endpoint.ops;
     ops.component("source").ok();
     ops.source().heard(Lsn(1));
-    ops.source().set_slot(1, Some(2));
+    ops.source().set_slot(Some(slot(1, 2)));
     ops.log().set_size(1, 2);
     ops.days().cut_due(1);
     ops.days().cut_made(day("2026-11-20"), 1, []);

@@ -6,12 +6,13 @@ use std::time::Duration;
 use crate::change::Calendar;
 use crate::config::{
     self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
-    LakeFormat, LogKind, ParquetCompression, Secret, SubjectNaming,
+    LakeFormat, LogKind, ParquetCompression, RetainedWalAction, Secret, SubjectNaming,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
 use crate::envelope::{self, Format, routing};
 use crate::lake::{Lake, LakeOptions};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
+use crate::ops::SourceThresholds;
 use crate::postgres::ddl::TriggerUse;
 use crate::postgres::wire::{ConnectOptions, Streaming};
 use crate::registry::{self, Registry, RegistryOptions};
@@ -19,7 +20,7 @@ use crate::runtime::Result;
 
 use super::capture::CaptureSettings;
 use super::deliver::DeliverSettings;
-use super::watch::LogFile;
+use super::watch::{LogFile, WatchedSlot};
 
 /// In the state folder, for transactions in progress.
 const SPOOL_FOLDER: &str = "stream-spool";
@@ -86,6 +87,26 @@ pub fn deliver(config: &Config) -> DeliverSettings {
         lease_ttl: Duration::from_millis(config.coordinator.lease_ttl_ms),
         memory_bytes_max: usize::try_from(config.lake.memory_bytes_max).unwrap_or(usize::MAX),
     }
+}
+
+/// From where on the source's figures are told.
+pub(super) fn thresholds(config: &Config) -> SourceThresholds {
+    let limits = &config.source.limits;
+    SourceThresholds {
+        lag_seconds_warn: limits.lag_ms_warn as f64 / 1000.0,
+        lag_seconds_max: limits.lag_ms_max as f64 / 1000.0,
+        lag_bytes_warn: limits.lag_bytes_warn,
+        lag_bytes_max: limits.lag_bytes_max,
+        retained_bytes_max: limits.retained_wal_bytes_max,
+        retained_percent_warn: limits.retained_wal_percent_warn,
+        drops_slot: limits.retained_wal_action == RetainedWalAction::DropSlot,
+    }
+}
+
+/// The slot, to be watched.
+pub(super) fn watched_slot(config: &Config) -> Result<WatchedSlot> {
+    let (connect, slot) = (connect_options(config)?, config.source.slot.clone());
+    Ok(WatchedSlot { connect, slot, thresholds: thresholds(config) })
 }
 
 /// The rule of days.

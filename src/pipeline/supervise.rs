@@ -46,6 +46,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
     }
     let capture_settings = settings::capture(config)?;
     let (ops, commands) = Ops::new(&config.source.name);
+    ops.source().set_thresholds(settings::thresholds(config));
     let server = Server::bind(&config.ops.listen).await?;
     let log = settings::open_log(config)?;
     ops.component("log").ok();
@@ -87,8 +88,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
     let http_ops = ops.clone();
     let http = tokio::spawn(async move { server.serve(http_ops, http_down).await });
     let watching = tokio::spawn(watch::run(
-        settings::connect_options(config)?,
-        config.source.slot.clone(),
+        sides.captures().then(|| settings::watched_slot(config)).transpose()?,
         watched,
         settings::log_file(config),
         ops.clone(),

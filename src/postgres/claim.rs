@@ -45,12 +45,11 @@ impl fmt::Display for Holder {
 }
 
 /// Makes a session fit to hold claims: it is idle for as long as a first copy takes, and the server notices within half a
-/// minute when its client's machine or network is gone.
+/// minute when its client's machine or network is gone. (No session of ours ends by a timeout of its role.)
 pub async fn prepare(client: &mut Client) -> Result<()> {
     client
         .execute(
-            "SET idle_session_timeout = 0; SET statement_timeout = 0; SET tcp_keepalives_idle = 10; \
-             SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3",
+            "SET tcp_keepalives_idle = 10; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3",
         )
         .await
 }

@@ -8,6 +8,7 @@ pub mod ddl;
 pub mod pgoutput;
 pub mod preflight;
 pub mod published;
+pub mod retained;
 pub mod setup;
 pub mod slot;
 pub mod snapshot;

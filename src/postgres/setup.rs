@@ -225,6 +225,8 @@ impl Plan {
         if !self.server.is_superuser && !self.server.may_replicate {
             let _ = writeln!(script, "ALTER ROLE {name} REPLICATION;");
         }
+        let database = quote_ident(&self.server.database);
+        let _ = writeln!(script, "GRANT CONNECT ON DATABASE {database} TO {name};");
         let mut schemas: Vec<_> = self.tables.iter().map(|table| quote_ident(&table.schema)).collect();
         schemas.dedup();
         if !schemas.is_empty() {

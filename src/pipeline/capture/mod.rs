@@ -117,6 +117,8 @@ struct Contact {
     connected: bool,
     /// The slot was streamed from.
     streamed: bool,
+    /// The server's process for the last stream: the server may believe in it for a while after it broke.
+    walsender: Option<i32>,
     /// Sessions in a row that another process has fenced, without ever finding it on the slot.
     fenced: u32,
     /// Below it is a transaction that cannot be kept while it is in progress.
@@ -255,7 +257,7 @@ async fn open<'a>(
     contact: &mut Contact,
 ) -> Result<Session<'a>> {
     // Before the fence, so that a second process takes nothing from the first; and before a long copy.
-    let claim = claim(settings, contact, &ops.component("source"), shutdown).await?;
+    let claim = claim(settings, contact, ops, shutdown).await?;
     let mut source = Source::new(settings.connect.clone());
     source.client().await?;
     let fenced = log.fence().await.inspect_err(|error| ops.component("log").failed(error))?;
@@ -318,7 +320,7 @@ async fn open<'a>(
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
     // With prepared transactions before it, the slot stands further back, and begins there.
     let from = if held { Lsn::ZERO } else { flush_lsn };
-    let stream = start(settings, &mut source, from, streaming, claim).await?;
+    let stream = start(settings, &mut source, from, streaming, contact, claim).await?;
     contact.streamed = true;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %flush_lsn, ?streaming, "streaming");
@@ -387,6 +389,7 @@ async fn start(
     source: &mut Source,
     from: Lsn,
     streaming: Streaming,
+    contact: &mut Contact,
     claim: Claim,
 ) -> Result<crate::postgres::wire::ReplicationStream> {
     let interval = verify::status_interval(source.client().await?).await?;
@@ -397,6 +400,7 @@ async fn start(
         status_interval: interval,
         ..ReplicationOptions::new(&settings.slot, from, &settings.publication)
     };
+    contact.walsender = client.server_process();
     let stream = client.start_replication(&options).await?;
     drop(claim);
     Ok(stream)

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::ops::Component;
+use crate::ops::Ops;
 use crate::postgres::claim::{self, Holder};
 use crate::postgres::wire::{Client, Session};
 use crate::runtime::{Class, Error, Result, Shutdown};
@@ -66,9 +66,10 @@ struct Waiting {
 pub async fn claim(
     settings: &CaptureSettings,
     contact: &mut Contact,
-    component: &Component,
+    ops: &Ops,
     shutdown: &Shutdown,
 ) -> Result<Claim> {
+    let component = ops.component("source");
     let mut session = answered(Client::connect(&settings.connect, Session::Sql)).await?;
     contact.connected = true;
     answered(claim::prepare(&mut session)).await?;
@@ -94,10 +95,17 @@ pub async fn claim(
         }
         if let Some(waiting) = &waiting {
             match trouble(settings, waiting, patience, *contact) {
-                None => component.standby(format!(
-                    "stands by for {}; takes over when it lets go of slot {:?}",
-                    waiting.holder, settings.slot
+                None if waiting.holder.streams && contact.walsender == Some(waiting.holder.pid) => component.waiting(format!(
+                    "the server still believes in this process's former connection, {}; it lets go after wal_sender_timeout",
+                    waiting.holder
                 )),
+                None => {
+                    component.standby(format!(
+                        "stands by for {}; takes over when it lets go of slot {:?}",
+                        waiting.holder, settings.slot
+                    ));
+                    ops.source().left();
+                }
                 Some(error) if started.elapsed() >= STRANGER_PATIENCE && error.class() == Class::Operator => {
                     return Err(error);
                 }

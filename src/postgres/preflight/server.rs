@@ -18,6 +18,8 @@ pub(in crate::postgres) struct Server {
     pub(in crate::postgres) may_replicate: bool,
     /// Whether the role may create objects in the database.
     pub(in crate::postgres) may_create: bool,
+    /// Versions of `pg_logical_emit_message` for text that it may not call.
+    no_messages: Option<String>,
     in_recovery: bool,
     slots: i64,
     walsenders: i64,
@@ -34,7 +36,10 @@ impl Server {
                  FROM pg_roles g WHERE g.rolname = 'rds_replication'), false), \
                  has_database_privilege(current_database(), 'CREATE'), pg_is_in_recovery(), \
                  (SELECT count(*) FROM pg_replication_slots), (SELECT count(*) FROM pg_stat_replication), \
-                 current_setting('server_encoding'), current_setting('server_version') \
+                 current_setting('server_encoding'), current_setting('server_version'), \
+                 (SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p \
+                 WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message' \
+                 AND p.proargtypes[2] = 'text'::regtype AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
                  FROM pg_roles r WHERE r.rolname = current_user",
             )
             .await?;
@@ -56,6 +61,7 @@ impl Server {
             is_superuser: row.is_true(2),
             may_replicate: row.is_true(3),
             may_create: row.is_true(4),
+            no_messages: row.get(10).map(str::to_owned),
             in_recovery: row.is_true(5),
             slots: row.parse(6)?,
             walsenders: row.parse(7)?,
@@ -75,6 +81,7 @@ impl Server {
 
     pub(super) fn findings(&self) -> Vec<Finding> {
         let mut findings = vec![self.version(), self.recovery(), self.wal_level(), self.rights()];
+        findings.extend(self.messages());
         findings.push(self.room("max_wal_senders", self.walsenders, "replication sessions"));
         findings.push(self.wal_kept());
         findings.push(self.sender_timeout());
@@ -152,6 +159,17 @@ impl Server {
         Finding::fail("role", format!("the role {} may not replicate", self.role)).mend(format!(
             "ALTER ROLE {role} REPLICATION; On Amazon RDS and Aurora: GRANT rds_replication TO {role};"
         ))
+    }
+
+    fn messages(&self) -> Option<Finding> {
+        let functions = self.no_messages.as_ref()?;
+        let message = format!(
+            "{} may not leave messages in the WAL: at the end of a day, and at `tidemark cut`, an idle database is not cut \
+             before its next commit, and there are no heartbeats",
+            self.role
+        );
+        let mend = format!("GRANT EXECUTE ON FUNCTION {functions} TO {};", quote_ident(&self.role));
+        Some(Finding::warn("messages", message).mend(mend))
     }
 
     /// Room for one more, and for the second one that a first copy takes.

@@ -48,7 +48,10 @@ pub(super) async fn start(
         let frame = connection.next_frame().await?;
         match frame.tag {
             b'Z' => return Ok(()),
-            b'K' => {}
+            b'K' => {
+                let process = connection.body(frame).first_chunk().copied();
+                connection.server_process = process.map(i32::from_be_bytes);
+            }
             b'E' => return Err(refused(options, endpoint, ServerError::parse(connection.body(frame)))),
             tag => return Err(unexpected("startup", tag)),
         }

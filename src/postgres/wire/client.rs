@@ -140,6 +140,11 @@ impl Client {
         self.version
     }
 
+    /// The server's process for this session, as in `pg_stat_activity`.
+    pub const fn server_process(&self) -> Option<i32> {
+        self.connection.server_process
+    }
+
     /// `host:port`, for messages.
     pub fn address(&self) -> &str {
         &self.connection.address

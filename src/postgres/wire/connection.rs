@@ -137,6 +137,8 @@ pub(super) struct Connection {
     pub(super) address: String,
     /// `server_version`, as the server reports it.
     pub(super) server_version: String,
+    /// The server's process for this session; none where a pooler keeps it to itself.
+    pub(super) server_process: Option<i32>,
     /// `in_hot_standby` and `default_transaction_read_only`, as reported.
     pub(super) in_hot_standby: Option<bool>,
     pub(super) default_read_only: Option<bool>,
@@ -154,6 +156,7 @@ impl Connection {
             out: BytesMut::new(),
             address,
             server_version: String::new(),
+            server_process: None,
             in_hot_standby: None,
             default_read_only: None,
         }
