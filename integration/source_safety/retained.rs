@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 
 use crate::support::lake::{postgres, value};
-use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use crate::support::{Connector, Postgres, Running, wait_until};
 use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal, wal_kept};
 
 /// The watch looks every ten seconds while all is well.
