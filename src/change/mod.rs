@@ -83,4 +83,11 @@ pub enum Value<'a> {
     /// replication connection (`DateStyle=ISO`, `IntervalStyle=iso_8601`, `bytea_output=hex`,
     /// `extra_float_digits=3`, `TimeZone=UTC`).
     Text(&'a [u8]),
+    /// A value of a change that was too large to be held, and was left out while it arrived.
+    LeftOut {
+        /// Its length.
+        bytes: u64,
+        /// Its first bytes.
+        begins: &'a [u8],
+    },
 }

@@ -113,6 +113,8 @@ pub struct SourceConfig {
     pub stream_spool_bytes_max: u64,
     /// When the source's figures are told, and what is done about WAL that is kept.
     pub limits: SourceLimits,
+    /// A change or row that is larger, as the server sends it, becomes a dead letter without its long values.
+    pub change_bytes_max: u64,
     /// Which tables are carried.
     pub tables: TableFilter,
 }

@@ -76,6 +76,7 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
     let streaming = section.text("streaming", |text| check::word(text, &words, &[])).unwrap_or(Streaming::On);
     let stream_spool_bytes_max = section.integer("stream_spool_bytes_max", "bytes", MIB, 1024 * TIB, 4 * GIB);
     let limits = limits(&section);
+    let change_bytes_max = section.integer("change_bytes_max", "bytes", MIB, GIB, GIB);
     url.map(|url| SourceConfig {
         name,
         url,
@@ -89,6 +90,7 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         streaming,
         stream_spool_bytes_max,
         limits,
+        change_bytes_max,
         tables,
     })
 }

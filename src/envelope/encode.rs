@@ -96,6 +96,19 @@ pub enum EncodeError {
         /// What is wrong with the value.
         reason: &'static str,
     },
+    /// A value that was left out, since the change was too large to be held.
+    #[error(
+        "column {column:?} of type {type_name} has {bytes} bytes, in a change of more than [source] change_bytes_max: it \
+         was not read into memory"
+    )]
+    LeftOut {
+        /// The column.
+        column: String,
+        /// Its type, for people.
+        type_name: String,
+        /// Of the value.
+        bytes: u64,
+    },
     /// A change that lacks what its operation needs.
     #[error("{0}")]
     Change(&'static str),

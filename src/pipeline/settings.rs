@@ -38,6 +38,10 @@ pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
             None => error
                 .mend("Expected postgresql://user@host:5432/database, with libpq's parameters after a `?`."),
         })?;
+    let options = match usize::try_from(config.source.change_bytes_max) {
+        Ok(bytes_max) => options.with_change_bytes_max(bytes_max),
+        Err(_) => options,
+    };
     Ok(match &config.source.password {
         Some(password) => options.with_password(password.expose()),
         None => options,

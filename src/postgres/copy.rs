@@ -10,6 +10,8 @@ use std::ops::Range;
 
 use crate::change::Value;
 
+use super::abridge::LEFT_OUT_IN_COPY;
+
 /// A row that is not of the form which COPY writes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CopyError {
@@ -33,6 +35,8 @@ enum Field {
     Plain(Range<usize>),
     /// Unescaped, in the scratch buffer.
     Unescaped(Range<usize>),
+    /// Left out but for its beginning, which is unescaped in the scratch buffer.
+    LeftOut(u64, Range<usize>),
 }
 
 /// Splits rows, one after the other, with buffers that are used again.
@@ -78,6 +82,9 @@ impl CopyText {
             Field::Null => Value::Null,
             Field::Plain(range) => Value::Text(&row[range.clone()]),
             Field::Unescaped(range) => Value::Text(&self.scratch[range.clone()]),
+            Field::LeftOut(bytes, range) => {
+                Value::LeftOut { bytes: *bytes, begins: &self.scratch[range.clone()] }
+            }
         })
     }
 
@@ -90,6 +97,10 @@ impl CopyText {
         }
         let from = self.scratch.len();
         let mut rest = &row[start..end];
+        let left_out = rest.strip_prefix(LEFT_OUT_IN_COPY).and_then(left_out);
+        if let Some((_, begins)) = left_out {
+            rest = begins;
+        }
         while let Some(at) = memchr::memchr(b'\\', rest) {
             self.scratch.extend_from_slice(&rest[..at]);
             let escaped = rest.get(at + 1).ok_or(CopyError::Escape(self.fields.len()))?;
@@ -105,9 +116,20 @@ impl CopyText {
             rest = &rest[at + 2..];
         }
         self.scratch.extend_from_slice(rest);
-        self.fields.push(Field::Unescaped(from..self.scratch.len()));
+        let range = from..self.scratch.len();
+        self.fields.push(match left_out {
+            Some((bytes, _)) => Field::LeftOut(bytes, range),
+            None => Field::Unescaped(range),
+        });
         Ok(end)
     }
+}
+
+/// The length of a value that was left out, and its beginning.
+fn left_out(text: &[u8]) -> Option<(u64, &[u8])> {
+    let comma = memchr::memchr(b',', text)?;
+    let bytes = std::str::from_utf8(&text[..comma]).ok()?.parse().ok()?;
+    Some((bytes, &text[comma + 1..]))
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The source: the replication client, decoding, and everything that is asked of the server.
 
+mod abridge;
 pub mod assemble;
 pub mod catalog;
 pub mod claim;

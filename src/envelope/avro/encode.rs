@@ -91,7 +91,11 @@ impl Form for AvroForm {
         for column in self.rows.key.iter().filter_map(|index| self.rows.columns.get(*index)) {
             let value = column.completed(values, held)?;
             column.refuse_unchanged(value)?;
-            let Value::Text(text) = value else { return Err(column.error("a null in the key")) };
+            let text = match value {
+                Value::Text(text) => text,
+                Value::LeftOut { bytes, .. } => return Err(column.left_out(bytes)),
+                Value::Null | Value::Unchanged => return Err(column.error("a null in the key")),
+            };
             let fit = value::write(&column.column_type, self.options, text, &mut self.scratch, out);
             whole(column, fit)?;
         }
@@ -207,6 +211,7 @@ impl AvroForm {
                 out.push(NULL);
                 asides.unchanged.extend_from_slice(column.quoted_name());
             }
+            Value::LeftOut { bytes, .. } => return Err(column.left_out(bytes)),
             Value::Null if nullable => out.push(NULL),
             Value::Null => return Err(column.error("a null in a column that takes none")),
         }

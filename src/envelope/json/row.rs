@@ -162,6 +162,7 @@ impl ColumnWriter {
             Value::Text(text) => value::write(&self.column_type, options, text, scratch, out)
                 .map_err(|Malformed(reason)| self.error(reason))?,
             Value::Unchanged => self.refuse_unchanged(value)?,
+            Value::LeftOut { bytes, .. } => return Err(self.left_out(bytes)),
         }
         Ok(())
     }
@@ -193,6 +194,10 @@ impl ColumnWriter {
 
     pub(in crate::envelope) fn refuse_unchanged_key(&self) -> Result<(), EncodeError> {
         if self.in_key { Err(self.error("an unchanged value in the key that was not sent")) } else { Ok(()) }
+    }
+
+    pub(in crate::envelope) fn left_out(&self, bytes: u64) -> EncodeError {
+        EncodeError::LeftOut { column: self.name.clone(), type_name: self.type_name.clone(), bytes }
     }
 
     pub(in crate::envelope) fn error(&self, reason: &'static str) -> EncodeError {

@@ -34,7 +34,12 @@ pub fn write(
 
 fn values_bytes(row: &RowChange<'_>) -> usize {
     let values = row.old.iter().flat_map(|old| old.values).chain(row.new.into_iter().flatten());
-    values.map(|value| if let Value::Text(text) = value { text.len() } else { 0 }).sum()
+    let bytes = |value: &Value<'_>| match value {
+        Value::Text(text) => text.len(),
+        Value::LeftOut { begins, .. } => begins.len(),
+        Value::Null | Value::Unchanged => 0,
+    };
+    values.map(bytes).sum()
 }
 
 fn letter(schema: &TableSchema, row: &RowChange<'_>, reason: &str, kept_bytes: usize) -> Json {
@@ -63,6 +68,9 @@ fn columns(schema: &TableSchema, values: &[Value<'_>], kept_bytes: usize) -> Jso
         let json = match value {
             Value::Null => Json::Null,
             Value::Unchanged => json!({ "unchanged": true }),
+            Value::LeftOut { bytes, begins } => {
+                json!({ "bytes": bytes, "begins": String::from_utf8_lossy(begins) })
+            }
             Value::Text(text) if text.len() > kept_bytes && !in_key => {
                 json!({ "bytes": text.len(), "begins": String::from_utf8_lossy(&text[..kept_bytes]) })
             }

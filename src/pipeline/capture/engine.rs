@@ -92,6 +92,8 @@ pub struct Engine {
     marker: Option<Marker>,
     /// The transaction with the marker of the cut that is being made.
     passing: Option<Ended>,
+    /// The table that was described or changed last.
+    last_table: Option<u32>,
     now_ms: i64,
     old: Vec<Value<'static>>,
     new: Vec<Value<'static>>,
@@ -140,6 +142,7 @@ impl Engine {
             last_end_lsn: None,
             marker: None,
             passing: None,
+            last_table: None,
             now_ms: 0,
             old: Vec::new(),
             new: Vec::new(),
@@ -279,6 +282,7 @@ impl Engine {
                 return Ok(self.commit(Ended { transaction, lsn, end_lsn, last }));
             }
             Event::Relation(relation) => {
+                self.last_table = Some(relation.oid);
                 if self.tables.knows(&relation) {
                     self.announced.remove(&relation.oid);
                 } else {
@@ -296,6 +300,20 @@ impl Engine {
     }
 
     /// The open transaction.
+    pub const fn transaction(&self) -> Option<Transaction> {
+        self.transaction
+    }
+
+    /// The name of the table that was described or changed last.
+    pub fn last_table(&self) -> Option<String> {
+        let oid = self.last_table?;
+        if let Some(Relation { schema, table, .. }) = self.announced.get(&oid) {
+            return Some(format!("{schema}.{table}"));
+        }
+        self.tables.name_of(oid)
+    }
+
+    /// The id of the open transaction.
     pub fn xid(&self) -> Option<u32> {
         self.transaction.map(|transaction| transaction.xid)
     }
@@ -404,6 +422,7 @@ impl Engine {
         new: Option<&pgoutput::Tuple<'_>>,
     ) -> Result<()> {
         let transaction = self.transaction.unwrap_or(Transaction { commit_lsn: lsn, commit_us: 0, xid: 0 });
+        self.last_table = Some(relation);
         let Some(table) = self.tables.by_oid(relation) else {
             return Err(protocol_error(
                 lsn,

@@ -32,6 +32,7 @@ mod state;
 mod tables;
 mod told;
 mod transactions;
+mod unsendable;
 mod verify;
 
 use std::collections::{BTreeMap, HashMap};

@@ -24,7 +24,7 @@ use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn};
 use crate::envelope::routing;
 use crate::log::Visibility;
 use crate::ops::{Accepted, BackfillOf, Command, Ops};
-use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, sqlstate};
+use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, ServerError, server_error};
 use crate::runtime::{Class, Error, Result, Shutdown};
 
 use super::appender::Progress;
@@ -37,6 +37,7 @@ use super::registrar::Registrar;
 use super::source::{self, Source};
 use super::state::{StreamState, TableCount};
 use super::tables::Table;
+use super::unsendable;
 
 /// An idle database's progress is made durable after this many bytes of WAL …
 const IDLE_PROGRESS_BYTES: u64 = 1 << 20;
@@ -110,12 +111,12 @@ impl Session<'_> {
     ///
     /// A server that fails within itself while it sends transactions in progress is asked for whole ones: of what was
     /// rolled back meanwhile it may no longer find in its catalog what it looks for (PostgreSQL 15: "could not map
-    /// filenode … to relation OID", after ALTER TABLE in a subtransaction that aborted). A transaction that is sent
-    /// after its commit has no such parts.
+    /// filenode … to relation OID", after ALTER TABLE in a subtransaction that aborted), or a row is too large for it
+    /// that may never be committed. A transaction that is sent after its commit has no such parts.
     pub async fn run(self) -> Result<Ended> {
         let (feedback, in_parts) = (self.stream.feedback(), self.in_parts);
         match Box::pin(self.stream_on(&feedback)).await {
-            Err(error) if in_parts && sqlstate(&error).is_some_and(|state| state.starts_with("XX")) => {
+            Err(error) if in_parts && server_error(&error).is_some_and(ServerError::is_of_its_own) => {
                 Ok(Ended::StreamWhole { reason: error.to_string(), at: feedback.received() })
             }
             ended => ended,
@@ -166,7 +167,11 @@ impl Session<'_> {
         let (mut last, mut wanted) = (None, false);
         let commit_before_us = self.engine.progress().commit_us;
         while !self.engine.is_replaying() && self.stream_whole.is_none() {
-            let Some(message) = self.stream.next_message()? else { break };
+            let message = match self.stream.next_message() {
+                Ok(Some(message)) => message,
+                Ok(None) => break,
+                Err(error) => return Err(unsendable::told(error, feedback.received(), &self.engine)),
+            };
             let step = match message {
                 ReplicationMessage::XLogData { wal_start, wal_end, server_time_us, data } => {
                     last = Some((wal_end, server_time_us));

@@ -177,6 +177,11 @@ impl Tables {
         Some(index.map(|index| &mut self.all[index]))
     }
 
+    /// The name of the table which the wire calls `oid`, where the server has described it.
+    pub fn name_of(&self, oid: u32) -> Option<String> {
+        self.by_oid.get(&oid).map(|(relation, _)| format!("{}.{}", relation.schema, relation.table))
+    }
+
     /// Whether this very description has been taken in on this connection.
     pub fn knows(&self, relation: &Relation) -> bool {
         // Under FULL every column is marked, and a key that came or went cannot be seen: the catalog is asked.

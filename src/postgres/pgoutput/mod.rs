@@ -24,6 +24,10 @@ use crate::change::{Lsn, Value};
 use reader::Reader;
 pub use stream::{Control, Prepared, Streamed, streamed};
 
+/// The kind of a column whose value was left out before the message came here: its length, and its beginning as of `t`.
+/// No server sends it.
+pub(super) const LEFT_OUT: u8 = b'x';
+
 /// Microseconds between the epochs of Unix (1970) and Postgres (2000).
 pub const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
@@ -220,16 +224,24 @@ impl<'a> Tuple<'a> {
             body = rest;
             match kind {
                 b'u' => Value::Unchanged,
-                b't' => {
-                    let (length, rest) = body.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
-                    let (text, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+                b't' => Value::Text(text(&mut body)),
+                &LEFT_OUT => {
+                    let (bytes, rest) = body.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
                     body = rest;
-                    Value::Text(text)
+                    Value::LeftOut { bytes: u32::from_be_bytes(*bytes).into(), begins: text(&mut body) }
                 }
                 _ => Value::Null,
             }
         })
     }
+}
+
+/// A length and so many bytes, which were checked.
+fn text<'a>(body: &mut &'a [u8]) -> &'a [u8] {
+    let (length, rest) = body.split_first_chunk::<4>().unwrap_or((&[0; 4], &[]));
+    let (text, rest) = rest.split_at(u32::from_be_bytes(*length) as usize);
+    *body = rest;
+    text
 }
 
 /// Decodes one message.

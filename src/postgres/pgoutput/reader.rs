@@ -2,7 +2,7 @@
 
 use crate::change::Lsn;
 
-use super::{DecodeError, POSTGRES_EPOCH_US, Tuple};
+use super::{DecodeError, LEFT_OUT, POSTGRES_EPOCH_US, Tuple};
 
 /// The bytes of one message that have not been read yet.
 pub(super) struct Reader<'a> {
@@ -90,7 +90,10 @@ impl<'a> Reader<'a> {
         for _ in 0..columns {
             match self.u8("a column")? {
                 b'n' | b'u' => {}
-                b't' => {
+                kind @ (b't' | LEFT_OUT) => {
+                    if kind == LEFT_OUT {
+                        self.u32("the length of a value that was left out")?;
+                    }
                     let length = self.u32("a column length")? as usize;
                     self.take(length, "a column value")?;
                 }

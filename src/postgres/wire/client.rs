@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::auth::{self, Binding};
-use super::connection::Connection;
+use super::connection::{Abridge, Connection, Content};
 use super::error::{self, ServerError, sqlstate, unexpected};
 use super::hosts::{Endpoint, Host, Refusals, SessionAttrs};
 use super::options::{ConnectOptions, SslMode};
@@ -274,7 +274,7 @@ impl CopyOut<'_> {
 }
 
 fn statement_error(error: ServerError, sql: &str) -> Error {
-    error.into_error(format!("the server refused {:?}", shorten(sql)))
+    error.of_statement(format!("the server refused {:?}", shorten(sql)))
 }
 
 /// The beginning of a statement, for messages.
@@ -411,6 +411,11 @@ async fn log_in(
     parameters.extend_from_slice(OUTPUT_SETTINGS);
     let mut connection = Connection::new(stream, endpoint.address());
     auth::start(&mut connection, options, endpoint, &parameters, binding).await?;
+    let content = match session {
+        Session::Replication => Content::Wal { in_part: false },
+        Session::Sql => Content::Rows,
+    };
+    connection.buffer.abridge = options.change_bytes_max.map(|bytes_max| Abridge { bytes_max, content });
     let version = version_number(&connection.server_version);
     let mut client = Client { connection, version, ready: true };
     if version >= 170_000 {

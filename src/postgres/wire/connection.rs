@@ -6,7 +6,8 @@
 //! ```
 //!
 //! [`FrameBuffer::next`] only moves `at`; bytes move when more room is needed, in [`FrameBuffer::fill`]. So a
-//! frame's body stays where it is until the next `fill`, and the borrow checker holds callers to that.
+//! frame's body stays where it is until the next `fill`, and the borrow checker holds callers to that. `CopyData` beyond
+//! [`Abridge::bytes_max`] is not held: what is left of it without its long values is given out in its place.
 //!
 //! Source: <https://www.postgresql.org/docs/current/protocol-message-formats.html>.
 
@@ -18,6 +19,7 @@ use std::task::Poll;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 
+use super::super::abridge::Abridger;
 use super::error::{self, ServerError};
 use super::stream::Stream;
 use crate::runtime::{Error, Result};
@@ -37,6 +39,39 @@ pub(super) struct Frame {
     pub(super) tag: u8,
     start: usize,
     end: usize,
+    /// It is not in the buffer, but what was left of it.
+    abridged: bool,
+}
+
+/// A frame whose long values are left out while it arrives.
+struct Long {
+    tag: u8,
+    /// Bytes of its body that have not come.
+    left: usize,
+    abridger: Abridger,
+    /// What is left of the body so far.
+    body: Vec<u8>,
+}
+
+/// What the buffer does about `CopyData` that is too large to be held.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Abridge {
+    /// Larger bodies are too large.
+    pub(super) bytes_max: usize,
+    /// What is in them.
+    pub(super) content: Content,
+}
+
+/// What is in `CopyData`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Content {
+    /// Rows of a `COPY`.
+    Rows,
+    /// The replication stream.
+    Wal {
+        /// Within a part of a transaction in progress.
+        in_part: bool,
+    },
 }
 
 /// Bytes read, cut into frames.
@@ -45,11 +80,16 @@ pub(super) struct FrameBuffer {
     at: usize,
     /// Longest body accepted: small until the server is authenticated, then what the protocol allows.
     body_bytes_max: usize,
+    /// Set: of larger `CopyData` long values are left out.
+    pub(super) abridge: Option<Abridge>,
+    long: Option<Long>,
+    /// The body of the abridged frame that was given out last.
+    abridged: Vec<u8>,
 }
 
 impl FrameBuffer {
     pub(super) fn new(body_bytes_max: usize) -> Self {
-        Self { data: BytesMut::new(), at: 0, body_bytes_max }
+        Self { data: BytesMut::new(), at: 0, body_bytes_max, abridge: None, long: None, abridged: Vec::new() }
     }
 
     /// The length of the frame at `at` with its header, if its header is there.
@@ -69,18 +109,51 @@ impl FrameBuffer {
 
     /// The next whole frame, if one is buffered.
     pub(super) fn next(&mut self) -> io::Result<Option<Frame>> {
+        if self.long.is_some() {
+            return Ok(self.abridged_frame());
+        }
         let Some(bytes) = self.frame_bytes()? else { return Ok(None) };
+        let tag = self.data[self.at];
+        if let Some(Abridge { bytes_max, content }) = self.abridge
+            && tag == b'd'
+            && bytes - HEADER_BYTES > bytes_max
+        {
+            let abridger = match content {
+                Content::Rows => Abridger::row(),
+                Content::Wal { in_part } => Abridger::wal(in_part),
+            };
+            self.long = Some(Long { tag, left: bytes - HEADER_BYTES, abridger, body: Vec::new() });
+            self.at += HEADER_BYTES;
+            return Ok(self.abridged_frame());
+        }
         if self.data.len() - self.at < bytes {
             return Ok(None);
         }
-        let frame = Frame { tag: self.data[self.at], start: self.at + HEADER_BYTES, end: self.at + bytes };
+        let frame = Frame { tag, start: self.at + HEADER_BYTES, end: self.at + bytes, abridged: false };
         self.at = frame.end;
         Ok(Some(frame))
     }
 
+    /// Takes what has come of a frame that is abridged, and gives it when that was all.
+    fn abridged_frame(&mut self) -> Option<Frame> {
+        let long = self.long.as_mut()?;
+        let part = long.left.min(self.data.len() - self.at);
+        long.abridger.feed(&self.data[self.at..self.at + part], &mut long.body);
+        self.at += part;
+        long.left -= part;
+        if long.left > 0 {
+            return None;
+        }
+        let Long { tag, mut abridger, mut body, .. } = self.long.take()?;
+        abridger.finish(&mut body);
+        self.abridged = body;
+        Some(Frame { tag, start: 0, end: self.abridged.len(), abridged: true })
+    }
+
     /// The body of a frame given out since the last `fill`.
     pub(super) fn body(&self, frame: Frame) -> &[u8] {
-        &self.data[frame.start..frame.end]
+        let from = if frame.abridged { &self.abridged[..] } else { &self.data[..] };
+        &from[frame.start..frame.end]
     }
 
     /// Reads what the socket has, at most [`READ_BYTES_MAX`] or the rest of the frame that has begun; waits for
@@ -111,7 +184,11 @@ impl FrameBuffer {
 
     /// Drops what was given out and makes room; returns how much to read at most.
     fn make_room(&mut self) -> io::Result<usize> {
-        let missing = self.frame_bytes()?.map_or(0, |bytes| bytes - (self.data.len() - self.at).min(bytes));
+        self.abridged = Vec::new();
+        let missing = match self.long {
+            Some(_) => 0,
+            None => self.frame_bytes()?.map_or(0, |bytes| bytes - (self.data.len() - self.at).min(bytes)),
+        };
         let limit = missing.max(READ_BYTES_MAX);
         // Asked before `advance`, after which the room in front is no longer counted, though it is still held.
         let capacity = self.data.capacity();
@@ -262,6 +339,31 @@ mod tests {
             fill_from(&mut buffer, wire).await;
             assert!(buffer.next().is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn copy_data_that_is_too_large_is_never_held_and_what_is_left_of_it_comes_in_its_place() {
+        let row = [b"1\t", &vec![b'x'; 10 * READ_BYTES_MAX][..], b"\n"].concat();
+        let mut wire = Vec::new();
+        for body in [&b"0\t\n"[..], &row, b"2\t\n", &row] {
+            wire.push(b'd');
+            wire.extend_from_slice(&(body.len() as i32 + 4).to_be_bytes());
+            wire.extend_from_slice(body);
+        }
+        let mut reader = wire.as_slice();
+        let mut buffer = FrameBuffer::new(row.len());
+        buffer.abridge = Some(Abridge { bytes_max: READ_BYTES_MAX, content: Content::Rows });
+        let (mut bodies, mut capacity) = (Vec::new(), 0);
+        while bodies.len() < 4 {
+            match buffer.next().unwrap() {
+                Some(frame) => bodies.push(buffer.body(frame).to_vec()),
+                None => assert!(buffer.fill(&mut reader).await.unwrap() > 0),
+            }
+            capacity = capacity.max(buffer.data.capacity());
+        }
+        let left = [b"1\t\\L2621440,", &[b'x'; 256][..], b"\n"].concat();
+        assert_eq!(bodies, [&b"0\t\n"[..], &left, b"2\t\n", &left]);
+        assert!(capacity < row.len() / 2, "{capacity}");
     }
 
     #[tokio::test]

@@ -73,6 +73,32 @@ impl ServerError {
         self.severity == "WARNING" && self.sqlstate == "55000"
     }
 
+    /// Whether a row is larger than what the server holds in one piece (`MaxAllocSize`). The words are those of every
+    /// version and never translated where the state is that of an internal error.
+    pub fn is_too_large_for_server(&self) -> bool {
+        self.sqlstate == "54000" || (self.sqlstate == "XX000" && self.message.contains("alloc request size"))
+    }
+
+    /// Whether the server failed by what it sends, rather than by what it was asked for.
+    pub fn is_of_its_own(&self) -> bool {
+        self.sqlstate.starts_with("XX") || self.sqlstate == "54000"
+    }
+
+    /// Whether what was asked about has been dropped by another session while the server looked it up: asked again, it
+    /// answers. Internal errors are never translated.
+    fn is_beside_ddl(&self) -> bool {
+        const WORDS: [&str; 2] = ["cache lookup failed for", "could not open relation with OID"];
+        self.sqlstate == "XX000" && WORDS.iter().any(|words| self.message.starts_with(words))
+    }
+
+    /// The product's error for a statement that failed; `doing` says which.
+    pub(super) fn of_statement(self, doing: impl fmt::Display) -> Error {
+        if self.is_beside_ddl() {
+            return Error::retry(doing.to_string()).cause(self);
+        }
+        self.into_error(doing)
+    }
+
     /// Whether time may mend it.
     fn class(&self) -> Class {
         match self.sqlstate.as_str() {
@@ -124,9 +150,13 @@ impl ServerError {
 
 /// The SQLSTATE of an error that came from the server.
 pub fn sqlstate(error: &Error) -> Option<&str> {
-    let cause = error.source()?;
-    let of_hosts = || cause.downcast_ref::<Refusals>().and_then(Refusals::sqlstate);
-    cause.downcast_ref::<ServerError>().map(|e| e.sqlstate.as_str()).or_else(of_hosts)
+    let of_hosts = || error.source()?.downcast_ref::<Refusals>().and_then(Refusals::sqlstate);
+    server_error(error).map(|e| e.sqlstate.as_str()).or_else(of_hosts)
+}
+
+/// What the server said, of an error that came from it.
+pub fn server_error(error: &Error) -> Option<&ServerError> {
+    error.source()?.downcast_ref()
 }
 
 /// The connection broke: worth trying again.
@@ -158,6 +188,27 @@ mod tests {
         }
         for state in ["28P01", "28000", "3D000", "42501", "42704", "55000", "58P01", "53400", "XX000"] {
             assert_eq!(of(state, "").class(), Class::Operator, "{state}");
+        }
+    }
+
+    #[test]
+    fn what_another_session_dropped_meanwhile_is_asked_for_again_in_statements_alone() {
+        for message in ["cache lookup failed for type 16384", "could not open relation with OID 16385"] {
+            assert_eq!(of("XX000", message).of_statement("asking").class(), Class::Retry, "{message}");
+            assert_eq!(of("XX000", message).class(), Class::Operator, "a walsender looks at the past");
+        }
+        assert_eq!(of("XX000", "could not read block").of_statement("asking").class(), Class::Operator);
+    }
+
+    #[test]
+    fn a_row_that_is_too_large_for_the_server_is_told_from_other_failures() {
+        for (state, message, too_large) in [
+            ("XX000", "invalid memory alloc request size 1080000003", true),
+            ("54000", "out of memory", true),
+            ("XX000", "could not map filenode", false),
+            ("53200", "out of memory", false),
+        ] {
+            assert_eq!(of(state, message).is_too_large_for_server(), too_large, "{state} {message}");
         }
     }
 

@@ -96,6 +96,7 @@ pub struct ConnectOptions {
     pub application_name: String,
     /// Server settings as command-line switches (`-c name=value`), as libpq's `options`.
     pub server_options: Option<String>,
+    pub(super) change_bytes_max: Option<usize>,
     pub(super) password: Option<Password>,
     pub(super) pass_file: Option<PathBuf>,
     pub(super) root_certificates: Option<RootCertificates>,
@@ -119,6 +120,14 @@ impl ConnectOptions {
     #[must_use]
     pub fn with_password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Password(password.into()));
+        self
+    }
+
+    /// Of a row or a change with more bytes than that, as the server sends it, long values are left out while they arrive
+    /// ([`Value::LeftOut`](crate::change::Value::LeftOut)). Otherwise everything is held, up to what the protocol allows.
+    #[must_use]
+    pub const fn with_change_bytes_max(mut self, bytes_max: usize) -> Self {
+        self.change_bytes_max = Some(bytes_max);
         self
     }
 
@@ -310,6 +319,7 @@ impl Settings {
             connect_timeout: self.connect_timeout()?,
             application_name: self.get("application_name").unwrap_or("tidemark").to_owned(),
             server_options: self.get("options").map(str::to_owned),
+            change_bytes_max: None,
             password: self.get("password").map(|text| Password(text.to_owned())),
             pass_file: passfile,
             root_certificates,

@@ -61,6 +61,16 @@ impl<'a> ReplicationMessage<'a> {
     }
 }
 
+/// Whether what follows is within a part of a transaction in progress, where this `CopyData` decides it: `S` and `E` of
+/// pgoutput.
+pub(super) fn part(body: &[u8]) -> Option<bool> {
+    match (body.first()?, body.get(1 + 3 * 8)?) {
+        (b'w', b'S') => Some(true),
+        (b'w', b'E') => Some(false),
+        _ => None,
+    }
+}
+
 fn take_u64(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (head, rest) = bytes.split_first_chunk::<8>()?;
     Some((u64::from_be_bytes(*head), rest))

@@ -41,7 +41,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::client::{Client, quote_ident, quote_literal};
-use super::connection::{Connection, Frame, FrameBuffer, log_notice};
+use super::connection::{Connection, Content, Frame, FrameBuffer, log_notice};
 use super::error::{self, ServerError, unexpected};
 use super::stream::Stream;
 use crate::change::Lsn;
@@ -276,6 +276,11 @@ impl ReplicationStream {
     /// errors, and the end of the stream (class `Retry`: a server that is shut down ends it), are errors.
     pub fn next_message(&mut self) -> Result<Option<ReplicationMessage<'_>>> {
         let Some(frame) = self.next_data()? else { return Ok(None) };
+        if let Some(in_part) = message::part(self.buffer.body(frame))
+            && let Some(abridge) = &mut self.buffer.abridge
+        {
+            abridge.content = Content::Wal { in_part };
+        }
         let message = ReplicationMessage::parse(self.buffer.body(frame)).ok_or_else(|| {
             Error::operator(format!(
                 "the server at {} sent a replication message that is cut short or unknown",
