@@ -1,5 +1,10 @@
 //! Runs of frames as they are stored: pieces of about a mebibyte, so that a reader holds no more than that beyond
 //! what it asked for; compressed where that helps, with a checksum. Pure.
+//!
+//! A record of hundreds of megabytes is a piece of its own, and held once: it is compressed twice, a run at a time, first
+//! to learn its length and checksum, then on its way into the file ([`Packer::write`]); and it is read in the same way.
+
+use std::io::{self, Read, Write};
 
 use super::super::TopicRecords;
 use crate::runtime::{Error, Result};
@@ -7,10 +12,16 @@ use crate::runtime::{Error, Result};
 /// LZ4 looks back 64 KiB; runs of that length compress a fifth faster than a whole blob, for 2% more bytes.
 const RUN_BYTES: usize = 64 << 10;
 
+/// A stored run with its length; a little more than LZ4 ever makes of one.
+const RUN_STORED_MAX: usize = 4 + RUN_BYTES + RUN_BYTES / 8;
+
 /// SQLite's own limit on a row is 1,000,000,000 bytes.
 pub(super) const STORED_BYTES_MAX: usize = 1_000_000_000 - 4096;
 
-/// Arena kept between appends; one that a giant record has grown is given back.
+/// A piece of more bytes is not packed in memory, and not read as one value.
+pub(super) const WHOLE_BYTES_MAX: usize = 8 << 20;
+
+/// Arena kept between appends.
 const KEEP_BYTES: usize = 16 << 20;
 
 /// How the bytes of a blob are stored. The numbers are part of the file format.
@@ -33,8 +44,10 @@ pub(super) struct Blob {
     pub codec: Codec,
     /// The checksum.
     pub crc: u32,
-    at: usize,
-    bytes: usize,
+    /// Stored bytes.
+    pub bytes: usize,
+    /// Where they are in the arena; none when they are made while they are written.
+    at: Option<usize>,
 }
 
 /// Packs frames into blobs; its buffer is used again.
@@ -42,6 +55,7 @@ pub(super) struct Blob {
 pub(super) struct Packer {
     arena: Vec<u8>,
     used: usize,
+    bytes: usize,
     blobs: Vec<Blob>,
 }
 
@@ -49,7 +63,7 @@ impl Packer {
     /// Forgets the blobs.
     pub fn clear(&mut self) {
         self.blobs.clear();
-        self.used = 0;
+        (self.used, self.bytes) = (0, 0);
         if self.arena.len() > KEEP_BYTES {
             self.arena = Vec::new();
         }
@@ -69,45 +83,87 @@ impl Packer {
         self.blobs[index]
     }
 
-    /// Its stored bytes.
-    pub fn stored(&self, blob: &Blob) -> &[u8] {
-        &self.arena[blob.at..blob.at + blob.bytes]
+    /// Its stored bytes; none for one that has to be written with [`Packer::write`].
+    pub fn stored(&self, blob: &Blob) -> Option<&[u8]> {
+        blob.at.map(|at| &self.arena[at..at + blob.bytes])
+    }
+
+    /// Writes the stored bytes of a blob that was not packed in memory; `frames` are its piece.
+    pub fn write(blob: &Blob, frames: &[u8], out: &mut impl Write) -> io::Result<()> {
+        match blob.codec {
+            Codec::Raw => out.write_all(frames),
+            Codec::Lz4 => runs(frames, |run| out.write_all(run)),
+        }
     }
 
     /// Bytes of all blobs.
     pub fn bytes(&self) -> usize {
-        self.used
+        self.bytes
     }
 
     fn push(&mut self, records: &TopicRecords, frames: &[u8], count: u32) -> Result<()> {
+        let blob = if frames.len() > WHOLE_BYTES_MAX {
+            measure(frames, count)
+        } else {
+            let (codec, bytes) = self.pack_whole(frames);
+            let at = self.used;
+            let mut hasher = crc32fast::Hasher::new();
+            hasher.update(&self.arena[at..at + bytes]);
+            self.used += bytes;
+            let crc = checksum(hasher, codec as i64, count, frames.len());
+            Blob { count, frames_bytes: frames.len(), codec, crc, bytes, at: Some(at) }
+        };
+        if blob.bytes > STORED_BYTES_MAX {
+            return Err(Error::operator(format!(
+                "a record of topic {} has {} bytes ({} stored), while the embedded log holds records of up \
+                 to {STORED_BYTES_MAX} bytes; nothing was written",
+                records.topic(),
+                frames.len(),
+                blob.bytes,
+            ))
+            .mend("Exclude the column or the table, or make the value smaller"));
+        }
+        self.bytes += blob.bytes;
+        self.blobs.push(blob);
+        Ok(())
+    }
+
+    /// Packs a piece behind those that are in the arena.
+    fn pack_whole(&mut self, frames: &[u8]) -> (Codec, usize) {
         let at = self.used;
-        let runs = frames.len().div_ceil(RUN_BYTES);
-        let needed = at + runs * (4 + lz4_flex::block::get_maximum_output_size(RUN_BYTES));
+        let needed = at + frames.len().div_ceil(RUN_BYTES) * RUN_STORED_MAX;
         // Never shrunk in between: filling fresh bytes with zeros costs as much as a tenth of the compression.
         if self.arena.len() < needed {
             self.arena.resize(needed, 0);
         }
-        let (codec, bytes) = match compress(frames, &mut self.arena[at..]) {
+        match compress(frames, &mut self.arena[at..]) {
             Some(bytes) if bytes < frames.len() => (Codec::Lz4, bytes),
             _ => {
                 self.arena[at..at + frames.len()].copy_from_slice(frames);
                 (Codec::Raw, frames.len())
             }
-        };
-        if bytes > STORED_BYTES_MAX {
-            return Err(Error::operator(format!(
-                "a record of topic {} has {} bytes ({bytes} stored), while the embedded log holds records of up \
-                 to {STORED_BYTES_MAX} bytes; nothing was written",
-                records.topic(),
-                frames.len(),
-            ))
-            .mend("Exclude the column or the table, or make the value smaller"));
         }
-        self.used += bytes;
-        let crc = checksum(&self.arena[at..at + bytes], codec as i64, count, frames.len());
-        self.blobs.push(Blob { count, frames_bytes: frames.len(), codec, crc, at, bytes });
-        Ok(())
     }
+}
+
+/// What a piece will be when it is stored.
+fn measure(frames: &[u8], count: u32) -> Blob {
+    let (mut bytes, mut packed) = (0, crc32fast::Hasher::new());
+    let measured = runs(frames, |run| {
+        bytes += run.len();
+        packed.update(run);
+        // It goes as it is.
+        if bytes < frames.len() { Ok(()) } else { Err(io::ErrorKind::WriteZero.into()) }
+    });
+    let (codec, bytes, hasher) = if measured.is_ok() {
+        (Codec::Lz4, bytes, packed)
+    } else {
+        let mut raw = crc32fast::Hasher::new();
+        raw.update(frames);
+        (Codec::Raw, frames.len(), raw)
+    };
+    let crc = checksum(hasher, codec as i64, count, frames.len());
+    Blob { count, frames_bytes: frames.len(), codec, crc, bytes, at: None }
 }
 
 /// The head of a stored blob.
@@ -123,27 +179,71 @@ pub(super) struct Head {
     pub crc: u32,
 }
 
-/// Checks and unpacks a stored blob to the end of `frames`. The error says what is wrong with it; `frames` is
-/// then unspecified from its old end on.
-pub(super) fn unpack(frames: &mut Vec<u8>, stored: &[u8], head: &Head) -> Result<(), String> {
-    let found = checksum(stored, head.codec, head.count, head.frames_bytes);
+/// Checks and unpacks a stored blob of so many bytes to the end of `frames`. The error says what is wrong with it;
+/// `frames` is then unspecified from its old end on.
+pub(super) fn unpack(
+    frames: &mut Vec<u8>,
+    stored: &mut impl Read,
+    stored_bytes: usize,
+    head: &Head,
+) -> Result<(), String> {
+    let at = frames.len();
+    let mut stored = Hashing { stored, left: stored_bytes, hasher: crc32fast::Hasher::new() };
+    let unpacked = if head.codec == Codec::Raw as i64 {
+        frames.resize(at + stored_bytes.min(head.frames_bytes), 0);
+        frames[at..].chunks_mut(RUN_BYTES).try_for_each(|run| stored.take(run))
+    } else if head.codec == Codec::Lz4 as i64 {
+        frames.resize(at + head.frames_bytes, 0);
+        decompress(&mut stored, &mut frames[at..]).map(|bytes| frames.truncate(at + bytes))
+    } else {
+        Err(format!("its codec {} is unknown", head.codec))
+    };
+    // What is damaged need not be understood.
+    let found = checksum(stored.finish()?, head.codec, head.count, head.frames_bytes);
     if found != head.crc {
         return Err(format!("its checksum is {found:08x} instead of {:08x}", head.crc));
     }
-    let at = frames.len();
-    if head.codec == Codec::Raw as i64 {
-        frames.extend_from_slice(stored);
-    } else if head.codec == Codec::Lz4 as i64 {
-        frames.resize(at + head.frames_bytes, 0);
-        let bytes = decompress(stored, &mut frames[at..])?;
-        frames.truncate(at + bytes);
-    } else {
-        return Err(format!("its codec {} is unknown", head.codec));
-    }
+    unpacked?;
     match frames.len() - at {
         bytes if bytes == head.frames_bytes => Ok(()),
         bytes => Err(format!("it holds {bytes} bytes instead of {}", head.frames_bytes)),
     }
+}
+
+/// Stored bytes, checked as they are read.
+struct Hashing<'a, R> {
+    stored: &'a mut R,
+    left: usize,
+    hasher: crc32fast::Hasher,
+}
+
+impl<R: Read> Hashing<'_, R> {
+    fn take(&mut self, into: &mut [u8]) -> Result<(), String> {
+        self.left = self.left.checked_sub(into.len()).ok_or("it is cut off")?;
+        self.stored.read_exact(into).map_err(|error| error.to_string())?;
+        self.hasher.update(into);
+        Ok(())
+    }
+
+    /// Reads what is left, and gives what all of it comes to.
+    fn finish(mut self) -> Result<crc32fast::Hasher, String> {
+        let mut rest = [0; 4096];
+        while self.left > 0 {
+            let part = self.left.min(rest.len());
+            self.take(&mut rest[..part])?;
+        }
+        Ok(self.hasher)
+    }
+}
+
+/// Gives the runs of frames, each with its length before it.
+fn runs(frames: &[u8], mut give: impl FnMut(&[u8]) -> io::Result<()>) -> io::Result<()> {
+    let mut run = vec![0; RUN_STORED_MAX];
+    for part in frames.chunks(RUN_BYTES) {
+        let bytes = compress(part, &mut run).ok_or(io::ErrorKind::WriteZero)?;
+        give(&run[..bytes])?;
+    }
+    Ok(())
 }
 
 /// `None`: `out` is too short.
@@ -157,21 +257,20 @@ fn compress(frames: &[u8], out: &mut [u8]) -> Option<usize> {
     Some(at)
 }
 
-fn decompress(mut stored: &[u8], out: &mut [u8]) -> Result<usize, String> {
-    let mut at = 0;
-    while let Some((length, rest)) = stored.split_first_chunk::<4>() {
-        let length = u32::from_le_bytes(*length) as usize;
-        let (run, rest) = rest.split_at_checked(length).ok_or("it is cut off")?;
+fn decompress(stored: &mut Hashing<'_, impl Read>, out: &mut [u8]) -> Result<usize, String> {
+    let (mut at, mut run) = (0, vec![0; RUN_STORED_MAX]);
+    while stored.left > 0 {
+        let mut length = [0; 4];
+        stored.take(&mut length)?;
+        let run = run.get_mut(..u32::from_le_bytes(length) as usize).ok_or("a run is too long")?;
+        stored.take(run)?;
         at += lz4_flex::block::decompress_into(run, &mut out[at..]).map_err(|e| e.to_string())?;
-        stored = rest;
     }
-    if stored.is_empty() { Ok(at) } else { Err("it has bytes left over".into()) }
+    Ok(at)
 }
 
 /// CRC-32 of the stored bytes and of what the head says about them.
-fn checksum(stored: &[u8], codec: i64, count: u32, frames_bytes: usize) -> u32 {
-    let mut hasher = crc32fast::Hasher::new();
-    hasher.update(stored);
+fn checksum(mut hasher: crc32fast::Hasher, codec: i64, count: u32, frames_bytes: usize) -> u32 {
     hasher.update(&codec.to_le_bytes());
     hasher.update(&count.to_le_bytes());
     hasher.update(&(frames_bytes as u64).to_le_bytes());

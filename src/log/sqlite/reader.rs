@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, MAIN_DB, OptionalExtension, params};
 use tokio::sync::Semaphore;
 
 use super::blob::{self, Head};
@@ -130,13 +130,15 @@ impl Readers {
             return Ok(fetched);
         }
         let mut select = self.sql(transaction.prepare_cached(
-            "SELECT first_offset, count, frames_bytes, codec, crc, blob FROM batches
+            "SELECT first_offset, count, frames_bytes, codec, crc, stored_bytes, id,
+                    CASE WHEN stored_bytes <= ?4 THEN blob END
+             FROM batches
              WHERE partition_id = ?1 AND first_offset >=
                  (SELECT max(first_offset) FROM batches WHERE partition_id = ?1 AND first_offset <= ?2)
                AND first_offset < ?3
              ORDER BY first_offset",
         ))?;
-        let mut rows = self.sql(select.query(params![id, from, range.end]))?;
+        let mut rows = self.sql(select.query(params![id, from, range.end, blob::WHOLE_BYTES_MAX as u64]))?;
         while let Some(row) = self.sql(rows.next())? {
             let (first, head) = self.sql(head(row))?;
             if !fetched.offsets.is_empty() && fetched.frames.len() + head.frames_bytes > bytes_max {
@@ -149,9 +151,17 @@ impl Readers {
                     fetched.next
                 )));
             }
-            let stored = self.sql(row.get_ref(5))?.as_blob().map_err(|e| damaged(e.to_string()))?;
             let at = fetched.frames.len();
-            blob::unpack(&mut fetched.frames, stored, &head).map_err(damaged)?;
+            let stored_bytes = self.sql(row.get::<_, u64>(5))? as usize;
+            let whole = self.sql(row.get_ref(7))?.as_blob_or_null().map_err(|e| damaged(e.to_string()))?;
+            let unpacked = if let Some(mut stored) = whole {
+                blob::unpack(&mut fetched.frames, &mut stored, stored_bytes, &head)
+            } else {
+                let row = self.sql(row.get(6))?;
+                let mut stored = self.sql(transaction.blob_open(MAIN_DB, c"batches", c"blob", row, true))?;
+                blob::unpack(&mut fetched.frames, &mut stored, stored_bytes, &head)
+            };
+            unpacked.map_err(damaged)?;
             let end = first + u64::from(head.count);
             match take(&mut fetched, at, first, bytes_max) {
                 Taken::Full => break,

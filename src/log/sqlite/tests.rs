@@ -172,6 +172,41 @@ async fn a_large_append_is_cut_into_blobs_of_a_mebibyte() {
 }
 
 #[tokio::test]
+async fn a_record_of_tens_of_megabytes_comes_back_whether_it_compresses_or_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = SqliteLog::open(options(&dir)).unwrap();
+    let epoch = log.fence().await.unwrap().epoch;
+    let mut text = RecordBatch::default();
+    let mut record = text.topic(&TOPIC.into()).begin(0);
+    record.null();
+    record.field(|buffer| (0..4_000_000_u32).for_each(|i| buffer.extend_from_slice(&(i / 16).to_le_bytes())));
+    record.finish();
+    for (offset, batch) in [(0, text), (1, noise(20 << 20))] {
+        let expected = batch.topics().next().unwrap().frames().to_vec();
+        log.append(epoch, now(batch)).await.unwrap();
+        log.append(epoch, now(numbered("other", 0..10))).await.unwrap();
+        assert!(log.read(&partition(), offset, 1).await.unwrap().frames == expected, "offset {offset}");
+    }
+    let c = Connection::open(dir.path().join("log.db")).unwrap();
+    let codecs = c
+        .prepare("SELECT codec FROM batches WHERE frames_bytes > 10000000 ORDER BY id")
+        .unwrap()
+        .query_map([], |row| row.get::<_, i64>(0))
+        .unwrap()
+        .collect::<Result<Vec<_>, _>>()
+        .unwrap();
+    assert_eq!(codecs, [1, 0]);
+    let checked: String = c.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(checked, "ok");
+    let damage =
+        "UPDATE batches SET blob = CAST(substr(blob, 1, 10000000) || x'00' || substr(blob, 10000002) AS BLOB)
+                  WHERE codec = 0 AND frames_bytes > 10000000";
+    c.execute(damage, []).unwrap();
+    let e = log.read(&partition(), 1, 1).await.unwrap_err();
+    assert!(e.to_string().contains("offsets 1 to 1: its checksum is"), "{e}");
+}
+
+#[tokio::test]
 async fn a_damaged_blob_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let log = SqliteLog::open(options(&dir)).unwrap();

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, params};
+use rusqlite::types::ToSqlOutput;
+use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, params};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::blob::Packer;
 use super::{KIND, SqliteLogOptions, retention};
-use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, Rejected, Visibility};
+use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, Rejected, TopicRecords, Visibility};
 use crate::runtime::{Error, Result, sqlite};
 
 /// Jobs that may wait for the thread. Each append is bounded by its sender.
@@ -194,7 +195,7 @@ impl WriterThread {
         self.packer.clear();
         let mut blobs = Vec::new();
         for records in append.records.topics() {
-            blobs.push((Arc::clone(records.topic()), self.packer.pack(records)?));
+            blobs.push((records, self.packer.pack(records)?));
         }
         let packer = std::mem::take(&mut self.packer);
         let expected = self.expected.filter(|(e, _)| *e == epoch).map(|(_, appends)| appends);
@@ -205,8 +206,8 @@ impl WriterThread {
             sqlite::immediate(connection, |c| {
                 let appends = count_append(c, epoch, expected)?;
                 if appends.is_some() {
-                    for (topic, range) in &blobs {
-                        insert_batches(c, topic, range.clone().map(|i| packer.blob(i)), &packer)?;
+                    for (records, range) in &blobs {
+                        insert_batches(c, records, range.clone().map(|i| packer.blob(i)), &packer)?;
                     }
                     if append.visibility == Visibility::Now {
                         let sql =
@@ -304,10 +305,11 @@ fn count_append(c: &Connection, epoch: Epoch, expected: Option<u64>) -> rusqlite
 
 fn insert_batches(
     c: &Connection,
-    topic: &str,
+    records: &TopicRecords,
     blobs: impl Iterator<Item = super::blob::Blob>,
     packer: &Packer,
 ) -> rusqlite::Result<()> {
+    let topic = &**records.topic();
     c.prepare_cached("INSERT INTO partitions (topic) VALUES (?1) ON CONFLICT DO NOTHING")?
         .execute([topic])?;
     let (partition, mut offset): (i64, u64) = c
@@ -318,24 +320,43 @@ fn insert_batches(
                               crc, blob) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     let appended_ms = now_ms();
-    for blob in blobs {
-        let stored = packer.stored(&blob);
+    for (blob, (frames, _)) in blobs.zip(records.pieces()) {
+        let stored = match packer.stored(&blob) {
+            Some(stored) => ToSqlOutput::from(stored),
+            None => ToSqlOutput::ZeroBlob(blob.bytes as u64),
+        };
+        let later = matches!(stored, ToSqlOutput::ZeroBlob(_));
         insert.execute(params![
             partition,
             offset,
             blob.count,
             appended_ms,
-            stored.len() as u64,
+            blob.bytes as u64,
             blob.frames_bytes as u64,
             blob.codec as i64,
             blob.crc,
             stored
         ])?;
+        if later {
+            let mut out = c.blob_open(MAIN_DB, c"batches", c"blob", c.last_insert_rowid(), false)?;
+            Packer::write(&blob, frames, &mut out).map_err(of_blob)?;
+        }
         offset += u64::from(blob.count);
     }
     c.prepare_cached("UPDATE partitions SET next_offset = ?2 WHERE id = ?1")?
         .execute(params![partition, offset])?;
     Ok(())
+}
+
+/// Writing into a blob fails as SQLite does.
+fn of_blob(error: std::io::Error) -> rusqlite::Error {
+    let text = error.to_string();
+    match error.into_inner().map(|inner| inner.downcast::<rusqlite::Error>()) {
+        Some(Ok(error)) => *error,
+        _ => {
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR), Some(text))
+        }
+    }
 }
 
 fn set_state(c: &Connection, state: &[(String, Vec<u8>)]) -> rusqlite::Result<()> {
