@@ -53,12 +53,15 @@ pub struct WriterOptions {
     pub row_group_bytes: usize,
     /// Indexes of the columns by which the rows are sorted, ascending with nulls last; told to readers.
     pub key: Vec<usize>,
+    /// Indexes of columns that are written without a dictionary and without statistics
+    /// ([`large_columns`](super::large_columns)).
+    pub plain: Vec<usize>,
 }
 
 impl Default for WriterOptions {
     /// A million rows or 64 MiB a row group, unsorted.
     fn default() -> Self {
-        Self { row_group_rows: 1 << 20, row_group_bytes: 64 << 20, key: Vec::new() }
+        Self { row_group_rows: 1 << 20, row_group_bytes: 64 << 20, key: Vec::new(), plain: Vec::new() }
     }
 }
 

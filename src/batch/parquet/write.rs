@@ -2,7 +2,8 @@
 //!
 //! * Format version 1 with data pages v1: what Hive and Redshift read. Types are carried by Parquet's own
 //!   logical types; there is no embedded Arrow schema, so no reader sees another type than the others.
-//! * Statistics and page indexes on; dictionaries, which fall back to plain pages when they grow too large.
+//! * Statistics and page indexes on; dictionaries, which fall back to plain pages when they grow too large. Neither for
+//!   columns with values of many megabytes ([`super::super::large_columns`]).
 //! * `created_by` is a constant of this layout, not the program's version: during a rolling upgrade two
 //!   versions must make the same object.
 
@@ -80,15 +81,23 @@ fn properties(
             Error::usage(format!("zstd level {level} is not one of 1 to 22")).cause(error)
         })?),
     };
-    Ok(WriterProperties::builder()
+    let builder = WriterProperties::builder()
         .set_compression(codec)
         .set_created_by(CREATED_BY.to_owned())
         .set_statistics_enabled(EnabledStatistics::Page)
         .set_dictionary_enabled(true)
         .set_max_row_group_row_count(Some(options.row_group_rows.max(1)))
         .set_max_row_group_bytes(Some(options.row_group_bytes.max(1)))
-        .set_sorting_columns(sorting_columns(schema, &options.key))
-        .build())
+        .set_sorting_columns(sorting_columns(schema, &options.key));
+    let plain =
+        (0..schema.num_columns()).filter(|leaf| options.plain.contains(&schema.get_column_root_idx(*leaf)));
+    let builder = plain.fold(builder, |builder, leaf| {
+        let path = schema.column(leaf).path().clone();
+        builder
+            .set_column_dictionary_enabled(path.clone(), false)
+            .set_column_statistics_enabled(path, EnabledStatistics::None)
+    });
+    Ok(builder.build())
 }
 
 /// The key as Parquet has it: numbers of leaf columns. A key with a list in it is left out, since the

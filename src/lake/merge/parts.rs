@@ -6,7 +6,7 @@ use object_store::PutPayload;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
-use crate::batch::{FileWriter, Format, WriterOptions};
+use crate::batch::{FileWriter, Format, WriterOptions, large_columns};
 use crate::change::Ds;
 use crate::runtime::Result;
 
@@ -50,8 +50,11 @@ struct OpenPart {
     hash: Sha256,
     rows: u64,
     bytes_decoded: u64,
+    /// Keys of the first and the last row.
     first: Option<String>,
-    last: Option<RecordBatch>,
+    last: Option<String>,
+    /// Columns that are written plainly.
+    plain: Vec<usize>,
 }
 
 impl PartWriter {
@@ -63,16 +66,17 @@ impl PartWriter {
     /// Ends the last part. There is always at least one. Gives also, by column, the values that stand as text.
     pub(super) fn finish(mut self) -> Result<(Vec<PartFile>, Vec<u64>)> {
         if self.parts.is_empty() && self.open.is_none() {
-            self.open = Some(self.begin()?);
+            self.open = Some(self.begin(Vec::new())?);
         }
         self.end_part()?;
         Ok((self.parts, self.exact))
     }
 
-    fn begin(&self) -> Result<OpenPart> {
+    fn begin(&self, plain: Vec<usize>) -> Result<OpenPart> {
         let options = WriterOptions {
             row_group_bytes: self.options.row_group_bytes,
             key: self.shape.sorted_by(),
+            plain: plain.clone(),
             ..WriterOptions::default()
         };
         let writer = FileWriter::new(&self.options.format, self.shape.file(), &options)?;
@@ -84,13 +88,13 @@ impl PartWriter {
             bytes_decoded: 0,
             first: None,
             last: None,
+            plain,
         })
     }
 
     fn end_part(&mut self) -> Result<()> {
         let Some(mut part) = self.open.take() else { return Ok(()) };
         let name = part_name(self.parts.len(), self.options.format.extension());
-        let max_key = part.last.and_then(|row| key_json(&self.shape.table, &row, 0));
         let last = Bytes::from(part.writer.finish()?);
         part.hash.update(&last);
         part.pieces.push(last);
@@ -102,7 +106,7 @@ impl PartWriter {
             bytes_decoded: part.bytes_decoded,
             sha256: hexadecimal(&part.hash.finalize()),
             min_key: part.first,
-            max_key,
+            max_key: part.last,
         };
         self.store.put_unpublished(&self.path(&file), &bytes)?;
         self.parts.push(file);
@@ -117,14 +121,19 @@ impl PartWriter {
 impl Sink for PartWriter {
     fn chunk(&mut self, chunk: RecordBatch, bytes: u64) -> Result<()> {
         self.store.check()?;
+        let plain = large_columns(&chunk);
+        if self.open.as_ref().is_some_and(|part| part.plain != plain) {
+            self.end_part()?;
+        }
         let mut part = match self.open.take() {
             Some(part) => part,
-            None => self.begin()?,
+            None => self.begin(plain)?,
         };
         if part.first.is_none() {
             part.first = key_json(&self.shape.table, &chunk, 0);
         }
-        let (rows, last) = (chunk.num_rows(), chunk.slice(chunk.num_rows() - 1, 1));
+        let rows = chunk.num_rows();
+        part.last = key_json(&self.shape.table, &chunk, rows - 1);
         part.writer.write(&self.shape.written(chunk, &mut self.exact)?)?;
         let written = part.writer.take();
         if !written.is_empty() {
@@ -134,7 +143,6 @@ impl Sink for PartWriter {
         }
         part.rows += rows as u64;
         part.bytes_decoded += bytes;
-        part.last = Some(last);
         let full = part.writer.bytes_written() >= self.options.part_bytes_max;
         self.open = Some(part);
         if full { self.end_part() } else { Ok(()) }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use crate::batch::{
     Compression, EXACT, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, exact_field,
-    partial_schema,
+    large_columns, partial_schema,
 };
 use crate::change::{Column, Datum, Op, TableSchema};
 use crate::runtime::{Error, Result};
@@ -199,7 +199,11 @@ impl OpenFile {
             None => change_schema(&[]),
         };
         let (schema, batches) = without_empty_exact(schema, std::mem::take(&mut self.batches))?;
-        let mut writer = FileWriter::new(&FORMAT, schema, &WriterOptions::default())?;
+        let mut plain: Vec<usize> = batches.iter().flat_map(large_columns).collect();
+        plain.sort_unstable();
+        plain.dedup();
+        let mut writer =
+            FileWriter::new(&FORMAT, schema, &WriterOptions { plain, ..WriterOptions::default() })?;
         for batch in batches {
             writer.write(&batch)?;
         }

@@ -145,6 +145,15 @@ impl Stager {
         }
     }
 
+    /// Writes the open file if it is full: to be called when what was handed in has been let go of, since it may be large.
+    /// Else the next record does it.
+    pub async fn settle(&mut self) -> Result<()> {
+        match self.open.as_ref().filter(|open| open.is_full(self.limits)).map(|open| open.last_offset) {
+            Some(last) => self.write(last).await,
+            None => Ok(()),
+        }
+    }
+
     /// Takes a change. One which the file's types cannot hold goes to the dead letters.
     pub async fn push(&mut self, change: &StagedChange<'_>) -> Result<()> {
         self.step(change.offset)?;
@@ -161,7 +170,8 @@ impl Stager {
                 value: change.raw_value.map(Payload::new),
             });
         }
-        self.close_if_full().await
+        self.took();
+        Ok(())
     }
 
     /// Takes a record which could not be decoded: it goes to the dead letters.
@@ -177,7 +187,8 @@ impl Stager {
             key: record.raw_key.map(Payload::new),
             value: record.raw_value.map(Payload::new),
         });
-        self.close_if_full().await
+        self.took();
+        Ok(())
     }
 
     /// Passes a record without a value: no row, but the range covers it.
@@ -219,6 +230,7 @@ impl Stager {
 
     /// Ends the open file before a record that belongs to another one.
     async fn rotate(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<()> {
+        self.settle().await?;
         let Some(open) = &self.open else { return Ok(()) };
         let stays =
             commit_us < open.bucket.end_us && commit_us >= open.bucket.start_us.saturating_sub(JITTER_US);
@@ -229,13 +241,10 @@ impl Stager {
         self.write(last).await
     }
 
-    async fn close_if_full(&mut self) -> Result<()> {
-        let offset = self.next - 1;
-        let full = self.open.as_mut().is_some_and(|open| {
-            open.last_offset = offset;
-            open.is_full(self.limits)
-        });
-        if full { self.write(offset).await } else { Ok(()) }
+    fn took(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.last_offset = self.next - 1;
+        }
     }
 
     fn file(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<&mut OpenFile> {

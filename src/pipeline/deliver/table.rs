@@ -262,6 +262,11 @@ impl TableDelivery {
             }
             budget = budget.saturating_sub(fetched.frames.len().max(1));
             self.take(journal, number, &fetched, target).await?;
+            // A large record is not held while its file is written.
+            drop(fetched);
+            if let Some(stager) = self.stagers.get_mut(&number) {
+                stager.settle().await?;
+            }
         }
         Ok(())
     }
