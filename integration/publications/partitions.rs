@@ -132,3 +132,47 @@ async fn partitions_whose_rows_are_in_no_wal_are_left_out_until_they_are() {
     scene.same_where(&ds, "mixed", "id, note", "id < 200").await;
     scene.sound(&ds);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_subtransaction_before_their_table_was_attached_are_not_missed() {
+    let published = format!(
+        "{ROOT} CREATE PUBLICATION tidemark_shop FOR TABLE parts, calm WITH (publish_via_partition_root = true)"
+    );
+    let mut scene = Scene::of(&published).await;
+    // Made as partitions, on two levels, and filled at once: all is in the stream.
+    scene
+        .sql(
+            "BEGIN; CREATE TABLE parts_7 PARTITION OF parts FOR VALUES FROM (700) TO (800) PARTITION BY LIST (id);
+             CREATE TABLE parts_7a PARTITION OF parts_7 DEFAULT;
+             SAVEPOINT s; INSERT INTO parts VALUES (701, 'in the stream'); RELEASE s;
+             INSERT INTO parts VALUES (702, 'in the stream'); COMMIT",
+        )
+        .await;
+    scene.sql("INSERT INTO parts VALUES (703, 'in the stream')").await;
+    scene.caught_up().await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "parts", "id, note").await;
+    assert_eq!(scene.copies("parts"), 0);
+    // Rows of a savepoint bear another transaction's id.
+    scene
+        .sql(
+            "BEGIN; CREATE TABLE filled (LIKE parts INCLUDING ALL);
+             SAVEPOINT s; INSERT INTO filled VALUES (801, 'before it was attached'); RELEASE s;
+             ALTER TABLE parts ATTACH PARTITION filled FOR VALUES FROM (800) TO (900); COMMIT",
+        )
+        .await;
+    scene.copied("parts", 1).await;
+    // The same one level up: its leaf was a partition of it before.
+    scene
+        .sql(
+            "BEGIN; CREATE TABLE branch (LIKE parts INCLUDING ALL) PARTITION BY RANGE (id);
+             CREATE TABLE leaf PARTITION OF branch FOR VALUES FROM (900) TO (950);
+             SAVEPOINT s; INSERT INTO branch VALUES (901, 'before the branch was attached'); RELEASE s;
+             ALTER TABLE parts ATTACH PARTITION branch FOR VALUES FROM (900) TO (1000); COMMIT",
+        )
+        .await;
+    scene.copied("parts", 2).await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "parts", "id, note").await;
+    scene.sound(&ds);
+}

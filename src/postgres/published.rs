@@ -6,8 +6,10 @@
 //! or leaves the publication. They are in the catalog, and a [`Sight`] is what the catalog says.
 //!
 //! Whether a partition brought rows with it: one that was made as a partition never did, one that was attached did
-//! unless it is empty. `pg_inherits` and `pg_attribute` tell which, by the transactions that wrote their rows; what a
-//! transaction did that made and attached one is told by its rows' own `cmin`.
+//! unless it is empty. `pg_inherits` and `pg_attribute` tell which, by the transactions that wrote their rows, and their
+//! commands: `CREATE TABLE … PARTITION OF` writes both rows within [`BORN_COMMANDS`]. What a transaction did that made and
+//! attached one by two statements is told by its rows' own `cmin`, whichever subtransaction wrote them; rows that later
+//! transactions have written look the same, and cost a copy that was not needed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -93,6 +95,10 @@ pub type KnownParts = HashMap<(u32, u64), bool>;
 
 /// How long a question about the rows of a new partition may take, milliseconds.
 const PATIENCE_MS: u32 = 5_000;
+
+/// `CREATE TABLE … PARTITION OF` attaches the table two or three commands after the first (14 to 18); with an `ALTER TABLE …
+/// ATTACH` of its own it is five at least, and with a row before that, six.
+const BORN_COMMANDS: u32 = 3;
 
 /// Looks at the publication, in a transaction of one statement each. Parts that are not `known` are asked whether
 /// they brought rows. Leaves the session's `statement_timeout` and `lock_timeout` as they were.
@@ -220,9 +226,11 @@ struct Leaf {
     file: u32,
     joined: u64,
     xid: u32,
-    /// The transaction and its command that attached it, where the same transaction made it; those are all that is known
-    /// of a part in between.
-    made_with: Option<(u32, u32)>,
+    /// It was made as a partition, and so was all above it.
+    is_born: bool,
+    /// The command that attached it, or what is above it, where that transaction made it, too: in between it may have
+    /// got rows.
+    attached_by: Option<u32>,
 }
 
 impl Leaf {
@@ -238,14 +246,16 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
     }
     // The row of a system column is written when its table is made, and never again.
     let sql = format!(
-        "WITH RECURSIVE tree(root, oid, made, xid, cid, joined) AS ( \
-           SELECT oid, oid, true, NULL::xid, NULL::cid, 0::bigint FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
-           UNION ALL SELECT t.root, i.inhrelid, t.made AND a.xmin = i.xmin, i.xmin, i.cmin, \
+        "WITH RECURSIVE tree(root, oid, made, born, xid, command, joined) AS ( \
+           SELECT oid, oid, true, true, NULL::xid, 0::bigint, 0::bigint FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
+           UNION ALL SELECT t.root, i.inhrelid, t.made AND a.xmin = i.xmin, t.born AND a.xmin = i.xmin \
+             AND i.cmin::text::bigint - a.cmin::text::bigint <= {BORN_COMMANDS}, i.xmin, \
+             greatest(i.cmin::text::bigint, CASE WHEN t.xid = i.xmin THEN t.command END), \
              t.joined + i.xmin::text::bigint FROM tree t \
              JOIN pg_class u ON u.oid = t.oid AND u.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid \
              AND NOT i.inhdetachpending JOIN pg_attribute a ON a.attrelid = i.inhrelid AND a.attname = 'tableoid') \
          SELECT t.root, c.oid, n.nspname, c.relname, \
-         CASE WHEN c.relkind = 'r' AND c.relpersistence = 'p' THEN c.relfilenode ELSE 0 END, c.xmin, CASE WHEN t.made THEN t.xid END, t.cid, t.joined \
+         CASE WHEN c.relkind = 'r' AND c.relpersistence = 'p' THEN c.relfilenode ELSE 0 END, c.xmin, t.born, CASE WHEN t.made THEN t.command END, t.joined \
          FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind <> 'p'",
         roots.join(",")
@@ -253,8 +263,8 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
     let rows = client.query(&sql).await?;
     rows.iter()
         .map(|row| {
-            let made_with = match row.get(6) {
-                Some(_) => Some((row.parse(6)?, row.parse(7)?)),
+            let attached_by = match row.get(7) {
+                Some(_) => Some(row.parse(7)?),
                 None => None,
             };
             Ok(Leaf {
@@ -264,7 +274,8 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
                 file: row.parse(4)?,
                 joined: row.parse(8)?,
                 xid: row.parse(5)?,
-                made_with,
+                is_born: row.is_true(6),
+                attached_by,
             })
         })
         .collect()
@@ -272,6 +283,9 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
 
 /// Whether a part held nothing when it became one, as far as can be told in a while.
 async fn is_quiet(client: &mut Client, leaf: &Leaf) -> Result<bool> {
+    if leaf.is_born {
+        return Ok(true);
+    }
     client.execute(&format!("SET statement_timeout = {PATIENCE_MS}; SET lock_timeout = 1000")).await?;
     let quiet = asked_quiet(client, leaf).await;
     client.execute("RESET statement_timeout; RESET lock_timeout").await?;
@@ -282,9 +296,9 @@ async fn is_quiet(client: &mut Client, leaf: &Leaf) -> Result<bool> {
 async fn asked_quiet(client: &mut Client, leaf: &Leaf) -> Result<bool> {
     let size: i64 =
         client.query_one(&format!("SELECT coalesce(pg_relation_size({}), 0)", leaf.oid)).await?.parse(0)?;
-    let Some((xid, command)) = leaf.made_with.filter(|_| size > 0) else { return Ok(size == 0) };
+    let Some(command) = leaf.attached_by.filter(|_| size > 0) else { return Ok(size == 0) };
     let sql = format!(
-        "SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE xmin = '{xid}' AND cmin::text::bigint < {command})",
+        "SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE cmin::text::bigint < {command})",
         leaf.name.quoted()
     );
     Ok(client.query_one(&sql).await?.is_true(0))
