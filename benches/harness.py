@@ -72,6 +72,11 @@ class Postgres:
             sys.exit(f"psql failed on {text!r}: {done.stderr}")
         return done.stdout.strip()
 
+    def script(self, text):
+        """The output of statements that are transactions of their own."""
+        command = [str(self.bin / "psql"), "-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres", "-d", "bench", "-XAtq", "-v", "ON_ERROR_STOP=1"]
+        return subprocess.run(command, input=text, check=True, capture_output=True, text=True).stdout.strip()
+
     def ask(self, text):
         """The answer to a query, by a session that stays: to be asked often beside what is measured."""
         if self.session is None:

@@ -7,6 +7,8 @@
 mod registry;
 mod support;
 
+#[path = "avro/copied.rs"]
+mod copied;
 #[path = "avro/reading.rs"]
 mod reading;
 #[path = "avro/trouble.rs"]

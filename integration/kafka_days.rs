@@ -219,3 +219,50 @@ async fn slot_has_passed(client: &tokio_postgres::Client) {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn after_a_lost_local_disk_every_position_is_read_by_the_shape_that_was_valid_there() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client
+        .batch_execute("CREATE TABLE shaped (id int PRIMARY KEY, a int, gone text); INSERT INTO shaped VALUES (1, 1, 'g')")
+        .await
+        .unwrap();
+    let kafka = Kafka::start();
+    let connector = on_kafka(&server.url(), &kafka);
+    let mut running = connector.start_ready("run").await;
+    for statement in [
+        "INSERT INTO shaped VALUES (2, 2, 'g')",
+        "ALTER TABLE shaped ADD b text DEFAULT 'b'",
+        "INSERT INTO shaped VALUES (3, 3, 'g', 'other'); UPDATE shaped SET a = 10 WHERE id = 1",
+        "ALTER TABLE shaped ALTER a TYPE bigint; ALTER TABLE shaped DROP gone",
+        "INSERT INTO shaped VALUES (4, 5000000000, 'b')",
+        "ALTER TABLE shaped RENAME b TO c; ALTER TABLE shaped ADD d numeric(6,2) DEFAULT 1.25",
+        "INSERT INTO shaped VALUES (5, 5, 'c', 2.50); DELETE FROM shaped WHERE id = 2",
+    ] {
+        client.batch_execute(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+    }
+    slot_has_passed(&client).await;
+    let ds = &today(&client).await;
+    // The table was written anew by its type, and copied again.
+    let copied = || running.health().1["tables"]["public.shaped"]["lacking"].is_null();
+    wait_until(PATIENCE, "nothing is missing of the table", async || copied()).await;
+    running.cut(ds);
+    connector.wait_published(ds).await;
+    let sql = "SELECT id, a, c, d FROM TABLE ORDER BY id";
+    let expected = postgres(&client, &sql.replace("TABLE", "shaped")).await;
+    assert_eq!(duckdb(&connector, ds, &sql.replace("TABLE", "{shaped}")), expected);
+    let published = support::lake::published(&connector, ds);
+    assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
+
+    // All that is left is in the topics.
+    std::fs::remove_dir_all(connector.state()).unwrap();
+    std::fs::remove_dir_all(connector.lake()).unwrap();
+    client.batch_execute("INSERT INTO shaped VALUES (6, 6, 'after', 3)").await.unwrap();
+    let mut running = connector.start_ready("run").await;
+    connector.wait_published(ds).await;
+    assert_eq!(support::lake::published(&connector, ds), published, "the same objects, byte for byte");
+    assert_eq!(duckdb(&connector, ds, &sql.replace("TABLE", "{shaped}")), expected);
+    verify(&running, ds);
+    assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
+}

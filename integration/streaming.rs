@@ -6,6 +6,8 @@
 #[path = "streaming/prepared.rs"]
 mod prepared;
 mod support;
+#[path = "streaming/within.rs"]
+mod within;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -105,3 +105,36 @@ async fn a_server_stops_although_a_transaction_is_prepared() {
     both.same(&["public.a", "public.b"]).await;
     drop((streamed, whole));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_prepared_and_rolled_back_leaves_no_trace() {
+    for triggers in [false, true] {
+        let both = with_two_phase().await;
+        let running = both.start().await;
+        if triggers {
+            within::with_triggers(&running.0);
+        }
+        sql(&both.client, "INSERT INTO a VALUES (1, 'before')").await;
+        let prepared = |column: &str, id: u32| {
+            format!(
+                "BEGIN; ALTER TABLE a ADD {column} int; INSERT INTO a VALUES ({id}, '{column}', 1); PREPARE TRANSACTION '{column}'"
+            )
+        };
+        sql(&both.client, &prepared("gone", 2)).await;
+        sql(&both.client, "INSERT INTO b VALUES (1)").await;
+        both.streamed.wait_for_records("b", 1).await;
+        sql(&both.client, "ROLLBACK PREPARED 'gone'").await;
+        sql(&both.client, "INSERT INTO a VALUES (2, 'in the shape of before')").await;
+        sql(&both.client, &prepared("stays", 3)).await;
+        sql(&both.client, "INSERT INTO b VALUES (2)").await;
+        both.streamed.wait_for_records("b", 2).await;
+        sql(&both.client, "COMMIT PREPARED 'stays'").await;
+        sql(&both.client, "INSERT INTO a VALUES (4, 'after', 2)").await;
+        both.caught_up(0).await;
+        let records = both.same(&["public.a", "public.b", "ddl", "transaction"]).await;
+        assert_eq!(records[0].len(), 4, "triggers: {triggers}");
+        let told = records[2].iter().map(|record| record.value.to_string()).collect::<Vec<_>>();
+        assert!(!told.iter().any(|record| record.contains("gone")), "{told:?}");
+        assert!(told.iter().any(|record| record.contains("stays")), "{told:?}");
+    }
+}
