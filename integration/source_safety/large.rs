@@ -81,9 +81,8 @@ async fn a_change_larger_than_its_limit_is_a_dead_letter_and_was_never_held() {
     for sql in [
         // By protocol 1, and in parts, with more behind it.
         format!("INSERT INTO t SELECT 3, 'streamed', {large}"),
-        format!(
-            "BEGIN; INSERT INTO t SELECT i, 'in parts', repeat('x', 100) FROM generate_series(11, 1010) i"
-        ),
+        "BEGIN; INSERT INTO t SELECT i, 'in parts', repeat('x', 100) FROM generate_series(11, 1010) i"
+            .to_owned(),
         format!("INSERT INTO t SELECT 4, 'in parts', {large}"),
         "INSERT INTO t VALUES (5, 'in parts', 'short'); COMMIT".to_owned(),
         "UPDATE t SET note = 'unchanged' WHERE id = 3".to_owned(),

@@ -350,13 +350,10 @@ fn insert_batches(
 
 /// Writing into a blob fails as SQLite does.
 fn of_blob(error: std::io::Error) -> rusqlite::Error {
-    let text = error.to_string();
-    match error.into_inner().map(|inner| inner.downcast::<rusqlite::Error>()) {
-        Some(Ok(error)) => *error,
-        _ => {
-            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR), Some(text))
-        }
-    }
+    error.downcast().unwrap_or_else(|error| {
+        let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR);
+        rusqlite::Error::SqliteFailure(code, Some(error.to_string()))
+    })
 }
 
 fn set_state(c: &Connection, state: &[(String, Vec<u8>)]) -> rusqlite::Result<()> {
