@@ -170,6 +170,94 @@ impl Postgres {
         kill_process(Pid::from_child(self.child.as_ref().unwrap()), Signal::HUP).unwrap();
     }
 
+    /// A standby of this server, which must run: a copy of its data taken under `pg_backup_start`, without its slots. It
+    /// streams from the physical slot of that name, which must be there, and synchronises slots where servers do so.
+    pub async fn standby(&self, slot: &str) -> Self {
+        let client = self.connect().await;
+        client.batch_execute("SELECT pg_backup_start('standby', true)").await.unwrap();
+        let standby = self.twin();
+        let sql = "SELECT labelfile FROM pg_backup_stop(false)";
+        let label: String = client.query_one(sql, &[]).await.unwrap().get(0);
+        let write = |file: &str, text: &str| {
+            let path = standby.data().join(file);
+            fs::write(&path, text).unwrap();
+            give_away(&path);
+        };
+        write("backup_label", &label);
+        write("standby.signal", "");
+        let primary = format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres application_name={slot}",
+            self.port
+        );
+        standby.configure(&[
+            ("primary_conninfo", &primary),
+            ("primary_slot_name", slot),
+            ("hot_standby_feedback", "on"),
+            ("wal_receiver_status_interval", "1s"),
+        ]);
+        if self.major() >= 17 {
+            standby.configure(&[("sync_replication_slots", "on"), ("synchronized_standby_slots", "")]);
+        }
+        let mut standby = standby;
+        standby.start_again().await;
+        standby
+    }
+
+    /// Another server with a copy of this one's data, without its slots; it is not started.
+    fn twin(&self) -> Self {
+        let twin = self.without_data();
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(twin.data()));
+        for file in ["postmaster.pid", "postmaster.opts"] {
+            let _ = fs::remove_file(twin.data().join(file));
+        }
+        for slot in fs::read_dir(twin.data().join("pg_replslot")).unwrap() {
+            fs::remove_dir_all(slot.unwrap().path()).unwrap();
+        }
+        let socket_dir = twin.dir().display().to_string();
+        twin.configure(&[("port", &twin.port.to_string()), ("unix_socket_directories", &socket_dir)]);
+        twin
+    }
+
+    /// A server of the same programs on a port of its own, without data.
+    fn without_data(&self) -> Self {
+        let dir = tempfile::Builder::new().prefix("tidemark-pg-").tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        give_away(dir.path());
+        Self {
+            bin: self.bin.clone(),
+            dir,
+            port: free_port(),
+            child: None,
+            environment: self.environment.clone(),
+        }
+    }
+
+    /// Makes a standby a primary, and waits until it is one.
+    pub async fn promote(&self) {
+        let promoted: bool = self.connect().await.query_one("SELECT pg_promote()", &[]).await.unwrap().get(0);
+        assert!(promoted, "the standby was not promoted:\n{}", self.log());
+    }
+
+    /// Copies the data of a stopped server, to be restored later.
+    pub fn back_up(&self) {
+        assert!(self.child.is_none(), "the server runs");
+        run(Command::new("cp").arg("-a").arg(self.data()).arg(self.dir.path().join("backup")));
+    }
+
+    /// Puts the copy of a stopped server in the place of its data. With `recovery` it is recovered to the end of the WAL
+    /// that it has, which begins a timeline, as a restore to a point in time does.
+    pub fn restore(&self, recovery: bool) {
+        assert!(self.child.is_none(), "the server runs");
+        fs::remove_dir_all(self.data()).unwrap();
+        run(Command::new("cp").arg("-a").arg(self.dir.path().join("backup")).arg(self.data()));
+        if recovery {
+            self.configure(&[("restore_command", "false")]);
+            let signal = self.data().join("recovery.signal");
+            fs::write(&signal, "").unwrap();
+            give_away(&signal);
+        }
+    }
+
     /// Makes certificates in the server's folder and switches TLS on, with the certificate of that name. Restarts.
     pub async fn use_tls(&mut self, certificate: &str) -> Certificates {
         let dir = self.dir.path().join("tls");

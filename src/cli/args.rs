@@ -45,6 +45,12 @@ pub enum Command {
         #[arg(long)]
         uninstall: bool,
     },
+    /// Give up a range of changes that cannot be had any more, and have every table copied anew by the next start.
+    AcceptGap {
+        /// The range, exactly as the connector told it, such as 0/3000060..0/3000400 or 0/3000060..
+        #[arg(value_name = "RANGE")]
+        range: String,
+    },
     /// What runs, how late, what is stuck: asks the running process.
     Status {
         /// Only tables with this in their names.

@@ -59,6 +59,7 @@ pub fn run(args: &Args, config: &Config) -> Result<Outcome> {
         Command::Check => source::check(config, args.json),
         Command::Setup { print, uninstall: false } => source::setup(config, *print),
         Command::Setup { print, uninstall: true } => source::uninstall(config, *print),
+        Command::AcceptGap { range } => source::accept_gap(config, range, args.json),
         Command::Wait { ds, table, timeout } => lake::wait(config, *ds, table.as_ref(), *timeout, args.json),
         Command::Verify { ds, table } => lake::verify(config, *ds, table.as_ref(), args.json),
         Command::DeadLetters { command } => lake::dead_letters(config, command, args.json),

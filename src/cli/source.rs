@@ -1,12 +1,12 @@
-//! `tidemark check` and `tidemark setup`.
+//! `tidemark check`, `tidemark setup` and `tidemark accept-gap`.
 
 use super::findings::{Finding, Level, print_findings};
-use super::output::print;
+use super::output::{print, print_json};
 use super::run::runtime;
 use super::{Outcome, print_error};
 use crate::config::{Config, LogKind};
 use crate::log::Probe;
-use crate::pipeline::capture::{CaptureSettings, preflight_settings};
+use crate::pipeline::capture::{CaptureSettings, accept_gap as accept, preflight_settings};
 use crate::pipeline::settings;
 use crate::postgres::wire::{Client, Session, quote_ident, quote_literal};
 use crate::postgres::{ddl, preflight, setup};
@@ -121,6 +121,31 @@ pub(super) fn setup(config: &Config, only_print: bool) -> Result<Outcome> {
         print(done)?;
         Ok(Outcome::Done)
     })
+}
+
+/// Gives a range of changes up, and says what that means.
+pub(super) fn accept_gap(config: &Config, range: &str, json: bool) -> Result<Outcome> {
+    let accepted = runtime()?.block_on(async {
+        let capture = settings::capture(config)?;
+        let log = settings::capture_log(config, &settings::open_log(config)?)?;
+        accept(&capture, &log, range).await
+    })?;
+    if json {
+        print_json(&serde_json::json!({
+            "range": accepted.range,
+            "reason": accepted.what,
+            "from": accepted.from.to_string(),
+            "new_slot": accepted.new_slot,
+        }))?;
+        return Ok(Outcome::Done);
+    }
+    let slot = if accepted.new_slot { "a new slot was made" } else { "the slot stays" };
+    print(&format!(
+        "Given up: {}.\n{}.\n{slot}, and the stream goes on at {}. Start `tidemark run` (or capture): every table is \
+         copied anew. Until its copy is whole, days name a table as lacking, with this range.\n",
+        accepted.range, accepted.what, accepted.from
+    ))?;
+    Ok(Outcome::Done)
 }
 
 /// Takes the event triggers away, or prints the SQL that does, and says what stays.

@@ -107,6 +107,8 @@ pub struct SourceConfig {
     pub schema_poll_interval_ms: u64,
     /// Whether changes of schemas are told by event triggers at the source.
     pub ddl_trigger: DdlTrigger,
+    /// Whether the slot is synchronised to standbys.
+    pub failover: Failover,
     /// Whether transactions in progress are taken.
     pub streaming: Streaming,
     /// Bytes of transactions in progress that are kept.
@@ -155,6 +157,17 @@ pub enum DdlTrigger {
     /// Nothing goes without.
     On,
     /// They are not installed.
+    Off,
+}
+
+/// Whether the slot is synchronised to standbys, from PostgreSQL 17 on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// One that is made, where the server can.
+    Auto,
+    /// Nothing goes without.
+    On,
+    /// It is not asked for.
     Off,
 }
 

@@ -8,9 +8,9 @@ use super::document::{Document, Keys, Section};
 use super::tables::{TableGlob, TableRule};
 use super::{
     Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger, EmbeddedLogConfig,
-    Environment, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig,
-    ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
-    Streaming, TableFilter, check, envelope, kafka, url,
+    Environment, Failover, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel,
+    OpsConfig, ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl,
+    StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -72,6 +72,8 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         section.integer("schema_poll_interval_ms", "milliseconds", 100, DAY_MS, 60_000);
     let words = [("auto", DdlTrigger::Auto), ("on", DdlTrigger::On), ("off", DdlTrigger::Off)];
     let ddl_trigger = section.text("ddl_trigger", |text| check::word(text, &words, &[]));
+    let words = [("auto", Failover::Auto), ("on", Failover::On), ("off", Failover::Off)];
+    let failover = section.text("failover", |text| check::word(text, &words, &[])).unwrap_or(Failover::Auto);
     let words = [("off", Streaming::Off), ("on", Streaming::On), ("parallel", Streaming::Parallel)];
     let streaming = section.text("streaming", |text| check::word(text, &words, &[])).unwrap_or(Streaming::On);
     let stream_spool_bytes_max = section.integer("stream_spool_bytes_max", "bytes", MIB, 1024 * TIB, 4 * GIB);
@@ -87,6 +89,7 @@ fn source(document: &Document<'_>) -> Option<SourceConfig> {
         heartbeat_interval_ms,
         schema_poll_interval_ms,
         ddl_trigger: ddl_trigger.unwrap_or(DdlTrigger::Auto),
+        failover,
         streaming,
         stream_spool_bytes_max,
         limits,

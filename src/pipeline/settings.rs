@@ -14,6 +14,7 @@ use crate::lake::{Lake, LakeOptions};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
 use crate::ops::SourceThresholds;
 use crate::postgres::ddl::TriggerUse;
+use crate::postgres::slot::Failover;
 use crate::postgres::wire::{ConnectOptions, Streaming};
 use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
@@ -54,6 +55,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
     Ok(CaptureSettings {
         name: config.source.name.clone(),
         connect: connect_options(config)?,
+        origin: None,
         slot: config.source.slot.clone(),
         publication: config.source.publication.clone(),
         backfill: config.source.backfill == Backfill::Initial,
@@ -61,6 +63,11 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
             DdlTrigger::Auto => TriggerUse::Auto,
             DdlTrigger::On => TriggerUse::On,
             DdlTrigger::Off => TriggerUse::Off,
+        },
+        failover: match config.source.failover {
+            config::Failover::Auto => Failover::Auto,
+            config::Failover::On => Failover::On,
+            config::Failover::Off => Failover::Off,
         },
         heartbeat_interval: match config.source.heartbeat_interval_ms {
             0 => None,
@@ -133,7 +140,7 @@ pub fn open_log(config: &Config) -> Result<Arc<dyn Log>> {
 }
 
 /// The log for capture: that on Kafka with a file beside it, which keeps appends while the brokers are away.
-pub(super) fn capture_log(config: &Config, log: &Arc<dyn Log>) -> Result<Arc<dyn Log>> {
+pub fn capture_log(config: &Config, log: &Arc<dyn Log>) -> Result<Arc<dyn Log>> {
     match &config.log.kind {
         LogKind::Kafka(kafka) if kafka.spill_bytes_max > 0 => {
             let spill = SqliteLog::open(SqliteLogOptions {

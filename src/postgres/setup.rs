@@ -51,13 +51,15 @@ pub async fn plan(client: &mut Client, settings: &PreflightSettings<'_>) -> Resu
         server.version,
     ));
     if slot_state(client, settings.slot).await?.is_none() {
+        // Temporary, two-phase, failover.
+        let kind = if settings.failover.applies(client).await? { ", false, false, true" } else { "" };
         statements.push(Statement {
             purpose: format!(
                 "The slot {}: from here on the server keeps what has not been read.",
                 settings.slot
             ),
             sql: format!(
-                "SELECT pg_create_logical_replication_slot({}, 'pgoutput')",
+                "SELECT pg_create_logical_replication_slot({}, 'pgoutput'{kind})",
                 quote_literal(settings.slot)
             ),
             spare: None,

@@ -59,8 +59,48 @@ pub struct SlotState {
     pub retained_bytes: Option<i64>,
     /// Synchronised to standbys (17 and later).
     pub failover: bool,
+    /// This server is a standby, and the slot is kept like the primary's (17 and later).
+    pub synced: bool,
     /// Whether transactions are sent when they are prepared, and not sent again once that was acknowledged.
     pub two_phase: bool,
+}
+
+/// Whether slots are to be synchronised to standbys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// A slot that is made, where the server can: a primary of 17 or later.
+    Auto,
+    /// Also one that is there; nothing goes without.
+    On,
+    /// No.
+    Off,
+}
+
+impl Failover {
+    /// Whether a slot that is made now on this server is to be.
+    ///
+    /// # Errors
+    /// That it has to be, and cannot.
+    pub async fn applies(self, client: &mut Client) -> Result<bool> {
+        if self == Self::Off {
+            return Ok(false);
+        }
+        let knows = client.server_version() >= 170_000;
+        let standby = knows && client.query_one("SELECT pg_is_in_recovery()").await?.is_true(0);
+        match (self, knows && !standby) {
+            (Self::On, false) => Err(Error::operator(format!(
+                "[source] failover is \"on\", and the server at {} {}",
+                client.address(),
+                if knows {
+                    "is a standby, which makes no slots for others"
+                } else {
+                    "is older than PostgreSQL 17"
+                }
+            ))
+            .mend("Set [source] failover = \"auto\", or connect to a primary of PostgreSQL 17 or later.")),
+            (_, applies) => Ok(applies),
+        }
+    }
 }
 
 /// A slot that was just made.
@@ -97,10 +137,11 @@ pub async fn slot_state(client: &mut Client, name: &str) -> Result<Option<SlotSt
     let since = |number, column, older| if version >= number { column } else { older };
     let sql = format!(
         "SELECT plugin, database, temporary, active_pid, restart_lsn, confirmed_flush_lsn, wal_status, {reason}, \
-         safe_wal_size, pg_wal_lsn_diff({WAL_END}, restart_lsn)::bigint, {failover}, two_phase \
+         safe_wal_size, pg_wal_lsn_diff({WAL_END}, restart_lsn)::bigint, {failover}, two_phase, {synced} \
          FROM pg_replication_slots WHERE slot_name = {name}",
         reason = since(170_000, "invalidation_reason", since(160_000, CONFLICT, OLD_REASON)),
         failover = since(170_000, "failover", "false"),
+        synced = since(170_000, "synced AND pg_is_in_recovery()", "false"),
         name = quote_literal(name),
     );
     let rows = client.query(&sql).await?;
@@ -139,6 +180,7 @@ fn read_state(row: &Row) -> Result<SlotState> {
         retained_bytes: bytes(9)?,
         failover: row.is_true(10),
         two_phase: row.is_true(11),
+        synced: row.is_true(12),
     })
 }
 
@@ -163,7 +205,57 @@ pub async fn create_slot(
     Ok(CreatedSlot { consistent_point: row.parse(1)?, snapshot_name: row.get(2).map(str::to_owned) })
 }
 
+/// Has a slot that nobody streams from synchronised to standbys from now on. Needs a replication session; 17 and later.
+pub async fn set_failover(client: &mut Client, name: &str) -> Result<()> {
+    client.execute(&format!("ALTER_REPLICATION_SLOT {} (FAILOVER true)", quote_ident(name))).await
+}
+
+/// Where the history of `timeline` left the timeline `from`; none where it does not have it. Needs a replication session.
+pub async fn switch_point(client: &mut Client, timeline: Timeline, from: Timeline) -> Result<Option<Lsn>> {
+    let row = client.query_one(&format!("TIMELINE_HISTORY {timeline}")).await?;
+    let history = row.get(1).unwrap_or_default();
+    find_switch(history, from).map_err(|line| {
+        Error::operator(format!(
+            "the server's file {} has the line {line:?}, which was not expected",
+            row.get(0).unwrap_or("of the timeline's history")
+        ))
+    })
+}
+
+/// Lines of `timeline LSN reason`, where blanks divide, and comments.
+///
+/// Source: `readTimeLineHistory` in `src/backend/access/transam/timeline.c`.
+fn find_switch(history: &str, from: Timeline) -> Result<Option<Lsn>, &str> {
+    for line in history.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        let mut words = line.split_whitespace();
+        let timeline = words.next().and_then(|word| word.parse::<Timeline>().ok());
+        let lsn = words.next().and_then(|word| word.parse::<Lsn>().ok());
+        match (timeline, lsn) {
+            (Some(timeline), Some(lsn)) if timeline == from => return Ok(Some(lsn)),
+            (Some(_), Some(_)) => {}
+            _ => return Err(line),
+        }
+    }
+    Ok(None)
+}
+
 /// Drops a slot that nobody streams from. Its WAL is given up.
 pub async fn drop_slot(client: &mut Client, name: &str) -> Result<()> {
     client.execute(&format!("SELECT pg_drop_replication_slot({})", quote_literal(name))).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeline_s_history_says_where_each_was_left() {
+        let history =
+            "1\t0/3000060\tno recovery target specified\n\n# by hand\n3\t2/A0\tbefore transaction 7\n";
+        assert_eq!(find_switch(history, 1), Ok(Some("0/3000060".parse().unwrap())));
+        assert_eq!(find_switch(history, 3), Ok(Some("2/A0".parse().unwrap())));
+        assert_eq!(find_switch(history, 2), Ok(None));
+        assert_eq!(find_switch("", 1), Ok(None));
+        assert_eq!(find_switch("1 there", 1), Err("1 there"));
+    }
 }

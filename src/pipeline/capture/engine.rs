@@ -122,7 +122,8 @@ impl Engine {
         slot: String,
         dead_letters: Arc<str>,
     ) -> Self {
-        let (progress, whole_from) = (appender.durable(), tables.whole_from());
+        let progress = appender.durable();
+        let whole_from = tables.whole_from(progress.position.timeline);
         Self {
             tables,
             appender,

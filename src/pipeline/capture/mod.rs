@@ -13,6 +13,7 @@
 //! resumed by [`Position`](crate::change::Position), never by a bare LSN ([`crate::postgres::assemble`]); the
 //! server is told of a position only after it is durable ([`session`]).
 
+mod accept;
 mod appender;
 mod backfill;
 mod begin;
@@ -21,6 +22,7 @@ mod ddl;
 mod dead_letter;
 mod described;
 mod engine;
+mod gap;
 mod occupied;
 mod polled;
 mod publication;
@@ -42,14 +44,14 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange};
+use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange, Timeline};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
 use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::ddl::{DdlTrigger, TriggerUse};
-use crate::postgres::slot;
+use crate::postgres::slot::{self, Failover};
 use crate::postgres::spool::Spool;
 use crate::postgres::wire::{
     Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, answered,
@@ -57,6 +59,7 @@ use crate::postgres::wire::{
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
+pub use accept::{Accepted, accept_gap};
 use appender::{AppendLimits, Appender, Progress};
 use cutter::Cutter;
 use engine::Engine;
@@ -70,6 +73,7 @@ use state::{CaptureState, StreamState};
 pub use tables::TableFilter;
 use tables::Tables;
 use transactions::Transactions;
+use verify::Misfit;
 pub use verify::preflight_settings;
 
 /// What capture has to know.
@@ -79,6 +83,8 @@ pub struct CaptureSettings {
     pub name: String,
     /// How to connect.
     pub connect: ConnectOptions,
+    /// The server that is streamed from, once one is: copies beside the stream have to come from there.
+    pub origin: Option<Origin>,
     /// Slot.
     pub slot: String,
     /// Publication.
@@ -91,6 +97,8 @@ pub struct CaptureSettings {
     pub schema_poll_interval: Duration,
     /// Whether DDL is to be told by event triggers.
     pub ddl_trigger: TriggerUse,
+    /// Whether the slot is synchronised to standbys.
+    pub failover: Failover,
     /// Whether transactions in progress are taken.
     pub streaming: Streaming,
     /// The folder in which they are kept, and how many bytes of them.
@@ -109,6 +117,45 @@ pub struct CaptureSettings {
     pub append_bytes_max: usize,
     /// A smaller one when it is this old.
     pub linger: Duration,
+}
+
+/// A server and its timeline.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    system_id: String,
+    server_timeline: Timeline,
+    /// Of positions.
+    timeline: Timeline,
+}
+
+impl Origin {
+    fn of(state: &StreamState) -> Self {
+        let (system_id, server_timeline) = (state.system_id.clone(), state.server_timeline());
+        Self { system_id, server_timeline, timeline: state.timeline }
+    }
+}
+
+impl CaptureSettings {
+    /// The timeline of positions on the server of a replication session.
+    ///
+    /// # Errors
+    /// That it is another server than the one which is streamed from, after a failover: the stream has to follow first.
+    async fn timeline(&self, replication: &mut Client) -> Result<Timeline> {
+        let identity = slot::identify_system(replication).await?;
+        let Some(origin) = &self.origin else { return Ok(identity.timeline) };
+        if identity.system_identifier.to_string() == origin.system_id
+            && identity.timeline == origin.server_timeline
+        {
+            return Ok(origin.timeline);
+        }
+        Err(Error::retry(format!(
+            "{} is not the server that is streamed from, or is on timeline {} by now, not {}: tables are copied once the \
+             stream has gone over to it",
+            replication.address(),
+            identity.timeline,
+            origin.server_timeline
+        )))
+    }
 }
 
 /// How far this process has come with its source: what may be waited for depends on it.
@@ -265,13 +312,7 @@ async fn open<'a>(
     ops.component("log").ok();
     let state = CaptureState::read(&fenced.state)?;
     let sql = source.client().await?;
-    let info = SourceInfo {
-        name: settings.name.clone(),
-        database: settings.connect.database.clone(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-    };
-    let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
-    tables.restore(log.as_ref(), &state.counts).await?;
+    let mut tables = known_tables(settings, log, &state, ops).await?;
     let registrar = Registrar::new(settings.registry.clone(), ops, shutdown);
     // Before a long copy: whatever is refused is told at once.
     let transactions = transactions(settings, &registrar).await?;
@@ -281,11 +322,12 @@ async fn open<'a>(
         Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
     };
 
-    let (stream_state, cut_state, standings) = match (state.stream, state.cut) {
+    let (mut stream_state, cut_state, standings) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) => {
-            verify::still_fits(settings, sql, &stream).await?;
+            let copied = tables.whole_from(stream.timeline);
+            let now = fit(settings, &stream, copied, appender).await?;
             verify::preflight(settings, sql, false).await?;
-            (stream, cut, state.published)
+            (now, cut, state.published)
         }
         _ if !settings.backfill => {
             verify::preflight(settings, sql, false).await?;
@@ -308,6 +350,10 @@ async fn open<'a>(
     let cutter = Cutter::new(settings.calendar.clone(), cut_state);
     ops.source().durable(durable.flush_lsn, None);
     ops.days().cut_due(cutter.boundary_us() / 1000);
+    let origin = Some(Origin::of(&stream_state));
+    let of_copies = CaptureSettings { origin, ..settings.clone() };
+    let mut backfills = backfill::Backfills::new(&of_copies, state.backfills, ops);
+    let given_up = stream_state.given_up.take();
     let assembler = Assembler::new(stream_state.timeline, stream_state.position);
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
     let mut engine =
@@ -316,12 +362,17 @@ async fn open<'a>(
     engine.last_end_lsn = stream_state.last_end_lsn;
     // A stream that began at its slot has its first day in the log with its first record: from then on it has begun.
     engine.appender.set(cut_state.entry());
+    if let Some(reason) = given_up {
+        // With the same append the state forgets it.
+        engine.appender.set(stream_state.entry());
+        backfills.given_up(&reason, &engine.tables, &mut engine.appender);
+    }
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
     // With prepared transactions before it, the slot stands further back, and begins there.
     let from = if held { Lsn::ZERO } else { flush_lsn };
-    let stream = start(settings, &mut source, from, streaming, contact, claim).await?;
+    let stream = start(settings, &mut source, &stream_state, from, streaming, contact, claim).await?;
     contact.streamed = true;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %flush_lsn, ?streaming, "streaming");
@@ -332,7 +383,7 @@ async fn open<'a>(
         state: stream_state,
         source,
         registrar,
-        backfills: backfill::Backfills::new(settings, state.backfills, ops),
+        backfills,
         published: Publication::watch(settings, standings),
         polled,
         clock,
@@ -345,6 +396,47 @@ async fn open<'a>(
         in_parts: streaming != Streaming::Off,
         stream_whole: None,
     })
+}
+
+/// The tables as the log has them.
+async fn known_tables(
+    settings: &CaptureSettings,
+    log: &Arc<dyn Log>,
+    state: &CaptureState,
+    ops: &Ops,
+) -> Result<Tables> {
+    let info = SourceInfo {
+        name: settings.name.clone(),
+        database: settings.connect.database.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let mut tables = Tables::new(info, settings.envelope, Arc::clone(&settings.filter), ops.clone());
+    tables.restore(log.as_ref(), &state.counts).await?;
+    Ok(tables)
+}
+
+/// The state from which the stream goes on. A source that was found to have been set back is remembered: once it has grown
+/// past the log nothing else would show it.
+async fn fit(
+    settings: &CaptureSettings,
+    state: &StreamState,
+    copied: Lsn,
+    appender: impl FnOnce(Progress) -> Appender,
+) -> Result<StreamState> {
+    let gap = match verify::still_fits(settings, state, copied).await {
+        Ok(now) => return Ok(now),
+        Err(Misfit::Error(error)) => return Err(error),
+        Err(Misfit::Gap(gap)) => gap,
+    };
+    if gap.set_back.is_some() && gap.set_back != state.set_back {
+        let (position, flush_lsn) = (state.position, state.flush_lsn);
+        let progress = Progress { position, flush_lsn, commit_us: 0, held: false };
+        let mut appender = appender(progress);
+        appender.set(StreamState { set_back: gap.set_back, ..state.clone() }.entry());
+        appender.submit(progress, Visibility::Now).await?;
+        appender.settle().await?;
+    }
+    Err(Error::operator(gap.what.clone()).mend(gap.mend()))
 }
 
 /// Whether transactions in progress are taken this time, and where they are kept.
@@ -388,13 +480,18 @@ async fn transactions(settings: &CaptureSettings, registrar: &Registrar) -> Resu
 async fn start(
     settings: &CaptureSettings,
     source: &mut Source,
+    state: &StreamState,
     from: Lsn,
     streaming: Streaming,
     contact: &mut Contact,
     claim: Claim,
 ) -> Result<crate::postgres::wire::ReplicationStream> {
     let interval = verify::status_interval(source.client().await?).await?;
-    let client = Client::connect(&settings.connect, SessionKind::Replication).await?;
+    let mut client = Client::connect(&settings.connect, SessionKind::Replication).await?;
+    verify::is_the_same(settings, &mut client, state).await?;
+    if settings.failover == Failover::On {
+        make_failover(settings, &mut client).await?;
+    }
     let options = ReplicationOptions {
         messages: true,
         streaming,
@@ -405,6 +502,16 @@ async fn start(
     let stream = client.start_replication(&options).await?;
     drop(claim);
     Ok(stream)
+}
+
+/// Has a slot synchronised to standbys that was made without.
+async fn make_failover(settings: &CaptureSettings, replication: &mut Client) -> Result<()> {
+    let slot = slot::slot_state(replication, &settings.slot).await?;
+    if slot.is_none_or(|slot| slot.failover) || !settings.failover.applies(replication).await? {
+        return Ok(());
+    }
+    tracing::info!(slot = settings.slot, "the slot is synchronised to standbys from now on");
+    slot::set_failover(replication, &settings.slot).await
 }
 
 /// Adds the record of a schema change, to be seen before the rows that follow it.
@@ -465,5 +572,8 @@ fn first_state(settings: &CaptureSettings, system_identifier: u64, progress: Pro
         position: progress.position,
         flush_lsn: progress.flush_lsn,
         last_end_lsn: None,
+        lift: 0,
+        given_up: None,
+        set_back: None,
     }
 }

@@ -38,6 +38,21 @@ pub struct StreamState {
     /// The end of the last transaction before what comes next, where one was seen; envelopes name it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_end_lsn: Option<Lsn>,
+    /// How much the timeline of positions is above the server's, so that they grow: not 0 only after a gap was accepted
+    /// that led to lower ones.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub lift: Timeline,
+    /// A gap was accepted, and no copies were asked for yet: every table needs one, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub given_up: Option<String>,
+    /// Where the WAL of a source ended that was found to have been set back, until that is accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub set_back: Option<Lsn>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+const fn is_zero(lift: &Timeline) -> bool {
+    *lift == 0
 }
 
 /// Which days have been cut.
@@ -155,6 +170,11 @@ fn entry(key: String, value: &impl Serialize) -> (String, Vec<u8>) {
 }
 
 impl StreamState {
+    /// The server's own number of the timeline.
+    pub const fn server_timeline(&self) -> Timeline {
+        self.timeline - self.lift
+    }
+
     /// As an entry of an append.
     pub fn entry(&self) -> (String, Vec<u8>) {
         entry(STREAM.to_owned(), self)
@@ -220,6 +240,9 @@ mod tests {
             position: Position { timeline: 1, commit_lsn: Lsn(16), ordinal: 2 },
             flush_lsn: Lsn(8),
             last_end_lsn: Some(Lsn(8)),
+            lift: 0,
+            given_up: None,
+            set_back: None,
         };
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
         let within = TransactionCount { commit_lsn: Lsn(16), changes: 2 };

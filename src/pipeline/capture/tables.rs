@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::change::{Evolved, Lsn, Position, SchemaChange, SchemaVersion, TableName, TableSchema};
+use crate::change::{Evolved, Lsn, Position, SchemaChange, SchemaVersion, TableName, TableSchema, Timeline};
 use crate::envelope::avro::{AvroSchemas, SchemaIds};
 use crate::envelope::{Options, SourceInfo, TableEncoder, routing};
 use crate::log::Log;
@@ -418,9 +418,10 @@ impl Tables {
         table.watch.refused(Some(error));
     }
 
-    /// From where on all tables are whole: below it some are still what they were before their copy.
-    pub fn whole_from(&self) -> Lsn {
-        self.all.iter().map(|table| table.since.commit_lsn).max().unwrap_or_default()
+    /// From where on that timeline all tables are whole: below it some are still what they were before their copy.
+    pub fn whole_from(&self, timeline: Timeline) -> Lsn {
+        let since = self.all.iter().map(|table| table.since).filter(|since| since.timeline == timeline);
+        since.map(|since| since.commit_lsn).max().unwrap_or_default()
     }
 
     /// Takes in a shape, for a table that is not known yet as first seen at `position`.

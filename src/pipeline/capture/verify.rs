@@ -3,70 +3,127 @@
 
 use std::time::Duration;
 
+use crate::change::Lsn;
 use crate::postgres::preflight::{self, Level, PreflightSettings};
 use crate::postgres::setup;
-use crate::postgres::slot::{self, SlotState, WalStatus};
+use crate::postgres::slot::{self, SlotState};
 use crate::postgres::wire::{Client, Session, quote_literal};
 use crate::runtime::{Error, Result};
 
 use super::CaptureSettings;
+use super::gap::{self, Gap, Seen, Verdict};
 use super::state::StreamState;
 
 /// Status updates are sent at least this often.
 const STATUS_INTERVAL_MAX: Duration = Duration::from_secs(10);
 
-/// Checks system identifier, timeline and slot against where the log stands.
-pub async fn still_fits(settings: &CaptureSettings, sql: &mut Client, state: &StreamState) -> Result<()> {
+/// Asks a replication session's server who it is and what the slot is, and decides whether the log goes on there, which
+/// holds rows of copies up to `copied`.
+///
+/// # Errors
+/// Of class `Retry` on a standby that has no slot of its own: it may be about to be promoted. Of class `Operator` for a
+/// slot that was never ours.
+pub async fn examine(
+    settings: &CaptureSettings,
+    replication: &mut Client,
+    state: &StreamState,
+    copied: Lsn,
+) -> Result<Verdict> {
+    let identity = slot::identify_system(replication).await?;
+    let slot = slot::slot_state(replication, &settings.slot).await?;
+    let same_system = identity.system_identifier.to_string() == state.system_id;
+    if same_system && slot.as_ref().is_none_or(|slot| slot.synced) {
+        refuse_standby(settings, replication, slot.is_some()).await?;
+    }
+    if let Some(slot) = &slot {
+        ours(settings, slot)?;
+    }
+    let mut switch = None;
+    if same_system && identity.timeline != state.server_timeline() && identity.timeline > 1 {
+        let point = slot::switch_point(replication, identity.timeline, state.server_timeline()).await;
+        switch = point.map_err(|error| {
+            error.context(format!("asking {} for the history of its timeline", replication.address()))
+        })?;
+    }
+    let seen = Seen { identity: &identity, switch, copied, slot: slot.as_ref(), name: &settings.slot };
+    Ok(gap::judge(state, seen))
+}
+
+/// The state from which the stream goes on: the log's, moved on to the server's timeline.
+///
+/// # Errors
+/// That something is missing in between, and exactly what.
+pub async fn still_fits(
+    settings: &CaptureSettings,
+    state: &StreamState,
+    copied: Lsn,
+) -> Result<StreamState, Misfit> {
     let mut replication = Client::connect(&settings.connect, Session::Replication).await?;
-    let identity = slot::identify_system(&mut replication).await?;
-    let anew = format!(
-        "To go on without those changes, move the log's file ([log.embedded] path, with -wal and -shm) and the \
-         lake's folders of this source (snapshots/{name}, changes/{name}, cuts/{name}, dead_letters/{name}) aside, \
-         and start again: a new backfill is made.",
-        name = settings.name
-    );
-    // Changes that are written from now on are lost, too, until there is a slot again.
-    let gap = format!("changes from {} up to {} (now) and on", state.flush_lsn, identity.current_lsn);
-    if identity.system_identifier.to_string() != state.system_id {
-        return Err(Error::operator(format!(
-            "the source is another database system: its identifier is {}, the log holds changes of {} up to {}",
-            identity.system_identifier, state.system_id, state.position
-        ))
-        .mend("Point [source] url at the former server, or give this source a [source] name and [state] dir of its own."));
+    match examine(settings, &mut replication, state, copied).await? {
+        Verdict::GoesOn(now) => {
+            if now.timeline != state.timeline {
+                tracing::warn!(
+                    server = replication.address(),
+                    from = state.server_timeline(),
+                    to = now.server_timeline(),
+                    at = %now.flush_lsn,
+                    "the source is on another timeline, after a failover or a restore: nothing is missing, and the \
+                     stream goes on there"
+                );
+            }
+            Ok(now)
+        }
+        Verdict::Gap(gap) => Err(Misfit::Gap(Box::new(gap))),
     }
-    if identity.timeline != state.timeline {
-        return Err(Error::operator(format!(
-            "the source is on timeline {}, the log holds changes of timeline {} up to {}: after a failover or a \
-             restore, changes from {} on may be missing or different",
-            identity.timeline, state.timeline, state.position, state.flush_lsn
-        ))
-        .mend(anew));
+}
+
+/// Why a source does not fit.
+#[derive(Debug)]
+pub enum Misfit {
+    /// Something is missing.
+    Gap(Box<Gap>),
+    /// It could not be found out, or no gap explains it.
+    Error(Error),
+}
+
+impl From<Error> for Misfit {
+    fn from(error: Error) -> Self {
+        Self::Error(error)
     }
-    if identity.current_lsn < state.flush_lsn {
-        return Err(Error::operator(format!(
-            "the source was set back: its WAL ends at {}, the log holds changes up to {}; what the log holds beyond \
-             that never happened there, and what is written there now may be taken for known",
-            identity.current_lsn, state.flush_lsn
-        ))
-        .mend(anew));
+}
+
+/// The session that is to stream leads to the server which was examined, and its slot begins no later: with several
+/// hosts, or a name that resolves anew, it need not be.
+pub async fn is_the_same(
+    settings: &CaptureSettings,
+    replication: &mut Client,
+    state: &StreamState,
+) -> Result<()> {
+    // On another timeline it is not the same anyway.
+    match examine(settings, replication, state, Lsn::ZERO).await? {
+        Verdict::GoesOn(now) if now == *state => Ok(()),
+        _ => Err(Error::retry(format!(
+            "the source changed while the stream was taken up: {} is not the server, or has not the slot, that was \
+             examined before",
+            replication.address()
+        ))),
     }
-    let Some(slot) = slot::slot_state(sql, &settings.slot).await? else {
-        return Err(Error::operator(format!(
-            "replication slot {:?} does not exist any more: {gap} cannot be had",
-            settings.slot
-        ))
-        .mend(anew));
-    };
-    usable(settings, &slot, &format!("{gap} cannot be had"), &anew)?;
-    match slot.confirmed_flush_lsn {
-        Some(confirmed) if confirmed > state.flush_lsn => Err(Error::operator(format!(
-            "replication slot {:?} was moved on by someone else: it stands at {confirmed}, the log at {}: the changes \
-             between them cannot be had",
-            settings.slot, state.flush_lsn
-        ))
-        .mend(anew)),
-        _ => Ok(()),
+}
+
+/// A standby without a slot of its own, or with one that is kept like the primary's, has nothing to stream from.
+async fn refuse_standby(settings: &CaptureSettings, replication: &mut Client, synced: bool) -> Result<()> {
+    if !replication.query_one("SELECT pg_is_in_recovery()").await?.is_true(0) {
+        return Ok(());
     }
+    let has = if synced { "is synchronised from the primary" } else { "does not exist there" };
+    Err(Error::retry(format!(
+        "the server at {} is a standby, and replication slot {:?} {has}: waiting until it is promoted, or the source URL \
+         leads to the primary",
+        replication.address(),
+        settings.slot
+    ))
+    .mend("Name all servers in [source] url: of several hosts the primary is taken. A slot that was made on a standby and \
+           is gone has to be made again with `tidemark setup`; then the range that is missing is told."))
 }
 
 /// Makes what a first start lacks: the publication, and the slot with it. A publication that exists is the
@@ -127,10 +184,12 @@ pub fn preflight_settings(settings: &CaptureSettings, create_missing: bool) -> P
         wanted: settings.filter.as_ref(),
         create_missing,
         ddl_trigger: settings.ddl_trigger,
+        failover: settings.failover,
     }
 }
 
-fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend: &str) -> Result<()> {
+/// A slot of our name is one of ours.
+fn ours(settings: &CaptureSettings, slot: &SlotState) -> Result<()> {
     let name = &settings.slot;
     let plugin = slot.plugin.as_deref().unwrap_or("none, being physical");
     if plugin != "pgoutput" {
@@ -143,17 +202,6 @@ fn usable(settings: &CaptureSettings, slot: &SlotState, consequence: &str, mend:
     if database != settings.connect.database {
         return Err(Error::operator(format!("replication slot {name:?} belongs to database {database:?}"))
             .mend("Give this connector a slot of its own under [source] slot."));
-    }
-    if slot.wal_status == Some(WalStatus::Lost) || slot.invalidation_reason.is_some() {
-        let reason = slot.invalidation_reason.as_deref().unwrap_or("its WAL was removed");
-        return Err(Error::operator(format!(
-            "replication slot {name:?} has been invalidated ({reason}): {consequence}"
-        ))
-        .mend(format!(
-            "{mend} Drop the slot first: SELECT pg_drop_replication_slot({}); and raise max_slot_wal_keep_size if \
-             WAL was removed too early.",
-            quote_literal(name)
-        )));
     }
     Ok(())
 }

@@ -13,6 +13,7 @@ pub(super) mod tables;
 use std::fmt;
 
 use super::ddl::TriggerUse;
+use super::slot::Failover;
 use super::wire::Client;
 use crate::change::TableName;
 use crate::runtime::Result;
@@ -73,16 +74,19 @@ pub struct PreflightSettings<'a> {
     pub create_missing: bool,
     /// Whether DDL is to be told by event triggers.
     pub ddl_trigger: TriggerUse,
+    /// Whether the slot is to be synchronised to standbys.
+    pub failover: Failover,
 }
 
 impl fmt::Debug for PreflightSettings<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { slot, publication, create_missing, ddl_trigger, .. } = self;
+        let Self { slot, publication, create_missing, ddl_trigger, failover, .. } = self;
         f.debug_struct("PreflightSettings")
             .field("slot", slot)
             .field("publication", publication)
             .field("create_missing", create_missing)
             .field("ddl_trigger", ddl_trigger)
+            .field("failover", failover)
             .finish_non_exhaustive()
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::Finding;
+use crate::postgres::slot::Failover;
 use crate::postgres::wire::{Client, quote_ident};
 use crate::runtime::Result;
 
@@ -24,6 +25,8 @@ pub(in crate::postgres) struct Server {
     slots: i64,
     walsenders: i64,
     encoding: String,
+    /// Names of the physical slots, quoted: what standbys stream from.
+    physical_slots: String,
     settings: BTreeMap<String, String>,
 }
 
@@ -39,7 +42,8 @@ impl Server {
                  current_setting('server_encoding'), current_setting('server_version'), \
                  (SELECT string_agg(p.oid::regprocedure::text, ', ') FROM pg_proc p \
                  WHERE p.pronamespace = 'pg_catalog'::regnamespace AND p.proname = 'pg_logical_emit_message' \
-                 AND p.proargtypes[2] = 'text'::regtype AND NOT has_function_privilege(p.oid, 'EXECUTE')) \
+                 AND p.proargtypes[2] = 'text'::regtype AND NOT has_function_privilege(p.oid, 'EXECUTE')), \
+                 (SELECT string_agg(quote_literal(slot_name), ', ') FROM pg_replication_slots WHERE slot_type = 'physical') \
                  FROM pg_roles r WHERE r.rolname = current_user",
             )
             .await?;
@@ -48,7 +52,7 @@ impl Server {
             .query(
                 "SELECT name, setting FROM pg_settings WHERE name IN ('wal_level', 'max_replication_slots', \
                  'max_wal_senders', 'max_slot_wal_keep_size', 'wal_sender_timeout', 'idle_replication_slot_timeout', \
-                 'synchronous_standby_names')",
+                 'synchronous_standby_names', 'synchronized_standby_slots')",
             )
             .await?;
         let settings =
@@ -66,6 +70,7 @@ impl Server {
             slots: row.parse(6)?,
             walsenders: row.parse(7)?,
             encoding: text(8),
+            physical_slots: text(11),
             settings: settings.collect(),
         })
     }
@@ -195,6 +200,50 @@ impl Server {
             };
         }
         room
+    }
+
+    /// Whether the stream can go on at a standby that is promoted. `made`: whether the slot that is there is synchronised.
+    pub(super) fn failover(&self, wanted: Failover, made: Option<bool>) -> Option<Finding> {
+        const NAME: &str = "failover";
+        if wanted == Failover::Off || self.in_recovery {
+            return None;
+        }
+        if self.version < 170_000 {
+            let message = "before PostgreSQL 17 a slot does not go over to a standby that is promoted: after a failover \
+                           every table is copied anew";
+            return Some(match wanted {
+                Failover::On => Finding::fail(NAME, message).mend("Set [source] failover = \"auto\"."),
+                _ => Finding::ok(NAME, message),
+            });
+        }
+        if made == Some(false) && wanted == Failover::Auto {
+            return Some(
+                Finding::warn(NAME, "the slot is not synchronised to standbys: after a failover every table is copied anew")
+                    .mend("Set [source] failover = \"on\": the next start changes the slot. With \"off\" it is not told."),
+            );
+        }
+        let names = self.settings.get("synchronized_standby_slots").map_or("", String::as_str);
+        if self.physical_slots.is_empty() {
+            return Some(Finding::ok(
+                NAME,
+                "the slot is to be synchronised; no standby has a physical slot here yet (primary_slot_name)",
+            ));
+        }
+        if names.is_empty() {
+            return Some(
+                Finding::warn(
+                    NAME,
+                    "changes may be sent before a standby has them: one that is promoted may lack what the log holds",
+                )
+                .mend(format!(
+                    "ALTER SYSTEM SET synchronized_standby_slots = {}; SELECT pg_reload_conf(); On each standby: \
+                     sync_replication_slots = on, hot_standby_feedback = on, primary_slot_name, and a dbname in \
+                     primary_conninfo.",
+                    self.physical_slots
+                )),
+            );
+        }
+        Some(Finding::ok(NAME, format!("the slot is synchronised; changes wait for the standbys of {names}")))
     }
 
     fn wal_kept(&self) -> Finding {

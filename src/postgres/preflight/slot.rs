@@ -13,6 +13,7 @@ pub(super) async fn findings(
     let state = slot_state(client, settings.slot).await?;
     let mut findings = vec![server.slot_room(state.is_some())];
     let subject = format!("slot {}", settings.slot);
+    let made = state.as_ref().map(|state| state.failover);
     if !is_slot_name(settings.slot) {
         findings.push(Finding::fail(
             &subject,
@@ -28,6 +29,7 @@ pub(super) async fn findings(
             quote_literal(settings.slot)
         )));
     }
+    findings.extend(server.failover(settings.failover, made));
     Ok(findings)
 }
 

@@ -27,8 +27,8 @@ pub struct ServerError {
 /// What to do about a publication that does not exist at a place in the WAL.
 const PUBLICATION_GONE: &str = "The server looks a publication up as it was when the change was made. Run `tidemark setup` if it is missing. If it \
      was dropped and made again, changes from before the publication was made again cannot be read: to go on without \
-     them, drop the slot, move the log's file and the lake's folders of this source aside, and start again: a new \
-     backfill is made.";
+     them, drop the slot (pg_drop_replication_slot) and start again. The range that is missing then is told, with the \
+     command that gives it up and has every table copied anew.";
 
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

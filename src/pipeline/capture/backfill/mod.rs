@@ -72,6 +72,9 @@ pub async fn run(
     if slot::slot_state(sql, &settings.slot).await?.is_none() {
         tracing::info!(slot = settings.slot, "creating the replication slot");
         slot::create_slot(&mut holder, &settings.slot, false, false).await?;
+        if settings.failover.applies(&mut holder).await? {
+            slot::set_failover(&mut holder, &settings.slot).await?;
+        }
     }
     tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
     let mut point = ConsistentPoint::take(settings, holder, identity.timeline).await?;

@@ -15,6 +15,7 @@ use crate::runtime::Error;
 
 use super::super::appender::Appender;
 use super::super::state::BackfillState;
+use super::super::tables::{Table, Tables};
 use super::asked::Backfills;
 
 /// What happened to the table.
@@ -47,6 +48,8 @@ pub enum Reason {
     },
     /// These rows hold what nobody has told.
     Untold(String),
+    /// A range of changes was given up.
+    Gap(String),
 }
 
 impl fmt::Display for Reason {
@@ -80,6 +83,7 @@ impl fmt::Display for Reason {
             Self::Filter => f.write_str("the publication has another row filter for it"),
             Self::Columns => f.write_str("the publication has more of its columns than before"),
             Self::Key { before, after } => write!(f, "it had {}, and has {} now", key(before), key(after)),
+            Self::Gap(range) => f.write_str(range),
             Self::Untold(rows) => write!(f, "what these rows hold now is not in the stream: {rows}"),
         }
     }
@@ -142,6 +146,16 @@ impl Backfills {
         appender.set(state.entry(&topic));
         show(&self.ops, state);
         true
+    }
+
+    /// A range of changes was given up: every table that is captured needs a new copy, whatever was copied before.
+    pub fn given_up(&mut self, reason: &str, tables: &Tables, appender: &mut Appender) {
+        let captured = |table: &&Table| !table.schema.dropped && tables.wants(&table.schema.name);
+        for table in tables.iter().filter(captured) {
+            if self.absence(&table.topic).is_none() {
+                self.needed(&Reason::Gap(reason.to_owned()), &table.schema.name, Lsn(u64::MAX), appender);
+            }
+        }
     }
 
     /// It has turned out that nothing is missing of a table: a copy that was asked for that reason is not made.

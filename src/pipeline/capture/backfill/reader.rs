@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 use crate::change::{Lsn, TableName, TableSchema, Timeline};
 use crate::postgres::wire::{Client, Session, quote_literal};
-use crate::postgres::{catalog, published, slot};
+use crate::postgres::{catalog, published};
 use crate::runtime::{Error, Result};
 
 use super::super::publication::Standing;
@@ -95,7 +95,7 @@ async fn read_table(
     let mut asking = Client::connect(&settings.connect, Session::Sql).await?;
     for _ in 0..POINTS_MAX {
         let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
-        let timeline = slot::identify_system(&mut holder).await?.timeline;
+        let timeline = settings.timeline(&mut holder).await?;
         let point = ConsistentPoint::take(settings, holder, timeline).await?;
         let lsn = point.lsn;
         sql.execute(&point.begin()).await?;

@@ -1,0 +1,198 @@
+//! A standby is promoted: with the slot the stream goes on there, under load, and nothing is lost or doubled.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+use crate::pair::{Days, Pair, captured, range_in, says};
+use crate::support::lake::{postgres, value};
+use crate::support::{PATIENCE, Postgres, Stop, wait_until};
+
+/// Writes small transactions until the server goes; gives the last row that was confirmed.
+async fn write_until_gone(server: &Postgres, confirmed: Arc<AtomicI64>) -> tokio::task::JoinHandle<()> {
+    let client = server.connect().await;
+    tokio::spawn(async move {
+        for id in 10_000_i64.. {
+            let sql = format!(
+                "BEGIN; INSERT INTO t VALUES ({id}, 1, 'load'); UPDATE t SET n = n + 1 WHERE id = {} ; COMMIT",
+                id % 100 + 1
+            );
+            if client.batch_execute(&sql).await.is_err() {
+                return;
+            }
+            confirmed.store(id, Ordering::Relaxed);
+        }
+    })
+}
+
+async fn a_promotion_with_a_synced_slot(major: u32) {
+    let mut pair = Pair::start(major).await;
+    let client = pair.primary.connect().await;
+    let mut days = Days::of(&pair.url(), &client).await;
+    let mut running = days.connector.start_ready("run").await;
+    pair.synchronize().await;
+    pair.slot_is_synced().await;
+    let ready = running.command(&["check"]);
+    let ready = String::from_utf8_lossy(&ready.stdout).into_owned();
+    assert!(ready.contains("changes wait for the standbys of sb"), "{ready}");
+    let confirmed = Arc::new(AtomicI64::new(0));
+    let load = write_until_gone(&pair.primary, Arc::clone(&confirmed)).await;
+    captured(&days.connector, "t", 10_200).await;
+
+    let switch = pair.fail_over().await;
+    load.await.unwrap();
+    let client = pair.standby.connect().await;
+    client
+        .batch_execute("INSERT INTO t VALUES (5000000, 2, 'after'); DELETE FROM t WHERE id <= 50")
+        .await
+        .unwrap();
+    captured(&days.connector, "t", 5_000_000).await;
+    says(&running, "nothing is missing").await;
+    assert!(running.is_running(), "the process went over by itself");
+    wait_until(PATIENCE, "health is well again", async || running.health().1["status"] == "ok").await;
+
+    // Each change that the new primary has is in the log once, and nothing else is.
+    let last = days.log_is_exact("t").await;
+    assert!(last.timeline == 2 && last.commit_lsn >= switch, "{last}");
+    let records = days.connector.table_records("t").await;
+    let mut rows: BTreeMap<i64, i64> = BTreeMap::new();
+    let mut operations = (0, 0);
+    for record in &records {
+        let (before, after) = (&record.value["before"], &record.value["after"]);
+        match record.value["op"].as_str().unwrap_or("tombstone") {
+            "r" | "c" => {
+                operations.0 += 1;
+                let id = after["id"].as_i64().unwrap();
+                assert_eq!(rows.insert(id, after["n"].as_i64().unwrap()), None, "row {id} came twice");
+            }
+            "u" => {
+                let id = after["id"].as_i64().unwrap();
+                let n = after["n"].as_i64().unwrap();
+                assert_eq!(rows.insert(id, n), Some(n - 1), "an update of row {id} is missing, or doubled");
+            }
+            "d" => {
+                operations.1 += 1;
+                assert!(rows.remove(&before["id"].as_i64().unwrap()).is_some());
+            }
+            _ => {}
+        }
+    }
+    let held: BTreeMap<i64, i64> = postgres(&client, "SELECT id, n FROM t")
+        .await
+        .iter()
+        .map(|row| (row[0].as_ref().unwrap().parse().unwrap(), row[1].as_ref().unwrap().parse().unwrap()))
+        .collect();
+    assert_eq!(rows, held);
+    eprintln!(
+        "PostgreSQL {major}: {} records, {} rows inserted, {} deleted; {} transactions were confirmed before",
+        records.len(),
+        operations.0,
+        operations.1,
+        confirmed.load(Ordering::Relaxed) - 9_999
+    );
+
+    let ds = days.cut(running).await;
+    days.same(&client, &ds, &["t", "calm"]).await;
+    // A restart finds the new timeline in its state.
+    running = days.connector.start_ready("run").await;
+    client.batch_execute("INSERT INTO t VALUES (5000001, 2, 'later')").await.unwrap();
+    captured(&days.connector, "t", 5_000_001).await;
+    let ds = days.cut(running).await;
+    days.same(&client, &ds, &["t", "calm"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_with_a_synced_slot_under_load_loses_and_doubles_nothing_17() {
+    a_promotion_with_a_synced_slot(17).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_with_a_synced_slot_under_load_loses_and_doubles_nothing_18() {
+    a_promotion_with_a_synced_slot(18).await;
+}
+
+/// Without `synchronized_standby_slots` the log may be ahead of the standby: what the new primary never had is told.
+async fn changes_that_the_new_primary_never_had(major: u32) {
+    let mut pair = Pair::start(major).await;
+    let client = pair.primary.connect().await;
+    let mut days = Days::of(&pair.url(), &client).await;
+    let mut running = days.connector.start_ready("run").await;
+    pair.slot_is_synced().await;
+    // The standby stands still.
+    let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_replication WHERE application_name = 'sb'";
+    pair.standby.configure(&[("primary_conninfo", "host=127.0.0.1 port=1 dbname=postgres")]);
+    pair.standby.reload();
+    client.batch_execute(sql).await.unwrap();
+    wait_until(PATIENCE, "the standby does not stream", async || {
+        value(&client, "SELECT count(*) FROM pg_stat_replication WHERE application_name = 'sb'").await == "0"
+    })
+    .await;
+    client.batch_execute("INSERT INTO t VALUES (7000000, 9, 'never')").await.unwrap();
+    captured(&days.connector, "t", 7_000_000).await;
+
+    let switch = pair.fail_over().await;
+    assert_eq!(running.ended().await.code(), Some(1));
+    let said = running.output();
+    let range = range_in(&said);
+    assert!(range.starts_with(&format!("{switch}..0/")), "{range}: the gap begins at the switch, {switch}");
+    for words in ["never happened on this server", "can still be had", "synchronized_standby_slots"] {
+        assert!(said.contains(words), "{words:?} is not in\n{said}");
+    }
+    // It stays refused, and another range is not taken for it.
+    let client = pair.standby.connect().await;
+    client.batch_execute("INSERT INTO t VALUES (8000000, 2, 'instead')").await.unwrap();
+    assert!(days.refused().await.contains(&range));
+    let wrong = days.accept("0/1..0/2");
+    let error = String::from_utf8_lossy(&wrong.stderr).into_owned();
+    assert!(!wrong.status.success() && error.contains(&format!("the gap is {range}")), "{error}");
+
+    let taken = days.accept(&range);
+    let told = String::from_utf8_lossy(&taken.stdout).into_owned();
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
+    assert!(told.contains(&format!("Given up: {range}")) && told.contains("the slot stays"), "{told}");
+    let running = days.connector.start_ready("run").await;
+    captured(&days.connector, "t", 8_000_000).await;
+    days.whole(&running, &["t", "calm"]).await;
+    days.log_is_exact("t").await;
+    let ds = days.cut(running).await;
+    assert_eq!(days.missing(&ds, "t"), None);
+    days.same(&client, &ds, &["t", "calm"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_the_new_primary_never_had_are_told_with_their_range_and_can_be_given_up_17() {
+    changes_that_the_new_primary_never_had(17).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changes_that_the_new_primary_never_had_are_told_with_their_range_and_can_be_given_up_18() {
+    changes_that_the_new_primary_never_had(18).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_no_server_is_a_primary_the_connector_waits_and_health_names_them_all() {
+    let mut pair = Pair::start(17).await;
+    let client = pair.primary.connect().await;
+    let days = Days::of(&pair.url(), &client).await;
+    let mut running = days.connector.start_ready("run").await;
+    pair.synchronize().await;
+    pair.slot_is_synced().await;
+    pair.primary.stop(Stop::Immediate);
+    let reason = async || running.health().1["components"]["source"]["reason"].to_string();
+    wait_until(PATIENCE, "health names both servers", async || {
+        let reason = reason().await;
+        [&pair.primary, &pair.standby].iter().all(|server| reason.contains(&server.port().to_string()))
+            && reason.contains("is a standby")
+    })
+    .await;
+    pair.standby.promote().await;
+    let client = pair.standby.connect().await;
+    client.batch_execute("INSERT INTO t VALUES (5000000, 2, 'after')").await.unwrap();
+    captured(&days.connector, "t", 5_000_000).await;
+    assert!(running.is_running());
+    wait_until(PATIENCE, "the reason is gone", async || {
+        running.health().1["components"]["source"]["state"] == "ok"
+    })
+    .await;
+    running.kill();
+}
