@@ -12,3 +12,5 @@ mod gap;
 mod pair;
 #[path = "failover/promotion.rs"]
 mod promotion;
+#[path = "failover/troubles.rs"]
+mod troubles;

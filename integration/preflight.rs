@@ -10,6 +10,7 @@ use support::{Postgres, PostgresBuilder, Stop};
 use tidemark::change::{Column, ColumnType, Lsn, ReplicaIdentity, TableName, TableSchema, TextKind};
 use tidemark::postgres::ddl::TriggerUse;
 use tidemark::postgres::preflight::{self, Finding, Level, PreflightSettings};
+use tidemark::postgres::slot::Failover;
 use tidemark::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session, sqlstate};
 use tidemark::postgres::{catalog, setup, slot};
 use tidemark::runtime::Class;
@@ -35,6 +36,7 @@ async fn check_with(client: &mut Client, create_missing: bool) -> Vec<Finding> {
         wanted: &wanted,
         create_missing,
         ddl_trigger: TriggerUse::Auto,
+        failover: Failover::Auto,
     };
     let findings = preflight::check(client, &settings).await.unwrap();
     for Finding { level, subject, message, mend } in &findings {
@@ -228,6 +230,7 @@ async fn a_good_source_has_no_failure_and_setup_makes_the_rest() {
         wanted: &wanted,
         create_missing: true,
         ddl_trigger: TriggerUse::Auto,
+        failover: Failover::Auto,
     };
     let plan = setup::plan(&mut client, &settings).await.unwrap();
     assert_eq!(plan.statements.len(), 3);
@@ -263,6 +266,7 @@ async fn the_printed_script_is_enough_for_a_role_with_the_least_rights() {
         wanted: &|_| true,
         create_missing: true,
         ddl_trigger: TriggerUse::Auto,
+        failover: Failover::Auto,
     };
     let script = setup::plan(&mut client, &settings).await.unwrap().script();
     println!("{script}");
@@ -372,6 +376,7 @@ async fn tables_that_would_break_or_be_missing_are_named() {
         wanted: &wanted,
         create_missing: true,
         ddl_trigger: TriggerUse::Auto,
+        failover: Failover::Auto,
     };
     let error = setup::plan(&mut client, &settings).await.unwrap_err();
     assert_eq!(error.class(), Class::Operator);

@@ -84,7 +84,7 @@ async fn a_slot_that_is_gone_is_told_with_the_exact_gap_and_not_made_again() {
         .await
         .unwrap();
     for _ in 0..2 {
-        connector.refused(&["run"], 1, &["\"tidemark_shop\" does not exist any more", &gap, "new backfill"]);
+        connector.refused(&["run"], 1, &["\"tidemark_shop\" does not exist any more", &gap, "accept-gap"]);
     }
     // A slot made by hand begins behind the gap: that is no mend.
     assert_eq!(connector.run(&["setup"]).code, 0);
@@ -101,18 +101,18 @@ async fn what_the_mend_of_a_lost_slot_says_leads_to_a_day_that_equals_postgres()
         .batch_execute("SELECT pg_drop_replication_slot('tidemark_shop'); INSERT INTO t VALUES (11); DELETE FROM t WHERE id = 2")
         .await
         .unwrap();
-    let said = connector.refused(&["run"], 1, &["move the log's file", "lake's folders"]);
+    let said = connector.refused(&["run"], 1, &["`tidemark accept-gap 0/"]);
     println!("{}", said.error());
-    let log = connector.state().join("log.db");
-    std::fs::rename(&log, connector.folder().join("log.db.aside")).unwrap();
-    for end in ["-wal", "-shm"] {
-        let _ = std::fs::remove_file(connector.state().join(format!("log.db{end}")));
-    }
-    // Only half of the mend: the lake still holds what came out of the former log.
-    let half = connector.run(&["run"]);
-    half.says(1, &["another log", "lake's folders"]);
-    std::fs::rename(connector.state().join("lake"), connector.folder().join("lake.aside")).unwrap();
-    let running = connector.stream();
+    let command = said.error().split('`').find(|part| part.starts_with("tidemark accept-gap")).unwrap();
+    let range = command.split(' ').next_back().unwrap();
+    connector.refused(&["accept-gap", "0/1.."], 1, &[range, "nothing was changed"]);
+    let accepted = connector.run(&["accept-gap", range, "--json"]);
+    assert_eq!(accepted.code, 0, "{}", accepted.err);
+    let told: serde_json::Value = serde_json::from_str(&accepted.out).unwrap();
+    assert_eq!((told["range"].as_str(), told["new_slot"].as_bool()), (Some(range), Some(true)));
+    connector.refused(&["accept-gap", range], 1, &["there is no gap"]);
+    let mut running = connector.stream();
+    running.wait_for("copied: the next cut takes it");
     connector.publishes_what_postgres_holds(&server, &["t"]).await;
     running.stop();
 }
@@ -142,7 +142,7 @@ async fn a_slot_that_was_invalidated_is_told_with_the_gap_and_the_limit() {
     connector.refused(
         &["run"],
         1,
-        &["has been invalidated", "wal_removed", &gap, "max_slot_wal_keep_size", "new backfill"],
+        &["has been invalidated", "wal_removed", &gap, "max_slot_wal_keep_size", "accept-gap"],
     );
     let check = connector.run(&["check"]);
     assert!(check.code == 1 && check.out.contains("was invalidated"), "{}", check.out);
@@ -160,7 +160,7 @@ async fn a_slot_that_was_moved_on_by_someone_else_is_told_with_both_ends_of_the_
     let moved =
         "SELECT end_lsn::text FROM pg_replication_slot_advance('tidemark_shop', pg_current_wal_lsn())";
     let after = text(&server, moved).await;
-    connector.refused(&["run"], 1, &["moved on by someone else", &before, &after, "new backfill"]);
+    connector.refused(&["run"], 1, &["moved on by someone else", &before, &after, "accept-gap"]);
 }
 
 #[tokio::test]

@@ -208,17 +208,17 @@ async fn a_day_that_is_cut_before_the_copies_are_whole_names_each_table_as_lacki
     let range = range_in(&days.refused().await);
     let taken = days.accept(&range);
     assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
-    // The lock which nobody can have keeps the copies from being made.
-    let mut locker = server.connect().await;
-    let lock = locker.transaction().await.unwrap();
-    lock.batch_execute("LOCK TABLE t, calm IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    // A copy waits for the transactions that are open when it begins.
+    let mut other = server.connect().await;
+    let open = other.transaction().await.unwrap();
+    open.batch_execute("SELECT txid_current()").await.unwrap();
     let running = days.connector.start_ready("run").await;
     let ds = days.cut(running).await;
     for table in ["t", "calm"] {
         let reason = days.missing(&ds, table).unwrap_or_default();
         assert!(reason.contains(&format!("the range {range} was given up")), "{table}: {reason}");
     }
-    lock.rollback().await.unwrap();
+    open.rollback().await.unwrap();
     // A restart in between forgets nothing.
     let running = days.connector.start_ready("run").await;
     days.whole(&running, &["t", "calm"]).await;

@@ -24,6 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Connector {
     folder: tempfile::TempDir,
     settings: BTreeMap<String, BTreeMap<String, String>>,
+    environment: Vec<(String, String)>,
 }
 
 /// A running process. Dropping it kills it.
@@ -55,7 +56,7 @@ impl Connector {
     pub fn new(url: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tidemark-test-").tempdir().unwrap();
         let (state, lake) = (folder.path().join("state"), folder.path().join("lake"));
-        let connector = Self { folder, settings: BTreeMap::new() };
+        let connector = Self { folder, settings: BTreeMap::new(), environment: Vec::new() };
         connector
             .set("source", "url", url)
             .set("source", "name", NAME)
@@ -75,6 +76,12 @@ impl Connector {
     pub fn change(&mut self, section: &str, key: &str, value: impl Into<Value>) {
         let section = self.settings.entry(section.to_owned()).or_default();
         section.insert(key.to_owned(), value.into().to_string());
+    }
+
+    /// Environment variables of processes which are started from now on.
+    pub fn environment(&mut self, variables: &[(&str, String)]) {
+        self.environment =
+            variables.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
     }
 
     /// The folder of everything.
@@ -129,6 +136,7 @@ impl Connector {
         let output = self.folder.path().join(format!("{command}-{port}.log"));
         let file = fs::File::create(&output).unwrap();
         let child = binary(&config, &[command])
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(file.try_clone().unwrap())
             .stderr(file)

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 pub enum Network {
     /// Works.
     Up,
+    /// Works, and each piece takes a quarter of a second more.
+    Slow,
     /// Loses everything: nothing arrives, nobody is told.
     Stalled,
     /// Connections break, and new ones are refused at once.
@@ -29,7 +31,12 @@ pub struct Proxy {
 impl Proxy {
     /// Forwards to `server`.
     pub async fn start(server: u16) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", super::free_port())).await.unwrap();
+        Self::start_at(("127.0.0.1", super::free_port()), server).await
+    }
+
+    /// Forwards from an address of this machine.
+    pub async fn start_at(address: (&str, u16), server: u16) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(watch::Sender::new(Network::Up));
         let changes = Arc::clone(&network);
@@ -82,17 +89,24 @@ async fn forward(client: TcpStream, server: TcpStream, mut network: watch::Recei
                         std::future::pending::<()>().await;
                         return;
                     }
-                    Network::Up | Network::Stalled => {}
+                    Network::Up | Network::Slow | Network::Stalled => {}
                 }
             }
-            read = from_client.read(&mut up) => match read {
+            read = from_client.read(&mut up) => match later(&network, read).await {
                 Ok(count) if count > 0 => if to_server.write_all(&up[..count]).await.is_err() { return },
                 _ => return,
             },
-            read = from_server.read(&mut down) => match read {
+            read = from_server.read(&mut down) => match later(&network, read).await {
                 Ok(count) if count > 0 => if to_client.write_all(&down[..count]).await.is_err() { return },
                 _ => return,
             },
         }
     }
+}
+
+async fn later<T>(network: &watch::Receiver<Network>, read: T) -> T {
+    if *network.borrow() == Network::Slow {
+        tokio::time::sleep(std::time::Duration::from_millis(250)).await;
+    }
+    read
 }
