@@ -35,6 +35,7 @@ pub enum WalStatus {
 
 /// A row of `pg_replication_slots`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "facts, each of which is asked on its own")]
 pub struct SlotState {
     /// Output plugin; `None` for a physical slot.
     pub plugin: Option<String>,

@@ -97,7 +97,6 @@ impl SessionAttrs {
     /// Whether the server at the other end of a session will do; an error of class `Retry` says what it is instead.
     pub(super) async fn check(self, client: &mut Client) -> Result<()> {
         let unwanted = match self {
-            Self::Any | Self::PreferStandby => return Ok(()),
             Self::Primary if standby(client).await? => "is a standby",
             Self::Standby if !standby(client).await? => "is a primary",
             Self::ReadWrite if standby(client).await? => "is a standby, whose sessions are read-only",
