@@ -95,7 +95,7 @@ pub fn switch_point(server: &Postgres) -> Lsn {
 pub struct Days {
     /// The connector.
     pub connector: Connector,
-    days: [String; 3],
+    dates: [String; 3],
     next: usize,
 }
 
@@ -104,12 +104,12 @@ impl Days {
     pub async fn of(url: &str, client: &Client) -> Self {
         let mut connector = Connector::new(url);
         use_rule(&mut connector, 0);
-        Self { connector, days: days(client).await, next: 0 }
+        Self { connector, dates: days(client).await, next: 0 }
     }
 
     /// Has the next day cut and published, and stops the process.
     pub async fn cut(&mut self, mut running: Running) -> String {
-        let ds = self.days[self.next].clone();
+        let ds = self.dates[self.next].clone();
         running.cut(&ds);
         self.connector.wait_published(&ds).await;
         assert!(running.terminate().await.success());
