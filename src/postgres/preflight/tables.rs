@@ -44,47 +44,13 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
     } else {
         "false"
     };
-    let sql = format!(
-        "WITH usable AS (SELECT i.indrelid, bool_or(i.indisprimary) AS is_primary, bool_or(i.indisreplident) AS chosen \
-         FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indisvalid AND i.indisunique \
-         AND i.indimmediate AND i.indpred IS NULL GROUP BY 1), \
-         identified AS (SELECT l.oid, (SELECT array_agg(a.attname) FROM pg_index i JOIN pg_attribute a \
-         ON a.attrelid = l.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) WHERE i.indrelid = l.oid \
-         AND CASE l.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END \
-         AND i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL) AS key FROM pg_class l), \
-         leaf AS (SELECT l.oid, l.relnamespace, l.relname, \
-         CASE l.relreplident WHEN 'f' THEN true WHEN 'd' THEN coalesce(u.is_primary, false) \
-         WHEN 'i' THEN coalesce(u.chosen, false) ELSE false END AS is_identified \
-         FROM pg_class l LEFT JOIN usable u ON u.indrelid = l.oid WHERE l.relkind = 'r'), \
-         member AS (SELECT oid AS root, oid AS leaf FROM pg_class WHERE relkind = 'r' UNION ALL \
-         SELECT r.oid, t.relid FROM pg_class r, LATERAL pg_partition_tree(r.oid) t WHERE r.relkind = 'p' AND t.isleaf), \
-         bad AS (SELECT DISTINCT ON (m.root) m.root, s.nspname, l.relname FROM member m JOIN leaf l ON l.oid = m.leaf \
-         JOIN pg_namespace s ON s.oid = l.relnamespace WHERE NOT l.is_identified ORDER BY 1, 2, 3) \
-         SELECT n.nspname, c.relname, published.pubname IS NOT NULL, c.relispartition, c.relpersistence = 'u', \
-         pg_has_role(c.relowner, 'USAGE'), \
-         has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'), \
-         row_security_active(c.oid), {filtered}, bad.nspname, bad.relname, \
-         (SELECT x.relname FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid WHERE i.indrelid = c.oid \
-         AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL \
-         AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey) \
-         AND NOT a.attnotnull) ORDER BY i.indnkeyatts, x.relname LIMIT 1), \
-         EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate), \
-         o.nspname, o.relname, c.relkind = 'p', x.nspname, x.relname \
-         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-         LEFT JOIN pg_publication_tables published ON published.pubname = {publication} \
-         AND published.schemaname = n.nspname AND published.tablename = c.relname \
-         LEFT JOIN bad ON bad.root = c.oid \
-         LEFT JOIN LATERAL (SELECT s.nspname, l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid \
-         JOIN pg_namespace s ON s.oid = l.relnamespace JOIN identified own ON own.oid = l.oid \
-         LEFT JOIN identified root ON root.oid = c.oid WHERE c.relkind = 'p' AND t.isleaf AND l.relkind = 'r' \
-         AND l.relreplident <> 'f' AND NOT coalesce(root.key <@ own.key, false) ORDER BY 1, 2 LIMIT 1) x ON true \
-         LEFT JOIN LATERAL (SELECT s.nspname, l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid \
-         JOIN pg_namespace s ON s.oid = l.relnamespace WHERE c.relkind = 'p' AND t.isleaf \
-         AND (l.relkind = 'f' OR l.relpersistence = 'u') ORDER BY 1, 2 LIMIT 1) o ON true \
-         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' \
-         AND n.nspname NOT LIKE 'pg\\_%' AND (NOT c.relispartition OR published.pubname IS NOT NULL) ORDER BY 1, 2",
-        publication = quote_literal(publication)
-    );
+    let sql = include_str!("tables.sql")
+        .lines()
+        .filter(|line| !line.starts_with("--"))
+        .collect::<Vec<_>>()
+        .join("\n")
+        .replace("{filtered}", filtered)
+        .replace("{publication}", &quote_literal(publication));
     Ok(client.query(&sql).await?.iter().map(read).collect())
 }
 
