@@ -482,3 +482,29 @@ async fn a_standby_is_recognised() {
     let level = if client.server_version() < 160_000 { Level::Fail } else { Level::Warn };
     expect(&findings, level, "recovery", "standby");
 }
+
+#[tokio::test]
+async fn a_table_with_thousands_of_partitions_is_checked_without_a_lock_on_each() {
+    let server = Postgres::builder()
+        .set("max_locks_per_transaction", "10")
+        .set("max_connections", "10")
+        .set("max_wal_senders", "5")
+        .start()
+        .await;
+    let oracle = server.connect().await;
+    oracle
+        .batch_execute("CREATE TABLE big (id int PRIMARY KEY, pad text) PARTITION BY LIST (id)")
+        .await
+        .unwrap();
+    for number in 0..2000 {
+        let part = format!("CREATE TABLE big_{number} PARTITION OF big FOR VALUES IN ({number})");
+        oracle.batch_execute(&part).await.unwrap();
+    }
+    oracle.batch_execute("ALTER TABLE ONLY big_1234 REPLICA IDENTITY NOTHING").await.unwrap();
+    oracle.batch_execute("CREATE PUBLICATION p WITH (publish_via_partition_root = true)").await.unwrap();
+    let locks = oracle.query("SELECT count(*) FROM pg_partition_tree('big')", &[]).await;
+    assert!(locks.is_err(), "the server has room for a lock on each partition: the test shows nothing");
+    let findings = check(&server).await;
+    let lack = "its partition public.big_1234 has no primary key and no other replica identity";
+    expect(&findings, Level::Fail, "table public.big", lack);
+}

@@ -133,6 +133,30 @@ async fn of_two_processes_that_start_at_once_one_makes_the_first_copy_and_the_ot
     assert_eq!(connector.end("t").await, 1001, "the copy was made twice");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_with_another_slot_on_the_same_log_is_refused_and_does_not_end_the_first() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute("CREATE TABLE t (id bigint PRIMARY KEY); INSERT INTO t VALUES (1)").await.unwrap();
+    let connector = Connector::new(&server.url());
+    let mut first = connector.start_ready("capture").await;
+    let mistaken = Connector::new(&server.url())
+        .set("state", "dir", connector.state().to_str().unwrap())
+        .set("source", "publication", "tidemark_shop")
+        .set("source", "slot", "another");
+    let mut second = mistaken.start("capture");
+    assert_eq!(second.ended().await.code(), Some(1), "{}", second.output());
+    assert!(second.output().contains("\"another\" does not exist"), "{}", second.output());
+    client.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
+    connector.wait_for_records("t", 2).await;
+    assert_eq!(connector.end("t").await, 2);
+    assert!(first.is_running(), "{}", first.output());
+    wait_until(PATIENCE, "the first one streams again", async || {
+        first.health().1["components"]["source"]["state"] == "ok"
+    })
+    .await;
+}
+
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }

@@ -204,6 +204,10 @@ pub async fn run(
             },
             Err(error) => error,
         };
+        if started.elapsed() > Duration::from_secs(60) {
+            contact.fenced = 0;
+            backoff.reset();
+        }
         let error = match error.class() {
             Class::Fenced => fenced(error, &mut contact)?,
             _ => error,
@@ -219,9 +223,6 @@ pub async fn run(
         let patience = if answered(&error) { STARTING_PATIENCE } else { Duration::ZERO };
         if !contact.connected && began.elapsed() >= patience {
             return Err(error);
-        }
-        if started.elapsed() > Duration::from_secs(60) {
-            backoff.reset();
         }
         let wait = backoff.next_wait();
         tracing::warn!(%error, wait_ms = wait.as_millis() as u64, "capture was interrupted: trying again");

@@ -84,8 +84,10 @@ pub async fn claim(
             }
             return Ok(Claim { _session: session });
         };
-        // Whoever was fenced, and finds another at work, has met its successor.
-        contact.fenced = 0;
+        if contact.walsender != Some(holder.pid) {
+            // Whoever was fenced, and finds another at work, has met its successor.
+            contact.fenced = 0;
+        }
         let is_another = waiting.as_ref().is_none_or(|known| known.holder.pid != holder.pid);
         if is_another {
             tracing::info!(slot = settings.slot, "the slot is in use, waiting for it: {holder}");
