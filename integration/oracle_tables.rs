@@ -1,18 +1,22 @@
 //! Tables and traffic made from seeds, on each of the servers that Tidemark speaks to: what arrives is what Postgres has.
 //!
 //! ```text
-//!   seed ──> tables ──> rows ──> traffic, changes of schema ──> cut ──> more ──> cut
+//!   seed ──> tables ──> rows ──> traffic, changes of schema ──> cut ──> more ──> cut ──> copies, rows ──> cut
 //!                                   │                            │
 //!      test_decoding of the same WAL ┴─ equal ─ log      SELECT ─┴─ equal ─ lake, as pyarrow reads it
 //! ```
 //!
 //! A table's oracle is Postgres itself: `test_decoding`, which knows the shape that a table had when a row was written,
 //! and the order of commits; and a SELECT at each cut. Rows that are there before the capture begins are inserted into
-//! a second table afterwards: a row is encoded to the same bytes whether it was copied or streamed.
+//! a second table afterwards: a row is encoded to the same bytes whether it was copied or streamed. What happened to a
+//! table without events of its rows is followed by a copy, until which a day may lack the table and says so; the last
+//! day lacks none.
+//!
+//! Seeds share a server in blocks of [`TOGETHER`]; how it is set up is drawn for each block and version (`draw.rs`).
 //!
 //! `TIDEMARK_TEST_SEED` is the first seed and `ORACLE_SEEDS` their number: `TIDEMARK_TEST_SEED=17 ORACLE_SEEDS=1` replays
-//! one. `TIDEMARK_TEST_POSTGRES` chooses one server, `ORACLE_SCHEMA_CHANGES` kinds of changes (see `schema.rs`), and
-//! `ORACLE_SQL=1` prints the statements of a table that differs, `ORACLE_LOG=1` what the process said.
+//! one. `TIDEMARK_TEST_POSTGRES` chooses one server, `ORACLE_SCHEMA_CHANGES` kinds of changes (see `schema.rs`),
+//! `ORACLE_EVENTS` kinds of events (`events.rs`), `ORACLE_DRAW` the setting (`draw.rs`), and `ORACLE_SQL=1` prints the statements of a table that differs, `ORACLE_LOG=1` what the process said.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
@@ -22,6 +26,10 @@ mod compare_lake;
 mod compare_log;
 #[path = "oracle_tables/decoded.rs"]
 mod decoded;
+#[path = "oracle_tables/draw.rs"]
+mod draw;
+#[path = "oracle_tables/events.rs"]
+mod events;
 #[path = "oracle_tables/schema.rs"]
 mod schema;
 #[path = "oracle_tables/tables.rs"]
@@ -45,19 +53,23 @@ use std::time::Instant;
 use clock::Clock;
 use compare_lake::State;
 use compare_log::Shown;
+use draw::{Draw, Published};
+use events::Event;
 use oracle::reader::{self, Reader};
 use schema::SchemaChange;
 use support::{Connector, MAJORS, NAME, Postgres, Record, Running};
 use tables::Table;
 use tokio_postgres::Client;
-use traffic::Seed;
+use traffic::{Script, Seed};
 
 /// Seeds that share a server.
 const TOGETHER: u64 = 25;
 /// Rounds of transactions before the first cut, and between it and the second.
 const ROUNDS: [usize; 2] = [10, 5];
+/// Rounds of rows alone, once all is copied that has to be.
+const LAST_ROUNDS: usize = 2;
 /// Days that are cut: ahead of our own clock, by which /health tells what is overdue.
-const DAYS: [&str; 2] = ["2036-03-01", "2036-03-02"];
+const DAYS: [&str; 3] = ["2036-03-01", "2036-03-02", "2036-03-03"];
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes() {
@@ -70,16 +82,14 @@ async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes
     let seeds = first..first + number("ORACLE_SEEDS", 6);
     let one = number("TIDEMARK_TEST_POSTGRES", 0) as u32;
     let mut differences = Vec::new();
-    for major in MAJORS.into_iter().filter(|major| one == 0 || *major == one) {
-        for start in seeds.clone().step_by(TOGETHER as usize) {
-            let began = Instant::now();
-            let some = start..seeds.end.min(start + TOGETHER);
-            let found = compare(major, some.clone()).await;
-            eprintln!(
-                "PostgreSQL {major}, seeds {some:?}: {} differences, {:?}",
-                found.len(),
-                began.elapsed()
-            );
+    let mut start = seeds.start;
+    while start < seeds.end {
+        let some = start..seeds.end.min(start - start % TOGETHER + TOGETHER);
+        start = some.end;
+        // Side by side: each waits for its connector most of the time.
+        let majors = MAJORS.into_iter().filter(|major| one == 0 || *major == one);
+        let all = majors.map(|major| compare(Draw::new(major, some.start), some.clone()));
+        for found in futures::future::join_all(all).await {
             for difference in &found {
                 eprintln!("{difference}\n");
             }
@@ -90,13 +100,16 @@ async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes
 }
 
 /// Lets the seeds happen on one server, and gives what differs.
-async fn compare(major: u32, numbers: Range<u64>) -> Vec<String> {
-    let changes = SchemaChange::chosen();
-    let mut world = World::start(major).await;
+async fn compare(draw: Draw, numbers: Range<u64>) -> Vec<String> {
+    let (began, named) = (Instant::now(), format!("PostgreSQL {}, seeds {numbers:?}", draw.major));
+    eprintln!("{named}: {draw:?}");
+    let (changes, events) = (SchemaChange::chosen(&draw), Event::chosen(&draw));
+    let mut world = World::start(draw).await;
     let mut seeds = Vec::new();
     for number in numbers {
-        seeds.push(Seed::make(number, &world.client).await);
+        seeds.push(Seed::make(number, draw, &world.client).await);
     }
+    world.publish(&seeds).await;
     decoded::begin(&world.client).await;
     let mut running = world.connector.start_ready("run").await;
     let sessions = [world.server.connect().await, world.server.connect().await];
@@ -104,29 +117,46 @@ async fn compare(major: u32, numbers: Range<u64>) -> Vec<String> {
         // No statement of one session waits for the other: that would be a mistake of this test.
         session.batch_execute("SET lock_timeout = '20s'").await.unwrap();
     }
+    let alone = world.server.connect().await;
+    let mut script = Script {
+        sessions: [&sessions[0], &sessions[1]],
+        alone: &alone,
+        running: &running,
+        changes: &changes,
+        events: &events,
+    };
     for seed in &mut seeds {
         seed.fill_twins(&world.client).await;
-        seed.rounds(ROUNDS[0], [&sessions[0], &sessions[1]], &changes).await;
-        if seed.number % 2 == 0 {
+        seed.rounds(ROUNDS[0], &script).await;
+        if seed.number % 3 != 1 {
             seed.open(world.server.connect().await).await;
         }
     }
     let mut states = vec![world.cut(0, &running, &seeds).await];
     for seed in &mut seeds {
-        seed.close().await;
-        seed.rounds(ROUNDS[1], [&sessions[0], &sessions[1]], &changes).await;
+        seed.close(&world.client).await;
+        seed.rounds(ROUNDS[1], &script).await;
     }
     states.push(world.cut(1, &running, &seeds).await);
+    world.wait_copied(&running).await;
+    (script.changes, script.events) = (&[], &[]);
+    for seed in &mut seeds {
+        seed.rounds(LAST_ROUNDS, &script).await;
+    }
+    states.push(world.cut(2, &running, &seeds).await);
     assert!(running.terminate().await.success(), "{}", running.output());
     if std::env::var_os("ORACLE_LOG").is_some() {
         eprintln!("{}", running.output());
     }
-    world.differences(&seeds, &states).await
+    let (found, lacked) = world.differences(&seeds, &states).await;
+    let (count, elapsed) = (found.len(), began.elapsed());
+    eprintln!("{named}: {count} differences, {lacked} snapshots not yet copied, {elapsed:?}");
+    found
 }
 
 /// A server whose days the test ends, and its connector.
 struct World {
-    major: u32,
+    draw: Draw,
     server: Postgres,
     client: Client,
     clock: Clock,
@@ -135,12 +165,15 @@ struct World {
 }
 
 impl World {
-    async fn start(major: u32) -> Self {
+    async fn start(draw: Draw) -> Self {
         let folder = support::clock_folder();
         let noon = format!("{}T12:00:00Z", DAYS[0]).parse().unwrap();
         let clock = Clock::new(folder.path(), noon, jiff::civil::Time::MIN, "UTC");
-        let mut builder =
-            Postgres::version(major).set("max_connections", "60").set("max_locks_per_transaction", "1000");
+        let mut builder = draw
+            .server(Postgres::version(draw.major))
+            .set("max_connections", "60")
+            .set("max_prepared_transactions", "60")
+            .set("max_locks_per_transaction", "1000");
         for (name, value) in clock.environment() {
             builder = builder.env(name, &value);
         }
@@ -149,19 +182,53 @@ impl World {
         client
             .batch_execute(
                 "SET timezone = 'UTC'; SET datestyle = 'ISO'; SET intervalstyle = 'iso_8601'; SET bytea_output = 'hex';
-                 CREATE EXTENSION citext",
+                 CREATE EXTENSION citext; CREATE EXTENSION hstore; CREATE EXTENSION ltree",
             )
             .await
             .unwrap();
-        let connector = Connector::new(&server.url()).set("source", "tables", ["s*.*"]);
-        Self { major, server, client, clock, connector, _clock_folder: folder }
+        let connector = draw.connector(Connector::new(&server.url()).set("source", "tables", ["s*.*"]));
+        Self { draw, server, client, clock, connector, _clock_folder: folder }
+    }
+
+    /// Makes the publication, where the connector does not.
+    async fn publish(&self, seeds: &[Seed]) {
+        let published: Vec<_> =
+            seeds.iter().flat_map(|seed| &seed.tables).map(|table| table.published()).collect();
+        let what = match self.draw.published {
+            Published::Listed => return,
+            Published::All => "ALL TABLES".to_owned(),
+            Published::Filtered => format!("TABLE {}", published.join(", ")),
+        };
+        let generated = if self.draw.sends_generated() { ", publish_generated_columns = stored" } else { "" };
+        let sql = format!(
+            "CREATE PUBLICATION tidemark_{NAME} FOR {what} WITH (publish_via_partition_root = true{generated})"
+        );
+        self.client.batch_execute(&sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    }
+
+    /// Waits until nothing has to be copied any more. The last cut has looked for what does.
+    async fn wait_copied(&self, running: &Running) {
+        let lacking = || {
+            let health = running.health().1;
+            // A partition that was a table of its own for a while is not published as one any more.
+            let lacks = |(name, table): (&String, &serde_json::Value)| {
+                let lacking = &table["lacking"];
+                (!lacking.is_null() && !name.contains(".leaf")).then(|| format!("{name}: {lacking}"))
+            };
+            health["tables"].as_object().unwrap().iter().filter_map(lacks).collect::<Vec<_>>()
+        };
+        let start = Instant::now();
+        while !lacking().is_empty() {
+            assert!(start.elapsed() < support::PATIENCE, "never copied: {:?}", lacking());
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
     }
 
     /// Ends a day, and gives what the server has at its cut: nobody commits meanwhile.
     async fn cut(&mut self, day: usize, running: &Running, seeds: &[Seed]) -> Vec<State> {
         let mut states = Vec::new();
         for table in seeds.iter().flat_map(|seed| &seed.tables) {
-            states.push(State::load(&self.client, table).await);
+            states.push(State::load(&self.client, table, self.draw.triggers).await);
         }
         running.cut(DAYS[day]);
         self.connector.wait_published(DAYS[day]).await;
@@ -169,21 +236,22 @@ impl World {
         states
     }
 
-    async fn differences(&self, seeds: &[Seed], states: &[Vec<State>]) -> Vec<String> {
+    async fn differences(&self, seeds: &[Seed], states: &[Vec<State>]) -> (Vec<String>, usize) {
         let decoded = decoded::take(&self.client).await;
         let records = self.records().await;
-        let (mut reader, mut found) = (Reader::start(), Vec::new());
+        let (mut reader, mut found, mut lacked) = (Reader::start(), Vec::new(), 0);
         let made = seeds
             .iter()
             .flat_map(|seed| &seed.tables)
             // A partition that the server describes beside its root has a topic without records so far.
             .flat_map(|table| {
-                table.partitions.iter().chain([&table.name, &table.twin]).map(|name| (&table.schema, name))
+                let names = [table.name.as_str(), &table.twin, events::BETWEEN];
+                table.leaves.iter().map(String::as_str).chain(names).map(|name| (&table.schema, name))
             });
-        let made: BTreeSet<_> = made.map(|(schema, name)| (schema.clone(), name.clone())).collect();
+        let made: BTreeSet<_> = made.map(|(schema, name)| (schema.clone(), name.to_owned())).collect();
         let others: Vec<_> = records.keys().filter(|name| !made.contains(*name)).collect();
         if !others.is_empty() {
-            found.push(format!("PostgreSQL {}: nobody publishes these tables: {others:?}", self.major));
+            found.push(format!("PostgreSQL {}: nobody publishes these tables: {others:?}", self.draw.major));
         }
         for seed in seeds {
             for table in &seed.tables {
@@ -193,14 +261,17 @@ impl World {
                 let none = Vec::new();
                 let of = |name: &str| records.get(&(table.schema.clone(), name.to_owned())).unwrap_or(&none);
                 note(self.log_differs(table, &decoded, of(&table.name), of(&table.twin)).await);
-                for (ds, states) in DAYS.iter().zip(states) {
+                for (day, (ds, states)) in DAYS.iter().zip(states).enumerate() {
                     let state =
                         states.iter().find(|s| s.table.schema == table.schema && s.table.name == table.name);
-                    note(state.unwrap().check(&mut reader, &self.connector, ds));
+                    let strict = day == DAYS.len() - 1;
+                    let checked = state.unwrap().check(&mut reader, &self.connector, ds, strict);
+                    lacked += usize::from(matches!(checked, Ok(false)));
+                    note(checked.map(drop));
                 }
             }
         }
-        found
+        (found, lacked)
     }
 
     async fn log_differs(
@@ -210,8 +281,8 @@ impl World {
         records: &[Record],
         twin: &[Record],
     ) -> Result<(), String> {
-        let changes = decoded::of_table(decoded, table);
-        let mut shown = Shown::new(self.major);
+        let changes = compare_log::published(table, decoded::of_table(decoded, table));
+        let mut shown = Shown::new(self.draw.major);
         shown.load(&self.client, table, &changes).await;
         // A value of another form than its type's is a panic, which says so.
         let checked = std::panic::catch_unwind(|| compare_log::check(table, &shown, &changes, records));
@@ -234,7 +305,7 @@ impl World {
 
     /// The records of each table, by schema and name.
     async fn records(&self) -> BTreeMap<(String, String), Vec<Record>> {
-        let day = Connector::json(&self.connector.day(DAYS[1]));
+        let day = Connector::json(&self.connector.day(DAYS[DAYS.len() - 1]));
         let mut records = BTreeMap::new();
         for table in
             day["tables"].as_array().unwrap().iter().chain(day["missing"].as_array().into_iter().flatten())
@@ -251,7 +322,7 @@ impl World {
         let mut text = format!(
             "TIDEMARK_TEST_SEED={} ORACLE_SEEDS=1 TIDEMARK_TEST_POSTGRES={} {} (key {:?}, {:?}): {error}",
             seed.number,
-            self.major,
+            self.draw.major,
             table.quoted(),
             table.key,
             table.identity
@@ -268,6 +339,15 @@ impl World {
 /// A statement on one line, with the beginning of each long text.
 fn short(sql: &str) -> String {
     let line = sql.replace('\n', "\\n");
-    let words: Vec<String> = line.split(' ').map(|word| word.chars().take(60).collect()).collect();
-    words.join(" ").chars().take(1200).collect()
+    let parts: Vec<String> = line
+        .split('\'')
+        .map(|part| {
+            if part.len() > 100 {
+                part.chars().take(20).chain("…".chars()).collect()
+            } else {
+                part.to_owned()
+            }
+        })
+        .collect();
+    parts.join("'").chars().take(1500).collect()
 }

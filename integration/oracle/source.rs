@@ -39,7 +39,8 @@ pub enum Kind {
     Instant,
     /// `date`: days since 1970.
     Date,
-    /// An array of one dimension: its elements' texts, as JSON.
+    /// An array: its dimensions, where there are several, and its elements' texts, as JSON; Postgres's text where it does
+    /// not begin at 1.
     List(&'static Kind),
     /// `bytea`, hexadecimal.
     Bytes,
@@ -62,15 +63,24 @@ impl Kind {
             Self::Real => format!("encode(float4send({column}), 'hex')"),
             Self::Double => format!("encode(float8send({column}), 'hex')"),
             Self::Time(_) => format!("(extract(epoch FROM {column}) * 1000000)::bigint::text"),
-            Self::Instant | Self::Local(_) => format!(
-                "CASE WHEN isfinite({column}) THEN (extract(epoch FROM {column}) * 1000000)::bigint::text \
-                 ELSE {column}::text END"
-            ),
+            // Not the epoch of the whole, which Postgres rounds in years that are far away.
+            Self::Instant | Self::Local(_) => {
+                let local = if self == Self::Instant {
+                    format!("({column} AT TIME ZONE 'UTC')")
+                } else {
+                    column.to_owned()
+                };
+                format!(
+                    "CASE WHEN isfinite({column}) THEN trunc(({local}::date - date '1970-01-01')::numeric * 86400000000 \
+                     + extract(epoch FROM {local}::time) * 1000000)::text ELSE {column}::text END"
+                )
+            }
             Self::Date => format!(
                 "CASE WHEN isfinite({column}) THEN ({column} - date '1970-01-01')::text ELSE {column}::text END"
             ),
             Self::List(element) => format!(
-                "CASE WHEN {column} IS NOT NULL THEN array_to_json(ARRAY(SELECT {} \
+                "CASE WHEN array_dims({column}) !~ '^(\\[1:\\d+\\])+$' THEN {column}::text WHEN {column} IS NOT NULL THEN \
+                 CASE WHEN array_ndims({column}) > 1 THEN array_dims({column}) ELSE '' END || array_to_json(ARRAY(SELECT {} \
                  FROM unnest({column}) WITH ORDINALITY AS list (element, place) ORDER BY place))::text END",
                 element.text("element")
             ),

@@ -43,6 +43,7 @@ pub fn shown(kind: Kind, json: &str) -> Option<String> {
             None => (whole() * unit_us(precision)).to_string(),
         },
         Kind::Instant => instant(&text()),
+        Kind::Decimal(_) if json == "\"NaN\"" => text(),
         Kind::Decimal(scale) => decimal(&unscaled(&text()), scale),
         Kind::Numeric => match value().as_object() {
             None => text(),
@@ -51,13 +52,33 @@ pub fn shown(kind: Kind, json: &str) -> Option<String> {
                 decimal(&unscaled(parts["value"].as_str().unwrap()), scale)
             }
         },
+        // It does not begin at 1.
+        Kind::List(_) if json.starts_with('"') => text(),
         Kind::List(element) => {
-            let list: Vec<&RawValue> =
-                serde_json::from_str(json).unwrap_or_else(|_| panic!("{json} is no list"));
-            let shown: Vec<_> = list.iter().map(|value| shown(*element, value.get())).collect();
-            serde_json::to_string(&shown).unwrap()
+            let (mut dimensions, mut elements) = (Vec::new(), Vec::new());
+            flatten(json, 0, &mut dimensions, &mut elements);
+            let shown: Vec<_> = elements.into_iter().map(|value| shown(*element, value)).collect();
+            let many = if dimensions.len() > 1 { dimensions } else { Vec::new() };
+            let many: String = many.iter().map(|length| format!("[1:{length}]")).collect();
+            many + &serde_json::to_string(&shown).unwrap()
         }
     })
+}
+
+/// The lengths of lists within lists, which are the same for all, and what is in the innermost.
+fn flatten<'j>(json: &'j str, depth: usize, dimensions: &mut Vec<usize>, elements: &mut Vec<&'j str>) {
+    let list: Vec<&RawValue> = serde_json::from_str(json).unwrap_or_else(|_| panic!("{json} is no list"));
+    if dimensions.len() == depth {
+        dimensions.push(list.len());
+    }
+    assert_eq!(dimensions[depth], list.len(), "a list in {json} has another length than the one before it");
+    for value in list {
+        if value.get().starts_with('[') {
+            flatten(value.get(), depth + 1, dimensions, elements);
+        } else {
+            elements.push(value.get());
+        }
+    }
 }
 
 /// Milliseconds up to three digits after the seconds, else microseconds.

@@ -2,59 +2,78 @@
 
 use tokio_postgres::Client;
 
-use super::tables::{Table, quoted};
+use super::tables::{Column, Table, quoted};
 use crate::oracle::reader::Reader;
 use crate::oracle::{Row, Rows};
 use crate::support::Connector;
+
+fn carried(table: &Table) -> impl Iterator<Item = &Column> {
+    table.columns.iter().filter(|column| table.carries(&column.name))
+}
 
 /// A table and its rows, at a cut.
 pub struct State {
     pub table: Table,
     rows: Rows,
+    /// Whether changes of its shape are told in the stream.
+    told: bool,
 }
 
 impl State {
     /// Asks the server.
-    pub async fn load(sql: &Client, table: &Table) -> Self {
-        let columns = table.columns.iter().map(|c| c.of.kind.text(&format!("whole_row.{}", quoted(&c.name))));
+    pub async fn load(sql: &Client, table: &Table, told: bool) -> Self {
+        let columns = carried(table).map(|c| c.of.kind.text(&format!("whole_row.{}", quoted(&c.name))));
         let columns = columns.collect::<Vec<_>>().join(", ");
-        let query = format!("SELECT ARRAY[{columns}]::text[] FROM {} AS whole_row", table.quoted());
+        let filter = table.filter_sql().map_or_else(String::new, |filter| format!("WHERE {filter}"));
+        let query = format!("SELECT ARRAY[{columns}]::text[] FROM {} AS whole_row {filter}", table.quoted());
         let mut rows = Rows::new();
         for row in sql.query(&query, &[]).await.unwrap_or_else(|error| panic!("{query}: {error:?}")) {
             *rows.entry(row.get::<_, Row>(0)).or_default() += 1;
         }
-        Self { table: table.clone(), rows }
+        Self { table: table.clone(), rows, told }
     }
 
-    /// Compares it with what pyarrow reads in the lake.
-    pub fn check(&self, reader: &mut Reader, connector: &Connector, ds: &str) -> Result<(), String> {
-        let Table { schema, name, columns, .. } = &self.table;
+    /// Compares it with what pyarrow reads in the lake. False: the day says why it lacks the table, and may.
+    pub fn check(
+        &self,
+        reader: &mut Reader,
+        connector: &Connector,
+        ds: &str,
+        strict: bool,
+    ) -> Result<bool, String> {
+        let Table { schema, name, .. } = &self.table;
         let day = Connector::json(&connector.day(ds));
         let is_ours = |entry: &&serde_json::Value| {
             entry["table"]["schema"] == **schema && entry["table"]["table"] == **name
         };
         let Some(entry) = day["tables"].as_array().unwrap().iter().find(is_ours) else {
-            // A partition that was written anew under its root is followed by a copy, and a cut before that is whole
-            // says so; nothing else may be missing.
             let told = day["missing"].as_array().into_iter().flatten().find(is_ours);
-            let reason = told.and_then(|told| told["reason"].as_str()).unwrap_or_default();
-            if !self.table.partitions.is_empty() && reason.contains("was truncated or rewritten") {
-                return Ok(());
-            }
-            return Err(format!("ds={ds}: not a table of the day; missing: {}", day["missing"]));
+            let told = told.and_then(|told| told["reason"].as_str());
+            return match (told, self.table.may_lack) {
+                (Some(_), Some(_)) if !strict => Ok(false),
+                _ => Err(format!(
+                    "ds={ds}: not a table of the day: {told:?}, may lack it: {:?}",
+                    self.table.may_lack
+                )),
+            };
         };
+        if !self.told && !strict && self.table.may_lack.is_some() {
+            // A change of its shape may not have been seen yet.
+            return Ok(false);
+        }
         let manifest = connector.lake().join(entry["manifest"].as_str().unwrap());
         if entry["changes"]["dead_letters"] != 0 {
             return Err(format!("ds={ds}: dead letters: {}", entry["changes"]));
         }
-        let columns: Vec<_> = columns.iter().map(|column| (column.name.as_str(), column.of.kind)).collect();
+        let columns: Vec<_> =
+            carried(&self.table).map(|column| (column.name.as_str(), column.of.kind)).collect();
         let mut found = reader.columns(manifest.parent().unwrap(), columns.iter().copied())?;
         for (row, count) in &self.rows {
             *found.entry(row.clone()).or_default() -= count;
         }
         found.retain(|_, count| *count != 0);
         if found.is_empty() {
-            return Ok(());
+            return Ok(true);
         }
         let names: Vec<_> = columns.iter().map(|(name, _)| *name).collect();
         let list = found.iter().take(8).map(|(row, count)| {

@@ -9,7 +9,7 @@ use tidemark::change::Position;
 use tokio_postgres::Client;
 
 use super::decoded::{Change, Field, Fields};
-use super::tables::Table;
+use super::tables::{Shape, Table};
 use crate::oracle::source::Kind;
 use crate::oracle::values::{self, sha256};
 use crate::support::Record;
@@ -35,7 +35,8 @@ struct Envelope<'r> {
 
 /// One record that has to be there.
 struct Expected<'c> {
-    change: &'c Change,
+    /// None for a truncate where another table has got the name, which may be there.
+    change: Option<&'c Change>,
     /// None for a tombstone.
     op: Option<char>,
     key: Option<&'c Fields>,
@@ -97,6 +98,42 @@ fn printed(kind: Kind, text: &str) -> Option<String> {
     }
 }
 
+/// What of a table's changes the publication sends, and as what.
+pub fn published(table: &Table, mut changes: Vec<Change>) -> Vec<Change> {
+    for change in &mut changes {
+        for fields in [&mut change.old, &mut change.new].into_iter().flatten() {
+            fields.retain(|name, _| table.carries(name));
+        }
+    }
+    let Some(column) = &table.filter else { return changes };
+    let passes = |fields: &Option<Fields>| match fields.as_ref().and_then(|fields| fields.get(column)) {
+        Some(Field::Text(text)) => table.passes(text),
+        _ => false,
+    };
+    let filtered = |mut change: Change| {
+        let was = change.op == 'd'
+            || change.op == 'u' && passes(change.old.as_ref().map_or(&change.new, |_| &change.old));
+        let was = was && (change.op != 'd' || passes(&change.old));
+        let is = passes(&change.new);
+        match (change.op, was, is) {
+            ('t', ..) => {}
+            (_, false, false) => return None,
+            (_, true, false) => (change.op, change.new) = ('d', None),
+            (_, false, true) => {
+                let old = change.old.take().unwrap_or_default();
+                for (name, field) in change.new.iter_mut().flatten().filter(|(_, f)| **f == Field::Unchanged)
+                {
+                    *field = old.get(name).unwrap_or(field).clone();
+                }
+                change.op = 'i';
+            }
+            (_, true, true) => {}
+        }
+        Some(change)
+    };
+    changes.into_iter().filter_map(filtered).collect()
+}
+
 /// Compares the records of a table with its changes. Gives the `after` of the backfilled rows.
 pub fn check<'r>(
     table: &Table,
@@ -104,9 +141,9 @@ pub fn check<'r>(
     changes: &[Change],
     records: &'r [Record],
 ) -> Result<Vec<&'r str>, String> {
-    let mut expected: VecDeque<_> = changes.iter().flat_map(|change| expand(table, change)).collect();
-    let (mut backfilled, mut last) = (Vec::new(), Position::default());
-    for record in records {
+    let mut expected = expected(table, changes);
+    let (mut backfilled, mut last, mut begun) = (Vec::new(), Position::default(), false);
+    'records: for record in records {
         let at = format!("offset {} position {}", record.offset, record.position);
         let position: Position = record.position.parse().unwrap();
         if position < last {
@@ -123,11 +160,22 @@ pub fn check<'r>(
         let envelope: Envelope<'r> =
             serde_json::from_slice(bytes).map_err(|error| format!("{at}: {error}"))?;
         if envelope.op == "r" {
-            if expected.len() < changes.len() {
+            if begun {
                 return Err(format!("{at}: a backfilled row after a change"));
             }
             backfilled.push(after_text(bytes));
             continue;
+        }
+        begun = true;
+        let xid = envelope.source["txId"].as_u64();
+        while expected.front().is_some_and(|next| next.change.is_none()) {
+            expected.pop_front();
+            let is_next = |next: &Expected<'_>| {
+                next.op == Some('t') && next.change.is_some_and(|c| Some(u64::from(c.xid)) == xid)
+            };
+            if envelope.op == "t" && !expected.front().is_some_and(is_next) {
+                continue 'records;
+            }
         }
         let Some(next) = expected.pop_front() else {
             return Err(format!(
@@ -145,11 +193,12 @@ pub fn check<'r>(
                 String::from_utf8_lossy(bytes)
             )
         };
-        if envelope.source["txId"].as_u64() != Some(u64::from(next.change.xid)) {
+        if xid != next.change.map(|change| u64::from(change.xid)) {
             return Err(format!("another transaction: {}", context()));
         }
         check_values(table, shown, &next, &envelope).map_err(|error| format!("{error}: {}", context()))?;
     }
+    expected.retain(|next| next.change.is_some());
     match expected.front() {
         Some(next) => Err(format!(
             "{} records are missing, the first is {:?} of {:?}",
@@ -171,11 +220,29 @@ pub fn after_text(bytes: &[u8]) -> &str {
     serde_json::from_slice::<After<'_>>(bytes).unwrap().after.get()
 }
 
-fn expand<'c>(table: &Table, change: &'c Change) -> Vec<Expected<'c>> {
-    let keyed = !table.key.is_empty();
-    let of = |op, key: &'c Option<Fields>| Expected { change, op, key: key.as_ref().filter(|_| keyed) };
+fn expected<'c>(table: &Table, changes: &'c [Change]) -> VecDeque<Expected<'c>> {
+    let (mut expected, mut shape) = (VecDeque::new(), 0);
+    let anew = |from: usize, to: usize| {
+        let many = table.shapes[from + 1..=to].iter().filter(|shape| shape.anew).count();
+        (0..many).map(|_| Expected { change: None, op: Some('t'), key: None })
+    };
+    for change in changes {
+        expected.extend(anew(shape, change.shape));
+        shape = change.shape;
+        expected.extend(expand(&table.shapes[shape], change));
+    }
+    expected.extend(anew(shape, table.shapes.len() - 1));
+    expected
+}
+
+fn expand<'c>(shape: &Shape, change: &'c Change) -> Vec<Expected<'c>> {
+    let keyed = !shape.key.is_empty();
+    let of = |op, key: &'c Option<Fields>| {
+        let key = key.as_ref().filter(|_| keyed);
+        Expected { change: Some(change), op, key }
+    };
     let moved = change.old.as_ref().zip(change.new.as_ref()).is_some_and(|(old, new)| {
-        table.key.iter().any(|name| new[name] != Field::Unchanged && old.get(name) != new.get(name))
+        shape.key.iter().any(|name| new[name] != Field::Unchanged && old.get(name) != new.get(name))
     });
     match change.op {
         'i' => vec![of(Some('c'), &change.new)],
@@ -183,7 +250,7 @@ fn expand<'c>(table: &Table, change: &'c Change) -> Vec<Expected<'c>> {
         'u' => vec![of(Some('u'), &change.new)],
         'd' if keyed => vec![of(Some('d'), &change.old), of(None, &change.old)],
         'd' => vec![of(Some('d'), &change.old)],
-        _ => vec![Expected { change, op: Some('t'), key: None }],
+        _ => vec![of(Some('t'), &None)],
     }
 }
 
@@ -200,10 +267,11 @@ fn check_key(at: &str, table: &Table, shown: &Shown, next: &Expected<'_>, key: &
         return if key.is_null() { Ok(()) } else { Err(format!("{at}: a key where there is none: {key}")) };
     };
     let found = key.as_object().ok_or_else(|| format!("{at}: no key"))?;
-    if found.len() != table.key.len() {
+    let columns = &table.shapes[next.change.map_or(0, |change| change.shape)].key;
+    if found.len() != columns.len() {
         return Err(format!("{at}: columns of the key: {key}"));
     }
-    for name in &table.key {
+    for name in columns {
         let of = &table.kinds[name];
         let value = found.get(name).map(|value| values::shown(of.0, &value.to_string()));
         let Some(Field::Text(text)) = fields.get(name) else { continue };
@@ -220,14 +288,14 @@ fn check_values(
     next: &Expected<'_>,
     envelope: &Envelope<'_>,
 ) -> Result<(), String> {
-    let Change { old, new, .. } = next.change;
+    let Some(Change { old, new, shape, .. }) = next.change else { return Ok(()) };
     let has_after = matches!(next.op, Some('c' | 'u'));
     match (&envelope.after, new.as_ref().filter(|_| has_after)) {
         (None, None) => {}
         (Some(found), Some(fields)) => check_after(table, shown, found, fields, old.as_ref())?,
         _ => return Err("after: a row or none".to_owned()),
     }
-    let has_before = next.op == Some('d') || next.op == Some('u') && table.is_full();
+    let has_before = next.op == Some('d') || next.op == Some('u') && table.shapes[*shape].full;
     match (&envelope.before, old.as_ref().filter(|_| has_before)) {
         (None, None) => Ok(()),
         (Some(found), Some(fields)) => check_before(table, shown, found, fields),
@@ -265,7 +333,7 @@ fn check_before(table: &Table, shown: &Shown, found: &Object<'_>, fields: &Field
     for (name, field) in fields {
         // 14 reads a partition's old row without the defaults of columns that are newer than the row (`CreateTupleDescCopy`
         // in its pgoutput.c): the stream itself says null.
-        let lost = shown.major == 14 && !table.partitions.is_empty();
+        let lost = shown.major == 14 && !table.leaves.is_empty();
         if lost && found.get(name).is_some_and(|value| value.get() == "null") {
             continue;
         }

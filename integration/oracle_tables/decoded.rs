@@ -30,22 +30,35 @@ pub type Fields = HashMap<String, Field>;
 #[derive(Clone, Debug)]
 pub struct Change {
     pub xid: u32,
-    /// `i`, `u`, `d` or `t`.
+    /// `i`, `u`, `d` or `t`; `m` for a mark.
     pub op: char,
     /// The identity before, where it is logged; without nulls.
     pub old: Option<Fields>,
     pub new: Option<Fields>,
+    /// How many marks of its table stand before it.
+    pub shape: usize,
 }
+
+/// The prefix of messages that a table's change of shape leaves: `"schema", "table"` as JSON.
+pub const MARK: &str = "oracle";
 
 /// All changes in commit order, each with schema and name of its table.
 pub type Decoded = Vec<(String, String, Change)>;
 
 /// The changes of a table, and those of the rows of its partitions: a truncate is told of the table itself.
 pub fn of_table(decoded: &Decoded, table: &Table) -> Vec<Change> {
-    let is_ours = |name: &String, op| *name == table.name || op != 't' && table.partitions.contains(name);
+    let is_ours = |name: &String, op| *name == table.name || op != 't' && table.leaves.contains(name);
     let ours =
         decoded.iter().filter(|(schema, name, change)| *schema == table.schema && is_ours(name, change.op));
-    ours.map(|(_, _, change)| change.clone()).collect()
+    let (mut shape, mut changes) = (0, Vec::new());
+    for (_, _, change) in ours {
+        if change.op == 'm' {
+            shape += 1;
+        } else {
+            changes.push(Change { shape, ..change.clone() });
+        }
+    }
+    changes
 }
 
 /// Makes the slot whose changes are read.
@@ -67,6 +80,12 @@ pub async fn take(sql: &Client) -> Decoded {
         let line: &str = row.get(0);
         if let Some(number) = line.strip_prefix("BEGIN ") {
             xid = number.parse().unwrap();
+        } else if let Some(mark) =
+            line.strip_prefix(&format!("message: transactional: 1 prefix: {MARK}, sz: "))
+        {
+            let (_, content) = mark.split_once("content:").unwrap();
+            let [schema, table]: [String; 2] = serde_json::from_str(content).unwrap();
+            decoded.push((schema, table, Change { xid, op: 'm', old: None, new: None, shape: 0 }));
         } else if let Some(rest) = line.strip_prefix("table ") {
             let mut cursor = Cursor { rest };
             loop {
@@ -79,7 +98,7 @@ pub async fn take(sql: &Client) -> Decoded {
                 }
                 if more || cursor.rest.starts_with("TRUNCATE") {
                     // The last one's operation is that of all.
-                    let change = Change { xid, op: 't', old: None, new: None };
+                    let change = Change { xid, op: 't', old: None, new: None, shape: 0 };
                     decoded.push((schema, table, change));
                     if more {
                         cursor.skip(", ");
@@ -147,7 +166,7 @@ impl Cursor<'_> {
             }
             other => panic!("operation {other}"),
         }
-        Change { xid, op: op.to_ascii_lowercase().chars().next().unwrap(), old, new }
+        Change { xid, op: op.to_ascii_lowercase().chars().next().unwrap(), old, new, shape: 0 }
     }
 
     fn fields(&mut self) -> Fields {

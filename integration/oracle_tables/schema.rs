@@ -1,8 +1,10 @@
 //! Changes of a table's shape while it is captured.
 
+use rand::Rng;
 use rand::seq::IndexedRandom;
 
-use super::tables::{literal, quoted};
+use super::draw::Draw;
+use super::tables::{Identity, literal, quoted};
 use super::traffic::Seed;
 use super::types::{TYPES, Values};
 
@@ -13,12 +15,18 @@ pub enum SchemaChange {
     Add,
     /// `add_default`: a column with a constant default, which the rows that are there have from then on.
     AddDefault,
+    /// `volatile`: a column with a default of its own for each row, which writes them all anew.
+    Volatile,
     /// `drop`: a column.
     Drop,
-    /// `rename`: a column; then its rows are written again, since downstream it is a new one.
+    /// `rename`: a column; now and then its rows are written again.
     Rename,
     /// `widen`: a type that holds all that the one before did.
     Widen,
+    /// `again`: a column is dropped, and one of its name and type added.
+    Again,
+    /// `rewrite`: the values of a column become others with its type.
+    Rewrite,
     /// `label`: of an enum.
     Label,
 }
@@ -27,9 +35,12 @@ pub enum SchemaChange {
 const ALL: &[(&str, SchemaChange)] = &[
     ("add", SchemaChange::Add),
     ("add_default", SchemaChange::AddDefault),
+    ("volatile", SchemaChange::Volatile),
     ("drop", SchemaChange::Drop),
     ("rename", SchemaChange::Rename),
     ("widen", SchemaChange::Widen),
+    ("again", SchemaChange::Again),
+    ("rewrite", SchemaChange::Rewrite),
     ("label", SchemaChange::Label),
 ];
 
@@ -42,9 +53,11 @@ const WIDENINGS: &[(&str, &str)] = &[
 
 impl SchemaChange {
     /// Those which a run has.
-    pub fn chosen() -> Vec<Self> {
+    pub fn chosen(draw: &Draw) -> Vec<Self> {
         let Ok(names) = std::env::var("ORACLE_SCHEMA_CHANGES") else {
-            return ALL.iter().map(|(_, change)| *change).collect();
+            // Rows that are written anew under the same type go unseen without the triggers, as `tidemark check` says.
+            let told = |change: &Self| draw.triggers || *change != Self::Rewrite;
+            return ALL.iter().map(|(_, change)| *change).filter(told).collect();
         };
         let find = |name: &str| ALL.iter().find(|(known, _)| *known == name).map(|(_, change)| *change);
         let names = names.split(',').filter(|name| !name.is_empty());
@@ -56,6 +69,21 @@ impl SchemaChange {
     /// SQL of such a change to a table, which is then thought of as changed; none where there is nothing to change.
     pub fn apply(self, seed: &mut Seed, at: usize) -> Option<String> {
         let table = seed.tables[at].quoted();
+        if seed.tables[at].listed.is_some() && !matches!(self, Self::Add | Self::AddDefault | Self::Label) {
+            // The publication holds on to its columns.
+            return None;
+        }
+        let change = self.change(seed, at, &table)?;
+        let why = match self {
+            Self::Volatile | Self::Again | Self::Rewrite => Some("rows were written without events"),
+            _ if !seed.draw.triggers => Some("what happened is not told"),
+            _ => None,
+        };
+        seed.tables[at].may_lack = why.or(seed.tables[at].may_lack);
+        Some(change)
+    }
+
+    fn change(self, seed: &mut Seed, at: usize, table: &str) -> Option<String> {
         Some(match self {
             Self::Add => {
                 let name = seed.tables[at].new_name(&mut seed.random);
@@ -73,6 +101,29 @@ impl SchemaChange {
                     column.sql
                 )
             }
+            Self::Volatile => {
+                let name = seed.tables[at].new_name(&mut seed.random);
+                let uuid = *TYPES.iter().find(|of| of.sql == "uuid")?;
+                let column = seed.tables[at].add(name, uuid);
+                format!(
+                    "ALTER TABLE {table} ADD COLUMN {} uuid DEFAULT gen_random_uuid()",
+                    quoted(&column.name)
+                )
+            }
+            Self::Again => {
+                let place = seed.loose(at, false)?;
+                // It stands at the end from then on.
+                let column = seed.tables[at].columns.remove(place);
+                let (name, sql) = (quoted(&column.name), column.sql.clone());
+                seed.tables[at].columns.push(column);
+                format!("ALTER TABLE {table} DROP COLUMN {name}; ALTER TABLE {table} ADD COLUMN {name} {sql}")
+            }
+            Self::Rewrite => {
+                let place = seed.loose(at, false)?;
+                let column = &seed.tables[at].columns[place];
+                let (name, sql) = (quoted(&column.name), &column.sql);
+                format!("ALTER TABLE {table} ALTER COLUMN {name} TYPE {sql} USING NULL::{sql}")
+            }
             Self::Drop => {
                 let place = seed.loose(at, true)?;
                 let column = seed.tables[at].columns.remove(place);
@@ -87,7 +138,11 @@ impl SchemaChange {
                 columns[place] = column.clone();
                 seed.tables[at].kinds.insert(new.clone(), (column.of.kind, column.sql));
                 let (old, new) = (quoted(&old), quoted(&new));
-                format!("ALTER TABLE {table} RENAME {old} TO {new}; UPDATE {table} SET {new} = {new}")
+                let rename = format!("ALTER TABLE {table} RENAME {old} TO {new}");
+                if seed.tables[at].identity == Identity::Nothing || seed.random.random_bool(0.5) {
+                    return Some(rename);
+                }
+                format!("{rename}; UPDATE {table} SET {new} = {new}")
             }
             Self::Widen => {
                 let place = seed.loose(at, false)?;

@@ -39,7 +39,7 @@ pub enum Values {
     Bits(usize, usize),
     /// `date`, `timestamp`, `timestamptz` of an ordinary year.
     Moment,
-    /// An array of these, with nulls.
+    /// An array of these, with nulls; now and then of two dimensions, or with bounds of its own.
     List(&'static Values),
 }
 
@@ -49,6 +49,10 @@ const fn of(sql: &'static str, kind: Kind, values: &'static [&'static str]) -> T
 
 const fn new(sql: &'static str, kind: Kind, values: Values, keyed: bool) -> Type {
     Type { sql, kind, values, keyed }
+}
+
+const fn key(sql: &'static str, kind: Kind, values: &'static [&'static str]) -> Type {
+    Type { sql, kind, values: Values::Of(values), keyed: true }
 }
 
 const fn list(sql: &'static str, element: &'static Kind, values: &'static Values) -> Type {
@@ -69,7 +73,7 @@ pub const TYPES: &[Type] = &[
         Kind::Real,
         &["0", "-0", "1.5", "0.1", "-3.4028235e38", "1e-45", "NaN", "Infinity", "-Infinity"],
     ),
-    of(
+    key(
         "double precision",
         Kind::Double,
         &[
@@ -87,7 +91,7 @@ pub const TYPES: &[Type] = &[
     new("numeric(12,3)", Kind::Decimal(3), Values::Digits(9, 3), true),
     new("numeric(38,10)", Kind::Decimal(10), Values::Digits(28, 10), false),
     new("numeric(45,5)", Kind::Decimal(5), Values::Digits(40, 5), false),
-    of(
+    key(
         "numeric",
         Kind::Numeric,
         &[
@@ -100,12 +104,19 @@ pub const TYPES: &[Type] = &[
             "123456789012345678901234567890.0987654321",
             "1e-20",
             "1e30",
+            "1.5",
+            "7",
         ],
     ),
-    of("boolean", Kind::Bool, &["t", "f"]),
+    key("boolean", Kind::Bool, &["t", "f"]),
     new("text", Kind::Printed, Values::Text(30), true),
     new("varchar(20)", Kind::Printed, Values::Text(20), true),
-    new("char(6)", Kind::Printed, Values::Text(6), false),
+    new("char(6)", Kind::Printed, Values::Text(6), true),
+    key("citext", Kind::Printed, &["a", "A", "b", "B", "\u{e9}", "\u{c9}", ""]),
+    of("name", Kind::Printed, &["", "a name", "n\"'"]),
+    of("money", Kind::Printed, &["0", "-1.5", "1234567.89", "-92233720368547758.08"]),
+    of("hstore", Kind::Printed, &["", "a=>1, \"b \\\"c\"=>NULL", "\u{fc}=>\"\""]),
+    of("ltree", Kind::Printed, &["", "top.mid_1.x", "a"]),
     new("uuid", Kind::Printed, Values::Uuid, true),
     of(
         "json",
@@ -122,13 +133,13 @@ pub const TYPES: &[Type] = &[
     new("bit(1)", Kind::Bits(1), Values::Bits(1, 1), false),
     new("bit(11)", Kind::Bits(11), Values::Bits(11, 11), false),
     new("varbit(40)", Kind::Printed, Values::Bits(0, 40), false),
-    of(
+    key(
         "date",
         Kind::Date,
         &["infinity", "-infinity", "4713-01-01 BC", "0001-01-01", "2024-02-29", "5874897-12-31"],
     ),
     new("date", Kind::Date, Values::Moment, true),
-    of("time", Kind::Time(6), &["00:00", "24:00", "23:59:59.999999", "12:34:56.7"]),
+    key("time", Kind::Time(6), &["00:00", "24:00", "23:59:59.999999", "12:34:56.7"]),
     of("time(3)", Kind::Time(3), &["00:00", "24:00", "23:59:59.999", "12:34:56.7"]),
     of("time(0)", Kind::Time(0), &["00:00", "23:59:59"]),
     of(
@@ -141,11 +152,12 @@ pub const TYPES: &[Type] = &[
             "1969-12-31 23:59:59.999999",
             "9999-12-31 23:59:59.999999",
             "200000-01-01",
+            "294276-12-31 23:59:59.999999",
         ],
     ),
     new("timestamp(3)", Kind::Local(3), Values::Moment, true),
     new("timestamp(0)", Kind::Local(0), Values::Moment, false),
-    of(
+    key(
         "timestamptz",
         Kind::Instant,
         &[
@@ -154,6 +166,8 @@ pub const TYPES: &[Type] = &[
             "4713-01-01 00:00+00 BC",
             "1890-01-01 00:00:00.000001+00:19:32",
             "200000-06-01 12:00+14",
+            "294276-12-31 23:59:59.999999+00",
+            "2024-03-31 02:30+02",
         ],
     ),
     new("timestamptz", Kind::Instant, Values::Moment, true),
@@ -172,12 +186,13 @@ pub const TYPES: &[Type] = &[
         ],
     ),
     of("interval day to second(2)", Kind::Printed, &["1 day 2.345 s", "-0.01 s"]),
-    of("inet", Kind::Printed, &["192.168.0.1", "10.1.2.3/8", "::1", "fe80::1/64"]),
+    key("inet", Kind::Printed, &["192.168.0.1", "10.1.2.3/8", "::1", "fe80::1/64"]),
     of("cidr", Kind::Printed, &["10.0.0.0/8", "2001:db8::/32"]),
     of("macaddr", Kind::Printed, &["08:00:2b:01:02:03"]),
     of("macaddr8", Kind::Printed, &["08:00:2b:01:02:03:04:05"]),
     of("point", Kind::Printed, &["(0,-0)", "(1.5,NaN)", "(1e300,0.1)"]),
     of("line", Kind::Printed, &["{1,-1,0}"]),
+    of("lseg", Kind::Printed, &["[(0,0),(1,1)]"]),
     of("box", Kind::Printed, &["(2,2),(0,0)"]),
     of("path", Kind::Printed, &["[(0,0),(1,1)]", "((0,0),(1,1),(1,0))"]),
     of("polygon", Kind::Printed, &["((0,0),(1,1),(1,0))"]),
@@ -191,9 +206,11 @@ pub const TYPES: &[Type] = &[
     of("tsquery", Kind::Printed, &["a & !b", "'x y' <-> z:*"]),
     of("pg_lsn", Kind::Printed, &["0/0", "FFFFFFFF/FFFFFFFF"]),
     of("jsonpath", Kind::Printed, &["$.a[*] ? (@ > 1)"]),
-    of("{s}.mood", Kind::Printed, &["sad", "ok", "happy \"day\", it's"]),
+    key("{s}.mood", Kind::Printed, &["sad", "ok", "happy \"day\", it's"]),
     new("{s}.price", Kind::Decimal(2), Values::Digits(6, 2), false),
     new("{s}.label", Kind::Printed, Values::Text(10), false),
+    of("{s}.floats", Kind::Printed, &["[0.1,1.5)", "empty"]),
+    of("box[]", Kind::Printed, &["{(1,1),(0,0);(2,2),(0,0)}", "{}"]),
     of("{s}.pair", Kind::Printed, &["(1,\"a,b\")", "(,)", "(-5,\"\")"]),
     list("integer[]", &Kind::Int, &Values::Whole(4)),
     list("bigint[]", &Kind::Int, &Values::Whole(8)),
@@ -206,6 +223,14 @@ pub const TYPES: &[Type] = &[
     list("uuid[]", &Kind::Printed, &Values::Uuid),
     list("bytea[]", &Kind::Bytes, &Values::Bytes),
     list("{s}.mood[]", &Kind::Printed, &Values::Of(&["sad", "ok", "happy \"day\", it's"])),
+    list(
+        "timestamp[]",
+        &Kind::Local(6),
+        &Values::Of(&["294276-12-31 23:59:59.999999", "infinity", "2020-01-01 00:00"]),
+    ),
+    list("citext[]", &Kind::Printed, &Values::Text(4)),
+    list("int4range[]", &Kind::Printed, &Values::Of(&["empty", "[1,10)"])),
+    list("{s}.tags", &Kind::Printed, &Values::Text(5)),
     list("{s}.price[]", &Kind::Decimal(2), &Values::Digits(6, 2)),
 ];
 
@@ -227,6 +252,7 @@ impl Values {
                     _ => random.random_range(-50..50).to_string(),
                 }
             }
+            Self::Digits(..) if random.random_bool(0.05) => "NaN".to_owned(),
             Self::Digits(whole, fraction) => {
                 let whole = random.random_range(1..=whole);
                 let digits = |random: &mut StdRng, count| -> String {
@@ -273,14 +299,22 @@ impl Values {
                 random.random_range(0..1_000_000)
             ),
             Self::List(element) => {
-                let count = random.random_range(0..4);
-                let elements = (0..count).map(|_| {
-                    if random.random_bool(0.2) {
-                        return "NULL".to_owned();
-                    }
-                    format!("\"{}\"", element.pick(random).replace('\\', "\\\\").replace('"', "\\\""))
-                });
-                format!("{{{}}}", elements.collect::<Vec<_>>().join(","))
+                let (count, form) = (random.random_range(0..4), random.random_range(0..12));
+                let mut list = || {
+                    let elements = (0..count).map(|_| {
+                        if random.random_bool(0.2) {
+                            return "NULL".to_owned();
+                        }
+                        format!("\"{}\"", element.pick(random).replace('\\', "\\\\").replace('"', "\\\""))
+                    });
+                    format!("{{{}}}", elements.collect::<Vec<_>>().join(","))
+                };
+                match form {
+                    0 if count > 0 => format!("{{{},{}}}", list(), list()),
+                    1 if count > 0 => format!("[-1:{}]={}", count - 2, list()),
+                    2 if count > 0 => format!("[1:1][0:{}]={{{}}}", count - 1, list()),
+                    _ => list(),
+                }
             }
         }
     }

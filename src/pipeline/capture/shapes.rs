@@ -116,6 +116,9 @@ impl Session<'_> {
                 self.engine.appender.set(entry);
             }
         }
+        if change.after.dropped {
+            self.backfills.ended(table, &mut self.engine.appender);
+        }
         if change.actions.iter().any(|action| action.kind == ActionKind::CreateTable) {
             self.backfills.not_needed(&Reason::FirstSeen, table, &mut self.engine.appender);
         }

@@ -192,6 +192,14 @@ impl Backfills {
         true
     }
 
+    /// A table has ended: nobody waits for a copy that it needed.
+    pub fn ended(&mut self, table: &TableName, appender: &mut Appender) {
+        let topic = routing::topic_name(&self.settings.name, table);
+        if self.states.get(topic.as_str()).is_some_and(|state| state.wanted || state.lacking.is_some()) {
+            self.absent(Absence::Dropped, table, appender);
+        }
+    }
+
     /// Whether a copy of the table is on its way.
     pub fn is_wanted(&self, topic: &str) -> bool {
         self.states.get(topic).is_some_and(|state| state.wanted)
