@@ -138,7 +138,9 @@ async fn compare(draw: Draw, numbers: Range<u64>) -> Vec<String> {
         seed.rounds(ROUNDS[1], &script).await;
     }
     states.push(world.cut(1, &running, &seeds).await);
+    let cut = began.elapsed();
     world.wait_copied(&running).await;
+    let copied = began.elapsed() - cut;
     (script.changes, script.events) = (&[], &[]);
     for seed in &mut seeds {
         seed.rounds(LAST_ROUNDS, &script).await;
@@ -150,7 +152,9 @@ async fn compare(draw: Draw, numbers: Range<u64>) -> Vec<String> {
     }
     let (found, lacked) = world.differences(&seeds, &states).await;
     let (count, elapsed) = (found.len(), began.elapsed());
-    eprintln!("{named}: {count} differences, {lacked} snapshots not yet copied, {elapsed:?}");
+    eprintln!(
+        "{named}: {count} differences, {lacked} snapshots not yet copied, {elapsed:?} (two days {cut:?}, copies {copied:?})"
+    );
     found
 }
 

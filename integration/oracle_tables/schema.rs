@@ -66,6 +66,11 @@ impl SchemaChange {
             .collect()
     }
 
+    /// How often it is drawn: what is followed by a copy takes the longest.
+    pub const fn weight(&self) -> u32 {
+        if matches!(self, Self::Volatile | Self::Again | Self::Rewrite) { 1 } else { 3 }
+    }
+
     /// SQL of such a change to a table, which is then thought of as changed; none where there is nothing to change.
     pub fn apply(self, seed: &mut Seed, at: usize) -> Option<String> {
         let table = seed.tables[at].quoted();

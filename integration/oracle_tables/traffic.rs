@@ -116,7 +116,7 @@ impl Seed {
     pub async fn rounds(&mut self, count: usize, script: &Script<'_>) {
         for _ in 0..count {
             if let Some(event) = script.events.choose(&mut self.random)
-                && self.random.random_bool(0.2)
+                && self.random.random_bool(0.12)
             {
                 event.happen(self, script.alone, script.running).await;
             }
@@ -238,8 +238,8 @@ impl Seed {
         sql.batch_execute("SAVEPOINT step").await.unwrap();
         let kind = self.random.random_range(0..106);
         let statement = match kind {
-            0..12 if !changes.is_empty() => {
-                let change = *changes.choose(&mut self.random).unwrap();
+            0..9 if !changes.is_empty() => {
+                let change = *changes.choose_weighted(&mut self.random, |change| change.weight()).unwrap();
                 change.apply(self, at)
             }
             0..40 => Some(self.insert(at, 3)),

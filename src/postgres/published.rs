@@ -169,13 +169,18 @@ async fn position(client: &mut Client, which: &str) -> Result<Lsn> {
 }
 
 fn tables_sql(server_version: u32, publication: &str) -> String {
-    // Row filters and column lists came with 15; generated columns are never published before 18.
+    // Row filters and column lists came with 15; generated columns are never published before 18, though 15 names them.
     let (filter, published, of_schema) = if server_version >= 150_000 {
         let of_schema =
             "(SELECT s.oid FROM pg_publication_namespace s WHERE s.pnpubid = b.oid AND s.pnnspid = n.oid)";
-        ("p.rowfilter", "a.attname = ANY (p.attnames)", of_schema)
+        let published = if server_version >= 180_000 {
+            "(a.attname = ANY (p.attnames))"
+        } else {
+            "(a.attname = ANY (p.attnames) AND a.attgenerated = '')"
+        };
+        ("p.rowfilter", published, of_schema)
     } else {
-        ("NULL::text", "a.attgenerated = ''", "NULL::oid")
+        ("NULL::text", "(a.attgenerated = '')", "NULL::oid")
     };
     format!(
         "SELECT n.nspname, c.relname, c.oid, c.relkind = 'p', {filter}, c.relnatts, c.relfilenode, c.xmin, \
