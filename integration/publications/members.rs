@@ -218,6 +218,7 @@ async fn tables_that_swap_their_names_have_each_others_rows_in_the_next_day_with
         });
         assert_eq!(text, triggers == "on", "only triggers tell the statement");
     }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn generated_columns_are_not_copied_where_their_changes_are_not_sent() {
