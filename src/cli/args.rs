@@ -69,6 +69,18 @@ pub enum Command {
         #[arg(required = true, value_name = "SCHEMA.TABLE", value_parser = tables)]
         tables: Vec<String>,
     },
+    /// Hold up copies of tables that are not whole; the stream goes on.
+    Pause {
+        /// Tables, or patterns such as 'public.*'.
+        #[arg(required = true, value_name = "SCHEMA.TABLE", value_parser = tables)]
+        tables: Vec<String>,
+    },
+    /// Let copies go on that were held up.
+    Resume {
+        /// Tables, or patterns such as 'public.*'.
+        #[arg(required = true, value_name = "SCHEMA.TABLE", value_parser = tables)]
+        tables: Vec<String>,
+    },
     /// Wait until a day is published in the lake.
     Wait {
         /// The day.

@@ -53,6 +53,8 @@ pub fn run(args: &Args, config: &Config) -> Result<Outcome> {
         Command::Status { table } => status::run(config, table.as_deref(), args.json),
         Command::Cut { ds } => cut::run(config, *ds, args.json),
         Command::Backfill { tables } => backfill::run(config, tables, args.json),
+        Command::Pause { tables } => backfill::hold(config, tables, true, args.json),
+        Command::Resume { tables } => backfill::hold(config, tables, false, args.json),
         Command::Run => run::run(config, Sides::Both),
         Command::Capture => run::run(config, Sides::Capture),
         Command::Deliver => run::run(config, Sides::Deliver),

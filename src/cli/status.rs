@@ -153,7 +153,9 @@ fn one_table(name: &str, table: &TableReport, now: Timestamp) -> Vec<String> {
     let state = match &table.backfill {
         Some(backfill) if !backfill.done && table.state == "backfilling" => {
             let percent = (backfill.rows * 100).checked_div(backfill.rows_estimated);
-            percent.map_or("backfilling".to_owned(), |percent| format!("backfilling {}%", percent.min(99)))
+            percent.map_or(backfill.state.to_string(), |percent| {
+                format!("{} {}%", backfill.state, percent.min(99))
+            })
         }
         _ => table.state.to_string(),
     };

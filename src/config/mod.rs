@@ -47,6 +47,8 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 pub struct Config {
     /// `[source]` and `[[table]]`.
     pub source: SourceConfig,
+    /// `[backfill]`.
+    pub backfill: BackfillConfig,
     /// `[log]`.
     pub log: LogConfig,
     /// `[state]`.
@@ -189,6 +191,19 @@ pub enum Backfill {
     Initial,
     /// Nothing: the stream begins where the slot stands. Only for a log of changes, without snapshots.
     None,
+}
+
+/// What copies of tables may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BackfillConfig {
+    /// Sessions that read at once.
+    pub connections: u32,
+    /// Bytes of a piece that is read at once, as the source stores it, about.
+    pub chunk_bytes: u64,
+    /// Milliseconds that a snapshot is held at most.
+    pub snapshot_age_max_ms: u64,
+    /// Bytes read in a second, by all sessions together; 0: no limit.
+    pub bytes_per_second_max: u64,
 }
 
 /// The log.

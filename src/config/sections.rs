@@ -7,10 +7,10 @@ use jiff::tz::TimeZone;
 use super::document::{Document, Keys, Section};
 use super::tables::{TableGlob, TableRule};
 use super::{
-    Backfill, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger, EmbeddedLogConfig,
-    Environment, Failover, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel,
-    OpsConfig, ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl,
-    StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
+    Backfill, BackfillConfig, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger,
+    EmbeddedLogConfig, Environment, Failover, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind,
+    LogLevel, OpsConfig, ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits,
+    SourceUrl, StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -27,6 +27,7 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let state = state(&document.section("state"));
     let source = source(&document);
     let name = source.as_ref().map_or("", |source| source.name.as_str());
+    let backfill = backfill(&document.section("backfill"));
     let log = log(&document, &state, name);
     let envelope = envelope::read(&document);
     let lake = lake(&document.section("lake"), &state);
@@ -36,7 +37,7 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let (problems, keys) = document.finish();
     match source {
         Some(source) if problems.is_empty() => {
-            Ok((Config { source, log, state, envelope, lake, cut, coordinator, ops }, keys))
+            Ok((Config { source, backfill, log, state, envelope, lake, cut, coordinator, ops }, keys))
         }
         _ => Err(problems),
     }
@@ -142,6 +143,15 @@ fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
     };
     let rules = document.list("table").iter().filter_map(rule).collect();
     TableFilter { tables, exclude, rules }
+}
+
+fn backfill(section: &Section<'_, '_>) -> BackfillConfig {
+    BackfillConfig {
+        connections: section.integer("connections", "connections", 1, 64, 4) as u32,
+        chunk_bytes: section.integer("chunk_bytes", "bytes", 64 * KIB, TIB, 64 * MIB),
+        snapshot_age_max_ms: section.integer("snapshot_age_max_ms", "milliseconds", 1000, DAY_MS, 600_000),
+        bytes_per_second_max: section.integer("bytes_per_second_max", "bytes", 0, TIB, 0),
+    }
 }
 
 fn state(section: &Section<'_, '_>) -> StateConfig {

@@ -87,6 +87,8 @@ fn router(ops: Ops, address: SocketAddr) -> Router {
         .route("/api/v1/status", get(status))
         .route("/api/v1/cut", post(cut))
         .route("/api/v1/backfill", post(backfill))
+        .route("/api/v1/backfill/pause", post(pause))
+        .route("/api/v1/backfill/resume", post(resume))
         .route("/api/v1/days/{ds}", get(day))
         .fallback(async || refuse(StatusCode::NOT_FOUND, "there is nothing here; see / and /api/v1/status"))
         .with_state(Shared { ops, address })
@@ -193,7 +195,7 @@ async fn cut(
     }
 }
 
-/// Body of `POST /api/v1/backfill`.
+/// Body of `POST /api/v1/backfill`, and of those below it.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BackfillRequest {
@@ -215,6 +217,31 @@ async fn backfill(
     };
     let (reply, answer) = oneshot::channel();
     match answered(&shared, Command::Backfill { of, reply }, answer).await {
+        Ok(accepted) => Json(accepted).into_response(),
+        Err(refused) => refused,
+    }
+}
+
+type Asked = std::result::Result<Json<BackfillRequest>, JsonRejection>;
+
+async fn pause(State(shared): State<Shared>, headers: HeaderMap, body: Asked) -> Response {
+    hold(&shared, &headers, body, true).await
+}
+
+async fn resume(State(shared): State<Shared>, headers: HeaderMap, body: Asked) -> Response {
+    hold(&shared, &headers, body, false).await
+}
+
+async fn hold(shared: &Shared, headers: &HeaderMap, body: Asked, pause: bool) -> Response {
+    if let Err(message) = own_origin(headers, shared.address) {
+        return refuse(StatusCode::FORBIDDEN, message);
+    }
+    let tables = match body {
+        Ok(Json(request)) => request.tables,
+        Err(rejection) => return refuse(rejection.status(), &rejection.body_text()),
+    };
+    let (reply, answer) = oneshot::channel();
+    match answered(shared, Command::Hold { tables, pause, reply }, answer).await {
         Ok(accepted) => Json(accepted).into_response(),
         Err(refused) => refused,
     }

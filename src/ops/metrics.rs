@@ -48,6 +48,7 @@ pub(super) fn render(report: &Report) -> String {
     process(&mut out, report);
     components(&mut out, report);
     source(&mut out, report);
+    copies(&mut out, report);
     log(&mut out, report);
     cut(&mut out, report);
     tables(&mut out, report);
@@ -145,6 +146,17 @@ fn source(out: &mut Exposition, report: &Report) {
     );
 }
 
+fn copies(out: &mut Exposition, report: &Report) {
+    let age = report.copies.as_ref().map_or(0.0, |copies| copies.snapshot_age_seconds);
+    out.gauge(
+        "tidemark_backfill_snapshot_age_seconds",
+        "Age of the snapshot that copies hold; 0: none.",
+        age,
+    );
+    let connections = report.copies.as_ref().map_or(0, |copies| copies.connections);
+    out.gauge("tidemark_backfill_connections", "Connections that copy.", f64::from(connections));
+}
+
 fn log(out: &mut Exposition, report: &Report) {
     let log = &report.log;
     out.gauge("tidemark_log_size_bytes", "Size of the log.", log.bytes as f64);
@@ -190,7 +202,7 @@ fn cut(out: &mut Exposition, report: &Report) {
 
 type Column = (&'static str, &'static str, &'static str, fn(&TableReport) -> Option<f64>);
 
-const COLUMNS: [Column; 14] = [
+const COLUMNS: [Column; 15] = [
     ("tidemark_table_changes_total", "counter", "Changes captured.", |t| Some(t.changes as f64)),
     ("tidemark_table_records_total", "counter", "Records that became of them.", |t| Some(t.records as f64)),
     ("tidemark_table_dead_letters", "gauge", "Records that could not be processed and wait.", |t| {
@@ -211,6 +223,12 @@ const COLUMNS: [Column; 14] = [
     ("tidemark_table_backfill_bytes", "gauge", "Bytes that the backfill has read.", |t| {
         t.backfill.as_ref().map(|b| b.bytes as f64)
     }),
+    (
+        "tidemark_table_backfill_rows_estimated",
+        "gauge",
+        "Rows that the backfill expects; 0: not known.",
+        |t| t.backfill.as_ref().map(|b| b.rows_estimated as f64),
+    ),
     ("tidemark_table_backfilling", "gauge", "1 while the table is being backfilled.", |t| {
         Some(f64::from(u8::from(t.state == "backfilling")))
     }),

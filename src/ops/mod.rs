@@ -14,6 +14,7 @@
 //! cannot disagree. A reader never holds a lock while it formats, so that a slow reader delays nobody.
 
 mod component;
+mod copies;
 mod days;
 mod http;
 pub mod human;
@@ -39,6 +40,7 @@ use crate::change::{Ds, LogEnd, TableName};
 use crate::runtime::Result;
 
 pub use component::{Component, ComponentState};
+pub use copies::Copies;
 pub use days::{DayTable, Days};
 pub use http::Server;
 pub use judge::{Reason, Severity, Status};
@@ -57,6 +59,15 @@ pub enum Command {
         ds: Option<Ds>,
         /// The day that was cut, or why not.
         reply: oneshot::Sender<Result<Ds>>,
+    },
+    /// Copies that are not whole are held up, or go on.
+    Hold {
+        /// Patterns on `schema.table`; each has to match one.
+        tables: Vec<String>,
+        /// Held up; else they go on.
+        pause: bool,
+        /// What comes of it, once that is durable, or why nothing does.
+        reply: oneshot::Sender<Result<Accepted>>,
     },
     /// New copies of tables.
     Backfill {
@@ -91,12 +102,12 @@ impl BackfillOf {
     }
 }
 
-/// What became of a request for copies.
+/// What became of a request about copies.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Accepted {
-    /// Asked for now.
+    /// Asked for, held up or let go on now.
     pub asked: Vec<TableName>,
-    /// Asked for before, and not whole yet.
+    /// It was so before.
     pub already: Vec<TableName>,
 }
 
@@ -118,6 +129,7 @@ struct Inner {
     source: SourceStats,
     log: LogStats,
     days: Days,
+    copies: Copies,
     commands: mpsc::Sender<Command>,
 }
 
@@ -131,6 +143,7 @@ impl Ops {
             started: Instant::now(),
             components: Mutex::default(),
             tables: RwLock::default(),
+            copies: Copies::default(),
             source: SourceStats::default(),
             log: LogStats::default(),
             days: Days::default(),
@@ -160,6 +173,11 @@ impl Ops {
         drop(tables);
         let mut tables = self.inner.tables.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(tables.entry(name.clone()).or_default())
+    }
+
+    /// What copies take from the source.
+    pub fn copies(&self) -> &Copies {
+        &self.inner.copies
     }
 
     /// The replication stream's gauges.

@@ -268,7 +268,7 @@ fn one_table(out: &mut String, name: &str, table: &TableReport, now: Timestamp) 
     };
     let state = match (&table.reason, &table.backfill) {
         (Some(reason), _) => format!("failed <span class=why>{}</span>", escape(reason)),
-        (None, Some(backfill)) if !backfill.done => backfilling(backfill),
+        (None, Some(backfill)) if !backfill.done && table.state == "backfilling" => backfilling(backfill),
         _ => table.state.to_string(),
     };
     let commit = table.last_commit.map_or("–".to_owned(), |at| format!("{} ago", ago(now, at)));
@@ -291,7 +291,9 @@ fn backfilling(backfill: &BackfillReport) -> String {
     // The estimate is the planner's; more rows than it says are no reason to promise more than all.
     let percent = (backfill.rows * 100 / backfill.rows_estimated).min(99);
     let bar = bar(backfill.rows, backfill.rows_estimated);
-    format!("backfilling {bar} {percent}% <span class=dim>{rows} rows</span>")
+    let left =
+        backfill.seconds_left.map_or(String::new(), |left| format!(", {} left", human::duration(left)));
+    format!("backfilling {bar} {percent}% <span class=dim>{rows} rows{left}</span>")
 }
 
 fn bar(done: u64, all: u64) -> String {

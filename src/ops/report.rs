@@ -37,6 +37,9 @@ pub struct Report {
     pub components: BTreeMap<Word, ComponentReport>,
     /// The replication stream; none in a process that has none.
     pub source: Option<SourceReport>,
+    /// Copies of tables on their way; none in a process that makes none.
+    #[serde(default)]
+    pub copies: Option<CopiesReport>,
     /// The log.
     pub log: LogReport,
     /// Cuts.
@@ -156,7 +159,7 @@ pub struct DayReport {
 /// A table.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TableReport {
-    /// `backfilling`, `streaming` or `failed`.
+    /// `backfilling`, `paused`, `streaming` or `failed`.
     pub state: Word,
     /// Since when.
     pub since: Timestamp,
@@ -230,9 +233,24 @@ pub struct LackingReport {
     pub trouble: Option<String>,
 }
 
+/// What copies take from the source.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CopiesReport {
+    /// Age of the snapshot that is held.
+    pub snapshot_age_seconds: f64,
+    /// Connections that read.
+    pub connections: u32,
+}
+
 /// A backfill.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct BackfillReport {
+    /// `waiting`, `copying`, `paused`, `failed` or `done`.
+    pub state: Word,
+    /// Rows read in a second, since it began or went on.
+    pub rows_per_second: f64,
+    /// How long it takes yet; none where that cannot be said.
+    pub seconds_left: Option<f64>,
     /// Rows read.
     pub rows: u64,
     /// Bytes of them.
@@ -282,7 +300,7 @@ impl TableReport {
         let rank = match &*self.state {
             "failed" => 0,
             _ if self.dead_letters > 0 => 1,
-            "backfilling" => 2,
+            "backfilling" | "paused" => 2,
             _ if self.published_ds.is_some() && self.published_ds < last_published => 3,
             _ => 4,
         };
@@ -317,6 +335,10 @@ pub(super) fn build(inner: &Inner, now_ms: i64) -> Report {
     let tables = inner.tables();
     let known = inner.source.is_known() || inner.source.slot().is_some();
     let source = known.then(|| source(inner, now_ms));
+    let copies = inner.copies.held().map(|(taken_ms, connections)| CopiesReport {
+        snapshot_age_seconds: seconds(now_ms - taken_ms),
+        connections,
+    });
     let log = LogReport {
         bytes: inner.log.bytes(),
         bytes_max: inner.log.bytes_max(),
@@ -339,6 +361,7 @@ pub(super) fn build(inner: &Inner, now_ms: i64) -> Report {
         reasons: Vec::new(),
         components: components.into_iter().map(|(name, status)| (name.into(), component(status))).collect(),
         source,
+        copies,
         log,
         cut,
         days: held.days.iter().rev().map(|(ds, day)| self::day(*ds, day)).collect(),
@@ -424,12 +447,19 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
     let (state, since_ms) = stats.state();
     let (state, reason, mend) = match state {
         TableState::Backfilling => ("backfilling", None, None),
+        TableState::Paused => ("paused", None, None),
         TableState::Streaming => ("streaming", None, None),
         TableState::Failed { reason, mend } => ("failed", Some(reason), mend),
     };
     let (schema_changes, schema_changes_unapplied) = stats.schema_changes();
     let backfill = stats.backfill();
     let ended_ms = if backfill.ended_ms == 0 { now_ms } else { backfill.ended_ms };
+    let copied = seconds(ended_ms - backfill.started_ms);
+    let rows_per_second = match backfill.rows - backfill.rows_before.min(backfill.rows) {
+        0 => 0.0,
+        rows => rows as f64 / copied.max(0.001),
+    };
+    let left = backfill.rows_estimated.saturating_sub(backfill.rows);
     TableReport {
         state: state.into(),
         since: timestamp(since_ms),
@@ -441,11 +471,21 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         position: stats.position(),
         last_commit: stats.commit_ms().map(timestamp),
         backfill: (backfill.started_ms != 0).then(|| BackfillReport {
+            state: match state {
+                _ if backfill.ended_ms != 0 => "done",
+                "paused" | "failed" => state,
+                _ if backfill.copying => "copying",
+                _ => "waiting",
+            }
+            .into(),
+            rows_per_second,
+            seconds_left: (backfill.ended_ms == 0 && left > 0 && rows_per_second > 0.0)
+                .then(|| left as f64 / rows_per_second),
             rows: backfill.rows,
             bytes: backfill.bytes,
             rows_estimated: backfill.rows_estimated,
             done: backfill.ended_ms != 0,
-            seconds: seconds(ended_ms - backfill.started_ms),
+            seconds: copied,
         }),
         gap: stats.gap().map(|gap| GapReport {
             reason: gap.reason,

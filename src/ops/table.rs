@@ -1,7 +1,7 @@
 //! A table's counters and state.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU64, Ordering::Relaxed};
 
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
@@ -19,6 +19,8 @@ const EPOCH: Date = date(1970, 1, 1);
 pub enum TableState {
     /// Its first copy is being made, or a later one.
     Backfilling,
+    /// Its copy is held up; its changes flow.
+    Paused,
     /// Its changes flow.
     Streaming,
     /// It is isolated, and the others go on.
@@ -85,7 +87,10 @@ pub struct TableStats {
 
 #[derive(Debug, Default)]
 struct BackfillStats {
+    copying: AtomicBool,
     rows: AtomicU64,
+    /// Those that were read before this process, or this round.
+    rows_before: AtomicU64,
     bytes: AtomicU64,
     rows_estimated: AtomicU64,
     started_ms: AtomicI64,
@@ -95,7 +100,11 @@ struct BackfillStats {
 /// Numbers of a backfill at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Backfill {
+    /// Its rows come; else it waits for its turn.
+    pub copying: bool,
     pub rows: u64,
+    /// Those of them that were read before it began to copy this time.
+    pub rows_before: u64,
     pub bytes: u64,
     pub rows_estimated: u64,
     /// Zero: never begun.
@@ -148,9 +157,24 @@ impl TableStats {
         self.dead_letters.store(records, Relaxed);
     }
 
+    /// A copy is asked for, and waits for its turn; so much was read of it before.
+    pub fn backfill_waits(&self, rows: u64, bytes: u64) {
+        self.backfill_goes_on(0, rows, bytes);
+        self.backfill.copying.store(false, Relaxed);
+    }
+
+    /// A copy goes on of which so much was read before.
+    pub fn backfill_goes_on(&self, rows_estimated: u64, rows: u64, bytes: u64) {
+        self.backfill_began(rows_estimated);
+        self.backfill.rows_before.store(rows, Relaxed);
+        self.backfilled(rows, bytes);
+    }
+
     /// A backfill begins; `rows_estimated` is `pg_class.reltuples` or the like, zero when unknown.
     pub fn backfill_began(&self, rows_estimated: u64) {
         let backfill = &self.backfill;
+        backfill.copying.store(true, Relaxed);
+        backfill.rows_before.store(0, Relaxed);
         backfill.rows.store(0, Relaxed);
         backfill.bytes.store(0, Relaxed);
         backfill.rows_estimated.store(rows_estimated, Relaxed);
@@ -165,11 +189,21 @@ impl TableStats {
         self.backfill.bytes.fetch_add(bytes, Relaxed);
     }
 
+    /// The copy is held up.
+    pub fn backfill_paused(&self) {
+        self.set_state(TableState::Paused);
+    }
+
+    /// It goes on.
+    pub fn backfill_resumed(&self) {
+        self.set_state(TableState::Backfilling);
+    }
+
     /// The backfill is complete and durable. A table that failed meanwhile is still shown as failed.
     pub fn backfill_ended(&self) {
         self.backfill.ended_ms.store(now_ms(), Relaxed);
         let mut state = lock(&self.state);
-        if state.0 == TableState::Backfilling {
+        if matches!(state.0, TableState::Backfilling | TableState::Paused) {
             *state = (TableState::Streaming, now_ms());
         }
     }
@@ -284,6 +318,8 @@ impl TableStats {
 
     pub(super) fn backfill(&self) -> Backfill {
         Backfill {
+            copying: self.backfill.copying.load(Relaxed),
+            rows_before: self.backfill.rows_before.load(Relaxed),
             rows: self.backfill.rows.load(Relaxed),
             bytes: self.backfill.bytes.load(Relaxed),
             rows_estimated: self.backfill.rows_estimated.load(Relaxed),

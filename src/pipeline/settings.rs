@@ -19,7 +19,7 @@ use crate::postgres::wire::{ConnectOptions, Streaming};
 use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
 
-use super::capture::CaptureSettings;
+use super::capture::{CaptureSettings, CopyLimits};
 use super::deliver::DeliverSettings;
 use super::watch::{LogFile, WatchedSlot};
 
@@ -85,6 +85,12 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         transaction_metadata: config.envelope.provide_transaction_metadata,
         registry: registry(config)?,
         calendar: calendar(config),
+        copy: CopyLimits {
+            connections: config.backfill.connections,
+            chunk_bytes: config.backfill.chunk_bytes,
+            snapshot_age_max: Duration::from_millis(config.backfill.snapshot_age_max_ms),
+            bytes_per_second_max: Some(config.backfill.bytes_per_second_max).filter(|bytes| *bytes > 0),
+        },
         append_bytes_max: usize::try_from(config.log.append_bytes_max).unwrap_or(usize::MAX),
         linger: Duration::from_millis(config.log.linger_ms),
     })

@@ -463,6 +463,7 @@ impl Engine {
             old: old_kind.map(|kind| OldRow { kind, values: &old_values }),
             new: new.is_some().then_some(&new_values[..]),
         };
+        table.note_move(&row);
         let records = encode(table, &row, &mut self.appender, &self.dead_letters);
         if let Some(transactions) = &mut self.transactions {
             transactions.counted(table, records);

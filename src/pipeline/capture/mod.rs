@@ -4,8 +4,8 @@
 //!   start: slot free? ─> fence the log ─> read its state ─> check that source and slot still fit it
 //!             │ no state                                   │ state
 //!             v                                            v
-//!          backfill at a consistent point ──────────> stream from flush_lsn ──> …  (session)
-//!             held until whole                             └─ broken: wait, and start again from the fence
+//!          first copy at a consistent point ────────> stream from flush_lsn ──> …  (session)
+//!             as far as one snapshot goes                  └─ broken: wait, and start again from the fence
 //! ```
 //!
 //! Why it is exact: every start, after a crash or a mere broken connection, takes the same path, and knows
@@ -47,7 +47,7 @@ use tokio::sync::mpsc;
 use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange, Timeline};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
-use crate::log::{Log, Visibility};
+use crate::log::Log;
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::ddl::{DdlTrigger, TriggerUse};
@@ -61,6 +61,7 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 pub use accept::{Accepted, accept_gap};
 use appender::{AppendLimits, Appender, Progress};
+pub use backfill::CopyLimits;
 use cutter::Cutter;
 use engine::Engine;
 use occupied::{Claim, claim};
@@ -113,6 +114,8 @@ pub struct CaptureSettings {
     pub registry: Option<Registry>,
     /// Where a day ends.
     pub calendar: Calendar,
+    /// What copies of tables may take.
+    pub copy: CopyLimits,
     /// A batch of this many bytes is submitted at once.
     pub append_bytes_max: usize,
     /// A smaller one when it is this old.
@@ -323,23 +326,24 @@ async fn open<'a>(
         Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
     };
 
-    let (mut stream_state, cut_state, standings) = match (state.stream, state.cut) {
+    let (mut stream_state, cut_state, standings, backfills) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) => {
             let copied = tables.whole_from(stream.timeline);
             let now = fit(settings, &stream, copied, appender).await?;
             verify::preflight(settings, sql, false).await?;
-            (now, cut, state.published)
+            (now, cut, state.published, state.backfills)
         }
         _ if !settings.backfill => {
             verify::preflight(settings, sql, false).await?;
             let (stream, cut) = begin::at_slot(settings, sql).await?;
-            (stream, cut, BTreeMap::new())
+            (stream, cut, BTreeMap::new(), BTreeMap::new())
         }
         _ => {
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
-            backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?
+            let copied = backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?;
+            (copied.stream, copied.cut, copied.standings, copied.backfills)
         }
     };
 
@@ -353,7 +357,7 @@ async fn open<'a>(
     ops.days().cut_due(cutter.boundary_us() / 1000);
     let origin = Some(Origin::of(&stream_state));
     let of_copies = CaptureSettings { origin, ..settings.clone() };
-    let mut backfills = backfill::Backfills::new(&of_copies, state.backfills, ops);
+    let mut backfills = backfill::Backfills::new(&of_copies, backfills, &mut tables, ops);
     let given_up = stream_state.given_up.take();
     let assembler = Assembler::new(stream_state.timeline, stream_state.position);
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
@@ -378,6 +382,9 @@ async fn open<'a>(
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %flush_lsn, ?streaming, "streaming");
     let name = settings.name.clone();
+    let known = (&mut engine.tables, &registrar);
+    let sql = source.client().await?;
+    backfill::describe_unknown(&of_copies, sql, &backfills, position, known, &mut engine.appender).await?;
     Ok(Session {
         stream,
         engine,
@@ -555,12 +562,6 @@ async fn ends_by_topic(log: &dyn Log) -> Result<HashMap<String, Vec<LogEnd>>> {
         ends.entry(partition.topic.to_string()).or_default().push(end);
     }
     Ok(ends)
-}
-
-/// Submits and waits: records are durable, and held until the next append that is seen.
-async fn append_held(appender: &mut Appender) -> Result<()> {
-    let progress = appender.durable();
-    appender.submit(progress, Visibility::Held).await
 }
 
 /// The state of a stream that begins.

@@ -152,6 +152,7 @@ impl Session<'_> {
                     self.drain(feedback, &mut waiting).await?;
                 }
             }
+            self.describe_copies().await?;
         }
         let Some(reason) = self.stream_whole.take() else {
             return self.leave(feedback).await.map(|()| Ended::Stopped);
@@ -282,8 +283,9 @@ impl Session<'_> {
             table.touched = false;
             table.report();
             self.engine.appender.set(table.count.entry(&table.topic));
-            self.backfills.count(table, &mut self.engine.appender);
+            self.backfills.submitting(table, &mut self.engine.appender);
         }
+        self.backfills.submitting_rows(&mut self.engine.appender);
         self.engine.appender.submit(progress, Visibility::Now).await
     }
 
@@ -364,6 +366,16 @@ impl Session<'_> {
     ) -> Result<()> {
         let (ds, reply) = match command {
             Command::Cut { ds, reply } => (ds, reply),
+            Command::Hold { tables, pause, reply } => {
+                let held = self.backfills.hold(&tables, pause, &mut self.engine.appender);
+                if held.is_ok() {
+                    self.submit().await?;
+                    self.engine.appender.settle().await?;
+                }
+                // Whoever asked may have left.
+                let _ = reply.send(held);
+                return Ok(());
+            }
             Command::Backfill { of, reply } => {
                 let asked = self.ask_for_copies(&of).await;
                 if asked.is_ok() {
@@ -405,13 +417,18 @@ impl Session<'_> {
         if self.engine.appender.is_full() { self.submit().await } else { Ok(()) }
     }
 
-    /// Moves copies on that wait for the stream or for the log.
-    async fn advance_copies(&mut self) -> Result<()> {
-        if let Some(ready) = self.backfills.passed(self.engine.progress().flush_lsn) {
+    /// Lets the rows of tables come whose marks the stream has passed.
+    async fn describe_copies(&mut self) -> Result<()> {
+        while let Some(ready) = self.backfills.passed(self.engine.progress().flush_lsn) {
             let position = self.engine.progress().position;
             let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
             self.backfills.describe(ready, position, tables, appender, &self.registrar).await?;
         }
+        Ok(())
+    }
+
+    /// Moves copies on that wait for the log.
+    async fn advance_copies(&mut self) -> Result<()> {
         let (ended, due) = (self.backfills.has_ended(), self.backfills.is_due());
         // The ends of a log that is out of reach are not known, and the stream does not wait for them.
         if !(ended || due) || self.engine.appender.log().trouble().is_some() {
@@ -420,23 +437,22 @@ impl Session<'_> {
         self.submit().await?;
         self.engine.appender.settle().await?;
         if ended {
-            let mut whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
-            if let Some(Whole { topic, standing, .. }) = &mut whole {
-                let noted = standing.take().and_then(|standing| self.published.note(topic, standing));
-                if let Some(entry) = noted {
+            let whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
+            for Whole { topic, standing, .. } in &whole {
+                if let Some(entry) = self.published.note(topic, standing.clone()) {
                     self.engine.appender.set(entry);
                 }
-                self.published.look_again();
             }
+            self.published.look_again();
             self.submit().await?;
             self.engine.appender.settle().await?;
-            if let Some(whole) = whole {
+            for whole in whole {
                 whole.watch.backfill_ended();
                 whole.watch.set_lacking(None);
             }
             return Ok(());
         }
-        self.backfills.begin(&mut self.engine.tables, &self.engine.appender).await
+        self.backfills.begin(&mut self.engine.tables, &mut self.engine.appender).await
     }
 
     /// Compares the tables with what the source publishes, where the stream has come as far.
@@ -547,7 +563,7 @@ fn ends_of(ends: &mut HashMap<String, Vec<LogEnd>>, topic: &str, copies: &str) -
     of_table
 }
 
-async fn until(due: Option<Instant>) {
+pub(super) async fn until(due: Option<Instant>) {
     match due {
         Some(due) => tokio::time::sleep_until(due).await,
         None => std::future::pending().await,

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::change::{CutBackfill, Ds, Lsn, Position, TableName, Timeline};
 use crate::runtime::{Error, Result};
 
-use super::backfill::Absence;
+use super::backfill::{Absence, CopyProgress};
 use super::publication::Standing;
 
 const STREAM: &str = "stream";
@@ -107,6 +107,12 @@ pub struct BackfillState {
     pub table: TableName,
     /// Asked for, and not whole yet.
     pub wanted: bool,
+    /// Somebody holds it up.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// How far it has come; none before it began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub progress: Option<CopyProgress>,
     /// Whole, and not in a cut yet.
     pub done: Option<CutBackfill>,
     /// Why the days lack the table until a copy is whole; none where somebody merely wanted one.
@@ -199,7 +205,12 @@ impl TableCount {
 impl BackfillState {
     /// Nothing is wanted.
     pub const fn new(table: TableName) -> Self {
-        Self { table, wanted: false, done: None, lacking: None, absent: None }
+        Self { table, wanted: false, paused: false, progress: None, done: None, lacking: None, absent: None }
+    }
+
+    /// The first consistent point of the copy that is on its way, once that is taken.
+    pub fn point(&self) -> Option<Lsn> {
+        self.progress.as_ref()?.point()
     }
 
     /// Whether there is nothing to be remembered.

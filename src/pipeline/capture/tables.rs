@@ -4,18 +4,21 @@
 //! server describes a table again before its first change; the description is compared with what is known,
 //! and a difference becomes the next [`SchemaVersion`], in the log before the rows that have it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::change::{Evolved, Lsn, Position, SchemaChange, SchemaVersion, TableName, TableSchema, Timeline};
+use crate::change::{
+    Column, Evolved, Lsn, Op, Position, SchemaChange, SchemaVersion, TableName, TableSchema, Timeline, Value,
+};
 use crate::envelope::avro::{AvroSchemas, SchemaIds};
-use crate::envelope::{Options, SourceInfo, TableEncoder, routing};
+use crate::envelope::{OldKind, Options, RowChange, SourceInfo, TableEncoder, routing};
 use crate::log::Log;
 use crate::ops::{Ops, TableStats};
 use crate::postgres::pgoutput::Relation;
 use crate::runtime::{Error, Result};
 
 use super::super::topics::read_json;
+use super::backfill::Moved;
 use super::described;
 use super::state::TableCount;
 use super::told::{Grown, Told, unapplied};
@@ -41,6 +44,8 @@ pub struct Table {
     pub since: Position,
     /// Transactions of the stream that truncated it, the last few.
     pub truncated_by: Vec<u32>,
+    /// Keys that rows came to without all of their values, while a copy has to know.
+    pub moves: Option<Moved>,
     /// Whether `count` has changed since it was last put into an append.
     pub touched: bool,
     /// For people to watch.
@@ -83,6 +88,30 @@ impl Table {
         self.touched = true;
     }
 
+    /// Notes a row that has come to another key and left values alone which the server did not send, if that is wanted.
+    pub fn note_move(&mut self, row: &RowChange<'_>) {
+        let (Some(moves), Some(new), Some(old)) = (&mut self.moves, row.new, row.old) else { return };
+        if row.op != Op::Update || old.kind != OldKind::Key || !new.contains(&Value::Unchanged) {
+            return;
+        }
+        let place = |column: &Column| match &self.wire {
+            Some(wire) => wire.iter().position(|name| name == column.source_name()),
+            None => None,
+        };
+        let key = self.schema.key_columns().map(|column| {
+            let place = place(column)?;
+            let value = new.get(place).filter(|value| **value != Value::Unchanged);
+            match value.or_else(|| old.values.get(place))? {
+                Value::Text(text) => Some(String::from_utf8_lossy(text).into_owned()),
+                Value::Null | Value::Unchanged | Value::LeftOut { .. } => None,
+            }
+        });
+        match key.collect::<Option<Vec<_>>>() {
+            Some(key) => moves.note(row.position.commit_lsn, key),
+            None => moves.lose(row.position.commit_lsn),
+        }
+    }
+
     /// Notes a TRUNCATE of the whole table.
     pub fn truncated_by(&mut self, xid: u32) {
         if self.truncated_by.len() == TRUNCATES_MAX {
@@ -123,6 +152,8 @@ pub struct Tables {
     known_oids: HashMap<u32, usize>,
     /// By OID, as statements have told on this connection.
     described: HashMap<u32, TableSchema>,
+    /// Topics of tables whose [`Table::moves`] are noted.
+    moves_watched: HashSet<Arc<str>>,
 }
 
 impl std::fmt::Debug for Tables {
@@ -144,7 +175,20 @@ impl Tables {
         let name = source.name.clone();
         let (all, by_topic, by_oid) = (Vec::new(), HashMap::new(), HashMap::new());
         let (known_oids, described) = (HashMap::new(), HashMap::new());
-        Self { name, source, options, filter, ops, all, by_topic, by_oid, known_oids, described }
+        let moves_watched = HashSet::new();
+        Self {
+            name,
+            source,
+            options,
+            filter,
+            ops,
+            all,
+            by_topic,
+            by_oid,
+            known_oids,
+            described,
+            moves_watched,
+        }
     }
 
     /// Takes in the shapes in the topic `<name>.ddl`, and the counts of the state.
@@ -187,6 +231,28 @@ impl Tables {
         // Under FULL every column is marked, and a key that came or went cannot be seen: the catalog is asked.
         relation.identity != b'f'
             && self.by_oid.get(&relation.oid).is_some_and(|(known, _)| known == relation)
+    }
+
+    /// From here on a table's moves are noted, also if it is only seen later.
+    pub fn watch_moves(&mut self, topic: &Arc<str>) {
+        self.moves_watched.insert(Arc::clone(topic));
+        if let Some(index) = self.by_topic.get(topic) {
+            self.all[*index].moves = Some(Moved::default());
+        }
+    }
+
+    /// They are of no interest any more.
+    pub fn forget_moves(&mut self, topic: &Arc<str>) {
+        self.moves_watched.remove(topic);
+        if let Some(index) = self.by_topic.get(topic) {
+            self.all[*index].moves = None;
+        }
+    }
+
+    /// What was noted since the last call.
+    pub fn take_moves(&mut self, topic: &Arc<str>) -> Moved {
+        let index = self.by_topic.get(topic);
+        index.and_then(|index| self.all[*index].moves.as_mut()).map(std::mem::take).unwrap_or_default()
     }
 
     /// Tables whose changes come, by OID.
@@ -391,16 +457,6 @@ impl Tables {
         table.watch.refused(None);
     }
 
-    /// A known table's rows come in the order of these columns of the source.
-    pub fn lay_out(&mut self, name: &TableName, columns: Vec<String>) {
-        let (options, source) = (self.options, self.source.clone());
-        let Some(table) = self.by_name(name) else { return };
-        if !matches!(table.encoder, TableEncoder::Refused(_)) {
-            table.encoder = encoder(&source, options, &table.schema, Some(&columns), table.ids);
-        }
-        table.wire = Some(columns);
-    }
-
     /// An encoder of its own for rows whose columns come in that order, of a table that is known and registered.
     pub fn encoder_of(&mut self, name: &TableName, columns: &[String]) -> Option<TableEncoder> {
         let (options, source) = (self.options, self.source.clone());
@@ -443,6 +499,7 @@ impl Tables {
         self.by_topic.insert(Arc::clone(&topic), self.all.len());
         let since = position;
         let (wire, ids, touched) = (None, None, false);
+        let moves = self.moves_watched.contains(&topic).then(Moved::default);
         self.all.push(Table {
             schema,
             topic,
@@ -450,6 +507,7 @@ impl Tables {
             total,
             since,
             truncated_by: Vec::new(),
+            moves,
             touched,
             watch,
             wire,

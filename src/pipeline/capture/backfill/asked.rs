@@ -33,16 +33,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
-use crate::change::{BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Position, TableName};
-use crate::config::TableGlob;
+use crate::change::{BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Position};
 use crate::envelope::routing;
-use crate::ops::{Accepted, BackfillOf, Ops, TableStats};
-use crate::postgres::catalog;
-use crate::postgres::wire::Client;
+use crate::ops::{Ops, TableStats};
 use crate::runtime::{Class, Error, Result};
 
 use super::super::CaptureSettings;
@@ -54,14 +49,22 @@ use super::super::tables::{Table, Tables};
 use super::super::told::{Grown, Told};
 use super::super::{ends_by_topic, write_schema_change};
 use super::copying::{Copying, begin_anew};
+use super::event::{CopyEvent, Ready, Rows, ToCopy};
 use super::needed::{show, show_trouble};
 use super::point::before;
-use super::reader::{self, CopyEvent, Ready, Rows};
+use super::progress::{Began, CopyProgress};
+use super::range::Range;
+use super::round::Round;
 
-/// A copy that failed is begun again after this long.
+/// A copy that is held up is shown as such.
+pub(super) fn show_pause(ops: &Ops, state: &BackfillState) {
+    if state.paused {
+        ops.table(&state.table).backfill_paused();
+    }
+}
+
+/// A copy that failed goes on after this long.
 const AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Pieces of rows between the reader and the session.
-const PIECES: usize = 2;
 
 /// What a session knows of copies that were asked for.
 pub struct Backfills {
@@ -70,12 +73,15 @@ pub struct Backfills {
     dead_letters: Arc<str>,
     /// By topic of the table.
     pub(super) states: BTreeMap<Arc<str>, BackfillState>,
-    /// [`Table::total`] up to which a whole copy's own counts go; zero when it is not here.
+    /// [`Table::total`] up to which counts of copies go; zero when it is not here.
     counted: BTreeMap<Arc<str>, TableCount>,
-    pub(super) running: Option<Running>,
-    /// Not before this is the next one begun, and with a topic behind that of the one that failed, if there is one.
+    running: Option<Running>,
+    /// Not before this is the next round begun.
     again_at: Instant,
-    failed: Option<Arc<str>>,
+    /// Nor, with a table that failed, before this.
+    held_off: BTreeMap<Arc<str>, Instant>,
+    /// Of the first copy, whose rows go to the tables' own topics, the rows so far; also the ordinal of the last one.
+    first: Option<u64>,
 }
 
 /// A copy that is whole.
@@ -83,47 +89,55 @@ pub struct Whole {
     /// Of the table.
     pub topic: Arc<str>,
     /// What the table was.
-    pub standing: Option<Standing>,
+    pub standing: Standing,
     /// To be told once that is durable.
     pub watch: Arc<TableStats>,
 }
 
-/// A copy on its way.
+/// A round on its way.
 #[derive(Debug)]
-pub(super) struct Running {
-    pub(super) topic: Arc<str>,
-    table: TableName,
-    rows_topic: Arc<str>,
-    /// Ends when it began, and the table's changes then.
-    from: Vec<LogEnd>,
-    total: TableCount,
-    events: mpsc::Receiver<CopyEvent>,
-    reader: AbortHandle,
-    /// The consistent point, once it is taken.
-    pub(super) point: Option<Lsn>,
-    /// What the table was there.
-    standing: Option<Standing>,
+struct Running {
+    round: Round,
+    /// Tables of it, by topic; with what writes their rows, once they may come.
+    tables: BTreeMap<Arc<str>, Option<Copying>>,
     /// Locked; the stream has not come as far yet.
-    ready: Option<Ready>,
-    /// Its rows are being written.
-    copying: Option<Copying>,
-    /// All were.
+    waiting: Vec<Ready>,
+    /// All their rows were handed to the appender.
+    read: Vec<Arc<str>>,
+    /// Nothing more is told.
     ended: bool,
 }
 
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.reader.abort();
+impl Running {
+    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>) -> Self {
+        let tables = to_copy.iter().map(|table| (Arc::clone(&table.topic), None)).collect();
+        let round = Round::begin(settings, to_copy);
+        Self { round, tables, waiting: Vec::new(), read: Vec::new(), ended: false }
     }
 }
 
 impl Backfills {
     /// Goes on from the state that a fence found: what was asked for is asked for.
-    pub fn new(settings: &CaptureSettings, states: BTreeMap<String, BackfillState>, ops: &Ops) -> Self {
+    pub fn new(
+        settings: &CaptureSettings,
+        states: BTreeMap<String, BackfillState>,
+        tables: &mut Tables,
+        ops: &Ops,
+    ) -> Self {
+        ops.copies().ended();
         let states: BTreeMap<Arc<str>, BackfillState> =
             states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
-        for state in states.values() {
+        for (topic, state) in &states {
             show(ops, state);
+            if state.wanted {
+                let watch = ops.table(&state.table);
+                let progress = state.progress.as_ref();
+                watch.backfill_waits(progress.map_or(0, |p| p.read), progress.map_or(0, |p| p.bytes));
+            }
+            show_pause(ops, state);
+            if state.progress.is_some() {
+                tables.watch_moves(topic);
+            }
         }
         Self {
             settings: settings.clone(),
@@ -133,221 +147,265 @@ impl Backfills {
             counted: BTreeMap::new(),
             running: None,
             again_at: Instant::now(),
-            failed: None,
+            held_off: BTreeMap::new(),
+            first: None,
         }
     }
 
-    /// Takes a request in: sets state with the next append, after which it may be answered. Errors name every table
-    /// that cannot be copied, and then nothing is asked for.
-    pub async fn ask(
-        &mut self,
-        of: &BackfillOf,
-        sql: &mut Client,
+    /// Begins the first copy of these tables: rows go to the tables' own topics, where nothing else comes until the round
+    /// is over.
+    pub fn first(
+        settings: &CaptureSettings,
+        states: BTreeMap<String, BackfillState>,
         tables: &mut Tables,
-        appender: &mut Appender,
-    ) -> Result<Accepted> {
-        let mut accepted = Accepted::default();
-        for table in self.chosen(of, sql, tables).await? {
-            let topic: Arc<str> = routing::topic_name(&self.settings.name, &table).into();
-            let after = of.after();
-            let running = self.running.as_ref().filter(|running| running.topic == topic);
-            let covered = |from: &[LogEnd]| after.iter().all(|lost| covers(from, *lost));
-            let done = self.states.get(&topic).and_then(|state| state.done.as_ref());
-            let known = self.states.get(&topic).is_some_and(|state| state.wanted)
-                && running.is_none_or(|running| covered(&running.from));
-            // Delivery does not know yet of a copy that no cut has told.
-            let by_delivery = matches!(of, BackfillOf::Table { .. });
-            if known || (by_delivery && done.is_some_and(|done| covered(&done.from))) {
-                accepted.already.push(table);
-                continue;
-            }
-            if running.is_some() {
-                // Its changes begin among what is lost.
-                self.running = None;
-            }
-            let state =
-                self.states.entry(Arc::clone(&topic)).or_insert_with(|| BackfillState::new(table.clone()));
-            state.wanted = true;
-            appender.set(state.entry(&topic));
-            tracing::info!(%table, "a new copy of the table is asked for");
-            if let Some(known) = tables.by_name(&table) {
-                known.watch.backfill_began(0);
-            }
-            accepted.asked.push(table);
-        }
-        Ok(accepted)
+        ops: &Ops,
+    ) -> Self {
+        let mut backfills = Self::new(settings, BTreeMap::new(), tables, ops);
+        backfills.states = states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
+        let to_copy = backfills.states.iter().map(|(topic, state)| ToCopy {
+            topic: Arc::clone(topic),
+            name: state.table.clone(),
+            resume: None,
+        });
+        backfills.running = Some(Running::new(settings, to_copy.collect()));
+        backfills.first = Some(0);
+        backfills
     }
 
-    /// The tables that are meant.
-    async fn chosen(&self, of: &BackfillOf, sql: &mut Client, tables: &Tables) -> Result<Vec<TableName>> {
-        let published = catalog::published_tables(sql, &self.settings.publication).await?;
-        let mut published: Vec<TableName> = published.into_iter().map(|(_, name)| name).collect();
-        published.retain(|name| tables.wants(name));
-        let mut chosen = Vec::new();
-        let mut problems = Vec::new();
-        match of {
-            BackfillOf::Table { table, .. } if published.contains(table) => chosen.push(table.clone()),
-            BackfillOf::Table { table, .. } => {
-                problems.push(self.why_not(&table.to_string(), sql, tables).await?);
-            }
-            BackfillOf::Matching(patterns) => {
-                for pattern in patterns {
-                    let glob = TableGlob::parse(pattern)
-                        .map_err(|expected| Error::usage(format!("{pattern:?}: expected {expected}")))?;
-                    let found: Vec<_> =
-                        published.iter().filter(|name| glob.is_match(name)).cloned().collect();
-                    if found.is_empty() {
-                        problems.push(self.why_not(pattern, sql, tables).await?);
-                    }
-                    chosen.extend(found);
+    /// Rows of the first copy so far.
+    pub fn rows(&self) -> u64 {
+        self.first.unwrap_or(0)
+    }
+
+    /// What goes on as later copies.
+    pub fn into_states(self) -> BTreeMap<String, BackfillState> {
+        let states = self.states.into_iter().filter(|(_, state)| !state.is_over());
+        states.map(|(topic, state)| (topic.to_string(), state)).collect()
+    }
+
+    /// Begins the next round. The batch must be empty, and everything before it durable: the ends of the log are taken
+    /// down. Sets state with the next append.
+    pub async fn begin(&mut self, tables: &mut Tables, appender: &mut Appender) -> Result<()> {
+        let due: Vec<Arc<str>> = self.due().cloned().collect();
+        if due.is_empty() || self.running.is_some() {
+            return Ok(());
+        }
+        let mut ends = ends_by_topic(appender.log().as_ref()).await?;
+        let mut to_copy = Vec::new();
+        for topic in &due {
+            let total = tables.of_topic(topic).map_or_else(TableCount::default, |table| table.total);
+            // What is whole, and in no cut yet, counts from before.
+            self.count(topic, total);
+            let Some(state) = self.states.get_mut(topic) else { continue };
+            let name = state.table.clone();
+            if state.progress.is_none() {
+                let mut from = ends.remove(&**topic).unwrap_or_default();
+                let rows_topic = routing::backfill_topic(&self.settings.name, &name);
+                from.push(LogEnd { partition: BACKFILL_PARTITION, end: end_of(ends.get(&*rows_topic)) });
+                state.progress = Some(CopyProgress::new(from));
+                self.counted.insert(Arc::clone(topic), total);
+                tables.watch_moves(topic);
+                appender.set(state.entry(topic));
+                if let Some(known) = tables.by_name(&name) {
+                    known.watch.backfill_waits(0, 0);
                 }
             }
+            let resume = state.progress.clone();
+            let goes_on = resume.as_ref().is_some_and(|progress| progress.began.is_some());
+            tracing::info!(table = %name, goes_on, "a copy of the table begins");
+            to_copy.push(ToCopy { topic: Arc::clone(topic), name, resume });
         }
-        chosen.sort();
-        chosen.dedup();
-        chosen.iter().try_for_each(|table| tables.own_topic(table).map(drop))?;
-        if problems.is_empty() {
-            return Ok(chosen);
-        }
-        Err(Error::operator(problems.join("; ")).mend(
-            "Nothing was asked for. `tidemark status` lists the tables; one that is to be captured has to be in the \
-             publication and among [source] tables.",
-        ))
-    }
-
-    async fn why_not(&self, pattern: &str, sql: &mut Client, tables: &Tables) -> Result<String> {
-        let rows = sql
-            .query(
-                "SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                 WHERE c.relkind IN ('r', 'p')",
-            )
-            .await?;
-        let exists = |glob: &TableGlob| {
-            let name = |row: &crate::postgres::wire::Row| {
-                TableName::new(row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default())
-            };
-            rows.iter().map(name).find(|name| glob.is_match(name))
-        };
-        let (publication, database) = (&self.settings.publication, &self.settings.connect.database);
-        Ok(match TableGlob::parse(pattern).ok().and_then(|glob| exists(&glob)) {
-            None => format!("no table {pattern} in database {database}"),
-            Some(table) if !tables.wants(&table) => {
-                format!("table {table} is left out by [source] tables, exclude or a [[table]]")
-            }
-            Some(table) => format!("table {table} is not in the publication {publication}"),
-        })
-    }
-
-    /// Begins the next copy if one is wanted and none is on its way. The batch must be empty, and everything before it
-    /// durable: the ends of the log are taken down.
-    pub async fn begin(&mut self, tables: &mut Tables, appender: &Appender) -> Result<()> {
-        let Some((topic, table)) = self.next() else { return Ok(()) };
-        let mut ends = ends_by_topic(appender.log().as_ref()).await?;
-        let rows_topic: Arc<str> = routing::backfill_topic(&self.settings.name, &table).into();
-        let mut from = ends.remove(&*topic).unwrap_or_default();
-        from.push(LogEnd { partition: BACKFILL_PARTITION, end: end_of(ends.remove(&*rows_topic)) });
-        let mut total = TableCount::default();
-        if let Some(known) = tables.by_name(&table) {
-            known.watch.backfill_began(0);
-            total = known.total;
-        }
-        let (sender, events) = mpsc::channel(PIECES);
-        let reader = tokio::spawn(reader::read(self.settings.clone(), table.clone(), sender)).abort_handle();
-        tracing::info!(%table, "a new copy begins: waiting for the transactions that are open now to end");
-        self.running = Some(Running {
-            topic,
-            table,
-            rows_topic,
-            from,
-            total,
-            events,
-            reader,
-            point: None,
-            standing: None,
-            ready: None,
-            copying: None,
-            ended: false,
-        });
+        tracing::info!(
+            tables = to_copy.len(),
+            "waiting for the transactions that are open now to end: a round of copies begins after them"
+        );
+        self.running = Some(Running::new(&self.settings, to_copy));
         Ok(())
     }
 
-    /// Whether [`Backfills::begin`] has something to begin.
+    /// Whether [`Backfills::begin`] has something to begin. A round that goes on is told to make room for tables that are
+    /// not in it.
     pub fn is_due(&self) -> bool {
-        self.next().is_some()
-    }
-
-    fn next(&self) -> Option<(Arc<str>, TableName)> {
-        if self.running.is_some() || Instant::now() < self.again_at {
-            return None;
+        let Some(running) = &self.running else {
+            return Instant::now() >= self.again_at && self.due().next().is_some();
+        };
+        if self.due().any(|topic| !running.tables.contains_key(topic)) {
+            running.round.end_early();
         }
-        let mut wanted = self.states.iter().filter(|(_, state)| state.wanted);
-        let behind =
-            wanted.clone().find(|(topic, _)| self.failed.as_ref().is_some_and(|failed| *topic > failed));
-        let (topic, state) = behind.or_else(|| wanted.next())?;
-        Some((Arc::clone(topic), state.table.clone()))
+        false
     }
 
-    /// What the reader tells next; for ever when none runs, or the stream has to come further first. Cancel-safe.
+    /// Tables that wait for a round.
+    fn due(&self) -> impl Iterator<Item = &Arc<str>> {
+        let now = Instant::now();
+        let goes_on = |state: &BackfillState| state.wanted && !state.paused;
+        let wanted = self.states.iter().filter(move |(_, state)| goes_on(state)).map(|(topic, _)| topic);
+        wanted.filter(move |topic| self.held_off.get(*topic).is_none_or(|until| *until <= now))
+    }
+
+    /// Nothing that was read of a table's copy counts; sets state only with what the caller sets.
+    pub(super) fn leave(&mut self, topic: &Arc<str>) {
+        if let Some(state) = self.states.get_mut(topic) {
+            state.progress = None;
+        }
+        self.leave_out(topic);
+    }
+
+    /// The round goes on without a table.
+    pub(super) fn leave_out(&mut self, topic: &Arc<str>) {
+        let Some(running) = &mut self.running else { return };
+        running.tables.remove(topic);
+        running.waiting.retain(|ready| ready.topic != *topic);
+        running.read.retain(|read| read != topic);
+        running.round.leave_out(topic);
+    }
+
+    /// Whether a table is in the round that goes on, and its point not known yet.
+    pub(super) fn may_have_a_point(&self, topic: &Arc<str>) -> bool {
+        self.running.as_ref().is_some_and(|running| matches!(running.tables.get(topic), Some(None)))
+    }
+
+    /// What the readers tell next; for ever when none runs. Cancel-safe.
     pub async fn event(&mut self) -> CopyEvent {
         match &mut self.running {
-            Some(running) if running.ready.is_none() && !running.ended => running
-                .events
-                .recv()
-                .await
-                .unwrap_or_else(|| CopyEvent::Failed(Error::retry("the task that copies a table died"))),
+            Some(running) if !running.ended => {
+                let died = || CopyEvent::End(Some(Error::retry("the task that copies tables died")));
+                running.round.events.recv().await.unwrap_or_else(died)
+            }
             _ => std::future::pending().await,
         }
     }
 
-    /// Takes what the reader told.
+    /// Takes what a reader told.
     pub fn take(&mut self, event: CopyEvent, tables: &mut Tables, appender: &mut Appender) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         match event {
-            CopyEvent::Ready(ready) => {
-                running.point = Some(ready.lsn);
-                running.ready = Some(*ready);
+            CopyEvent::Point { .. } => self.ops.copies().began(self.settings.copy.connections),
+            CopyEvent::Ready(ready) if running.tables.contains_key(&ready.topic) => {
+                running.waiting.push(*ready)
             }
-            CopyEvent::Rows(rows) => running.write(&rows, tables, appender, &self.dead_letters)?,
-            CopyEvent::End => running.ended = true,
-            CopyEvent::Gone => {
-                let (topic, table) = (Arc::clone(&running.topic), running.table.clone());
-                tracing::error!(%table, "the table is not in the publication any more: it is not copied again");
-                self.running = None;
-                // One that days lack is told as absent by the next sight; one that was never in a day lacks nothing.
-                if let Some(state) = self.states.get_mut(&topic) {
-                    state.wanted = false;
-                    state.lacking.take_if(|_| tables.by_name(&table).is_none());
-                    appender.set(state.entry(&topic));
-                    show(&self.ops, state);
+            CopyEvent::Ready(_) => {}
+            CopyEvent::Rows(topic, rows) => self.write(&topic, &rows, tables, appender)?,
+            CopyEvent::Read(topic, left) => self.read(&topic, left, appender),
+            CopyEvent::Late(topic) => self.late(&topic, appender),
+            CopyEvent::Gone(topic) => self.gone(&topic, tables, appender),
+            CopyEvent::Failed(topic, error) => self.failed(&topic, &error, tables),
+            CopyEvent::End(error) => {
+                if let Some(error) = error {
+                    tracing::warn!(%error, "the copies were interrupted: they go on in {AGAIN_AFTER:?}");
+                    for state in running.tables.keys().filter_map(|topic| self.states.get(topic)) {
+                        show_trouble(&self.ops, state, &error);
+                    }
+                    self.again_at = Instant::now() + AGAIN_AFTER;
                 }
-                if let Some(known) = tables.by_name(&table) {
-                    known.watch.backfill_ended();
-                }
-            }
-            CopyEvent::Failed(error) => {
-                tracing::warn!(table = %running.table, %error, "the copy was interrupted: it is begun again in {AGAIN_AFTER:?}");
-                // What passes is not a failure of the table.
-                if let Some(known) = tables.by_name(&running.table).filter(|_| error.class() != Class::Retry)
-                {
-                    known.watch.failed(&error);
-                }
-                if let Some(state) = self.states.get(&running.topic) {
-                    show_trouble(&self.ops, state, &error);
-                }
-                self.failed = Some(Arc::clone(&running.topic));
-                self.running = None;
-                self.again_at = Instant::now() + AGAIN_AFTER;
+                running.tables.retain(|topic, _| running.read.contains(topic));
+                running.waiting.clear();
+                running.ended = true;
+                self.ops.copies().ended();
+                self.running.take_if(|running| running.read.is_empty());
             }
         }
         Ok(())
     }
 
-    /// The copy that waits for the stream to pass its mark, if it has come to `flush_lsn` now.
-    pub fn passed(&mut self, flush_lsn: Lsn) -> Option<Ready> {
-        self.running.as_mut()?.ready.take_if(|ready| ready.pass <= flush_lsn)
+    fn write(
+        &mut self,
+        topic: &Arc<str>,
+        rows: &Rows,
+        tables: &mut Tables,
+        appender: &mut Appender,
+    ) -> Result<()> {
+        let copying = self.running.as_mut().and_then(|running| running.tables.get_mut(topic)?.as_mut());
+        let progress = self.states.get_mut(topic).and_then(|state| state.progress.as_mut());
+        let (Some(copying), Some(progress)) = (copying, progress) else { return Ok(()) };
+        let mut table = tables.by_name(&copying.schema.name);
+        for row in rows.iter() {
+            progress.read += 1;
+            let ordinal = match &mut self.first {
+                Some(rows) => {
+                    *rows += 1;
+                    *rows
+                }
+                None => progress.read,
+            };
+            let records = copying.write(row, ordinal, appender, &self.dead_letters)?;
+            match (records, table.as_mut().filter(|_| self.first.is_some())) {
+                (Some(records), Some(table)) => {
+                    table.counted(records, copying.at(ordinal), copying.commit_us)
+                }
+                (None, Some(table)) => table.dead_lettered(),
+                (Some(records), None) => progress.rows += u64::from(records),
+                (None, None) => progress.dead_letters += 1,
+            }
+        }
+        progress.bytes += rows.bytes() as u64;
+        copying.touched = true;
+        if let Some(table) = table {
+            table.watch.backfilled(rows.len() as u64, rows.bytes() as u64);
+        }
+        Ok(())
     }
 
-    /// Makes ready to write the rows: the table's shape is taken in as it is under the lock.
+    /// A piece was read: the state says so with the append of its last rows, or a later one.
+    fn read(&mut self, topic: &Arc<str>, left: Vec<Range>, appender: &mut Appender) {
+        let Some(running) = &mut self.running else { return };
+        let Some(Some(_)) = running.tables.get(topic) else { return };
+        let Some(state) = self.states.get_mut(topic) else { return };
+        let Some(progress) = &mut state.progress else { return };
+        progress.left = left;
+        if progress.left.is_empty() {
+            running.read.push(Arc::clone(topic));
+        }
+        appender.set(state.entry(topic));
+    }
+
+    /// A piece took too long: smaller ones will not.
+    fn late(&mut self, topic: &Arc<str>, appender: &mut Appender) {
+        let Some(state) = self.states.get_mut(topic) else { return };
+        let Some(progress) = &mut state.progress else { return };
+        progress.late += 1;
+        tracing::warn!(table = %state.table,
+            "a piece of the copy was not read before its snapshot was too old: it is read again, in smaller pieces \
+             ([backfill] chunk_bytes, snapshot_age_max_ms)");
+        appender.set(state.entry(topic));
+    }
+
+    fn gone(&mut self, topic: &Arc<str>, tables: &mut Tables, appender: &mut Appender) {
+        self.leave(topic);
+        let Some(state) = self.states.get_mut(topic) else { return };
+        let table = state.table.clone();
+        tracing::error!(%table, "the table is not in the publication any more: it is not copied again");
+        // One that days lack is told as absent by the next sight; one that was never in a day lacks nothing.
+        state.wanted = false;
+        state.lacking.take_if(|_| tables.by_name(&table).is_none());
+        appender.set(state.entry(topic));
+        show(&self.ops, state);
+        if let Some(known) = tables.by_name(&table) {
+            known.watch.backfill_ended();
+        }
+    }
+
+    fn failed(&mut self, topic: &Arc<str>, error: &Error, tables: &mut Tables) {
+        self.leave_out(topic);
+        self.held_off.insert(Arc::clone(topic), Instant::now() + AGAIN_AFTER);
+        let Some(state) = self.states.get(topic) else { return };
+        tracing::warn!(table = %state.table, %error, "the copy was interrupted: it goes on in {AGAIN_AFTER:?}");
+        // What passes is not a failure of the table.
+        if let Some(known) = tables.by_name(&state.table).filter(|_| error.class() != Class::Retry) {
+            known.watch.failed(error);
+        }
+        show_trouble(&self.ops, state, error);
+    }
+
+    /// A table that waits for the stream to pass its mark, if it has come to `flush_lsn` now.
+    pub fn passed(&mut self, flush_lsn: Lsn) -> Option<Ready> {
+        let waiting = &mut self.running.as_mut()?.waiting;
+        let at = waiting.iter().position(|ready| ready.pass <= flush_lsn)?;
+        Some(waiting.remove(at))
+    }
+
+    /// Makes ready to write the rows: the table's shape is taken in as it is under the lock. Sets state with the next
+    /// append.
     pub async fn describe(
         &mut self,
         ready: Ready,
@@ -357,8 +415,17 @@ impl Backfills {
         registrar: &Registrar,
     ) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
-        let Ready { lsn, timeline, commit_us, schema, standing, rows_estimated, .. } = ready;
-        let name = running.table.clone();
+        let Ready { topic, lsn, timeline, commit_us, schema, begins, rows_estimated, go, .. } = ready;
+        let Some(state) = self.states.get_mut(&topic) else { return Ok(()) };
+        let Some(done) = &mut state.progress else { return Ok(()) };
+        let name = state.table.clone();
+        if let Err(error) = tables.own_topic(&name) {
+            // It would be refused again.
+            tables.isolate(&name, &error);
+            (state.wanted, state.lacking, state.progress) = (false, None, None);
+            appender.set(state.entry(&topic));
+            return Ok(());
+        }
         let columns: Vec<String> = schema.columns.iter().map(|column| column.name.clone()).collect();
         let grown = tables.evolve(schema, progress, Told::default())?;
         registrar.register(tables, &name).await?;
@@ -369,62 +436,135 @@ impl Backfills {
         }
         let unknown = || Error::operator(format!("table {name} was not taken in before its copy"));
         let encoder = tables.encoder_of(&name, &columns).ok_or_else(unknown)?;
+        let moved = tables.take_moves(&topic);
         let table = tables.by_name(&name).ok_or_else(unknown)?;
-        table.watch.backfill_began(rows_estimated);
-        tracing::info!(table = %name, at = %lsn, "copying");
         let position = before(timeline, lsn, 0);
+        done.moved.add(moved);
+        done.left = ready.left;
+        let mut keys = Vec::new();
+        if begins {
+            let (standing, storage) = (ready.standing, ready.storage);
+            let (condition, key, schema_version) = (ready.condition, ready.key, table.schema.version);
+            done.began = Some(Began { position, schema_version, standing, storage, condition, key });
+            done.moved.begin_at(lsn);
+            done.last = None;
+        } else {
+            // Without them the copy would have a hole: the next round begins anew.
+            let Some(moved) = done.moved.take(lsn) else { return Ok(()) };
+            keys = moved;
+            done.last = Some(position);
+            done.left.extend((!keys.is_empty()).then(|| Range::Rows { keys: keys.clone() }));
+        }
+        table.watch.backfill_goes_on(rows_estimated, done.read, done.bytes);
+        tracing::info!(table = %name, at = %lsn, begins, "copying");
         if recreated {
             begin_anew(table, position, commit_us, appender, &self.dead_letters);
         }
-        running.standing = Some(standing);
-        running.copying =
-            Some(Copying::new(position, commit_us, table.schema.clone(), columns.len(), encoder));
+        let rows_topic = match self.first {
+            Some(_) => Arc::clone(&topic),
+            None => routing::backfill_topic(&self.settings.name, &name).into(),
+        };
+        let copying =
+            Copying::new(position, commit_us, table.schema.clone(), columns.len(), encoder, rows_topic);
+        appender.set(state.entry(&topic));
+        running.tables.insert(topic, Some(copying));
+        // The reader may have gone, which its next event tells.
+        let _ = go.send(keys);
         Ok(())
     }
 
-    /// Whether all rows of a copy were handed to the appender: once they are durable it can be [`Backfills::finish`]ed.
+    /// Whether all rows of copies were handed to the appender: once they are durable they can be
+    /// [`Backfills::finish`]ed.
     pub fn has_ended(&self) -> bool {
-        self.running.as_ref().is_some_and(|running| running.ended)
+        self.running.as_ref().is_some_and(|running| !running.read.is_empty())
     }
 
-    /// The copy is whole. Everything appended must be durable; sets state with the next append, and only after that it
-    /// may be told that the copy of the table has ended.
-    pub async fn finish(&mut self, tables: &mut Tables, appender: &mut Appender) -> Result<Option<Whole>> {
-        let Some(mut running) = self.running.take_if(|running| running.ended) else { return Ok(None) };
-        let Some(copied) = &running.copying else { return Ok(None) };
-        let mut ends = ends_by_topic(appender.log().as_ref()).await?;
-        let Some(table) = tables.by_name(&running.table) else { return Ok(None) };
-        let since = since(table.total, running.total);
-        let done = CutBackfill {
-            position: copied.position,
-            last: None,
-            schema_version: copied.schema.version,
-            from: running.from.clone(),
-            end: end_of(ends.remove(&*running.rows_topic)),
-            rows: copied.rows,
-            changes: since.changes,
-            dead_letters: since.dead_letters + copied.dead_letters,
-        };
-        let (name, rows) = (&running.table, copied.rows);
-        tracing::info!(table = %name, rows, at = %done.position, "copied: the next cut takes it");
-        let watch = Arc::clone(&table.watch);
-        let topic = Arc::clone(&running.topic);
-        self.counted.insert(Arc::clone(&topic), table.total);
-        let state = BackfillState { done: Some(done), ..BackfillState::new(name.clone()) };
-        appender.set(state.entry(&topic));
-        self.states.insert(Arc::clone(&topic), state);
-        Ok(Some(Whole { topic, standing: running.standing.take(), watch }))
+    /// Copies are whole. Everything appended must be durable; sets state with the next append, and only after that it
+    /// may be told that the copies of the tables have ended.
+    pub async fn finish(&mut self, tables: &mut Tables, appender: &mut Appender) -> Result<Vec<Whole>> {
+        let Some(running) = &mut self.running else { return Ok(Vec::new()) };
+        let read = std::mem::take(&mut running.read);
+        read.iter().for_each(|topic| drop(running.tables.remove(topic)));
+        self.running.take_if(|running| running.ended);
+        let mut whole = Vec::new();
+        let ends = ends_by_topic(appender.log().as_ref()).await?;
+        for topic in read {
+            let Some(table) = tables.of_topic(&topic) else { continue };
+            let watch = Arc::clone(&table.watch);
+            self.count(&topic, table.total);
+            let Some(state) = self.states.get(&topic) else { continue };
+            let Some(progress) = &state.progress else { continue };
+            let Some(began) = &progress.began else { continue };
+            let (name, standing) = (state.table.clone(), began.standing.clone());
+            if self.first.is_some() {
+                // Its rows are where its changes will be: no cut need tell of them.
+                let over = BackfillState::new(name);
+                appender.set(over.entry(&topic));
+                self.states.remove(&topic);
+                tables.forget_moves(&topic);
+                whole.push(Whole { topic, standing, watch });
+                continue;
+            }
+            let rows_topic = routing::backfill_topic(&self.settings.name, &name);
+            let done = CutBackfill {
+                position: began.position,
+                last: progress.last,
+                schema_version: began.schema_version,
+                from: progress.from.clone(),
+                end: end_of(ends.get(&*rows_topic)),
+                rows: progress.rows,
+                changes: progress.changes,
+                dead_letters: progress.dead_letters,
+            };
+            tracing::info!(table = %name, rows = done.rows, at = %done.position, "copied: the next cut takes it");
+            let state = BackfillState { done: Some(done), ..BackfillState::new(name) };
+            appender.set(state.entry(&topic));
+            self.states.insert(Arc::clone(&topic), state);
+            tables.forget_moves(&topic);
+            whole.push(Whole { topic, standing, watch });
+        }
+        Ok(whole)
     }
 
-    /// Brings a whole copy's counts up to those of its table, and puts them into the next append.
-    pub fn count(&mut self, table: &Table, appender: &mut Appender) {
+    /// Brings the counts of copies up to those of a table.
+    fn count(&mut self, topic: &Arc<str>, total: TableCount) -> bool {
+        let Some(state) = self.states.get_mut(topic) else { return false };
+        if state.done.is_none() && state.progress.is_none() {
+            return false;
+        }
+        let since = since(total, self.counted.insert(Arc::clone(topic), total).unwrap_or_default());
+        if let Some(done) = &mut state.done {
+            done.changes += since.changes;
+            done.dead_letters += since.dead_letters;
+        }
+        if let Some(progress) = &mut state.progress {
+            progress.changes += since.changes;
+            progress.dead_letters += since.dead_letters;
+        }
+        true
+    }
+
+    /// Puts into the next append what has become of a table's copy with what is in it.
+    pub fn submitting(&mut self, table: &mut Table, appender: &mut Appender) {
+        if !self.count(&table.topic, table.total) {
+            return;
+        }
         let Some(state) = self.states.get_mut(&table.topic) else { return };
-        let Some(done) = &mut state.done else { return };
-        let counted = self.counted.entry(Arc::clone(&table.topic)).or_default();
-        let since = since(table.total, std::mem::replace(counted, table.total));
-        done.changes += since.changes;
-        done.dead_letters += since.dead_letters;
+        if let (Some(progress), Some(moves)) = (&mut state.progress, &mut table.moves) {
+            progress.moved.add(std::mem::take(moves));
+        }
         appender.set(state.entry(&table.topic));
+    }
+
+    /// The same for tables of which rows were copied.
+    pub fn submitting_rows(&mut self, appender: &mut Appender) {
+        let Some(running) = &mut self.running else { return };
+        for (topic, copying) in &mut running.tables {
+            let touched = copying.as_mut().is_some_and(|copying| std::mem::take(&mut copying.touched));
+            if let Some(state) = self.states.get(topic).filter(|_| touched) {
+                appender.set(state.entry(topic));
+            }
+        }
     }
 
     /// The copy of a table that a cut has to tell. Counts must have been brought up to date.
@@ -443,33 +583,7 @@ impl Backfills {
     }
 }
 
-impl Running {
-    fn write(
-        &mut self,
-        rows: &Rows,
-        tables: &mut Tables,
-        appender: &mut Appender,
-        dead_letters: &Arc<str>,
-    ) -> Result<()> {
-        let Some(copying) = &mut self.copying else { return Ok(()) };
-        let (mut bytes, mut count) = (0, 0);
-        for row in rows.iter() {
-            count += 1;
-            bytes += row.len() as u64;
-            copying.write(row, &self.rows_topic, appender, dead_letters)?;
-        }
-        if let Some(table) = tables.by_name(&self.table) {
-            table.watch.backfilled(count, bytes);
-        }
-        Ok(())
-    }
-}
-
-fn covers(from: &[LogEnd], lost: LogEnd) -> bool {
-    from.iter().any(|known| known.partition == lost.partition && known.end >= lost.end)
-}
-
-fn end_of(ends: Option<Vec<LogEnd>>) -> u64 {
+fn end_of(ends: Option<&Vec<LogEnd>>) -> u64 {
     ends.and_then(|ends| ends.first().map(|end| end.end)).unwrap_or(0)
 }
 

@@ -15,20 +15,19 @@ use super::super::tables::Table;
 #[derive(Debug)]
 pub struct Copying {
     /// Just below its rows.
-    pub position: Position,
-    commit_us: i64,
+    position: Position,
+    /// The server's time at the point, microseconds since 1970: rows have it as theirs.
+    pub commit_us: i64,
     /// The table's shape.
     pub schema: TableSchema,
     columns: usize,
     encoder: TableEncoder,
+    /// Where they go.
+    topic: Arc<str>,
     text: CopyText,
     values: Vec<Value<'static>>,
-    /// Rows read; also the ordinal of the last one.
-    read: u64,
-    /// Records that became of them.
-    pub rows: u64,
-    /// Rows that could not be encoded.
-    pub dead_letters: u64,
+    /// Whether rows were written since their state was last put into an append.
+    pub touched: bool,
 }
 
 impl Copying {
@@ -39,29 +38,33 @@ impl Copying {
         schema: TableSchema,
         columns: usize,
         encoder: TableEncoder,
+        topic: Arc<str>,
     ) -> Self {
         let (text, values) = (CopyText::default(), Vec::new());
-        let (read, rows, dead_letters) = (0, 0, 0);
-        Self { position, commit_us, schema, columns, encoder, text, values, read, rows, dead_letters }
+        Self { position, commit_us, schema, columns, encoder, topic, text, values, touched: false }
     }
 
-    /// Writes a row to the copies' topic.
+    /// Where the row of that number stands.
+    pub const fn at(&self, ordinal: u64) -> Position {
+        Position { ordinal, ..self.position }
+    }
+
+    /// Writes the row of that number; gives how many records became of it, or none when it went to the dead letters.
     pub fn write(
         &mut self,
         row: &[u8],
-        topic: &Arc<str>,
+        ordinal: u64,
         appender: &mut Appender,
         dead_letters: &Arc<str>,
-    ) -> Result<()> {
-        self.read += 1;
+    ) -> Result<Option<u32>> {
         self.text.split(row, self.columns).map_err(|error| {
-            Error::operator(format!("row {} of COPY {} cannot be read: {error}", self.read, self.schema.name))
+            Error::operator(format!("row {ordinal} of COPY {} cannot be read: {error}", self.schema.name))
         })?;
         let mut new = recycle(std::mem::take(&mut self.values));
         new.extend(self.text.values(row));
         let change = RowChange {
             op: Op::Read,
-            position: Position { ordinal: self.read, ..self.position },
+            position: self.at(ordinal),
             lsn: Lsn(self.position.commit_lsn.0 + 1),
             commit_us: self.commit_us,
             now_ms: self.commit_us / 1000,
@@ -72,12 +75,9 @@ impl Copying {
             old: None,
             new: Some(&new),
         };
-        match write(&mut self.encoder, &self.schema, topic, &change, appender, dead_letters) {
-            Some(records) => self.rows += u64::from(records),
-            None => self.dead_letters += 1,
-        }
+        let records = write(&mut self.encoder, &self.schema, &self.topic, &change, appender, dead_letters);
         self.values = recycle(new);
-        Ok(())
+        Ok(records)
     }
 }
 

@@ -1,155 +1,78 @@
-//! The first copy of the tables. Those which are asked for later are in [`asked`].
+//! Copies of tables: the first one, before the stream begins ([`first`]), and those that are asked for or needed later,
+//! while it goes on ([`asked`]).
 //!
 //! ```text
-//!   slot (stays) ───P0─────────P1──────────────P2── stream from P1 ──>
-//!   temporary slot             P1 + exported snapshot
-//!   COPY under that snapshot      rows at P1 - 1, held ────────────> seen at once, with the state
-//!   a table that was rewritten meanwhile       P2 + snapshot: rows at P2 - 1, and its changes below P2 left out
+//!   round 1: point P1, snapshot ─> pieces of many tables, by several sessions ──> rows at P1 - 1 ─┐  state, with every
+//!   round 2: point P2, snapshot ─> pieces that are left ────────────────────────> rows at P2 - 1 ─┼─ append: what is left
+//!   …                                                                                             └─> whole
+//!   stream: every change from P1 on ───────────────────────────────────────────────────────────────────────────────────>
 //! ```
 //!
-//! Why nothing is lost or doubled: the snapshot which a new slot exports at its consistent point P1 shows
-//! exactly the transactions whose commit record lies below P1, and the lasting slot, made before, still has
-//! every transaction from P1 on. All rows become visible in one atomic step together with the state that says
-//! "stream from P1"; before it a reader sees nothing, and a crash leaves nothing: the next start drops the held
-//! rows and copies anew under a new snapshot. The temporary slot goes with its connection.
+//! **A point.** The snapshot which a new slot exports at its consistent point P shows exactly the transactions whose
+//! commit record lies below P, also where commits hang between the WAL and their visibility: the server builds it from
+//! the WAL, and not from the list of running transactions (`SnapBuildExportSnapshot` in
+//! `src/backend/replication/logical/snapbuild.c`). So a row read under it is the row as of P, and stands at P - 1: above
+//! every change before P, below every change after. The slot goes as soon as a transaction has the snapshot.
 //!
-//! A table that was truncated or rewritten between P1 and its copy looks empty to the snapshot. It is found by
-//! its storage before its first row is read, and copied alone under a later point P2, the smallest table first,
-//! so that one which is truncated all the time has its turn right after its snapshot. What such a table went
-//! through between P1 and P2 is in its rows: those changes are passed over ([`Table::since`]), and no day is cut
-//! before the last such point ([`Tables::whole_from`]), since only from there on all tables are whole.
+//! **Rounds.** No snapshot is held for longer than `[backfill] snapshot_age_max_ms`, and none outlives its process, so a
+//! copy may take several. Of the rows of one key, and its changes, the one with the highest position counts. Then what a
+//! copy of rounds P1 < P2 < … and the changes from P1 on make of a key is what Postgres has:
 //!
-//! Source: `src/backend/replication/logical/snapbuild.c` (`SnapBuildXactNeedsSkip`, `SnapBuildExportSnapshot`).
+//! * A row that was not changed since P1 has not moved: it has one place and one key, no two pieces share those, all
+//!   together leave none out, and each was read whole under some P ([`range`]). It was read once.
+//! * A row that was changed at C, the last time: the change stands above every row that was read below C, and a row that
+//!   was read under a P above C is that very row.
+//! * A key that is no more, and was there at P1 or later: its deletion stands above every row of it that was read.
 //!
-//! [`Table::since`]: super::tables::Table::since
+//! **Values that were not sent.** An update names no TOAST value that it leaves alone; it is completed from the row that
+//! is held. One whose row was not read under a point below it is completed by nothing. Where the row is read later, that
+//! one stands above it and is whole. Where not, it has moved from what was not read yet to what had been:
+//!
+//! * by place: any update moves a row. So tables are read by place only where no value lay in TOAST at P1; what came
+//!   there since, the stream has sent. The size of the TOAST file is looked at under the snapshot: nothing in it then,
+//!   nothing in it before, since a file that was emptied is another one ([`point::Storage`]).
+//! * by key: only an update of the key moves a row. The session notes those that leave values alone ([`progress::Moved`]),
+//!   and every round after the first also reads the rows of those noted below its point, before the first of its pieces.
+//!   From the last round's point on, every key in the log has its values: what is noted later needs no reading.
+//!
+//! Rows without a key are told apart by nothing: a table of them is read in one round, or from its beginning in the next.
+//!
+//! **What ends a round for a table.** Its files are looked at under the lock ([`copy::lock_as_it_was`]): after TRUNCATE,
+//! a rewrite, or the loss of a partition the copy begins anew, since under an older snapshot such a table looks empty. So
+//! it does with another key or other rows published. With other columns it goes on, and the next round describes it.
+//!
+//! **Progress.** It is in the log's state, in the append with the rows or in a later one, so a kill repeats the pieces
+//! that were being read, and no others; rows that were read twice differ in nothing but their position.
 
 mod asked;
 mod copy;
 mod copying;
+mod event;
+mod first;
+#[cfg(test)]
+mod model;
 mod needed;
 mod point;
-mod reader;
-
-use std::collections::BTreeMap;
-use std::time::Instant;
+mod progress;
+mod range;
+mod rate;
+mod request;
+mod round;
+mod worker;
 
 use crate::change::TableName;
-use crate::log::Visibility;
-use crate::ops::Ops;
-use crate::postgres::published::{self, Published};
-use crate::postgres::slot;
-use crate::postgres::wire::{Client, Session};
-use crate::runtime::{Error, Result};
+use crate::postgres::published::Published;
+use crate::postgres::wire::Client;
+use crate::runtime::Result;
 
-use super::appender::{Appender, Progress};
-use super::cutter::Cutter;
-use super::publication::Standing;
-use super::registrar::Registrar;
-use super::state::{CutState, StreamState};
-use super::tables::Tables;
-use super::{CaptureSettings, first_state};
+use super::CaptureSettings;
 pub use asked::{Backfills, Whole};
-use copy::{Copied, Copy};
+pub use event::CopyEvent;
+pub use first::{describe_unknown, run};
 pub use needed::{Absence, Reason};
-use point::{ConsistentPoint, Storage};
-pub use reader::CopyEvent;
-
-/// A table that is rewritten faster than it can be copied gets so many snapshots of its own.
-const POINTS_MAX: u32 = 100;
-
-/// Copies every table of the publication; gives also what each was. Cancel-safe: what was appended so far is held, and the next start drops it.
-pub async fn run(
-    settings: &CaptureSettings,
-    sql: &mut Client,
-    tables: &mut Tables,
-    appender: &mut Appender,
-    registrar: &Registrar,
-    ops: &Ops,
-) -> Result<(StreamState, CutState, BTreeMap<String, Standing>)> {
-    let started = Instant::now();
-    let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
-    let identity = slot::identify_system(&mut holder).await?;
-    if slot::slot_state(sql, &settings.slot).await?.is_none() {
-        tracing::info!(slot = settings.slot, "creating the replication slot");
-        slot::create_slot(&mut holder, &settings.slot, false, false).await?;
-        if settings.failover.applies(&mut holder).await? {
-            slot::set_failover(&mut holder, &settings.slot).await?;
-        }
-    }
-    tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
-    let mut point = ConsistentPoint::take(settings, holder, identity.timeline).await?;
-    let first = point.lsn;
-    let mut copy = Copy::new(settings, tables, appender, registrar, ops);
-    let mut left = wanted(settings, sql, &point, copy.tables).await?;
-    let (names, mut points) = (left.iter().map(|table| table.name.clone()).collect::<Vec<_>>(), 1);
-    if left.is_empty() {
-        tracing::warn!(
-            publication = settings.publication,
-            "no table is published and wanted: there is nothing to copy"
-        );
-    }
-    for table in &left {
-        ops.table(&table.name).backfill_began(table.rows_estimated);
-    }
-    copy.commit_us = now_us(sql).await?;
-    let mut standings = BTreeMap::new();
-    loop {
-        standings.extend(left.iter().map(|table| (table.name.clone(), Standing::from(&table.published))));
-        left = round(&mut copy, sql, &point, left).await?;
-        if left.is_empty() {
-            break;
-        }
-        if points == POINTS_MAX {
-            return Err(Error::retry(format!(
-                "table {} was truncated or rewritten during each of {POINTS_MAX} attempts to copy it: all is copied anew",
-                left[0].name
-            )));
-        }
-        points += 1;
-        let listed: Vec<String> = left.iter().map(|table| table.name.to_string()).collect();
-        tracing::info!(
-            tables = listed.join(", "),
-            "rewritten since the snapshot was taken: copied under a new one"
-        );
-        point = point.next(settings).await?;
-        let again = wanted(settings, sql, &point, copy.tables).await?;
-        left = again.into_iter().filter(|table| left.iter().any(|gone| gone.oid == table.oid)).collect();
-        copy.commit_us = now_us(sql).await?;
-    }
-    let first_cut = Cutter::first(&settings.calendar, now_us(sql).await?);
-    drop(point);
-
-    let rows = copy.rows;
-    let progress = Progress {
-        position: point::before(identity.timeline, first, rows),
-        flush_lsn: first,
-        commit_us: 0,
-        held: false,
-    };
-    let state = first_state(settings, identity.system_identifier, progress);
-    appender.set(state.entry());
-    appender.set(first_cut.entry());
-    // Of two tables that would share a topic one is carried.
-    let carried = tables.iter().filter_map(|table| Some((table, standings.remove(&table.schema.name)?)));
-    let standings: BTreeMap<String, Standing> =
-        carried.map(|(table, standing)| (table.topic.to_string(), standing)).collect();
-    for (topic, standing) in &standings {
-        appender.set(standing.entry(topic));
-    }
-    for table in tables.iter_mut() {
-        table.touched = false;
-        appender.set(table.count.entry(&table.topic));
-    }
-    appender.submit(progress, Visibility::Now).await?;
-    appender.settle().await?;
-    // Also of a table that is gone by now.
-    for name in &names {
-        ops.table(name).backfill_ended();
-    }
-    let seconds = started.elapsed().as_secs_f64();
-    tracing::info!(tables = names.len(), rows, seconds, at = %first, "backfill done");
-    Ok((state, first_cut, standings))
-}
+use point::Storage;
+pub use progress::{CopyProgress, Moved};
+pub use round::CopyLimits;
 
 /// A table to be copied.
 #[derive(Clone, Debug)]
@@ -161,51 +84,12 @@ struct Wanted {
     rows_estimated: u64,
 }
 
-/// The tables which the publication publishes at a point and the configuration wants, the smallest first.
-async fn wanted(
-    settings: &CaptureSettings,
-    sql: &mut Client,
-    point: &ConsistentPoint,
-    tables: &Tables,
-) -> Result<Vec<Wanted>> {
-    sql.execute(&point.begin()).await?;
-    let mut published = published::all(sql, &settings.publication).await?;
-    published.retain(|name, _| tables.wants(name));
-    let oids: Vec<u32> = published.values().map(|table| table.oid).collect();
-    let mut found = point::facts(sql, &oids).await?;
-    sql.execute("COMMIT").await?;
-    let mut wanted: Vec<(u64, Wanted)> = published
-        .into_iter()
-        .filter_map(|(name, published)| {
-            let (oid, facts) = (published.oid, found.remove(&published.oid)?);
-            let (storage, rows_estimated) = (facts.storage, facts.rows_estimated);
-            Some((facts.bytes, Wanted { oid, name, published, storage, rows_estimated }))
-        })
-        .collect();
-    wanted.sort_by(|(a_bytes, a), (b_bytes, b)| (a_bytes, &a.name).cmp(&(b_bytes, &b.name)));
-    Ok(wanted.into_iter().map(|(_, table)| table).collect())
-}
-
-/// Copies what can be copied under a point; gives what cannot. A transaction for each table: a lock on one is not
-/// held while the others are copied.
-async fn round(
-    copy: &mut Copy<'_>,
-    sql: &mut Client,
-    point: &ConsistentPoint,
-    wanted: Vec<Wanted>,
-) -> Result<Vec<Wanted>> {
-    let mut left = Vec::new();
-    for table in wanted {
-        sql.execute(&point.begin()).await?;
-        match copy.table(sql, point, &table).await? {
-            Copied::Whole | Copied::Refused => sql.execute("COMMIT").await?,
-            Copied::Not => {
-                sql.execute("ROLLBACK").await?;
-                left.push(table);
-            }
-        }
+impl Wanted {
+    /// The query form of COPY also reads the partitions of a partitioned table; ONLY keeps to the table itself, as
+    /// replication does, where others inherit from it.
+    const fn only(&self) -> &'static str {
+        if self.storage.partitioned { "" } else { "ONLY " }
     }
-    Ok(left)
 }
 
 /// The server's clock, microseconds since 1970.

@@ -131,14 +131,18 @@ impl Backfills {
         if !state.wanted && state.done.as_ref().is_some_and(|done| done.position.commit_lsn >= at) {
             return false;
         }
-        let running = self.running.as_ref().filter(|running| running.topic == topic);
-        let covered = running.is_none_or(|running| running.point.is_none_or(|point| point > at));
+        let point = state.point();
+        let covered = point.is_none_or(|point| point > at) && !self.may_have_a_point(&topic);
+        let state =
+            self.states.entry(Arc::clone(&topic)).or_insert_with(|| BackfillState::new(table.clone()));
         if state.wanted && covered && state.lacking.is_some() {
             return false;
         }
         if !covered {
-            self.running = None;
+            self.leave(&topic);
         }
+        let state =
+            self.states.entry(Arc::clone(&topic)).or_insert_with(|| BackfillState::new(table.clone()));
         (state.wanted, state.absent) = (true, None);
         let text = reason.to_string();
         tracing::warn!(%table, reason = text, "the table needs a new copy: it is missing from the days until that is whole");
@@ -160,14 +164,13 @@ impl Backfills {
 
     /// It has turned out that nothing is missing of a table: a copy that was asked for that reason is not made.
     pub fn not_needed(&mut self, reason: &Reason, table: &TableName, appender: &mut Appender) {
-        let topic = routing::topic_name(&self.settings.name, table);
-        let Some(state) = self.states.get_mut(topic.as_str()) else { return };
-        if !state.wanted || state.lacking != Some(reason.to_string()) {
+        let topic: Arc<str> = routing::topic_name(&self.settings.name, table).into();
+        let asked = |state: &&BackfillState| state.wanted && state.lacking == Some(reason.to_string());
+        if self.states.get(&topic).filter(asked).is_none() {
             return;
         }
-        if self.running.as_ref().is_some_and(|running| *running.topic == *topic) {
-            self.running = None;
-        }
+        self.leave(&topic);
+        let Some(state) = self.states.get_mut(&topic) else { return };
         (state.wanted, state.lacking) = (false, None);
         appender.set(state.entry(&topic));
         show(&self.ops, state);
@@ -181,9 +184,9 @@ impl Backfills {
         if !self.settings.backfill || state.absent == Some(absence) {
             return false;
         }
-        if self.running.as_ref().is_some_and(|running| running.topic == topic) {
-            self.running = None;
-        }
+        self.leave(&topic);
+        let state =
+            self.states.entry(Arc::clone(&topic)).or_insert_with(|| BackfillState::new(table.clone()));
         let reason = absence.reason();
         tracing::warn!(%table, reason, "the table is not captured any more");
         (state.wanted, state.lacking, state.absent) = (false, Some(reason.to_owned()), Some(absence));

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
+
 use crate::change::{Lsn, Position, Timeline};
 use crate::postgres::slot;
-use crate::postgres::wire::{Client, Session, quote_literal};
+use crate::postgres::wire::{Client, quote_literal};
 use crate::runtime::Result;
 
 use super::CaptureSettings;
@@ -15,40 +17,31 @@ use super::CaptureSettings;
 pub struct ConsistentPoint {
     /// Transactions whose commit record begins here or later are not in the snapshot.
     pub lsn: Lsn,
-    timeline: Timeline,
     snapshot: String,
     _holder: Client,
 }
 
 impl ConsistentPoint {
     /// Makes one with a replication session of its own; waits until the transactions that are open now have ended.
-    pub async fn take(settings: &CaptureSettings, mut holder: Client, timeline: Timeline) -> Result<Self> {
+    pub async fn take(settings: &CaptureSettings, mut holder: Client) -> Result<Self> {
         // A name of its own for each attempt: the session of an earlier one may linger.
         let attempt = jiff::Timestamp::now().as_nanosecond() as u64;
         let temporary = format!("{:.40}_copy_{attempt:x}", settings.slot);
         let created = slot::create_slot(&mut holder, &temporary, true, true).await?;
         let snapshot = created.snapshot_name.unwrap_or_default();
-        Ok(Self { lsn: created.consistent_point, timeline, snapshot, _holder: holder })
-    }
-
-    /// A later one in its place.
-    pub async fn next(self, settings: &CaptureSettings) -> Result<Self> {
-        let timeline = self.timeline;
-        drop(self);
-        let holder = Client::connect(&settings.connect, Session::Replication).await?;
-        Self::take(settings, holder, timeline).await
+        Ok(Self { lsn: created.consistent_point, snapshot, _holder: holder })
     }
 
     /// SQL that begins a transaction under the snapshot.
     pub fn begin(&self) -> String {
-        let snapshot = quote_literal(&self.snapshot);
-        format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}")
+        begin_under(&self.snapshot)
     }
+}
 
-    /// Where the row of that number stands.
-    pub const fn position(&self, ordinal: u64) -> Position {
-        before(self.timeline, self.lsn, ordinal)
-    }
+/// SQL that begins a transaction under a snapshot that was exported.
+pub fn begin_under(snapshot: &str) -> String {
+    let snapshot = quote_literal(snapshot);
+    format!("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {snapshot}")
 }
 
 /// Rows stand one byte before the consistent point (see [`Position`]).
@@ -58,7 +51,7 @@ pub const fn before(timeline: Timeline, consistent_point: Lsn, ordinal: u64) -> 
 
 /// Which files hold a table's rows: `oid:file` of the table, or of each leaf of a partitioned one. Another one
 /// after TRUNCATE, a rewrite, or a change of the partitions.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Storage {
     /// Whether it has partitions.
     pub partitioned: bool,
@@ -72,6 +65,10 @@ pub struct Facts {
     pub rows_estimated: u64,
     /// Size of its files.
     pub bytes: u64,
+    /// Pages of the largest file with rows.
+    pub pages: u32,
+    /// Whether a value may lie outside its row, in TOAST.
+    pub toasted: bool,
 }
 
 /// Facts by OID, as the transaction's snapshot sees them.
@@ -86,7 +83,9 @@ pub async fn facts(sql: &mut Client, oids: &[u32]) -> Result<HashMap<u32, Facts>
          SELECT t.root, bool_or(t.oid = t.root AND t.relkind = 'p'), \
            coalesce(string_agg(c.oid || ':' || c.relfilenode, ' ' ORDER BY c.oid) FILTER (WHERE t.relkind <> 'p'), ''), \
            coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE t.relkind <> 'p'), 0)::bigint, \
-           coalesce(sum(pg_table_size(c.oid)) FILTER (WHERE t.relkind <> 'p'), 0)::bigint \
+           coalesce(sum(pg_table_size(c.oid)) FILTER (WHERE t.relkind <> 'p'), 0)::bigint, \
+           coalesce(max(pg_relation_size(c.oid)) FILTER (WHERE t.relkind <> 'p'), 0) / current_setting('block_size')::bigint, \
+           coalesce(sum(pg_relation_size(nullif(c.reltoastrelid, 0))) FILTER (WHERE t.relkind <> 'p'), 0) > 0 \
          FROM tree t JOIN pg_class c ON c.oid = t.oid GROUP BY t.root",
         oids.join(",")
     );
@@ -95,12 +94,31 @@ pub async fn facts(sql: &mut Client, oids: &[u32]) -> Result<HashMap<u32, Facts>
         .map(|row| {
             let files = row.get(2).unwrap_or_default().to_owned();
             let storage = Storage { partitioned: row.is_true(1), files };
-            Ok((row.parse(0)?, Facts { storage, rows_estimated: row.parse(3)?, bytes: row.parse(4)? }))
+            let facts = Facts {
+                storage,
+                rows_estimated: row.parse(3)?,
+                bytes: row.parse(4)?,
+                pages: row.parse(5)?,
+                toasted: row.is_true(6),
+            };
+            Ok((row.parse(0)?, facts))
         })
         .collect()
 }
 
 impl Storage {
+    /// Whether all of an earlier one is still there; partitions may have come since.
+    pub fn extends(&self, earlier: &Self) -> bool {
+        let mut files = self.files.split(' ');
+        // Both are in the order of their OIDs.
+        self.partitioned == earlier.partitioned
+            && earlier
+                .files
+                .split(' ')
+                .filter(|file| !file.is_empty())
+                .all(|file| files.any(|now| now == file))
+    }
+
     /// Whether the table still has it. Looks past the snapshot, at the table as it is now, which stays so while the
     /// transaction holds a lock on it.
     pub async fn is_now(&self, sql: &mut Client, oid: u32) -> Result<bool> {

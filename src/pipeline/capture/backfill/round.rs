@@ -1,0 +1,429 @@
+//! A round: many tables read in pieces, by several sessions, under the snapshot of one consistent point.
+//!
+//! ```text
+//!   temporary slot ─ point P, snapshot ─> keeper (a transaction that holds it; the slot goes) ─┬─> reader 1 ─┐
+//!        catalog under it: tables, files, sizes ─> pieces, the smallest table first ──> ───────┼─> reader 2 ─┼─> events
+//!                                                                                              └─> …        ─┘
+//! ```
+//!
+//! The snapshot is held for `snapshot_age_max` at most: near its end no further piece is begun, at its end those being
+//! read are given up, and both go to the next round. Only a table without a key is read to its end, since its rows can be
+//! reconciled with nothing but one snapshot of all of them.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
+
+use super::event::{CopyEvent, ToCopy};
+use super::point::{self, ConsistentPoint, Facts};
+use super::progress::CopyProgress;
+use super::range::Range;
+use super::rate::Rate;
+use super::{CaptureSettings, Wanted, now_us, worker};
+use crate::change::{Lsn, TableSchema, Timeline};
+use crate::postgres::wire::{Client, Session, quote_literal};
+use crate::postgres::{catalog, published};
+use crate::runtime::Result;
+
+/// Pieces of rows between the readers and those who write.
+const PIECES: usize = 4;
+/// However slow the source, a piece has about so many bytes.
+const PIECE_BYTES_MIN: u64 = 8192;
+/// Bytes of a row where nothing is known of them.
+const ROW_BYTES: u64 = 8192;
+
+/// A round on its way. Dropped, it ends at once, with its sessions.
+#[derive(Debug)]
+pub struct Round {
+    /// What its readers tell.
+    pub events: mpsc::Receiver<CopyEvent>,
+    control: Arc<Control>,
+    task: AbortHandle,
+}
+
+impl Drop for Round {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a round is told.
+#[derive(Debug, Default)]
+struct Control {
+    ends: AtomicBool,
+    left_out: std::sync::Mutex<BTreeSet<Arc<str>>>,
+}
+
+impl Round {
+    /// Begins to read.
+    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>) -> Self {
+        let (sender, events) = mpsc::channel(PIECES);
+        let control = Arc::new(Control::default());
+        let reading = read(settings.clone(), tables, sender, Arc::clone(&control));
+        Self { events, control, task: tokio::spawn(reading).abort_handle() }
+    }
+
+    /// Begins no further piece of a table that can be gone on with.
+    pub fn end_early(&self) {
+        self.control.ends.store(true, Ordering::Relaxed);
+    }
+
+    /// Begins no further piece of a table: nobody wants what is told of it.
+    pub fn leave_out(&self, topic: &Arc<str>) {
+        self.control.left_out().insert(Arc::clone(topic));
+    }
+}
+
+impl Control {
+    fn left_out(&self) -> std::sync::MutexGuard<'_, BTreeSet<Arc<str>>> {
+        // Nothing is done under the lock that could panic half way.
+        self.left_out.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// What the readers of a round share.
+pub struct Shared {
+    pub settings: CaptureSettings,
+    /// SQL that begins a transaction under the snapshot.
+    pub begin: String,
+    pub lsn: Lsn,
+    pub timeline: Timeline,
+    pub commit_us: i64,
+    pub works: Vec<Work>,
+    /// For questions outside the snapshot.
+    pub asking: Mutex<Client>,
+    pub rate: Rate,
+    pub events: mpsc::Sender<CopyEvent>,
+    control: Arc<Control>,
+    /// From then on no piece is begun, and none is read.
+    last_begin: Instant,
+    pub end: Instant,
+}
+
+/// A table of a round.
+#[derive(Debug)]
+pub struct Work {
+    pub topic: Arc<str>,
+    pub wanted: Wanted,
+    /// What an earlier round has left, if that still counts.
+    pub resume: Option<CopyProgress>,
+    /// What to begin with, and by what, once the shape is known.
+    toasted: bool,
+    pages: u32,
+    pages_a_piece: u32,
+    /// As far as can be said before.
+    pub pieces: u32,
+    rows_a_piece: AtomicU64,
+    piece_bytes: u64,
+    /// Sessions that have it open.
+    pub openers: AtomicU32,
+    /// No session need open it in this round.
+    pub over: AtomicBool,
+    /// No further piece of it is to be begun in this round.
+    pub stopped: AtomicBool,
+    /// Its rows have no key: they are read in one round, or not at all.
+    pub at_once: AtomicBool,
+    /// As the first session found it.
+    pub opened: Mutex<Option<TableSchema>>,
+    pub pending: Mutex<Pending>,
+}
+
+/// What was not told as read.
+#[derive(Debug, Default)]
+pub struct Pending {
+    pub left: VecDeque<Range>,
+    in_flight: Vec<Range>,
+}
+
+impl Pending {
+    /// A piece was read; gives what is left.
+    pub fn read(&mut self, piece: &Range) -> Vec<Range> {
+        self.in_flight.retain(|other| other != piece);
+        self.in_flight.iter().chain(&self.left).cloned().collect()
+    }
+}
+
+async fn read(
+    settings: CaptureSettings,
+    tables: Vec<ToCopy>,
+    events: mpsc::Sender<CopyEvent>,
+    control: Arc<Control>,
+) {
+    let ended = Box::pin(round(settings, tables, &events, control)).await;
+    // Whoever asked may have left.
+    let _ = events.send(CopyEvent::End(ended.err())).await;
+}
+
+async fn round(
+    settings: CaptureSettings,
+    tables: Vec<ToCopy>,
+    events: &mpsc::Sender<CopyEvent>,
+    control: Arc<Control>,
+) -> Result<()> {
+    let mut keeper = Client::connect(&settings.connect, Session::Sql).await?;
+    let mut asking = Client::connect(&settings.connect, Session::Sql).await?;
+    let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
+    let timeline = settings.timeline(&mut holder).await?;
+    let point = ConsistentPoint::take(&settings, holder).await?;
+    let taken = Instant::now();
+    keeper.execute("SET idle_in_transaction_session_timeout = 0").await?;
+    keeper.execute(&point.begin()).await?;
+    let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()").await?;
+    let lsn = point.lsn;
+    // The keeper has the snapshot: the slot need not keep the server's WAL and catalog.
+    drop(point);
+    // Whoever asked may have left, which the next one who sends is told.
+    drop(events.send(CopyEvent::Point { lsn, timeline }).await);
+    let works = plan(&settings, &mut keeper, tables, events).await?;
+    let age_max = settings.copy.snapshot_age_max;
+    let shared = Arc::new(Shared {
+        begin: point::begin_under(snapshot.get(0).unwrap_or_default()),
+        lsn,
+        timeline,
+        commit_us: now_us(&mut asking).await?,
+        works,
+        asking: Mutex::new(asking),
+        rate: Rate::new(settings.copy.bytes_per_second_max),
+        events: events.clone(),
+        control,
+        last_begin: taken + age_max.mul_f64(0.9),
+        end: taken + age_max,
+        settings,
+    });
+    let mut readers = JoinSet::new();
+    let pieces: u32 = shared.works.iter().map(|work| work.pieces).sum();
+    for _ in 0..shared.settings.copy.connections.min(pieces) {
+        readers.spawn(worker::read(Arc::clone(&shared)));
+    }
+    let mut failed = None;
+    while let Some(ended) = readers.join_next().await {
+        if let Ok(Err(error)) = ended {
+            failed = Some(error);
+        }
+    }
+    // It may have been lost on the way; what was read is nonetheless of the snapshot.
+    let _ = keeper.execute("COMMIT").await;
+    failed.map_or(Ok(()), Err)
+}
+
+/// What each table holds, as the keeper's snapshot sees it; the smallest first.
+async fn plan(
+    settings: &CaptureSettings,
+    keeper: &mut Client,
+    tables: Vec<ToCopy>,
+    events: &mpsc::Sender<CopyEvent>,
+) -> Result<Vec<Work>> {
+    let mut published = published::all(keeper, &settings.publication).await?;
+    let mut found = Vec::new();
+    for table in tables {
+        match published.remove(&table.name) {
+            Some(now) => found.push((table, now)),
+            // Whoever asked may have left, which the next one who sends is told.
+            None => drop(events.send(CopyEvent::Gone(table.topic)).await),
+        }
+    }
+    let oids: Vec<u32> = found.iter().map(|(_, now)| now.oid).collect();
+    let mut facts: HashMap<u32, Facts> = point::facts(keeper, &oids).await?;
+    let mut works = Vec::new();
+    for (table, published) in found {
+        let Some(facts) = facts.remove(&published.oid) else { continue };
+        let (name, oid, rows_estimated) = (table.name, published.oid, facts.rows_estimated);
+        let bytes = facts.bytes;
+        let wanted = Wanted { oid, name, published, storage: facts.storage.clone(), rows_estimated };
+        works.push((bytes, Work::new(settings, table.topic, wanted, table.resume, &facts)));
+    }
+    works.sort_by(|(a_bytes, a), (b_bytes, b)| (a_bytes, &a.wanted.name).cmp(&(b_bytes, &b.wanted.name)));
+    Ok(works.into_iter().map(|(_, work)| work).collect())
+}
+
+impl Work {
+    fn new(
+        settings: &CaptureSettings,
+        topic: Arc<str>,
+        wanted: Wanted,
+        resume: Option<CopyProgress>,
+        facts: &Facts,
+    ) -> Self {
+        let late = resume.as_ref().map_or(0, |resume| resume.late);
+        let piece_bytes = settings.copy.chunk_bytes.checked_shr(late).unwrap_or(0).max(PIECE_BYTES_MIN);
+        let page = facts.bytes.checked_div(u64::from(facts.pages)).unwrap_or(8192).max(8192);
+        let pages_a_piece = u32::try_from(piece_bytes / page).unwrap_or(u32::MAX).max(1);
+        // Without an estimate the first pieces are small, and tell more.
+        let row = facts.bytes.checked_div(facts.rows_estimated).unwrap_or(ROW_BYTES).max(1);
+        let condition = wanted.published.condition();
+        let resume = resume.filter(|resume| {
+            resume.began.as_ref().is_some_and(|began| {
+                !resume.moved.is_lost()
+                    && !began.key.is_empty()
+                    && facts.storage.extends(&began.storage)
+                    && began.standing.lost(&wanted.published, &[]).is_none()
+                    && began.condition == condition
+            })
+        });
+        Self {
+            topic,
+            wanted,
+            resume,
+            toasted: facts.toasted,
+            pages: facts.pages,
+            pages_a_piece,
+            pieces: u32::try_from(facts.bytes / piece_bytes.max(1)).unwrap_or(u32::MAX).saturating_add(1),
+            rows_a_piece: AtomicU64::new((piece_bytes / row).max(1)),
+            piece_bytes,
+            openers: AtomicU32::new(0),
+            over: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
+            at_once: AtomicBool::new(false),
+            opened: Mutex::new(None),
+            pending: Mutex::default(),
+        }
+    }
+
+    /// Whether all of the table has to be read in one round: nothing tells its rows apart, or it would have to be read by
+    /// keys that SQL may compare otherwise than the index does.
+    pub fn is_at_once(&self, key: &[String], by_key: bool) -> bool {
+        key.is_empty() || (self.toasted && self.pieces > 1 && !by_key)
+    }
+
+    /// What is to be read of a table of that key, and whether its copy begins with that.
+    pub fn begin(&self, key: &[String]) -> (bool, Vec<Range>) {
+        if self.at_once.load(Ordering::Relaxed) {
+            return (true, vec![Range::ALL_PAGES]);
+        }
+        // Where no piece was read, all of it is of one round yet.
+        let all = |left: &[Range]| matches!(left, [Range::ALL_PAGES | Range::ALL_KEYS]);
+        let goes_on = |resume: &&CopyProgress| {
+            !all(&resume.left) && resume.began.as_ref().is_some_and(|began| began.key == key)
+        };
+        match self.resume.as_ref().filter(goes_on) {
+            Some(resume) => (false, resume.left.clone()),
+            // One round reads it all the same, wherever its values lie.
+            None if self.toasted && self.pieces > 1 => (true, vec![Range::ALL_KEYS]),
+            None => (true, vec![Range::ALL_PAGES]),
+        }
+    }
+
+    /// The next piece, if there is one. Asks `sql`, which has the table open, where keys end it.
+    pub async fn next(&self, sql: &mut Client, key: &[String]) -> Result<Option<Range>> {
+        let mut pending = self.pending.lock().await;
+        let Some(mut rest) = pending.left.pop_front() else { return Ok(None) };
+        let first = match &rest {
+            Range::Pages { .. } => rest.take_pages(self.pages_a_piece, self.pages),
+            Range::Keys { .. } => match self.last_key(sql, key, &rest).await {
+                Ok(last) => last.and_then(|last| rest.take_keys(last)),
+                Err(error) => {
+                    pending.left.push_front(rest);
+                    return Err(error);
+                }
+            },
+            Range::Rows { .. } => None,
+        };
+        let piece = match first {
+            Some(first) => {
+                pending.left.push_front(rest);
+                first
+            }
+            None => rest,
+        };
+        pending.in_flight.push(piece.clone());
+        Ok(Some(piece))
+    }
+
+    /// The key with which a piece ends; none: it is no longer than one.
+    async fn last_key(&self, sql: &mut Client, key: &[String], range: &Range) -> Result<Option<Vec<String>>> {
+        let (table, only) = (self.wanted.name.quoted(), self.wanted.only());
+        let columns: Vec<String> = key.iter().map(|name| crate::postgres::wire::quote_ident(name)).collect();
+        let columns = columns.join(", ");
+        let condition =
+            range.condition(key).map(|condition| format!(" WHERE {condition}")).unwrap_or_default();
+        let skip = self.rows_a_piece.load(Ordering::Relaxed).saturating_sub(1);
+        let statement = format!(
+            "SELECT {columns} FROM {only}{table}{condition} ORDER BY {columns} OFFSET {skip} LIMIT 1"
+        );
+        let rows = sql.query(&statement).await?;
+        let value = |row: &crate::postgres::wire::Row| {
+            (0..key.len()).map(|column| row.get(column).map(str::to_owned)).collect::<Option<Vec<String>>>()
+        };
+        Ok(rows.first().and_then(value))
+    }
+
+    /// A piece had so many rows and bytes: the next ones go by that.
+    pub fn measured(&self, rows: u64, bytes: u64) {
+        if let Some(row) = bytes.checked_div(rows) {
+            self.rows_a_piece.store((self.piece_bytes / row.max(1)).max(1), Ordering::Relaxed);
+        }
+    }
+}
+
+impl Shared {
+    /// The next table with something left, for a session that has none open.
+    pub fn open_next(&self) -> Option<&Work> {
+        self.works.iter().find(|work| {
+            !work.over.load(Ordering::Relaxed)
+                && !self.has_stopped(work)
+                && (self.goes_on() || work.at_once.load(Ordering::Relaxed))
+                && work.openers.load(Ordering::Relaxed) < work.pieces
+        })
+    }
+
+    /// Whether no further piece of a table is to be begun.
+    pub fn has_stopped(&self, work: &Work) -> bool {
+        work.stopped.load(Ordering::Relaxed) || self.control.left_out().contains(&work.topic)
+    }
+
+    /// Whether further pieces are begun.
+    pub fn goes_on(&self) -> bool {
+        !self.control.ends.load(Ordering::Relaxed) && Instant::now() < self.last_begin
+    }
+
+    /// The table's shape as it is now; none: it is gone.
+    pub async fn shape(&self, work: &Work) -> Result<Option<TableSchema>> {
+        let mut asking = self.asking.lock().await;
+        let whole = catalog::load_whole_table(&mut asking, work.wanted.oid).await?;
+        Ok(whole.map(|whole| work.wanted.published.shape(whole)))
+    }
+
+    /// Whether operators named in SQL compare these columns of a table as its index does: those of the system's own types,
+    /// and of enums, stand in no other schema that a search_path may leave out.
+    pub async fn is_comparable(&self, work: &Work, key: &[String]) -> Result<bool> {
+        let key: Vec<String> = key.iter().map(|name| quote_literal(name)).collect();
+        if key.is_empty() {
+            return Ok(false);
+        }
+        let statement = format!(
+            "SELECT bool_and(coalesce(b.typtype = 'e' OR b.typnamespace = 'pg_catalog'::regnamespace, false)) \
+             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
+             LEFT JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END \
+             WHERE a.attrelid = {} AND NOT a.attisdropped AND a.attname IN ({})",
+            work.wanted.oid,
+            key.join(", ")
+        );
+        Ok(self.asking.lock().await.query_one(&statement).await?.is_true(0))
+    }
+
+    /// A transaction of its own in the stream; it touches no table. Gives its place.
+    pub async fn leave_mark(&self, work: &Work) -> Result<Lsn> {
+        let (prefix, content) =
+            (quote_literal(worker::PASS_PREFIX), quote_literal(&work.wanted.name.to_string()));
+        let statement = format!("SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {content})");
+        self.asking.lock().await.query_one(&statement).await?.parse(0)
+    }
+}
+
+/// What a copy may take.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyLimits {
+    /// Sessions that read at once; two more ask.
+    pub connections: u32,
+    /// Bytes of a piece, as the source stores them, about.
+    pub chunk_bytes: u64,
+    /// A snapshot is held no longer.
+    pub snapshot_age_max: Duration,
+    /// Bytes read in a second, by all sessions together; none: as many as there are.
+    pub bytes_per_second_max: Option<u64>,
+}

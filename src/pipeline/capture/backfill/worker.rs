@@ -1,0 +1,199 @@
+//! One session of a round: opens tables, and reads pieces of them.
+//!
+//! Everything goes through a channel of a few pieces: a session that is busy makes the server wait, and nothing is
+//! held but those pieces.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::oneshot;
+
+use super::copy::{copy_out, lock_as_it_was};
+use super::event::{CopyEvent, Ready, Rows};
+use super::range::{Key, Range};
+use super::round::{Shared, Work};
+use crate::change::TableSchema;
+use crate::postgres::wire::{Client, Session};
+use crate::runtime::{Error, Result};
+
+use super::super::publication::Standing;
+
+/// Prefix of the logical message which shows that the stream has come as far as a lock.
+pub const PASS_PREFIX: &str = "tidemark.backfill";
+
+/// Bytes of rows in one piece of the channel, about.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// How a table was left.
+enum Left {
+    /// Nothing of it is left for this session.
+    Done,
+    /// It is another one than when the round was planned, or the writer does not want it.
+    Changed,
+    /// It could not be opened in time: another session has it locked, or the stream is far behind.
+    Unopened,
+    /// In the midst of a piece.
+    Late,
+}
+
+/// Reads until nothing is left. An error is of the session, and ends it. Cancel-safe: all it leaves behind is a
+/// connection that closes, with its lock.
+pub async fn read(shared: Arc<Shared>) -> Result<()> {
+    let mut sql = Client::connect(&shared.settings.connect, Session::Sql).await?;
+    while let Some(work) = shared.open_next() {
+        work.openers.fetch_add(1, Ordering::Relaxed);
+        let left = table(&shared, &mut sql, work).await;
+        work.openers.fetch_sub(1, Ordering::Relaxed);
+        match left {
+            Ok(Left::Done) => sql.execute("COMMIT").await?,
+            Ok(Left::Changed) => {
+                work.stopped.store(true, Ordering::Relaxed);
+                sql.execute("ROLLBACK").await?;
+            }
+            Ok(left @ (Left::Unopened | Left::Late)) => {
+                work.over.store(true, Ordering::Relaxed);
+                if matches!(left, Left::Late) {
+                    tell(&shared, CopyEvent::Late(Arc::clone(&work.topic))).await?;
+                }
+                sql = Client::connect(&shared.settings.connect, Session::Sql).await?;
+            }
+            Err(error) => {
+                work.stopped.store(true, Ordering::Relaxed);
+                // A session that still answers has not caused it.
+                let of_session = sql.execute("ROLLBACK").await.is_err();
+                tell(&shared, CopyEvent::Failed(Arc::clone(&work.topic), error)).await?;
+                if of_session {
+                    sql = Client::connect(&shared.settings.connect, Session::Sql).await?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn table(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Left> {
+    let opened = tokio::time::timeout_at(shared.end, open(shared, sql, work)).await;
+    let Ok(opened) = opened else { return Ok(Left::Unopened) };
+    let Some(schema) = opened? else { return Ok(Left::Changed) };
+    let key: Vec<String> = key_of(&schema);
+    let at_once = work.at_once.load(Ordering::Relaxed);
+    while (at_once || shared.goes_on()) && !shared.has_stopped(work) {
+        let Some(piece) = work.next(sql, &key).await? else {
+            work.over.store(true, Ordering::Relaxed);
+            return Ok(Left::Done);
+        };
+        let read = read_piece(shared, sql, work, &schema, &piece);
+        let read = if at_once {
+            read.await
+        } else {
+            match tokio::time::timeout_at(shared.end, read).await {
+                Ok(read) => read,
+                Err(_) => return Ok(Left::Late),
+            }
+        };
+        if !read? {
+            return Ok(Left::Changed);
+        }
+    }
+    Ok(Left::Done)
+}
+
+/// Names of the key's columns at the source.
+fn key_of(schema: &TableSchema) -> Vec<String> {
+    schema.key_columns().map(|column| column.source_name().to_owned()).collect()
+}
+
+/// Opens a table: from here on it keeps its shape, which is given, and may be read. None: it is another one by now.
+async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<TableSchema>> {
+    sql.execute(&shared.begin).await?;
+    if !lock_as_it_was(sql, &work.wanted).await? {
+        return Ok(None);
+    }
+    let Some(schema) = shared.shape(work).await? else { return Ok(None) };
+    // Other sessions wait until the first has an answer.
+    let mut opened = work.opened.lock().await;
+    if let Some(known) = &*opened {
+        return Ok((*known == schema).then_some(schema));
+    }
+    let Some(moved) = first(shared, work, &schema).await? else { return Ok(None) };
+    if !moved.is_empty() {
+        work.pending.lock().await.left.push_front(Range::Rows { keys: moved });
+    }
+    *opened = Some(schema.clone());
+    Ok(Some(schema))
+}
+
+/// Tells of a table, and waits until its rows may come; gives the keys that are to be read besides. None: they may not.
+async fn first(shared: &Shared, work: &Work, schema: &TableSchema) -> Result<Option<Vec<Key>>> {
+    let key = key_of(schema);
+    let by_key = shared.is_comparable(work, &key).await?;
+    work.at_once.store(work.is_at_once(&key, by_key), Ordering::Relaxed);
+    let (begins, left) = work.begin(&key);
+    work.pending.lock().await.left = left.iter().cloned().collect();
+    let pass = shared.leave_mark(work).await?;
+    let (go, gone) = oneshot::channel();
+    let ready = Ready {
+        topic: Arc::clone(&work.topic),
+        lsn: shared.lsn,
+        timeline: shared.timeline,
+        commit_us: shared.commit_us,
+        schema: schema.clone(),
+        standing: Standing::from(&work.wanted.published),
+        storage: work.wanted.storage.clone(),
+        condition: work.wanted.published.condition(),
+        key,
+        begins,
+        left,
+        pass,
+        rows_estimated: work.wanted.rows_estimated,
+        go,
+    };
+    tell(shared, CopyEvent::Ready(Box::new(ready))).await?;
+    Ok(gone.await.ok())
+}
+
+/// Whether a piece was read; not, when the table has other columns by now.
+async fn read_piece(
+    shared: &Shared,
+    sql: &mut Client,
+    work: &Work,
+    schema: &TableSchema,
+    piece: &Range,
+) -> Result<bool> {
+    let condition = piece.condition(&key_of(schema));
+    let Some(mut rows) = copy_out(sql, &work.wanted, schema, condition.as_deref()).await? else {
+        return Ok(false);
+    };
+    let (mut count, mut bytes) = (0, 0);
+    let mut some = Rows::default();
+    loop {
+        let ended = match rows.next().await? {
+            Some(row) => {
+                some.push(row);
+                false
+            }
+            None => true,
+        };
+        if some.bytes() >= PIECE_BYTES || (ended && some.len() > 0) {
+            let some = std::mem::take(&mut some);
+            let (rows, size) = (some.len() as u64, some.bytes() as u64);
+            (count, bytes) = (count + rows, bytes + size);
+            tell(shared, CopyEvent::Rows(Arc::clone(&work.topic), some)).await?;
+            shared.rate.took(size).await;
+        }
+        if ended {
+            break;
+        }
+    }
+    work.measured(count, bytes);
+    // Told in the order in which pieces end, so that what is left only becomes less.
+    let mut pending = work.pending.lock().await;
+    let left = pending.read(piece);
+    tell(shared, CopyEvent::Read(Arc::clone(&work.topic), left)).await?;
+    Ok(true)
+}
+
+async fn tell(shared: &Shared, event: CopyEvent) -> Result<()> {
+    let left = |_| Error::retry("nobody waits for the copy any more");
+    shared.events.send(event).await.map_err(left)
+}
