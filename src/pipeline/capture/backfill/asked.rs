@@ -125,8 +125,16 @@ impl Backfills {
         ops: &Ops,
     ) -> Self {
         ops.copies().ended();
-        let states: BTreeMap<Arc<str>, BackfillState> =
+        let mut states: BTreeMap<Arc<str>, BackfillState> =
             states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
+        // Rows that were read on a former timeline may never have been on this one.
+        let is_former = |progress: &mut CopyProgress| {
+            let positions =
+                progress.began.as_ref().map(|began| began.position).into_iter().chain(progress.last);
+            let origin = settings.origin.as_ref().map(|origin| origin.timeline);
+            origin.is_some_and(|now| positions.into_iter().any(|position| position.timeline != now))
+        };
+        states.values_mut().for_each(|state| drop(state.progress.take_if(is_former)));
         for (topic, state) in &states {
             show(ops, state);
             if state.wanted {
