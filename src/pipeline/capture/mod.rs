@@ -47,7 +47,7 @@ use tokio::sync::mpsc;
 use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange, Timeline};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
-use crate::log::Log;
+use crate::log::{Log, Visibility};
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::ddl::{DdlTrigger, TriggerUse};
