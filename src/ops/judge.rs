@@ -189,7 +189,7 @@ fn retained(source: &SourceReport) -> Option<Reason> {
         ("lost", _) => (
             "missing",
             "the server has given up WAL that the slot needs: changes are lost".to_owned(),
-            "The next start of capture names the range, and what to do.",
+            "The next start of capture names the range, to be given up by `tidemark accept-gap`; then every table is copied anew.",
         ),
         ("unreserved", _) => (
             "late",

@@ -157,8 +157,8 @@ async fn give_up(client: &mut Client, of: &WatchedSlot, look: &SlotLook, ops: &O
         of.slot, look.retained_bytes, of.thresholds.retained_bytes_max, look.confirmed, look.wal_end
     ))
     .mend(
-        "Mend what kept capture from reading. Its next start names the range that is lost exactly; with a new slot all \
-         tables have to be copied anew.",
+        "Mend what kept capture from reading. Its next start names the exact range, to be given up by `tidemark accept-gap`; \
+         then every table is copied anew.",
     );
     tracing::error!(%error, mend = error.mend_text(), "the slot was given up to save the source's disk");
     ops.component("slot").failed(&error);
