@@ -30,8 +30,10 @@ impl Told {
     /// What it makes of a change of shape.
     pub fn of(&self, mut evolved: Evolved) -> Evolved {
         let Some(statement) = &self.statement else { return evolved };
-        let retyped = evolved.actions.iter().any(|action| action.kind == ActionKind::ChangeType);
-        if self.created || !retyped {
+        // A table that was renamed into the place of another has rows, too.
+        let in_doubt = [ActionKind::ChangeType, ActionKind::RecreateTable];
+        let is_in_doubt = evolved.actions.iter().any(|action| in_doubt.contains(&action.kind));
+        if self.created || !is_in_doubt {
             evolved.untold.clear();
         }
         for action in evolved.actions.iter_mut().filter(|action| action.kind == ActionKind::FirstSeen) {
@@ -113,5 +115,16 @@ mod tests {
         let told = Told { statement: Some("ALTER TABLE t ALTER a TYPE bigint".into()), ..Told::default() };
         assert_eq!(told.of(wider()).untold.len(), 0);
         assert_eq!(told.of(evolved(ColumnType::Int32, ColumnType::Bytes)).untold.len(), 1);
+    }
+
+    #[test]
+    fn a_table_that_took_the_name_of_another_had_rows_unless_the_statement_made_it() {
+        let table =
+            |oid| TableSchema::new(TableName::new("public", "t"), oid, vec![], vec![], ReplicaIdentity::Full);
+        let taken_over = || table(1).evolve(&table(2)).unwrap();
+        let told =
+            |statement: &str, created| Told { statement: Some(statement.into()), created, rewritten: false };
+        assert_eq!(told("ALTER TABLE s RENAME TO t", false).of(taken_over()).untold.len(), 1);
+        assert_eq!(told("CREATE TABLE t ()", true).of(taken_over()).untold.len(), 0);
     }
 }
