@@ -1,0 +1,115 @@
+//! Later copies beside the oracle: every row of a copy stands just below a point at which the table held it, a copy that
+//! a cut tells of has all rows, and little is read again.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::Value as Json;
+use tidemark::change::{BACKFILL_PARTITION, CutBackfill, Lsn};
+use tidemark::log::{SqliteLog, SqliteLogOptions};
+
+use crate::backfills::{CHUNK_BYTES, CONNECTIONS};
+use crate::check_log::{CheckedLog, read};
+use crate::connector::{Connector, NAME};
+use crate::oracle::checker::{position, whole_row};
+use crate::oracle::source::{TABLES, Table};
+use crate::oracle::{History, Row, State};
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Copied {
+    /// Copies that a cut tells of.
+    pub copies: usize,
+    /// Their rows.
+    pub rows: u64,
+    /// Points of all copies.
+    pub points: usize,
+    /// Copies with several points.
+    pub several: usize,
+    /// Rows that a copy has more than once.
+    pub again: u64,
+}
+
+/// A row of a copy.
+struct CopiedRow {
+    table: &'static Table,
+    /// What commits below it is in the row.
+    point: Lsn,
+    ordinal: u64,
+    row: Row,
+    bytes: u64,
+}
+
+/// Compares every copied row with what the table held at its point. Panics at the first difference.
+pub async fn check(connector: &Connector, history: &History, checked: &CheckedLog) -> Copied {
+    let log = SqliteLog::open(SqliteLogOptions::new(connector.log())).unwrap();
+    let mut found = Copied::default();
+    let mut all: BTreeMap<Lsn, Vec<CopiedRow>> = BTreeMap::new();
+    for table in TABLES {
+        let topic = format!("backfill-public.{}", table.name);
+        let rows = read(&log, &topic, |offset, record| {
+            let value: Json = serde_json::from_slice(record.value.unwrap()).unwrap();
+            assert_eq!(value["op"], "r", "{topic} offset {offset}");
+            let position = position(&record);
+            let at = || format!("{topic} offset {offset} position {position}");
+            CopiedRow {
+                table,
+                point: Lsn(position.commit_lsn.0 + 1),
+                ordinal: position.ordinal,
+                row: whole_row(table, &at, &value["after"]),
+                bytes: record.value.unwrap().len() as u64,
+            }
+        })
+        .await;
+        for cut in &checked.cuts {
+            if let Some(copy) = &cut.tables[&format!("{NAME}.public.{}", table.name)].backfill {
+                whole(&mut found, table, copy, &rows);
+            }
+        }
+        for row in rows {
+            all.entry(row.point).or_default().push(row);
+        }
+    }
+    found.points = all.len();
+    let points: Vec<Lsn> = all.keys().copied().collect();
+    history.each_state(&points, |point, state| held(&all[&point], state));
+    found
+}
+
+/// What one copy has: as many rows as the cut says, each in its place, and few of them twice.
+fn whole(found: &mut Copied, table: &Table, copy: &CutBackfill, rows: &[CopiedRow]) {
+    let at = format!("copy of {} at {}", table.name, copy.position);
+    let rows = &rows[copy.from_of(BACKFILL_PARTITION) as usize..copy.end as usize];
+    assert_eq!(rows.len() as u64, copy.rows, "{at}: rows");
+    let first = Lsn(copy.position.commit_lsn.0 + 1);
+    let last = Lsn(copy.settled().commit_lsn.0 + 1);
+    let mut points: Vec<Lsn> = rows.iter().map(|row| row.point).collect();
+    assert!(points.is_sorted() && rows.is_sorted_by_key(|row| row.ordinal), "{at}: the order of its rows");
+    points.dedup();
+    assert!(points.iter().all(|point| (first..=last).contains(point)), "{at}: {points:?}, {first} to {last}");
+    assert!(points.len() < 2 || !table.key.is_empty(), "{at}: rows without a key at {points:?}");
+    found.copies += 1;
+    found.rows += copy.rows;
+    found.several += usize::from(points.len() > 1);
+    if table.key.is_empty() {
+        return;
+    }
+    let mut seen: HashSet<Vec<_>> = HashSet::new();
+    let key = |row: &Row| table.key_columns().iter().map(|column| row[*column].clone()).collect();
+    let again: Vec<&CopiedRow> = rows.iter().filter(|row| !seen.insert(key(&row.row))).collect();
+    found.again += again.len() as u64;
+    // Each round may end in the midst of the pieces that are being read; JSON is a little longer than what is stored.
+    let bytes: u64 = again.iter().map(|row| row.bytes).sum();
+    let limit = 4 * CHUNK_BYTES * CONNECTIONS * (points.len() as u64 - 1).max(1);
+    assert!(bytes <= limit, "{at}: {} rows of {bytes} bytes were read again, at {points:?}", again.len());
+}
+
+/// The table held each of these rows at the point.
+fn held(rows: &[CopiedRow], state: &State) {
+    for CopiedRow { table, point, ordinal, row, .. } in rows {
+        assert!(
+            state[table.name].contains_key(row),
+            "{}: the table did not hold copied row {ordinal} at {point}: {row:?}",
+            table.name
+        );
+    }
+}
