@@ -82,6 +82,8 @@ fn whole(found: &mut Copied, table: &Table, copy: &CutBackfill, rows: &[CopiedRo
     assert_eq!(rows.len() as u64, copy.rows, "{at}: rows");
     let first = Lsn(copy.position.commit_lsn.0 + 1);
     let last = Lsn(copy.settled().commit_lsn.0 + 1);
+    // Those from before it began anew do not count.
+    let rows = &rows[rows.partition_point(|row| row.point < first)..];
     let mut points: Vec<Lsn> = rows.iter().map(|row| row.point).collect();
     assert!(points.is_sorted() && rows.is_sorted_by_key(|row| row.ordinal), "{at}: the order of its rows");
     points.dedup();
