@@ -10,15 +10,15 @@
 //! and Postgres's own `test_decoding` tells in what order transactions committed. At the end the log must hold
 //! each change once, in that order, with those values, and each published day the state at its cut.
 //!
-//! `CRASH_ROUNDS` sets the number of rounds, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
+//! Copies of tables have a test of their own (`exactness/backfills.rs`), with pieces so small that one copy is many.
+//!
+//! `CRASH_ROUNDS` sets the number of rounds, `BACKFILL_KILLS` that of the other test, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
 //! processes meet is up to the machine), and `TIDEMARK_TEST_KEEP` keeps the folder.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 #[path = "exactness/backfills.rs"]
 mod backfills;
-#[path = "exactness/check_copies.rs"]
-mod check_copies;
 #[path = "exactness/check_lake.rs"]
 mod check_lake;
 #[path = "exactness/check_log.rs"]

@@ -8,22 +8,19 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rustix::process::Signal;
 use serde_json::Value as Json;
+use tidemark::log::{RecordRef, SqliteLog, SqliteLogOptions};
 
-use super::{CATCH_UP, PATIENCE, Test, check_copies, check_lake, check_log};
+use super::{CATCH_UP, PATIENCE, Test, check_lake, check_log};
 use crate::connector::{NAME, Process};
 use crate::oracle::History;
+use crate::oracle::copies::{self, CopiedRow};
+use crate::oracle::source::TABLES;
 use crate::support::Stop;
-
-/// Readers at once.
-pub const CONNECTIONS: u64 = 3;
-/// Bytes of a piece.
-pub const CHUNK_BYTES: u64 = 65_536;
 
 /// What the connector's configuration needs.
 pub fn settings() -> String {
-    format!(
-        "[backfill]\nconnections = {CONNECTIONS}\nchunk_bytes = {CHUNK_BYTES}\nsnapshot_age_max_ms = 1_000\n"
-    )
+    let pieces: String = copies::SETTINGS.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    format!("[backfill]\nsnapshot_age_max_ms = 1_000\n{pieces}")
 }
 
 impl Test {
@@ -115,7 +112,14 @@ impl Test {
     pub async fn compare_copies(&self) {
         let history = History::load(&self.server.connect().await).await;
         let log = check_log::check(&self.connector, &history).await;
-        let copied = check_copies::check(&self.connector, &history, &log).await;
+        let mut copied = Vec::new();
+        let held = SqliteLog::open(SqliteLogOptions::new(self.connector.log())).unwrap();
+        for table in TABLES {
+            let topic = format!("backfill-public.{}", table.name);
+            let row = |offset, record: RecordRef<'_>| (offset, CopiedRow::of(table, &offset, &record));
+            copied.push((table, check_log::read(&held, &topic, row).await));
+        }
+        let copied = copies::check(&history, NAME, &log.cuts, copied);
         check_lake::check(&self.connector, &history, &log, &self.clock);
         eprintln!(
             "{:?}: {} transactions; {} days and {} copies of {} rows at {} points are right, {} of them with several \
