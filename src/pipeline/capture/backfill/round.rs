@@ -26,9 +26,9 @@ use super::range::Range;
 use super::rate::Rate;
 use super::{CaptureSettings, Wanted, now_us, worker};
 use crate::change::{Lsn, TableSchema, Timeline};
+use crate::postgres::catalog;
 use crate::postgres::published::{self, Published};
 use crate::postgres::wire::{Client, Session, quote_literal};
-use crate::postgres::catalog;
 use crate::runtime::Result;
 
 /// Pieces of rows between the readers and those who write.
