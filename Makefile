@@ -21,7 +21,7 @@ test: deps venv kafka registry debezium postgres ## format check, clippy, unit a
 	cargo test --locked
 
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
-	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} KAFKA_CRASH_ROUNDS=$${KAFKA_CRASH_ROUNDS:-40} $(MAKE) test
+	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} BACKFILL_KILLS=$${BACKFILL_KILLS:-200} KAFKA_CRASH_ROUNDS=$${KAFKA_CRASH_ROUNDS:-40} $(MAKE) test
 
 bench: deps venv kafka ## speed beside pg_recvlogical and COPY, measured in the same run; then merging a day
 	cargo build --locked --profile fast

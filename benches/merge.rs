@@ -183,6 +183,7 @@ fn cut(ds: &str, changes: u64, end: u64) -> Cut {
         ends: vec![LogEnd { partition: 0, end }],
         backfill: None,
         lacking: None,
+        backfill_where: None,
     };
     Cut {
         ds,

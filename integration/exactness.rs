@@ -10,11 +10,15 @@
 //! and Postgres's own `test_decoding` tells in what order transactions committed. At the end the log must hold
 //! each change once, in that order, with those values, and each published day the state at its cut.
 //!
-//! `CRASH_ROUNDS` sets the number of rounds, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
+//! Copies of tables have a test of their own (`exactness/backfills.rs`), with pieces so small that one copy is many.
+//!
+//! `CRASH_ROUNDS` sets the number of rounds, `BACKFILL_KILLS` that of the other test, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
 //! processes meet is up to the machine), and `TIDEMARK_TEST_KEEP` keeps the folder.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "exactness/backfills.rs"]
+mod backfills;
 #[path = "exactness/check_lake.rs"]
 mod check_lake;
 #[path = "exactness/check_log.rs"]
@@ -56,7 +60,7 @@ async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_ofte
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let rounds = setting("CRASH_ROUNDS").unwrap_or(20) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}");
-    let mut test = Test::start(seed).await;
+    let mut test = Test::start(seed, "").await;
     let traffic = Traffic::start(&test.server.url(), seed, 4, Duration::ZERO);
     for round in 0..rounds {
         test.round(round).await;
@@ -73,6 +77,23 @@ async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_ofte
     eprintln!("{:?}: done", test.began.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn copies_of_many_pieces_are_the_tables_however_often_they_are_killed_under_load() {
+    oracle::reader::python();
+    let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
+    let kills = setting("BACKFILL_KILLS").unwrap_or(8) as u32;
+    eprintln!("TIDEMARK_TEST_SEED={seed} BACKFILL_KILLS={kills}");
+    let mut test = Test::start(seed, &backfills::settings()).await;
+    let traffic = Traffic::start(&test.server.url(), seed, 3, Duration::from_millis(2));
+    for round in 0..kills {
+        test.copy_round(round).await;
+    }
+    test.copies_end().await;
+    traffic.stop().await;
+    test.drain().await;
+    test.compare_copies().await;
+}
+
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
@@ -84,12 +105,14 @@ struct Test {
     random: StdRng,
     /// What was published half way, with its hashes.
     midway: BTreeMap<PathBuf, String>,
+    /// The first copy was let through.
+    streamed: bool,
     began: Instant,
     _dir: Option<tempfile::TempDir>,
 }
 
 impl Test {
-    async fn start(seed: u64) -> Self {
+    async fn start(seed: u64, settings: &str) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let dir = tempfile::Builder::new().prefix("tidemark-exact-").tempdir().unwrap();
         std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
@@ -115,7 +138,7 @@ impl Test {
         }
         let server = builder.start().await;
         source::prepare(&server.connect().await).await;
-        let connector = Connector::new(&path.join("connector"), &server.url(), zone, at);
+        let connector = Connector::new(&path.join("connector"), &server.url(), zone, at, settings);
         let keep = std::env::var_os("TIDEMARK_TEST_KEEP").is_some();
         let (midway, began) = (BTreeMap::new(), Instant::now());
         let held = if keep {
@@ -124,7 +147,7 @@ impl Test {
         } else {
             Some(dir)
         };
-        Self { server, clock, connector, random, midway, began, _dir: held }
+        Self { server, clock, connector, random, midway, streamed: false, began, _dir: held }
     }
 
     /// One life of the program, and its end.

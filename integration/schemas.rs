@@ -315,6 +315,7 @@ fn cut(reason: &str) -> Cut {
             dead_letters: 0,
         }),
         lacking: Some("it was added to the publication".to_owned()),
+        backfill_where: Some("id > 5".to_owned()),
     };
     Cut {
         ds: "2026-11-20".parse().unwrap(),

@@ -14,7 +14,14 @@ use crate::support::{MAJORS, Postgres};
 const WANTED: &(dyn Fn(&TableName) -> bool + Sync) = &|_| true;
 
 fn settings(ddl_trigger: TriggerUse) -> PreflightSettings<'static> {
-    PreflightSettings { slot: "s", publication: "p", wanted: WANTED, create_missing: false, ddl_trigger }
+    PreflightSettings {
+        slot: "s",
+        publication: "p",
+        wanted: WANTED,
+        copied_where: &|_| None,
+        create_missing: false,
+        ddl_trigger,
+    }
 }
 
 async fn check(client: &mut Client, ddl_trigger: TriggerUse) -> Finding {

@@ -29,8 +29,8 @@ pub struct Process {
 }
 
 impl Connector {
-    /// Writes the configuration.
-    pub fn new(dir: &Path, url: &str, time_zone: &str, at: &str) -> Self {
+    /// Writes the configuration, with `more` sections.
+    pub fn new(dir: &Path, url: &str, time_zone: &str, at: &str, more: &str) -> Self {
         let dir = dir.to_owned();
         fs::create_dir_all(&dir).unwrap();
         let shown = dir.display();
@@ -48,7 +48,7 @@ impl Connector {
                      stage_bytes_max = 65_536\nmemory_bytes_max = 33_554_432\n\
                      [cut]\nat = \"{at}\"\ntime_zone = \"{time_zone}\"\n\
                      [coordinator]\nlease_ttl_ms = 1_000\n\
-                     [ops]\nlisten = \"127.0.0.1:{}\"\nlog_format = \"json\"\n",
+                     [ops]\nlisten = \"127.0.0.1:{}\"\nlog_format = \"json\"\n{more}",
                     free_port()
                 );
                 fs::write(&path, text).unwrap();

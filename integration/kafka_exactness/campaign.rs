@@ -26,7 +26,7 @@ pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);
 pub const SWEEP: Duration = Duration::from_secs(1);
 
 /// How the names of all topics begin.
-const TOPICS: &str = "shop.";
+pub const TOPICS: &str = "shop.";
 
 /// Partitions of each table's topic.
 const PARTITIONS: u32 = 3;
@@ -56,7 +56,12 @@ pub struct Campaign {
 
 impl Campaign {
     /// Starts all, and waits for the first copy: what is seen of one that breaks off is said in the log's documents.
-    pub async fn start(seed: u64, brokers: usize, spill: bool) -> Self {
+    pub async fn start(
+        seed: u64,
+        brokers: usize,
+        spill: bool,
+        more: impl Fn(Connector) -> Connector,
+    ) -> Self {
         let began = Instant::now();
         let sweep = SWEEP.as_millis().to_string();
         let properties = [
@@ -75,7 +80,7 @@ impl Campaign {
             .start()
             .await;
         source::prepare(&server.connect().await).await;
-        let connectors = [(); 2].map(|()| connector(&server, &brokers, spill));
+        let connectors = [(); 2].map(|()| more(connector(&server, &brokers, spill)));
         let traffic = Some(Traffic::start(&server.url(), seed, SESSIONS, REST));
         let mut campaign = Self {
             follower: Some(Consumer::start(&brokers.addresses(), TOPICS)),
@@ -175,10 +180,7 @@ impl Campaign {
 
     /// The last commit, and everything of it in the topics.
     pub async fn drain(&mut self) {
-        let traffic = self.traffic.take().unwrap();
-        let committed = traffic.committed();
-        traffic.stop().await;
-        eprintln!("{:?}: {committed} transactions; draining", self.began.elapsed());
+        self.quiet().await;
         self.ensure_streaming().await;
         self.progress().await;
         self.terminate().await;
@@ -186,6 +188,14 @@ impl Campaign {
         self.ensure_streaming().await;
         self.progress().await;
         self.terminate().await;
+    }
+
+    /// Nobody writes any more.
+    pub async fn quiet(&mut self) {
+        let Some(traffic) = self.traffic.take() else { return };
+        let committed = traffic.committed();
+        traffic.stop().await;
+        eprintln!("{:?}: {committed} transactions; draining", self.began.elapsed());
     }
 
     async fn terminate(&mut self) {

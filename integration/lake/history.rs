@@ -206,6 +206,7 @@ impl Maker {
             ends,
             backfill,
             lacking: self.lacking(),
+            backfill_where: None,
         };
         let cut = Cut {
             ds,

@@ -290,14 +290,19 @@ impl<'h> Checker<'h> {
     }
 
     fn whole_row(&self, context: &dyn Fn() -> String, object: &Json) -> Row {
-        let object = object.as_object().unwrap_or_else(|| panic!("no row: {}", context()));
-        assert_eq!(object.len(), self.table.columns.len(), "fields: {}", context());
-        let texts = self.table.columns.iter().zip(object).map(|(column, (name, value))| {
-            assert_eq!(name, column.name, "fields: {}", context());
-            shown(column, value)
-        });
-        texts.collect()
+        whole_row(self.table, context, object)
     }
+}
+
+/// A row of an envelope that has every column.
+pub fn whole_row(table: &Table, context: &dyn Fn() -> String, object: &Json) -> Row {
+    let object = object.as_object().unwrap_or_else(|| panic!("no row: {}", context()));
+    assert_eq!(object.len(), table.columns.len(), "fields: {}", context());
+    let texts = table.columns.iter().zip(object).map(|(column, (name, value))| {
+        assert_eq!(name, column.name, "fields: {}", context());
+        shown(column, value)
+    });
+    texts.collect()
 }
 
 /// The records of a change.

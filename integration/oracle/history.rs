@@ -101,18 +101,24 @@ impl History {
 
     /// The state at each of some places, ascending.
     pub fn states_at(&self, lsns: &[Lsn]) -> Vec<State> {
+        let mut states = Vec::new();
+        self.each_state(lsns, |_, state| states.push(state.clone()));
+        states
+    }
+
+    /// Shows the state at each of some places, ascending.
+    pub fn each_state(&self, lsns: &[Lsn], mut show: impl FnMut(Lsn, &State)) {
         assert!(lsns.is_sorted(), "ascending");
         let mut state: State = TABLES.iter().map(|table| (table.name, Rows::new())).collect();
-        let (mut done, mut states) = (0, Vec::new());
+        let mut done = 0;
         for lsn in lsns {
             let until = self.count_below(*lsn);
             for transaction in &self.transactions[done..until] {
                 transaction.changes.iter().for_each(|change| apply(&mut state, change));
             }
             done = until;
-            states.push(state.clone());
+            show(*lsn, &state);
         }
-        states
     }
 }
 

@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test uses a part of it")]
 
 pub mod checker;
+pub mod copies;
 mod history;
 pub mod reader;
 pub mod source;

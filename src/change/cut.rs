@@ -57,6 +57,10 @@ pub struct CutTable {
     /// cut tells of mends it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lacking: Option<String>,
+    /// The condition of rows which its copy took, where its owner wanted not all of them: the others are not in its days,
+    /// unless a change brought them whole. `false`: it was not copied at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill_where: Option<String>,
 }
 
 /// Number under which the topic of a table's later copies (its backfill topic, of one partition) stands among its log

@@ -63,6 +63,15 @@ pub(super) fn publication(text: &str) -> Result<String, String> {
     Err("1 to 63 bytes".to_owned())
 }
 
+/// A condition in SQL; the server says whether it is one.
+pub(super) fn condition(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.is_empty() || text.contains('\0') {
+        return Err("a condition in SQL, such as \"created_at > now() - interval '1 year'\"".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
 /// A path.
 pub(super) fn path(text: &str) -> Result<std::path::PathBuf, String> {
     if text.is_empty() || text.contains('\0') {

@@ -36,7 +36,7 @@ use jiff::tz::TimeZone;
 
 pub use problem::{ConfigErrors, Problem};
 pub use secret::Secret;
-pub use tables::{TableFilter, TableGlob};
+pub use tables::{NEVER_COPIED, TableFilter, TableGlob};
 pub use url::SourceUrl;
 
 /// Where variables come from: `std::env::var` in production.

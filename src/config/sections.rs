@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 
 use super::document::{Document, Keys, Section};
-use super::tables::{TableGlob, TableRule};
+use super::tables::{NEVER_COPIED, TableGlob, TableRule};
 use super::{
     Backfill, BackfillConfig, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger,
     EmbeddedLogConfig, Environment, Failover, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind,
@@ -139,7 +139,13 @@ fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
             section.note("match", "missing; expected a pattern on schema.table, such as \"public.*\"".into());
         }
         let exclude = section.boolean("exclude").unwrap_or(false);
-        glob.map(|glob| TableRule { glob, exclude })
+        let copied = section.boolean("backfill").unwrap_or(true);
+        let backfill_where = section.text("backfill_where", check::condition);
+        if !copied && backfill_where.is_some() {
+            section.note("backfill_where", "given beside backfill = false; expected only one of them".into());
+        }
+        let backfill_where = if copied { backfill_where } else { Some(NEVER_COPIED.to_owned()) };
+        glob.map(|glob| TableRule { glob, exclude, backfill_where })
     };
     let rules = document.list("table").iter().filter_map(rule).collect();
     TableFilter { tables, exclude, rules }

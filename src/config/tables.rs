@@ -57,7 +57,12 @@ pub struct TableFilter {
 pub(super) struct TableRule {
     pub(super) glob: TableGlob,
     pub(super) exclude: bool,
+    /// SQL condition for rows that a copy takes; none: all.
+    pub(super) backfill_where: Option<String>,
 }
+
+/// The condition of a table that is never copied.
+pub const NEVER_COPIED: &str = "false";
 
 impl TableFilter {
     /// Whether a table is carried.
@@ -66,9 +71,17 @@ impl TableFilter {
             return false;
         }
         let any = |globs: &[TableGlob]| globs.iter().any(|glob| glob.is_match(table));
-        let rule = self.rules.iter().rev().find(|rule| rule.glob.is_match(table));
-        let excluded = rule.map_or_else(|| any(&self.exclude), |rule| rule.exclude);
+        let excluded = self.rule(table).map_or_else(|| any(&self.exclude), |rule| rule.exclude);
         any(&self.tables) && !excluded
+    }
+
+    fn rule(&self, table: &TableName) -> Option<&TableRule> {
+        self.rules.iter().rev().find(|rule| rule.glob.is_match(table))
+    }
+
+    /// SQL condition for the rows of a table that a copy takes; none: all. [`NEVER_COPIED`] takes none.
+    pub fn backfill_where(&self, table: &TableName) -> Option<&str> {
+        self.rule(table)?.backfill_where.as_deref()
     }
 
     /// Whether every table is carried, so that a publication `FOR ALL TABLES` fits.

@@ -52,6 +52,10 @@ pub struct Manifest {
     /// The new copy of the table that it was made from, instead of from the day before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub backfill: Option<CutBackfill>,
+    /// The condition of rows which the table's copy took, where its owner wanted not all of them: the others are not in
+    /// the files, unless a change brought them whole. `false`: it was not copied at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backfill_where: Option<String>,
 }
 
 impl Manifest {

@@ -83,7 +83,8 @@ impl Lake {
         let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
 
         let replaced = table.backfill.as_ref().map(|copy| copy.position..copy.settled());
-        let merged = self.run_merge(shapes, cut.ds, &plan, (previous, replaced), files).await?;
+        let base = (previous, replaced, table.backfill_where.clone());
+        let merged = self.run_merge(shapes, cut.ds, &plan, base, files).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
         let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
         let changes = ChangeCounts {
@@ -107,6 +108,7 @@ impl Lake {
             log,
             previous_ds: previous.map(|manifest| manifest.ds),
             backfill: table.backfill.clone(),
+            backfill_where: table.backfill_where.clone(),
         };
         self.clear_strays(&manifest, merged.dead_letter_objects).await?;
         self.create_manifest(manifest, cut).await
@@ -244,7 +246,7 @@ impl Lake {
         shapes: &Shapes,
         ds: Ds,
         plan: &Plan,
-        (previous, replaced): (Option<&Manifest>, Option<Range<Position>>),
+        (previous, replaced, left_out): (Option<&Manifest>, Option<Range<Position>>, Option<String>),
         files: Vec<MergeFile>,
     ) -> Result<Merged> {
         let previous = match previous {
@@ -261,6 +263,7 @@ impl Lake {
             ds,
             previous,
             replaced,
+            left_out,
             files,
             format: parse_format(&plan.format, plan.compression.as_deref())?,
             part_bytes_max: plan.part_bytes_max,

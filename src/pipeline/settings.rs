@@ -51,7 +51,7 @@ pub fn connect_options(config: &Config) -> Result<ConnectOptions> {
 
 /// For capture.
 pub fn capture(config: &Config) -> Result<CaptureSettings> {
-    let filter = config.source.tables.clone();
+    let (filter, rules) = (config.source.tables.clone(), config.source.tables.clone());
     Ok(CaptureSettings {
         name: config.source.name.clone(),
         connect: connect_options(config)?,
@@ -81,6 +81,7 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
         },
         spool: (config.state.dir.join(SPOOL_FOLDER), config.source.stream_spool_bytes_max),
         filter: Arc::new(move |table| filter.takes(table)),
+        copied_where: Arc::new(move |table| rules.backfill_where(table).map(str::to_owned)),
         envelope: envelope(config),
         transaction_metadata: config.envelope.provide_transaction_metadata,
         registry: registry(config)?,

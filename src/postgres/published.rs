@@ -39,20 +39,23 @@ pub struct Published {
     pub dropped: Vec<i16>,
     /// What holds its rows, by OID: itself, or its leaves.
     pub parts: BTreeMap<u32, Part>,
+    /// Its owner's condition for rows that a copy takes, which no publication knows of: set by whoever copies.
+    pub copied_where: Option<String>,
 }
 
 impl Published {
-    /// SQL for the rows that are published, as a condition; none: all are.
+    /// SQL for the rows that a copy takes, as a condition: those which are published, and are wanted; none: all are.
     pub fn condition(&self) -> Option<String> {
         let outside: Vec<_> =
             self.parts.iter().filter(|(_, part)| part.file == 0).map(|(oid, _)| oid.to_string()).collect();
         let logged =
             (!outside.is_empty()).then(|| format!("tableoid <> ALL ('{{{}}}'::oid[])", outside.join(",")));
-        match (&self.filter, logged) {
-            (Some(filter), Some(logged)) => Some(format!("({filter}) AND {logged}")),
-            (Some(filter), None) => Some(filter.clone()),
-            (None, logged) => logged,
-        }
+        let conditions: Vec<String> = [self.filter.as_ref(), logged.as_ref(), self.copied_where.as_ref()]
+            .into_iter()
+            .flatten()
+            .map(|condition| format!("({condition})"))
+            .collect();
+        (!conditions.is_empty()).then(|| conditions.join(" AND "))
     }
 
     /// Of a table's whole shape what is published. A key with a column that is not is none.
@@ -216,6 +219,7 @@ fn read(row: &Row) -> Result<(TableName, Published)> {
         member: row.parse(10)?,
         operations: text(row, 11).to_owned(),
         parts: if partitioned { BTreeMap::new() } else { BTreeMap::from([(oid, own)]) },
+        copied_where: None,
     };
     Ok((TableName::new(text(row, 0), text(row, 1)), table))
 }

@@ -33,6 +33,8 @@ pub(super) struct KeyedMerge<'a, S> {
     pub(super) truncated: Option<Position>,
     /// The last point at which a new copy was read: changes below it may come ahead of their row.
     pub(super) settled: Option<Position>,
+    /// Rows for which this does not hold were left out of the table's copy.
+    pub(super) left_out: Option<&'a str>,
     pub(super) out: Gather<S>,
     pub(super) dead: DeadWriter,
 }
@@ -105,10 +107,16 @@ impl<S: Sink> KeyedMerge<'_, S> {
             .filter_map(|c| self.schema.columns.get(c))
             .map(|c| format!("{:?}", c.name))
             .collect();
-        format!(
+        let mut reason = format!(
             "no row is held from which the values of {} could be taken, which the server did not send because the statement left them alone",
             names.join(", ")
-        )
+        );
+        if let Some(left_out) = self.left_out {
+            reason += "; the row may be one that was left out of the table's copy, which took those with ";
+            reason += left_out;
+            reason += " ([[table]] backfill, backfill_where): with REPLICA IDENTITY FULL the server sends all values";
+        }
+        reason
     }
 }
 

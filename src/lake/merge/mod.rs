@@ -70,6 +70,8 @@ pub(super) struct MergeInput {
     /// A new copy of the table is among the files: nothing below the start counts, and changes below the end may come
     /// ahead of the row that they need.
     pub(super) replaced: Option<Range<Position>>,
+    /// Rows for which this does not hold were left out of the table's copy.
+    pub(super) left_out: Option<String>,
     /// Change files between the two cuts.
     pub(super) files: Vec<MergeFile>,
     pub(super) format: Format,
@@ -156,12 +158,13 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
     let scratch = Arc::clone(&input.scratch);
     let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), scratch, input.ds, schema);
     let truncated = found.truncated;
+    let (left_out, in_part) = (input.left_out.as_deref(), input.left_out.is_some());
     let (parts, dead) = if schema.key.is_empty() {
         let all_equal = schema.columns.iter().all(|column| !column.dropped);
-        MultisetMerge { base, changes, all_equal, truncated, out, dead }.run()?
+        MultisetMerge { base, changes, all_equal, truncated, in_part, out, dead }.run()?
     } else {
         let settled = input.replaced.as_ref().map(|copy| copy.end);
-        KeyedMerge { schema, base, changes, completions, truncated, settled, out, dead }.run()?
+        KeyedMerge { schema, base, changes, completions, truncated, settled, left_out, out, dead }.run()?
     };
     let (files, counts) = parts.finish()?;
     let (dead_letters, dead_letter_objects) = dead.finish()?;

@@ -19,6 +19,8 @@ pub(super) struct MultisetMerge<S> {
     pub(super) all_equal: bool,
     /// Changes below this position are gone.
     pub(super) truncated: Option<Position>,
+    /// Some rows were left out of the table's copy: what deletes one has nothing to do.
+    pub(super) in_part: bool,
     pub(super) out: Gather<S>,
     pub(super) dead: DeadWriter,
 }
@@ -81,7 +83,7 @@ impl<S: Sink> MultisetMerge<S> {
             }
             return Ok(());
         }
-        if self.base.take(key)?.is_none() {
+        if self.base.take(key)?.is_none() && !self.in_part {
             self.dead.push(seq, None, "the deleted row is not in the table held".to_owned())?;
         }
         Ok(())

@@ -71,8 +71,8 @@ use registrar::Registrar;
 use session::{Clock, Ended, Session};
 use source::Source;
 use state::{CaptureState, StreamState};
-pub use tables::TableFilter;
 use tables::Tables;
+pub use tables::{RowFilter, TableFilter};
 use transactions::Transactions;
 use verify::Misfit;
 pub use verify::preflight_settings;
@@ -106,6 +106,8 @@ pub struct CaptureSettings {
     pub spool: (PathBuf, u64),
     /// Which tables.
     pub filter: TableFilter,
+    /// Which rows of them copies take.
+    pub copied_where: RowFilter,
     /// How values are written.
     pub envelope: Options,
     /// Whether records say which they are of their transaction, and `<name>.transaction` is written.

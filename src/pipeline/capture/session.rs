@@ -326,6 +326,7 @@ impl Session<'_> {
                 ),
                 backfill: self.backfills.told_by_cut(&table.topic).cloned(),
                 lacking: lacking.get(&table.topic).cloned(),
+                backfill_where: self.published.copied_where(&table.topic).map(str::to_owned),
             };
             (table.topic.to_string(), cut)
         });

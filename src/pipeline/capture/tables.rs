@@ -26,6 +26,9 @@ use super::told::{Grown, Told, unapplied};
 /// Decides which tables are captured.
 pub type TableFilter = Arc<dyn Fn(&TableName) -> bool + Send + Sync>;
 
+/// Gives the SQL condition for rows of a table that copies take; none: all.
+pub type RowFilter = Arc<dyn Fn(&TableName) -> Option<String> + Send + Sync>;
+
 /// Transactions with a TRUNCATE that are remembered of a table.
 const TRUNCATES_MAX: usize = 64;
 

@@ -182,6 +182,7 @@ pub fn preflight_settings(settings: &CaptureSettings, create_missing: bool) -> P
         slot: &settings.slot,
         publication: &settings.publication,
         wanted: settings.filter.as_ref(),
+        copied_where: settings.copied_where.as_ref(),
         create_missing,
         ddl_trigger: settings.ddl_trigger,
         failover: settings.failover,

@@ -70,6 +70,8 @@ pub struct PreflightSettings<'a> {
     pub publication: &'a str,
     /// Whether a table is to be captured: the configuration's include and exclude globs.
     pub wanted: &'a dyn Fn(&TableName) -> bool,
+    /// The condition for rows of a table that copies take, if that is not all of them.
+    pub copied_where: &'a dyn Fn(&TableName) -> Option<String>,
     /// Whether a publication or slot that is missing will be made by us.
     pub create_missing: bool,
     /// Whether DDL is to be told by event triggers.
@@ -104,6 +106,7 @@ pub async fn check(client: &mut Client, settings: &PreflightSettings<'_>) -> Res
     let all = tables::load(client, settings.publication).await?;
     findings.extend(publication::findings(publication.as_ref(), &server, &all, settings));
     findings.extend(tables::findings(publication.as_ref(), &all, settings, &server.role));
+    findings.extend(tables::conditions(client, &all, settings).await?);
     findings.extend(slot::findings(client, &server, settings).await?);
     let asked_for = publication.is_none() || settings.ddl_trigger == TriggerUse::On;
     let made_at_start = settings.create_missing && server.is_superuser && asked_for;

@@ -2,7 +2,7 @@
 
 use super::{Finding, PreflightSettings, Publication};
 use crate::change::TableName;
-use crate::postgres::wire::{Client, Row, quote_ident, quote_literal};
+use crate::postgres::wire::{Client, Row, quote_ident, quote_literal, sqlstate};
 use crate::runtime::Result;
 
 /// A table of the database, with what decides whether it can be captured.
@@ -130,6 +130,33 @@ pub(super) fn findings(
         findings.push(Finding::ok("tables", format!("{good} tables can be captured as they are")));
     }
     findings
+}
+
+/// Asks the server to plan each condition for rows that copies take; no row is read.
+pub(super) async fn conditions(
+    client: &mut Client,
+    tables: &[TableFacts],
+    settings: &PreflightSettings<'_>,
+) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for table in tables.iter().filter(|table| table.is_readable && (settings.wanted)(&table.name)) {
+        let Some(condition) = (settings.copied_where)(&table.name) else { continue };
+        let subject = format!("table {}", table.name);
+        let only = if table.is_partitioned { "" } else { "ONLY " };
+        let query = format!("SELECT FROM {only}{} WHERE ({condition}) LIMIT 0", table.name.quoted());
+        match client.query(&query).await {
+            Ok(_) => findings.push(Finding::ok(
+                subject,
+                format!("its copies take rows with {condition}; the others are not in log and lake until they change"),
+            )),
+            Err(error) if sqlstate(&error).is_some() => findings.push(
+                Finding::fail(subject, format!("[[table]] backfill_where = {condition:?} is no condition on it: {error}"))
+                    .mend("Give a condition in SQL on the table's columns, as behind WHERE."),
+            ),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(findings)
 }
 
 fn identity(

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::change::{LogEnd, TableName};
-use crate::config::TableGlob;
+use crate::config::{NEVER_COPIED, TableGlob};
 use crate::envelope::routing;
 use crate::ops::{Accepted, BackfillOf};
 use crate::postgres::catalog;
@@ -116,10 +116,16 @@ impl Backfills {
                 for pattern in patterns {
                     let glob = TableGlob::parse(pattern)
                         .map_err(|expected| Error::usage(format!("{pattern:?}: expected {expected}")))?;
-                    let found: Vec<_> =
-                        published.iter().filter(|name| glob.is_match(name)).cloned().collect();
+                    let (found, never): (Vec<_>, Vec<_>) = published
+                        .iter()
+                        .filter(|name| glob.is_match(name))
+                        .cloned()
+                        .partition(|name| !self.is_never_copied(name));
                     if found.is_empty() {
-                        problems.push(self.why_not(pattern, sql, tables).await?);
+                        problems.push(match never.first() {
+                            Some(table) => format!("table {table} is not copied: [[table]] backfill = false"),
+                            None => self.why_not(pattern, sql, tables).await?,
+                        });
                     }
                     chosen.extend(found);
                 }
@@ -135,6 +141,11 @@ impl Backfills {
             "Nothing was asked for. `tidemark status` lists the tables; one that is to be captured has to be in the \
              publication and among [source] tables.",
         ))
+    }
+
+    /// A copy would leave the lake with nothing but later changes.
+    fn is_never_copied(&self, table: &TableName) -> bool {
+        (self.settings.copied_where)(table).as_deref() == Some(NEVER_COPIED)
     }
 
     async fn why_not(&self, pattern: &str, sql: &mut Client, tables: &Tables) -> Result<String> {

@@ -26,8 +26,9 @@ use super::range::Range;
 use super::rate::Rate;
 use super::{CaptureSettings, Wanted, now_us, worker};
 use crate::change::{Lsn, TableSchema, Timeline};
+use crate::postgres::catalog;
+use crate::postgres::published::{self, Published};
 use crate::postgres::wire::{Client, Session, quote_literal};
-use crate::postgres::{catalog, published};
 use crate::runtime::Result;
 
 /// Pieces of rows between the readers and those who write.
@@ -233,6 +234,7 @@ async fn plan(
     for (table, published) in found {
         let Some(facts) = facts.remove(&published.oid) else { continue };
         let (name, oid, rows_estimated) = (table.name, published.oid, facts.rows_estimated);
+        let published = Published { copied_where: (settings.copied_where)(&name), ..published };
         let bytes = facts.bytes;
         let wanted = Wanted { oid, name, published, storage: facts.storage.clone(), rows_estimated };
         works.push((bytes, Work::new(settings, table.topic, wanted, table.resume, &facts)));

@@ -50,7 +50,8 @@ impl Publication {
             match reason {
                 Some(reason) => news |= backfills.needed(&reason, name, sight.pass, appender),
                 None => {
-                    if let Some(entry) = self.note(&topic, Standing::from(now)) {
+                    let standing = self.known.get(&topic).map(|standing| standing.later(now));
+                    if let Some(entry) = self.note(&topic, standing.unwrap_or_else(|| Standing::from(now))) {
                         appender.set(entry);
                         news = true;
                     }

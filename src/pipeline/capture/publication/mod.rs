@@ -108,6 +108,11 @@ impl Publication {
         self.passed.clone()
     }
 
+    /// The condition of rows which a table's copy took, if that was not all of them.
+    pub fn copied_where(&self, topic: &str) -> Option<&str> {
+        self.known.get(topic)?.copied_where()
+    }
+
     /// Has the last sight compared again: what a table stood for has changed.
     pub fn look_again(&mut self) {
         if let Some(passed) = self.passed.take() {

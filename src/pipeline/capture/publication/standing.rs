@@ -27,6 +27,9 @@ pub struct Standing {
     /// else none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     parts: Option<BTreeMap<u32, (u32, u64)>>,
+    /// The condition of rows which its copy took; the others are accounted for as left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copied_where: Option<String>,
 }
 
 impl From<&Published> for Standing {
@@ -41,11 +44,22 @@ impl From<&Published> for Standing {
             parts: table
                 .partitioned
                 .then(|| table.parts.iter().map(|(oid, part)| (*oid, (part.file, part.joined))).collect()),
+            copied_where: table.copied_where.clone(),
         }
     }
 }
 
 impl Standing {
+    /// The condition of rows which its copy took, if that was not all of them.
+    pub fn copied_where(&self) -> Option<&str> {
+        self.copied_where.as_deref()
+    }
+
+    /// What the table is at a later sight, without a copy since.
+    pub fn later(&self, now: &Published) -> Self {
+        Self { copied_where: self.copied_where.clone(), ..Self::from(now) }
+    }
+
     /// Why a table that was like this needs a copy now. `truncated_by`: transactions whose TRUNCATE of the whole table
     /// was in the stream.
     pub fn lost(&self, now: &Published, truncated_by: &[u32]) -> Option<Reason> {
@@ -109,6 +123,7 @@ mod tests {
             attributes: 3,
             unpublished: vec![],
             dropped: vec![],
+            copied_where: None,
             parts: parts
                 .iter()
                 .map(|(oid, file, xid, quiet)| {

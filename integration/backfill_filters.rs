@@ -1,0 +1,94 @@
+//! Tables that are not copied, or of which only rows are copied that meet a condition of their owner. The oracle is Postgres
+//! itself: what its tables held by that condition when the connector began, and every row that changed since.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use serde_json::Value;
+use support::lake::duckdb;
+
+use support::{Connector, Postgres, Scene};
+
+const TABLES: &str = "
+    CREATE TABLE recent (id int PRIMARY KEY, at timestamptz NOT NULL, n int, note text);
+    ALTER TABLE recent ALTER note SET STORAGE EXTERNAL;
+    CREATE TABLE lines (n int, note text);
+    ALTER TABLE lines REPLICA IDENTITY FULL;
+    CREATE TABLE never (id int PRIMARY KEY, n int);
+    CREATE TABLE whole (id int PRIMARY KEY, n int);
+    INSERT INTO recent SELECT i, now() - i * interval '1 hour', i, repeat(md5(i::text), 100) FROM generate_series(1, 400) i;
+    INSERT INTO lines SELECT i % 10, 'line' FROM generate_series(1, 100) i;
+    INSERT INTO never SELECT i, i FROM generate_series(1, 50) i;
+    INSERT INTO whole SELECT i, i FROM generate_series(1, 50) i;
+    CREATE PUBLICATION tidemark_shop FOR ALL TABLES";
+
+const RECENT: &str = "at > now() - interval '100 hours 30 minutes'";
+
+fn rules(connector: Connector) -> Connector {
+    connector
+        .set("[table]", "match", "public.recent")
+        .set("[table]", "backfill_where", RECENT)
+        .set("[ table]", "match", "public.lines")
+        .set("[ table]", "backfill_where", "n < 3")
+        .set("[table ]", "match", "public.never")
+        .set("[table ]", "backfill", false)
+        .set("backfill", "chunk_bytes", 65536)
+}
+
+fn manifest(connector: &Connector, table: &str, ds: &str) -> Value {
+    let path = connector.snapshot(table, ds).join("_manifest.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn rows_that_are_left_out_come_with_their_first_whole_change_and_the_manifest_says_so() {
+    let mut scene = Scene::on(Postgres::start().await, TABLES, rules).await;
+    // Whole rows; one whose long value is not sent; deletes of rows that were left out.
+    scene
+        .sql("UPDATE recent SET note = 'new', n = -1 WHERE id IN (50, 350); UPDATE recent SET n = -2 WHERE id IN (60, 360);
+              DELETE FROM recent WHERE id IN (70, 370); UPDATE recent SET id = 1000 WHERE id = 20;
+              UPDATE lines SET note = 'new' WHERE n IN (2, 5); DELETE FROM lines WHERE n IN (1, 6);
+              UPDATE never SET n = -1 WHERE id = 7; INSERT INTO never VALUES (51, 51); DELETE FROM never WHERE id = 8")
+        .await;
+    let ds = scene.cut().await;
+    let connector = &scene.connector;
+    let expected = (1..=100)
+        .filter(|id| ![20, 50, 60, 70].contains(id))
+        .map(|id| (id, id, 3200))
+        .chain([(50, -1, 3), (60, -2, 3200), (350, -1, 3), (1000, 20, 3200)])
+        .map(|(id, n, length)| format!("{id} {n} {length}"));
+    let recent = rows(connector, &ds, "SELECT id, n, length(note) FROM {recent}");
+    assert_eq!(recent, expected.collect::<BTreeSet<_>>(), "recent");
+    let lines = rows(connector, &ds, "SELECT n, note, count(*) FROM {lines} GROUP BY n, note");
+    assert_eq!(lines, ["0 line 10", "2 new 10", "5 new 10"].map(String::from).into(), "lines");
+    let never = rows(connector, &ds, "SELECT id, n FROM {never}");
+    assert_eq!(never, ["7 -1", "51 51"].map(String::from).into(), "never");
+
+    let told = |table: &str| manifest(connector, table, &ds)["backfill_where"].clone();
+    assert_eq!(
+        [told("recent"), told("lines"), told("never"), told("whole")],
+        [RECENT.into(), "n < 3".into(), "false".into(), Value::Null],
+        "what the manifests say"
+    );
+    let letters = |table: &str| manifest(connector, table, &ds)["changes"]["dead_letters"].as_u64();
+    assert_eq!(
+        ["recent", "lines", "never", "whole"].map(letters),
+        [1, 0, 0, 0].map(Some),
+        "only a row that nobody can know is a dead letter"
+    );
+
+    // The days that follow say it, too, without a new copy.
+    let next = scene.cut().await;
+    assert_eq!(manifest(&scene.connector, "recent", &next)["backfill_where"], RECENT);
+}
+
+/// Rows of a day, each as one text.
+fn rows(connector: &Connector, ds: &str, sql: &str) -> BTreeSet<String> {
+    let line = |row: Vec<Option<String>>| {
+        row.into_iter().map(Option::unwrap_or_default).collect::<Vec<_>>().join(" ")
+    };
+    duckdb(connector, ds, sql).into_iter().map(line).collect()
+}

@@ -1,0 +1,154 @@
+//! Copies of tables under write load, killed again and again: the first one, and those that are asked for.
+//!
+//! Pieces are so small and snapshots so short-lived that a copy takes many of both. Whenever all copies have come to
+//! their end, new ones are asked for. `BACKFILL_KILLS` sets how often something is killed.
+
+use std::time::{Duration, Instant};
+
+use rand::Rng;
+use rustix::process::Signal;
+use serde_json::Value as Json;
+use tidemark::log::{RecordRef, SqliteLog, SqliteLogOptions};
+
+use super::{CATCH_UP, PATIENCE, Test, check_lake, check_log};
+use crate::connector::{NAME, Process};
+use crate::oracle::History;
+use crate::oracle::copies::{self, CopiedRow};
+use crate::oracle::source::TABLES;
+use crate::support::Stop;
+
+/// What the connector's configuration needs.
+pub fn settings() -> String {
+    let pieces: String = copies::SETTINGS.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    format!("[backfill]\nsnapshot_age_max_ms = 1_000\n{pieces}")
+}
+
+impl Test {
+    /// One life of the program during copies, and its end.
+    pub async fn copy_round(&mut self, round: u32) {
+        let first = !self.streamed;
+        let mut process = self.connector.start("run", 0);
+        let life = Duration::from_millis(self.random.random_range(5..if first { 700 } else { 1500 }));
+        if !first {
+            self.until_streaming(&mut process).await;
+            self.ask_for_copies(&process).await;
+        }
+        if self.random.random_ratio(1, 3) {
+            self.clock.set(self.clock.end_of(self.clock.today()));
+        }
+        tokio::time::sleep(life).await;
+        let what = match self.random.random_range(0..10) {
+            0 => {
+                self.server.stop(Stop::Immediate);
+                self.server.start_again().await;
+                tokio::time::sleep(life).await;
+                process.kill();
+                "server crash and kill"
+            }
+            1 if !first => {
+                process.signal(Signal::TERM);
+                let status = process.wait(PATIENCE);
+                assert!(status.success(), "round {round}: SIGTERM: {status}:\n{}", process.said());
+                "terminate"
+            }
+            2 => {
+                process.signal(Signal::STOP);
+                tokio::time::sleep(life / 2).await;
+                process.kill();
+                "pause and kill"
+            }
+            _ => {
+                process.kill();
+                "kill"
+            }
+        };
+        // Every third life at most is one of the first copy.
+        self.streamed |= round >= 2;
+        let copies = self.copies();
+        eprintln!(
+            "{:?}: round {round}: {what} after {life:?}; on their way: {}",
+            self.began.elapsed(),
+            copies.join(" ")
+        );
+    }
+
+    /// Asks for a copy of some tables, unless some are on their way.
+    async fn ask_for_copies(&mut self, process: &Process) {
+        if !self.copies().is_empty() {
+            return;
+        }
+        let what = ["public.*", "public.items", "public.[pt]*", "public.{items,pairs,bag}"];
+        let what = what[self.random.random_range(0..what.len())];
+        let (asked, said) = self.connector.run(&["backfill", what]);
+        assert!(asked, "backfill {what}: {said}\n{}", process.said());
+    }
+
+    /// Lets all copies come to their end; then the days are cut and published as ever.
+    pub async fn copies_end(&mut self) {
+        self.streamed = true;
+        let mut process = self.connector.start("run", 0);
+        self.until_streaming(&mut process).await;
+        let start = Instant::now();
+        while !self.copies().is_empty() {
+            assert!(process.ended().is_none(), "the process ended by itself:\n{}", process.said());
+            assert!(
+                start.elapsed() < PATIENCE,
+                "{:?} within {PATIENCE:?}:\n{}",
+                self.copies(),
+                process.said()
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let today = self.clock.today().to_string();
+        let (made, said) = self.connector.run(&["cut", "--ds", &today]);
+        assert!(made || said.contains("cannot be cut"), "cut of {today}: {said}\n{}", process.said());
+        let (published, said) = self.connector.run(&["wait", "--ds", &today, "--timeout", CATCH_UP]);
+        assert!(published || !made, "wait for {today}: {said}\n{}", process.said());
+        process.signal(Signal::TERM);
+        assert!(process.wait(PATIENCE).success(), "{}", process.said());
+    }
+
+    /// Everything beside the oracle.
+    pub async fn compare_copies(&self) {
+        let history = History::load(&self.server.connect().await).await;
+        let log = check_log::check(&self.connector, &history).await;
+        let mut copied = Vec::new();
+        let held = SqliteLog::open(SqliteLogOptions::new(self.connector.log())).unwrap();
+        for table in TABLES {
+            let topic = format!("backfill-public.{}", table.name);
+            let row = |offset, record: RecordRef<'_>| (offset, CopiedRow::of(table, &offset, &record));
+            copied.push((table, check_log::read(&held, &topic, row).await));
+        }
+        let copied = copies::check(&history, NAME, &log.cuts, copied);
+        check_lake::check(&self.connector, &history, &log, &self.clock);
+        eprintln!(
+            "{:?}: {} transactions; {} days and {} copies of {} rows at {} points are right, {} of them with several \
+             points; {} rows were read again",
+            self.began.elapsed(),
+            history.transactions.len(),
+            log.cuts.len(),
+            copied.copies,
+            copied.rows,
+            copied.points,
+            copied.several,
+            copied.again
+        );
+        assert!(copied.copies > 0, "no copy came to its end");
+    }
+
+    /// Topics of tables whose copies are on their way, as the log's state has it.
+    fn copies(&self) -> Vec<String> {
+        let Ok(log) = rusqlite::Connection::open(self.connector.log()) else { return Vec::new() };
+        let Ok(mut state) = log.prepare("SELECT key, value FROM state WHERE key LIKE 'backfill/%'") else {
+            return Vec::new();
+        };
+        let entry = |row: &rusqlite::Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, Vec<u8>>(1)?));
+        let entries = state.query_map([], entry).unwrap().map(Result::unwrap);
+        let wanted = entries.filter(|(_, value)| {
+            serde_json::from_slice::<Json>(value).is_ok_and(|state| state["wanted"] == true)
+        });
+        wanted
+            .map(|(key, _)| key.trim_start_matches(&format!("backfill/{NAME}.public.")).to_owned())
+            .collect()
+    }
+}
