@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_postgres::Client;
 
-use crate::support::lake::{postgres, value};
-use crate::support::{Connector, Postgres, Running, wait_until};
+use crate::support::lake::{duckdb, postgres, value};
+use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal, wal_kept};
 
 /// The watch looks every ten seconds while all is well.
@@ -137,6 +137,22 @@ async fn a_slot_that_keeps_too_much_is_dropped_where_that_was_asked_for_and_the_
     let said = running.output();
     assert!(said.contains("does not exist any more") && said.contains("cannot be had"), "{said}");
     assert_eq!(slots(&client).await, 0, "a new slot was made behind the gap");
+    // Given up as it was told, it ends with whole tables.
+    let (_, rest) = said.split_once("tidemark accept-gap ").expect("the command is told");
+    let range: String = rest.chars().take_while(|c| !c.is_whitespace() && *c != '`').collect();
+    let accepted = connector.command(&["accept-gap", &range]);
+    assert!(accepted.status.success(), "{range}: {}", String::from_utf8_lossy(&accepted.stderr));
+    let running = connector.start_ready("run").await;
+    wait_until(PATIENCE, "the table is whole again", async || {
+        running.health().1["tables"]["public.t"]["lacking"].is_null()
+            && running.output().contains("copied: the next cut takes it")
+    })
+    .await;
+    let ds = value(&client, "SELECT (now() AT TIME ZONE 'UTC')::date").await;
+    running.cut(&ds);
+    connector.wait_published(&ds).await;
+    let rows = duckdb(&connector, &ds, "SELECT count(*), min(id), max(id) FROM {t}");
+    assert_eq!(rows, [[Some("20".to_owned()), Some("1".to_owned()), Some("20".to_owned())]]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
