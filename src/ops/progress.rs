@@ -106,8 +106,15 @@ mod tests {
 
     #[test]
     fn a_line_tells_table_rows_rate_and_time_left() {
-        let backfill =
-            Backfill { rows: 450_000, bytes: 3 << 20, rows_estimated: 1_000_000, started_ms: 1, ended_ms: 0 };
+        let backfill = Backfill {
+            copying: true,
+            rows: 450_000,
+            rows_before: 0,
+            bytes: 3 << 20,
+            rows_estimated: 1_000_000,
+            started_ms: 1,
+            ended_ms: 0,
+        };
         let name = TableName::new("public", "orders");
         assert_eq!(
             line(&name, &backfill, 50_000.0),

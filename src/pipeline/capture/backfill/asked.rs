@@ -134,7 +134,9 @@ impl Backfills {
             let origin = settings.origin.as_ref().map(|origin| origin.timeline);
             origin.is_some_and(|now| positions.into_iter().any(|position| position.timeline != now))
         };
-        states.values_mut().for_each(|state| drop(state.progress.take_if(is_former)));
+        for state in states.values_mut() {
+            state.progress.take_if(is_former);
+        }
         for (topic, state) in &states {
             show(ops, state);
             if state.wanted {
@@ -290,7 +292,7 @@ impl Backfills {
         match event {
             CopyEvent::Point { .. } => self.ops.copies().began(self.settings.copy.connections),
             CopyEvent::Ready(ready) if running.tables.contains_key(&ready.topic) => {
-                running.waiting.push(*ready)
+                running.waiting.push(*ready);
             }
             CopyEvent::Ready(_) => {}
             CopyEvent::Rows(topic, rows) => self.write(&topic, &rows, tables, appender)?,
@@ -339,7 +341,7 @@ impl Backfills {
             let records = copying.write(row, ordinal, appender, &self.dead_letters)?;
             match (records, table.as_mut().filter(|_| self.first.is_some())) {
                 (Some(records), Some(table)) => {
-                    table.counted(records, copying.at(ordinal), copying.commit_us)
+                    table.counted(records, copying.at(ordinal), copying.commit_us);
                 }
                 (None, Some(table)) => table.dead_lettered(),
                 (Some(records), None) => progress.rows += u64::from(records),
@@ -492,7 +494,9 @@ impl Backfills {
     pub async fn finish(&mut self, tables: &mut Tables, appender: &mut Appender) -> Result<Vec<Whole>> {
         let Some(running) = &mut self.running else { return Ok(Vec::new()) };
         let read = std::mem::take(&mut running.read);
-        read.iter().for_each(|topic| drop(running.tables.remove(topic)));
+        for topic in &read {
+            running.tables.remove(topic);
+        }
         self.running.take_if(|running| running.ended);
         let mut whole = Vec::new();
         let ends = ends_by_topic(appender.log().as_ref()).await?;

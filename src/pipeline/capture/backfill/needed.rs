@@ -165,8 +165,8 @@ impl Backfills {
     /// It has turned out that nothing is missing of a table: a copy that was asked for that reason is not made.
     pub fn not_needed(&mut self, reason: &Reason, table: &TableName, appender: &mut Appender) {
         let topic: Arc<str> = routing::topic_name(&self.settings.name, table).into();
-        let asked = |state: &&BackfillState| state.wanted && state.lacking == Some(reason.to_string());
-        if self.states.get(&topic).filter(asked).is_none() {
+        let asked = |state: &BackfillState| state.wanted && state.lacking == Some(reason.to_string());
+        if !self.states.get(&topic).is_some_and(asked) {
             return;
         }
         self.leave(&topic);

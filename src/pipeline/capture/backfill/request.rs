@@ -91,9 +91,10 @@ impl Backfills {
             state.paused = pause;
             tracing::info!(table = %state.table, pause, "the copy of the table is held up, or goes on");
             appender.set(state.entry(&topic));
-            match pause {
-                true => show_pause(&self.ops, state),
-                false => self.ops.table(&state.table).backfill_resumed(),
+            if pause {
+                show_pause(&self.ops, state);
+            } else {
+                self.ops.table(&state.table).backfill_resumed();
             }
             accepted.asked.push(state.table.clone());
         }

@@ -391,7 +391,7 @@ impl Shared {
     }
 
     /// Whether operators named in SQL compare these columns of a table as its index does: those of the system's own types,
-    /// and of enums, stand in no other schema that a search_path may leave out.
+    /// and of enums, stand in no other schema that a `search_path` may leave out.
     pub async fn is_comparable(&self, work: &Work, key: &[String]) -> Result<bool> {
         let key: Vec<String> = key.iter().map(|name| quote_literal(name)).collect();
         if key.is_empty() {
