@@ -154,7 +154,8 @@ impl Backfills {
             ops: ops.clone(),
             dead_letters: routing::dead_letters_topic(&settings.name).into(),
             states,
-            counted: BTreeMap::new(),
+            // What the first copy has counted in this process is in the states.
+            counted: tables.iter().map(|table| (Arc::clone(&table.topic), table.total)).collect(),
             running: None,
             again_at: Instant::now(),
             held_off: BTreeMap::new(),

@@ -116,9 +116,15 @@ async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<T
         return Ok((*known == schema).then_some(schema));
     }
     let Some(moved) = first(shared, work, &schema).await? else { return Ok(None) };
+    let mut pending = work.pending.lock().await;
     if !moved.is_empty() {
-        work.pending.lock().await.left.push_front(Range::Rows { keys: moved });
+        pending.left.push_front(Range::Rows { keys: moved });
     }
+    if pending.left.is_empty() {
+        // All was read, and the process died before the copy was told as whole.
+        tell(shared, CopyEvent::Read(Arc::clone(&work.topic), Vec::new())).await?;
+    }
+    drop(pending);
     *opened = Some(schema.clone());
     Ok(Some(schema))
 }
