@@ -103,7 +103,7 @@ async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes
 async fn compare(draw: Draw, numbers: Range<u64>) -> Vec<String> {
     let (began, named) = (Instant::now(), format!("PostgreSQL {}, seeds {numbers:?}", draw.major));
     eprintln!("{named}: {draw:?}");
-    let (changes, events) = (SchemaChange::chosen(&draw), Event::chosen(&draw));
+    let (changes, events) = (SchemaChange::chosen(draw), Event::chosen(draw));
     let mut world = World::start(draw).await;
     let mut seeds = Vec::new();
     for number in numbers {
@@ -138,9 +138,9 @@ async fn compare(draw: Draw, numbers: Range<u64>) -> Vec<String> {
         seed.rounds(ROUNDS[1], &script).await;
     }
     states.push(world.cut(1, &running, &seeds).await);
-    let cut = began.elapsed();
+    let (cut, waits) = (began.elapsed(), Instant::now());
     world.wait_copied(&running).await;
-    let copied = began.elapsed() - cut;
+    let copied = waits.elapsed();
     (script.changes, script.events) = (&[], &[]);
     for seed in &mut seeds {
         seed.rounds(LAST_ROUNDS, &script).await;
@@ -197,7 +197,7 @@ impl World {
     /// Makes the publication, where the connector does not.
     async fn publish(&self, seeds: &[Seed]) {
         let published: Vec<_> =
-            seeds.iter().flat_map(|seed| &seed.tables).map(|table| table.published()).collect();
+            seeds.iter().flat_map(|seed| &seed.tables).map(tables::Table::published).collect();
         let what = match self.draw.published {
             Published::Listed => return,
             Published::All => "ALL TABLES".to_owned(),

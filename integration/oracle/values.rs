@@ -59,8 +59,8 @@ pub fn shown(kind: Kind, json: &str) -> Option<String> {
             flatten(json, 0, &mut dimensions, &mut elements);
             let shown: Vec<_> = elements.into_iter().map(|value| shown(*element, value)).collect();
             let many = if dimensions.len() > 1 { dimensions } else { Vec::new() };
-            let many: String = many.iter().map(|length| format!("[1:{length}]")).collect();
-            many + &serde_json::to_string(&shown).unwrap()
+            let many: Vec<_> = many.iter().map(|length| format!("[1:{length}]")).collect();
+            many.concat() + &serde_json::to_string(&shown).unwrap()
         }
     })
 }

@@ -116,7 +116,7 @@ pub fn published(table: &Table, mut changes: Vec<Change>) -> Vec<Change> {
         let was = was && (change.op != 'd' || passes(&change.old));
         let is = passes(&change.new);
         match (change.op, was, is) {
-            ('t', ..) => {}
+            ('t', ..) | (_, true, true) => {}
             (_, false, false) => return None,
             (_, true, false) => (change.op, change.new) = ('d', None),
             (_, false, true) => {
@@ -127,7 +127,6 @@ pub fn published(table: &Table, mut changes: Vec<Change>) -> Vec<Change> {
                 }
                 change.op = 'i';
             }
-            (_, true, true) => {}
         }
         Some(change)
     };

@@ -57,12 +57,12 @@ impl Draw {
     }
 
     /// Whether stored generated columns are sent.
-    pub fn sends_generated(&self) -> bool {
+    pub fn sends_generated(self) -> bool {
         self.published == Published::Filtered && self.major >= 18
     }
 
     /// Sets the server up.
-    pub fn server(&self, builder: PostgresBuilder) -> PostgresBuilder {
+    pub fn server(self, builder: PostgresBuilder) -> PostgresBuilder {
         if !self.streamed {
             return builder;
         }
@@ -75,7 +75,7 @@ impl Draw {
     }
 
     /// Sets the connector up.
-    pub fn connector(&self, connector: Connector) -> Connector {
+    pub fn connector(self, connector: Connector) -> Connector {
         let connector = if self.csv {
             connector.set("lake", "format", "csv").set("lake", "compression", "gzip")
         } else {

@@ -45,7 +45,7 @@ const SPOKE: usize = 3;
 
 impl Event {
     /// Those which a run has.
-    pub fn chosen(draw: &Draw) -> Vec<Self> {
+    pub fn chosen(draw: Draw) -> Vec<Self> {
         let Ok(names) = std::env::var("ORACLE_EVENTS") else {
             // Without the triggers the catalog is asked, which may not have the former table any more: its key, under
             // FULL, and types of its own are nowhere else.

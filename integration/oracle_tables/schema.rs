@@ -53,7 +53,7 @@ const WIDENINGS: &[(&str, &str)] = &[
 
 impl SchemaChange {
     /// Those which a run has.
-    pub fn chosen(draw: &Draw) -> Vec<Self> {
+    pub fn chosen(draw: Draw) -> Vec<Self> {
         let Ok(names) = std::env::var("ORACLE_SCHEMA_CHANGES") else {
             // Rows that are written anew under the same type go unseen without the triggers, as `tidemark check` says.
             let told = |change: &Self| draw.triggers || *change != Self::Rewrite;
@@ -67,7 +67,7 @@ impl SchemaChange {
     }
 
     /// How often it is drawn: what is followed by a copy takes the longest.
-    pub const fn weight(&self) -> u32 {
+    pub const fn weight(self) -> u32 {
         if matches!(self, Self::Volatile | Self::Again | Self::Rewrite) { 1 } else { 3 }
     }
 

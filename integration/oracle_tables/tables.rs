@@ -159,7 +159,7 @@ impl Table {
         self.columns.last().unwrap()
     }
 
-    fn empty(schema: &str, name: String, number: usize, draw: &Draw) -> Self {
+    fn empty(schema: &str, name: String, number: usize, draw: Draw) -> Self {
         Self {
             schema: schema.to_owned(),
             name,
@@ -183,7 +183,7 @@ impl Table {
     }
 
     /// A table of this number, not made yet.
-    pub fn random(schema: &str, number: usize, draw: &Draw, random: &mut StdRng) -> Self {
+    pub fn random(schema: &str, number: usize, draw: Draw, random: &mut StdRng) -> Self {
         let name = ["t{n}", "T {n}", "täble{n}", "a.b{n}", "t__{n}", "sel\"ect{n}"].choose(random).unwrap();
         let mut table = Self::empty(schema, name.replace("{n}", &number.to_string()), number, draw);
         table.draw(random);
@@ -192,7 +192,7 @@ impl Table {
     }
 
     /// `hub`, or `spoke` with a column that refers to it.
-    pub fn of_pair(schema: &str, number: usize, name: &str, draw: &Draw) -> Self {
+    pub fn of_pair(schema: &str, number: usize, name: &str, draw: Draw) -> Self {
         let mut table = Self::empty(schema, name.to_owned(), number, draw);
         let int = Type { sql: "integer", kind: Kind::Int, values: Values::Whole(4), keyed: true };
         for column in ["id", "hub"].into_iter().take(1 + usize::from(name == "spoke")) {
@@ -258,7 +258,7 @@ impl Table {
     }
 
     /// Draws a row filter and a column list.
-    fn publish(&mut self, draw: &Draw, random: &mut StdRng) {
+    fn publish(&mut self, draw: Draw, random: &mut StdRng) {
         if draw.published != Published::Filtered {
             return;
         }
@@ -301,7 +301,7 @@ impl Table {
     /// Whether a row with this text in the filter's column is published.
     pub fn passes(&self, text: &str) -> bool {
         let is_text = self.filter.as_ref().is_some_and(|name| self.kinds[name].0 == Kind::Printed);
-        if is_text { text.chars().count() % 2 == 0 } else { text.parse::<i64>().unwrap() % 2 == 0 }
+        if is_text { text.chars().count().is_multiple_of(2) } else { text.parse::<i64>().unwrap() % 2 == 0 }
     }
 
     /// Whether a column is published.
@@ -372,7 +372,8 @@ impl Table {
             Identity::Primary | Identity::Index => "DEFAULT",
         };
         let all = self.partitions.iter().chain([&self.name]);
-        all.map(|name| format!("ALTER TABLE {} REPLICA IDENTITY {identity};", self.in_schema(name))).collect()
+        let each = |name| format!("ALTER TABLE {} REPLICA IDENTITY {identity};", self.in_schema(name));
+        all.map(each).collect::<Vec<_>>().concat()
     }
 
     /// SQL which makes a table its partition.

@@ -76,7 +76,7 @@ impl Seed {
         );
         seed.run(sql, "", made).await.unwrap();
         for number in 0..TABLES {
-            let table = Table::random(&schema, number, &draw, &mut seed.random);
+            let table = Table::random(&schema, number, draw, &mut seed.random);
             let made = table.sql(&mut seed.random);
             seed.run(sql, &table.name, made).await.unwrap();
             seed.tables.push(table);
@@ -88,7 +88,7 @@ impl Seed {
             }
         }
         for (number, name) in ["hub", "spoke"].into_iter().enumerate() {
-            let table = Table::of_pair(&schema, TABLES + number, name, &draw);
+            let table = Table::of_pair(&schema, TABLES + number, name, draw);
             let made = table.sql(&mut seed.random);
             seed.run(sql, name, made).await.unwrap();
             seed.tables.push(table);
@@ -192,7 +192,7 @@ impl Seed {
                 sql.batch_execute("ROLLBACK TO step").await.unwrap();
             }
         }
-        if self.number % 3 == 0 {
+        if self.number.is_multiple_of(3) {
             self.prepare(&sql).await;
             self.open = Some(None);
         } else {

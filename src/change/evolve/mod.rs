@@ -296,8 +296,10 @@ impl<'a> Growth<'a> {
 
     fn added(&mut self, now: &Column) -> usize {
         let holds = now.missing.clone().map_or(Holds::Null, Holds::Value);
+        // Without the catalog nobody says whether it had another name before, or a default that those rows hold.
+        let unheard = now.number == 0 && self.before.columns.iter().any(|known| known.number != 0);
         // A default that rows from before do not hold as a constant was either written into each, or came later.
-        if holds == Holds::Null && (now.default.is_some() || now.not_null) {
+        if unheard || (holds == Holds::Null && (now.default.is_some() || now.not_null)) {
             self.untold.push(format!("{:?} of rows that were there before it", now.name));
         }
         let detail = match &holds {
