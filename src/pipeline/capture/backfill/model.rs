@@ -157,7 +157,7 @@ impl World {
             Step::Update(key) if is_there(key) => self.change(Some(*key), Some(*key), None),
             Step::Rewrite(key) if is_there(key) => self.change(Some(*key), Some(*key), Some(self.now as u32)),
             Step::Move(from, to) if is_there(from) && !is_there(to) => {
-                self.change(Some(*from), Some(*to), None)
+                self.change(Some(*from), Some(*to), None);
             }
             Step::Delete(key) if is_there(key) => self.change(Some(*key), None, None),
             Step::Round => self.round(),
@@ -201,9 +201,13 @@ proptest! {
         after in steps(),
     ) {
         let mut world = World::default();
-        before.iter().for_each(|key| world.step(&Step::Insert(*key)));
+        for key in before {
+            world.step(&Step::Insert(key));
+        }
         world.round();
-        steps.iter().for_each(|step| world.step(step));
+        for step in &steps {
+            world.step(step);
+        }
         while world.first.is_none() || !world.left.is_empty() {
             if world.snapshot.is_none() {
                 world.round();
@@ -214,7 +218,9 @@ proptest! {
             .into_iter()
             .filter(|step| !matches!(step, Step::Round | Step::Piece(_) | Step::Killed(_)))
             .collect();
-        whole.iter().for_each(|step| world.step(step));
+        for step in &whole {
+            world.step(step);
+        }
         let expected: BTreeMap<_, _> =
             world.rows.iter().map(|(key, (n, large))| (*key, (*n, Some(*large)))).collect();
         prop_assert_eq!(world.merged(), expected);
