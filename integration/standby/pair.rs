@@ -63,7 +63,7 @@ impl Pair {
         source::prepare(&server.connect().await).await;
         let networks = [Proxy::start(server.port()).await, Proxy::start(server.port()).await];
         let folder = dir.path().join("connector");
-        let connector = Connector::new(&folder, &server.url(), "UTC", "00:00");
+        let connector = Connector::new(&folder, &server.url(), "UTC", "00:00", "");
         for (number, network) in networks.iter().enumerate() {
             let path = folder.join(format!("connector-{number}.toml"));
             let text = std::fs::read_to_string(&path).unwrap();
