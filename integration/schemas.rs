@@ -156,6 +156,7 @@ fn manifests_are_as_described() {
         log: vec![LogRange { topic: "shop.public.orders".to_owned(), partition: 0, from: 3, end: 9 }],
         previous_ds: None,
         backfill: None,
+        backfill_where: Some("id > 5".to_owned()),
     };
     let next = Manifest {
         previous_ds: Some(cut.ds),
