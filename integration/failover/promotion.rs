@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use tidemark::change::Position;
+
 use crate::pair::{Days, Pair, captured, range_in, says};
 use crate::support::lake::{postgres, value};
-use crate::support::{PATIENCE, Postgres, Stop, wait_until};
+use crate::support::{Connector, PATIENCE, Postgres, Stop, wait_until};
 
 /// Writes small transactions until the server goes; gives the last row that was confirmed.
 async fn write_until_gone(server: &Postgres, confirmed: Arc<AtomicI64>) -> tokio::task::JoinHandle<()> {
@@ -195,4 +197,55 @@ async fn while_no_server_is_a_primary_the_connector_waits_and_health_names_them_
     })
     .await;
     running.kill();
+}
+
+/// The timelines of rows of `t` that were copied again.
+async fn copied_on(connector: &Connector) -> Vec<u32> {
+    let rows = connector.records("shop.backfill-public.t").await;
+    rows.iter().map(|row| row.position.parse::<Position>().unwrap().timeline).collect()
+}
+
+/// Pieces of a copy that were read before the promotion may hold what never happened: the copy begins anew.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_was_going_on_at_a_promotion_begins_anew_on_the_new_timeline() {
+    let mut pair = Pair::start(17).await;
+    let client = pair.primary.connect().await;
+    client
+        .batch_execute(
+            "INSERT INTO t SELECT i, 0, repeat('x', 200) FROM generate_series(1000, 20999) i; ANALYZE t",
+        )
+        .await
+        .unwrap();
+    let mut days = Days::of(&pair.url(), &client).await;
+    let mut running = days.connector.start_ready("run").await;
+    pair.synchronize().await;
+    pair.slot_is_synced().await;
+    assert!(running.terminate().await.success());
+    // About 4 MB in pieces of 256 KiB, of which each second brings one.
+    days.connector.change("backfill", "bytes_per_second_max", 300_000);
+    days.connector.change("backfill", "chunk_bytes", 262_144);
+    running = days.connector.start_ready("run").await;
+    let asked = running.command(&["backfill", "public.t"]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    wait_until(PATIENCE, "pieces of the copy were read", async || {
+        copied_on(&days.connector).await.len() > 2000
+    })
+    .await;
+    assert!(copied_on(&days.connector).await.iter().all(|timeline| *timeline == 1));
+    running.kill();
+    pair.fail_over().await;
+    let client = pair.standby.connect().await;
+    client
+        .batch_execute("DELETE FROM t WHERE id % 3 = 0; INSERT INTO t VALUES (5000000, 2, 'after')")
+        .await
+        .unwrap();
+    days.connector.change("backfill", "bytes_per_second_max", 0);
+    running = days.connector.start_ready("run").await;
+    captured(&days.connector, "t", 5_000_000).await;
+    days.whole(&running, &["t"]).await;
+    let held: usize = value(&client, "SELECT count(*) FROM t").await.parse().unwrap();
+    let again = copied_on(&days.connector).await.iter().filter(|timeline| **timeline == 2).count();
+    assert!(again >= held - 1, "{again} of {held} rows were read again");
+    let ds = days.cut(running).await;
+    days.same(&client, &ds, &["t", "calm"]).await;
 }
