@@ -6,6 +6,7 @@ use tidemark::change::TableName;
 use tidemark::postgres::ddl::{self, DdlTrigger, TriggerUse};
 use tidemark::postgres::preflight::{self, Finding, Level, PreflightSettings};
 use tidemark::postgres::setup;
+use tidemark::postgres::slot::Failover;
 use tidemark::postgres::wire::{Client, sqlstate};
 
 use super::source::sql;
@@ -19,6 +20,7 @@ fn settings(ddl_trigger: TriggerUse) -> PreflightSettings<'static> {
         publication: "p",
         wanted: WANTED,
         copied_where: &|_| None,
+        failover: Failover::Auto,
         create_missing: false,
         ddl_trigger,
     }
