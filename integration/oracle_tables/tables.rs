@@ -372,7 +372,8 @@ impl Table {
             Identity::Primary | Identity::Index => "DEFAULT",
         };
         let all = self.partitions.iter().chain([&self.name]);
-        let each = |name| format!("ALTER TABLE {} REPLICA IDENTITY {identity};", self.in_schema(name));
+        let each =
+            |name: &String| format!("ALTER TABLE {} REPLICA IDENTITY {identity};", self.in_schema(name));
         all.map(each).collect::<Vec<_>>().concat()
     }
 
