@@ -19,8 +19,9 @@ use crate::support::Stop;
 
 /// What the connector's configuration needs.
 pub fn settings() -> String {
-    let pieces: String = copies::SETTINGS.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
-    format!("[backfill]\nsnapshot_age_max_ms = 1_000\n{pieces}")
+    let pieces: Vec<String> =
+        copies::SETTINGS.iter().map(|(key, value)| format!("{key} = {value}\n")).collect();
+    format!("[backfill]\nsnapshot_age_max_ms = 1_000\n{}", pieces.concat())
 }
 
 impl Test {
@@ -31,7 +32,7 @@ impl Test {
         let life = Duration::from_millis(self.random.random_range(5..if first { 700 } else { 1500 }));
         if !first {
             self.until_streaming(&mut process).await;
-            self.ask_for_copies(&process).await;
+            self.ask_for_copies(&process);
         }
         if self.random.random_ratio(1, 3) {
             self.clock.set(self.clock.end_of(self.clock.today()));
@@ -73,7 +74,7 @@ impl Test {
     }
 
     /// Asks for a copy of some tables, unless some are on their way.
-    async fn ask_for_copies(&mut self, process: &Process) {
+    fn ask_for_copies(&mut self, process: &Process) {
         if !self.copies().is_empty() {
             return;
         }
