@@ -413,7 +413,12 @@ impl Shared {
         let (prefix, content) =
             (quote_literal(worker::PASS_PREFIX), quote_literal(&work.wanted.name.to_string()));
         let statement = format!("SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {content})");
-        self.asking.lock().await.query_one(&statement).await?.parse(0)
+        let mut asking = self.asking.lock().await;
+        if asking.query_one("SELECT pg_is_in_recovery()").await?.is_true(0) {
+            // A standby takes no messages. What it has replayed has all that was seen under the lock.
+            return asking.query_one("SELECT pg_last_wal_replay_lsn()").await?.parse(0);
+        }
+        asking.query_one(&statement).await?.parse(0)
     }
 }
 
