@@ -33,6 +33,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::change::{BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Position};
@@ -100,6 +101,8 @@ struct Running {
     round: Round,
     /// Tables of it, by topic; with what writes their rows, once they may come.
     tables: BTreeMap<Arc<str>, Option<Copying>>,
+    /// It begins once the stream has passed there.
+    near: Option<(Lsn, oneshot::Sender<()>)>,
     /// Locked; the stream has not come as far yet.
     waiting: Vec<Ready>,
     /// All their rows were handed to the appender.
@@ -109,10 +112,10 @@ struct Running {
 }
 
 impl Running {
-    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>) -> Self {
+    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>, waits: bool) -> Self {
         let tables = to_copy.iter().map(|table| (Arc::clone(&table.topic), None)).collect();
-        let round = Round::begin(settings, to_copy);
-        Self { round, tables, waiting: Vec::new(), read: Vec::new(), ended: false }
+        let round = Round::begin(settings, to_copy, waits);
+        Self { round, tables, near: None, waiting: Vec::new(), read: Vec::new(), ended: false }
     }
 }
 
@@ -178,7 +181,7 @@ impl Backfills {
             name: state.table.clone(),
             resume: None,
         });
-        backfills.running = Some(Running::new(settings, to_copy.collect()));
+        backfills.running = Some(Running::new(settings, to_copy.collect(), false));
         backfills.first = Some(0);
         backfills
     }
@@ -230,7 +233,7 @@ impl Backfills {
             tables = to_copy.len(),
             "waiting for the transactions that are open now to end: a round of copies begins after them"
         );
-        self.running = Some(Running::new(&self.settings, to_copy));
+        self.running = Some(Running::new(&self.settings, to_copy, true));
         Ok(())
     }
 
@@ -291,6 +294,7 @@ impl Backfills {
     pub fn take(&mut self, event: CopyEvent, tables: &mut Tables, appender: &mut Appender) -> Result<()> {
         let Some(running) = &mut self.running else { return Ok(()) };
         match event {
+            CopyEvent::Near { pass, go } => running.near = Some((pass, go)),
             CopyEvent::Point { .. } => self.ops.copies().began(self.settings.copy.connections),
             CopyEvent::Ready(ready) if running.tables.contains_key(&ready.topic) => {
                 running.waiting.push(*ready);
@@ -408,9 +412,15 @@ impl Backfills {
         show_trouble(&self.ops, state, error);
     }
 
-    /// A table that waits for the stream to pass its mark, if it has come to `flush_lsn` now.
+    /// A table that waits for the stream to pass its mark, if it has come to `flush_lsn` now. Lets a round begin that waits
+    /// for the stream.
     pub fn passed(&mut self, flush_lsn: Lsn) -> Option<Ready> {
-        let waiting = &mut self.running.as_mut()?.waiting;
+        let running = self.running.as_mut()?;
+        if let Some((_, go)) = running.near.take_if(|(pass, _)| *pass <= flush_lsn) {
+            // A round that has ended tells so itself.
+            let _ = go.send(());
+        }
+        let waiting = &mut running.waiting;
         let at = waiting.iter().position(|ready| ready.pass <= flush_lsn)?;
         Some(waiting.remove(at))
     }

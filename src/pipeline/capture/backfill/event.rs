@@ -25,7 +25,14 @@ pub struct ToCopy {
 /// time ends it for the round.
 #[derive(Debug)]
 pub enum CopyEvent {
-    /// The consistent point is taken; before everything else.
+    /// The consistent point is taken once the stream has passed this place, and this was answered; before everything else.
+    Near {
+        /// The place.
+        pass: Lsn,
+        /// The answer.
+        go: oneshot::Sender<()>,
+    },
+    /// The consistent point is taken; before everything else but that.
     Point {
         /// Transactions whose commit record begins here or later are not in the round's rows.
         lsn: Lsn,

@@ -45,6 +45,7 @@
 //! that were being read, and no others; rows that were read twice differ in nothing but their position.
 
 mod asked;
+mod asking;
 mod copy;
 mod copying;
 mod event;

@@ -6,7 +6,8 @@
 //!                                                                                              └─> …        ─┘
 //! ```
 //!
-//! The snapshot is held for `snapshot_age_max` at most: near its end no further piece is begun, at its end those being
+//! While the stream goes on beside it, a round first waits until the stream has come as far as the server was, since the rows
+//! of a table wait for a mark in the stream while the snapshot ages. It is held for `snapshot_age_max` at most: near its end no further piece is begun, at its end those being
 //! read are given up, and both go to the next round. Only a table without a key is read to its end, since its rows can be
 //! reconciled with nothing but one snapshot of all of them.
 
@@ -15,20 +16,20 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::{Mutex, mpsc};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
+use super::asking::Asking;
 use super::event::{CopyEvent, ToCopy};
 use super::point::{self, ConsistentPoint, Facts};
 use super::progress::CopyProgress;
 use super::range::Range;
 use super::rate::Rate;
-use super::{CaptureSettings, Wanted, now_us, worker};
+use super::{CaptureSettings, Wanted, worker};
 use crate::change::{Lsn, TableSchema, Timeline};
-use crate::postgres::catalog;
 use crate::postgres::published::{self, Published};
-use crate::postgres::wire::{Client, Session, quote_literal};
+use crate::postgres::wire::{Client, Session};
 use crate::runtime::Result;
 
 /// Pieces of rows between the readers and those who write.
@@ -61,11 +62,11 @@ struct Control {
 }
 
 impl Round {
-    /// Begins to read.
-    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>) -> Self {
+    /// Begins to read; where it `waits`, once the stream is as far as the server is now.
+    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>, waits: bool) -> Self {
         let (sender, events) = mpsc::channel(PIECES);
         let control = Arc::new(Control::default());
-        let reading = read(settings.clone(), tables, sender, Arc::clone(&control));
+        let reading = read(settings.clone(), tables, sender, Arc::clone(&control), waits);
         Self { events, control, task: tokio::spawn(reading).abort_handle() }
     }
 
@@ -97,7 +98,7 @@ pub struct Shared {
     pub commit_us: i64,
     pub works: Vec<Work>,
     /// For questions outside the snapshot.
-    pub asking: Mutex<Client>,
+    pub asking: Asking,
     pub rate: Rate,
     pub events: mpsc::Sender<CopyEvent>,
     control: Arc<Control>,
@@ -154,8 +155,9 @@ async fn read(
     tables: Vec<ToCopy>,
     events: mpsc::Sender<CopyEvent>,
     control: Arc<Control>,
+    waits: bool,
 ) {
-    let ended = Box::pin(round(settings, tables, &events, control)).await;
+    let ended = Box::pin(round(settings, tables, &events, control, waits)).await;
     // Whoever asked may have left.
     let _ = events.send(CopyEvent::End(ended.err())).await;
 }
@@ -165,9 +167,18 @@ async fn round(
     tables: Vec<ToCopy>,
     events: &mpsc::Sender<CopyEvent>,
     control: Arc<Control>,
+    waits: bool,
 ) -> Result<()> {
+    let asking = Asking::new(settings.connect.clone());
+    if waits {
+        // A snapshot would be too old before the stream has come to the first mark under its lock.
+        let pass = asking.leave_mark("").await?;
+        let (go, gone) = oneshot::channel();
+        // Whoever asked may have left, which the next one who sends is told.
+        drop(events.send(CopyEvent::Near { pass, go }).await);
+        drop(gone.await);
+    }
     let mut keeper = Client::connect(&settings.connect, Session::Sql).await?;
-    let mut asking = Client::connect(&settings.connect, Session::Sql).await?;
     let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
     let timeline = settings.timeline(&mut holder).await?;
     let point = ConsistentPoint::take(&settings, holder).await?;
@@ -186,9 +197,9 @@ async fn round(
         begin: point::begin_under(snapshot.get(0).unwrap_or_default()),
         lsn,
         timeline,
-        commit_us: now_us(&mut asking).await?,
+        commit_us: asking.now_us().await?,
         works,
-        asking: Mutex::new(asking),
+        asking,
         rate: Rate::new(settings.copy.bytes_per_second_max),
         events: events.clone(),
         control,
@@ -381,44 +392,6 @@ impl Shared {
     /// Whether further pieces are begun.
     pub fn goes_on(&self) -> bool {
         !self.control.ends.load(Ordering::Relaxed) && Instant::now() < self.last_begin
-    }
-
-    /// The table's shape as it is now; none: it is gone.
-    pub async fn shape(&self, work: &Work) -> Result<Option<TableSchema>> {
-        let mut asking = self.asking.lock().await;
-        let whole = catalog::load_whole_table(&mut asking, work.wanted.oid).await?;
-        Ok(whole.map(|whole| work.wanted.published.shape(whole)))
-    }
-
-    /// Whether operators named in SQL compare these columns of a table as its index does: those of the system's own types,
-    /// and of enums, stand in no other schema that a `search_path` may leave out.
-    pub async fn is_comparable(&self, work: &Work, key: &[String]) -> Result<bool> {
-        let key: Vec<String> = key.iter().map(|name| quote_literal(name)).collect();
-        if key.is_empty() {
-            return Ok(false);
-        }
-        let statement = format!(
-            "SELECT bool_and(coalesce(b.typtype = 'e' OR b.typnamespace = 'pg_catalog'::regnamespace, false)) \
-             FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid \
-             LEFT JOIN pg_type b ON b.oid = CASE t.typtype WHEN 'd' THEN t.typbasetype ELSE t.oid END \
-             WHERE a.attrelid = {} AND NOT a.attisdropped AND a.attname IN ({})",
-            work.wanted.oid,
-            key.join(", ")
-        );
-        Ok(self.asking.lock().await.query_one(&statement).await?.is_true(0))
-    }
-
-    /// A transaction of its own in the stream; it touches no table. Gives its place.
-    pub async fn leave_mark(&self, work: &Work) -> Result<Lsn> {
-        let (prefix, content) =
-            (quote_literal(worker::PASS_PREFIX), quote_literal(&work.wanted.name.to_string()));
-        let statement = format!("SELECT pg_catalog.pg_logical_emit_message(true, {prefix}, {content})");
-        let mut asking = self.asking.lock().await;
-        if asking.query_one("SELECT pg_is_in_recovery()").await?.is_true(0) {
-            // A standby takes no messages. What it has replayed has all that was seen under the lock.
-            return asking.query_one("SELECT pg_last_wal_replay_lsn()").await?.parse(0);
-        }
-        asking.query_one(&statement).await?.parse(0)
     }
 }
 

@@ -109,7 +109,7 @@ async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<T
     if !lock_as_it_was(sql, &work.wanted).await? {
         return Ok(None);
     }
-    let Some(schema) = shared.shape(work).await? else { return Ok(None) };
+    let Some(schema) = shared.asking.shape(work).await? else { return Ok(None) };
     // Other sessions wait until the first has an answer.
     let mut opened = work.opened.lock().await;
     if let Some(known) = &*opened {
@@ -132,11 +132,11 @@ async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<T
 /// Tells of a table, and waits until its rows may come; gives the keys that are to be read besides. None: they may not.
 async fn first(shared: &Shared, work: &Work, schema: &TableSchema) -> Result<Option<Vec<Key>>> {
     let key = key_of(schema);
-    let by_key = shared.is_comparable(work, &key).await?;
+    let by_key = shared.asking.is_comparable(work, &key).await?;
     work.at_once.store(work.is_at_once(&key, by_key), Ordering::Relaxed);
     let (begins, left) = work.begin(&key);
     work.pending.lock().await.left = left.iter().cloned().collect();
-    let pass = shared.leave_mark(work).await?;
+    let pass = shared.asking.leave_mark(&work.wanted.name.to_string()).await?;
     let (go, gone) = oneshot::channel();
     let ready = Ready {
         topic: Arc::clone(&work.topic),
