@@ -97,6 +97,8 @@ pub struct Shared {
     pub timeline: Timeline,
     pub commit_us: i64,
     pub works: Vec<Work>,
+    /// The stream goes on beside it: tables wait until it has passed a mark.
+    pub waits: bool,
     /// For questions outside the snapshot.
     pub asking: Asking,
     pub rate: Rate,
@@ -199,6 +201,7 @@ async fn round(
         timeline,
         commit_us: asking.now_us().await?,
         works,
+        waits,
         asking,
         rate: Rate::new(settings.copy.bytes_per_second_max),
         events: events.clone(),

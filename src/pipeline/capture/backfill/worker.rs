@@ -12,7 +12,7 @@ use super::copy::{copy_out, lock_as_it_was};
 use super::event::{CopyEvent, Ready, Rows};
 use super::range::{Key, Range};
 use super::round::{Shared, Work};
-use crate::change::TableSchema;
+use crate::change::{Lsn, TableSchema};
 use crate::postgres::wire::{Client, Session};
 use crate::runtime::{Error, Result};
 
@@ -136,7 +136,8 @@ async fn first(shared: &Shared, work: &Work, schema: &TableSchema) -> Result<Opt
     work.at_once.store(work.is_at_once(&key, by_key), Ordering::Relaxed);
     let (begins, left) = work.begin(&key);
     work.pending.lock().await.left = left.iter().cloned().collect();
-    let pass = shared.asking.leave_mark(&work.wanted.name.to_string()).await?;
+    let pass =
+        if shared.waits { shared.asking.leave_mark(&work.wanted.name.to_string()).await? } else { Lsn::ZERO };
     let (go, gone) = oneshot::channel();
     let ready = Ready {
         topic: Arc::clone(&work.topic),
