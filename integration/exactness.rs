@@ -321,6 +321,8 @@ impl Test {
         self.clock.step_ms(1000);
         let mut process = self.connector.start("run", 0);
         self.until_streaming(&mut process).await;
+        // A first copy that was broken off: the day would lack its table.
+        self.until_copied(&mut process).await;
         let today = self.clock.today().to_string();
         let (made, said) = self.connector.run(&["cut", "--ds", &today]);
         assert!(made, "cut of {today}: {said}\n{}", process.said());

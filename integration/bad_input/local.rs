@@ -271,7 +271,9 @@ async fn a_second_process_does_no_harm_to_the_first() {
     let file = std::fs::read_to_string(connector.folder().join("connector.toml")).unwrap();
     let other = file.replace(&connector.listen().to_string(), &free_port().to_string());
     std::fs::write(connector.folder().join("other.toml"), other).unwrap();
-    connector.refused(&["run", "--config", "other.toml"], 1, &["is in use by server process"]);
+    let mut other = connector.start(&["run", "--config", "other.toml"]);
+    other.wait_for("the slot is in use, waiting for it: server process");
+    other.stop();
     server.connect().await.batch_execute("INSERT INTO t VALUES (11)").await.unwrap();
     connector.publishes_what_postgres_holds(&server, &["t"]).await;
     running.stop();

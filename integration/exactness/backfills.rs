@@ -89,17 +89,7 @@ impl Test {
         self.streamed = true;
         let mut process = self.connector.start("run", 0);
         self.until_streaming(&mut process).await;
-        let start = Instant::now();
-        while !self.copies().is_empty() {
-            assert!(process.ended().is_none(), "the process ended by itself:\n{}", process.said());
-            assert!(
-                start.elapsed() < PATIENCE,
-                "{:?} within {PATIENCE:?}:\n{}",
-                self.copies(),
-                process.said()
-            );
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
+        self.until_copied(&mut process).await;
         let today = self.clock.today().to_string();
         let (made, said) = self.connector.run(&["cut", "--ds", &today]);
         assert!(made || said.contains("cannot be cut"), "cut of {today}: {said}\n{}", process.said());
@@ -107,6 +97,17 @@ impl Test {
         assert!(published || !made, "wait for {today}: {said}\n{}", process.said());
         process.signal(Signal::TERM);
         assert!(process.wait(PATIENCE).success(), "{}", process.said());
+    }
+
+    /// Waits until no copy is on its way.
+    pub async fn until_copied(&self, process: &mut Process) {
+        let start = Instant::now();
+        while !self.copies().is_empty() {
+            assert!(process.ended().is_none(), "the process ended by itself:\n{}", process.said());
+            let copies = self.copies();
+            assert!(start.elapsed() < PATIENCE, "{copies:?} within {PATIENCE:?}:\n{}", process.said());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Everything beside the oracle.
