@@ -118,7 +118,7 @@ fn whole(found: &mut Copied, table: &Table, copy: &CutBackfill, rows: &[(u64, Co
     // Each round may end in the midst of the pieces that are being read; a row is longer in JSON than it is stored, and rows
     // that moved are read once more.
     let bytes: u64 = again.iter().map(|row| row.bytes).sum();
-    let limit = 4 * CHUNK_BYTES * CONNECTIONS * (points.len() as u64 - 1).max(1);
+    let limit = 4 * CHUNK_BYTES * CONNECTIONS * (points.len() as u64).saturating_sub(1).max(1);
     assert!(bytes <= limit, "{at}: {} rows of {bytes} bytes were read again, at {points:?}", again.len());
 }
 
