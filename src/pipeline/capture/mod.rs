@@ -328,8 +328,10 @@ async fn open<'a>(
         Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
     };
 
+    // Rows of a first copy belong into the tables' own topics as long as there is nothing yet.
+    let first_copy = state.has_no_rows();
     let (mut stream_state, cut_state, standings, backfills) = match (state.stream, state.cut) {
-        (Some(stream), Some(cut)) => {
+        (Some(stream), Some(cut)) if !first_copy => {
             let copied = tables.whole_from(stream.timeline);
             let now = fit(settings, &stream, copied, appender).await?;
             verify::preflight(settings, sql, false).await?;

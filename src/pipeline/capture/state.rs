@@ -139,6 +139,19 @@ pub struct CaptureState {
 }
 
 impl CaptureState {
+    /// Whether a first copy has begun, and the log holds no row and no change yet: it may as well begin anew.
+    pub fn has_no_rows(&self) -> bool {
+        let nothing = |count: &TableCount| count.changes == 0 && count.dead_letters == 0;
+        let unread = |state: &BackfillState| {
+            let read = state.progress.as_ref().map_or(0, |progress| progress.read);
+            read == 0 && state.wanted && !state.paused && state.done.is_none() && state.absent.is_none()
+        };
+        self.cut.as_ref().is_some_and(|cut| cut.last_ds.is_none())
+            && self.counts.values().all(nothing)
+            && !self.backfills.is_empty()
+            && self.backfills.values().all(unread)
+    }
+
     /// Reads the state which a fence found.
     pub fn read(entries: &BTreeMap<String, Vec<u8>>) -> Result<Self> {
         let mut state = Self::default();
