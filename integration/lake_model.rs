@@ -12,6 +12,7 @@ use lake::history::{Shape, history};
 use lake::{deliver, difference, expected, objects, rows, tiny};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use tidemark::batch::{Format, OrcCompression};
 
 const SHAPE: Shape = Shape {
     seed: 0,
@@ -29,7 +30,11 @@ async fn check(shape: Shape) {
     let scratch = tempfile::tempdir().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let history = history(shape);
-    let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
+    let mut options = tiny(scratch.path());
+    if shape.seed % 2 == 1 {
+        options.format = Format::Orc { compression: OrcCompression::Snappy };
+    }
+    let lake = lake::lake(Arc::clone(&store), options);
     deliver(&lake, &history).await.unwrap_or_else(|error| panic!("{shape:?}: {error}"));
     let objects = objects(store.as_ref()).await;
     for day in history.days.iter().filter(|day| day.is_there()) {

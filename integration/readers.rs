@@ -6,6 +6,8 @@
 
 #[path = "readers/cases.rs"]
 mod cases;
+#[path = "readers/orc.rs"]
+mod orc;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -124,6 +124,7 @@ pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds, live: 
     let manifest = lake.manifest(&table_name(), ds).await.unwrap().unwrap();
     let format = match manifest.format.as_str() {
         "parquet" => Format::Parquet { compression: tidemark::batch::Compression::None },
+        "orc" => Format::Orc { compression: tidemark::batch::OrcCompression::None },
         _ => Format::CsvGzip,
     };
     let columns = &manifest.schema.columns;

@@ -4,10 +4,12 @@
     values.py parquet-duckdb  FILE            columns: type, values as text
     values.py csv-duckdb      FILE COLUMNS    the same; COLUMNS is {name: type} as JSON
     values.py csv-pandas      FILE COLUMNS    columns: values as text; COLUMNS names those with instants
+    values.py orc-pyarrow FILE PARQUET        rows, and what is other than in the Parquet file of the same rows
     values.py metadata        FILE            footer and statistics
     values.py sql             FILE QUERY      the rows of a query by DuckDB over the table `t`
 """
 
+import itertools
 import json
 import struct
 import sys
@@ -15,6 +17,7 @@ import sys
 import duckdb
 import pandas
 import pyarrow as pa
+import pyarrow.orc as po
 import pyarrow.parquet as pq
 
 
@@ -49,6 +52,41 @@ def parquet_pyarrow(path):
         }
         for name, column, leaf in zip(table.column_names, table.columns, leaves)
     ]
+
+
+def at_rest(column):
+    """A column in the types that both formats have: times as text, timestamps in microseconds."""
+    if isinstance(column, pa.ChunkedArray):
+        column = column.combine_chunks()
+    kind = column.type
+    if pa.types.is_list(kind):
+        return pa.ListArray.from_arrays(column.offsets, at_rest(column.values), mask=column.is_null())
+    if pa.types.is_time64(kind):
+        return pa.array([time_text(v) for v in column.view(pa.int64()).to_pylist()], pa.string())
+    return column.cast(pa.timestamp("us", kind.tz)) if pa.types.is_timestamp(kind) else column
+
+
+def time_text(v):
+    if v is None:
+        return None
+    return f"{v // 3_600_000_000:02}:{v // 60_000_000 % 60:02}:{v // 1_000_000 % 60:02}.{v % 1_000_000:06}"
+
+
+def orc_pyarrow(path, parquet):
+    orc, expected = po.ORCFile(path), pq.read_table(parquet)
+    found = orc.read()
+    differences = []
+    if found.column_names != expected.column_names:
+        differences.append(f"columns {found.column_names}")
+    for name in expected.column_names:
+        ours, theirs = bits(at_rest(found[name])), bits(at_rest(expected[name]))
+        if len(ours) != len(theirs):
+            differences.append(f"{name}: {len(ours)} rows, not {len(theirs)}")
+        rows = (i for i, (one, other) in enumerate(zip(ours, theirs)) if one != other)
+        for row in itertools.islice(rows, 1):
+            kind = found[name].type
+            differences.append(f"{name} {kind}, row {row}: {ours[row]!r}, not {theirs[row]!r}")
+    return {"rows": orc.nrows, "differences": differences}
 
 
 def quoted(name):
@@ -137,6 +175,8 @@ def main(what, path, *rest):
         return csv_duckdb(path, json.loads(rest[0]))
     if what == "csv-pandas":
         return csv_pandas(path, json.loads(rest[0]))
+    if what == "orc-pyarrow":
+        return orc_pyarrow(path, rest[0])
     if what == "metadata":
         return metadata(path)
     return sql(path, rest[0])

@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 use tidemark::batch::{
-    FileWriter, Format, RowBuilder, WriterOptions, arrow_schema, as_text, exact_schema, may_exceed,
+    Compression, FileWriter, Format, RowBuilder, WriterOptions, arrow_schema, as_text, exact_schema,
+    may_exceed,
 };
 use tidemark::change::{
     Column, ColumnType, Lsn, Op, Position, ReplicaIdentity, SchemaVersion, TableName, TableSchema, Value,
@@ -36,6 +37,8 @@ are no options that lose anything.
 * In Avro the same values are null, and stand in the header `tidemark.exact`; in a key, where no null can stand, the
   change is a dead letter. JSON has a form for each of them.
 * **(text)** in the column of files: they have no type for it. The manifest says why (`as_text`).
+* ORC has the types of Parquet, under its own names, but no time of day: that is text. Of timestamps it cannot tell those of
+  the last second of 1969 from the ones a second later, whatever the reader: they are **beyond**.
 * Columns of other types (composites, ranges made by users, types of extensions) travel as text, their arrays as arrays of
   text. A domain is what it is made of.
 * Arrays of any dimension: one of a single dimension that begins at 1 is a list. One of more dimensions is a list of
@@ -157,7 +160,11 @@ fn line(name: &str, column: &Column, text: &str) -> String {
     let (cell, beside) = csv(of, text);
     let csv =
         if beside.is_empty() { code(&cell) } else { format!("nothing, and beside it {}", code(&beside)) };
-    let text_at_rest = if as_text(of).is_some() { " (text)" } else { "" };
+    let text_at_rest = if as_text(of, &Format::Parquet { compression: Compression::None }).is_some() {
+        " (text)"
+    } else {
+        ""
+    };
     let beyond = if may_exceed(of) && !of.is_array() { " **beyond**" } else { "" };
     format!(
         "| {} | {} | {} | {} | {}{text_at_rest}{beyond} | {csv} |\n",

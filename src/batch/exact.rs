@@ -7,7 +7,7 @@
 //! ```
 //!
 //! These are NaN of a `numeric(p,s)`, timestamps from the year 294247 on, arrays of more than one dimension or with a
-//! lower bound other than 1, and lists with such an element. A type that held them all would be text for every reader
+//! lower bound other than 1, and lists with such an element; in ORC also times of the last second of 1969 (`untold`). A type that held them all would be text for every reader
 //! and every row; this way the column keeps its type, and who never has such values never sees the column.
 //!
 //! A value in the column is what a CSV list has for it as an element: a string of its text, a list as a list, an array
@@ -27,6 +27,7 @@ use serde_json::value::RawValue;
 use super::csv::{calendar, write_float, write_hex, write_json_text};
 use super::decimal;
 use super::schema::{DecimalForm, arrow_schema};
+use super::untold::told;
 use super::widen::Origin;
 use crate::change::{Column, ColumnType, Datum};
 use crate::runtime::{Error, Result};
@@ -109,7 +110,8 @@ pub fn join(batch: &RecordBatch, schema: &SchemaRef, origins: &[Origin]) -> Resu
         arrays.push(match (field.data_type(), exact) {
             (DataType::Struct(fields), exact) => {
                 let exact = exact.unwrap_or_else(|| StringArray::new_null(rows));
-                Arc::new(StructArray::new(fields.clone(), vec![Arc::clone(array), Arc::new(exact)], None))
+                let cell = StructArray::new(fields.clone(), vec![Arc::clone(array), Arc::new(exact)], None);
+                Arc::new(told(&cell))
             }
             (DataType::Utf8, Some(exact)) => Arc::new(replaced(array.as_string(), &exact)?),
             (_, None) => Arc::clone(array),

@@ -7,6 +7,7 @@ use arrow_schema::SchemaRef;
 use bytes::Bytes;
 
 use super::csv::{CsvReader, CsvWriter};
+use super::orc::{OrcReader, OrcWriter};
 use super::parquet::{ParquetReader, ParquetWriter};
 use super::widen::Origin;
 use crate::runtime::{Error, Result};
@@ -18,6 +19,11 @@ pub enum Format {
     Parquet {
         /// How pages are compressed.
         compression: Compression,
+    },
+    /// Apache ORC.
+    Orc {
+        /// How chunks of streams are compressed.
+        compression: OrcCompression,
     },
     /// Comma-separated text, gzipped (its form: see `csv`).
     CsvGzip,
@@ -34,11 +40,25 @@ pub enum Compression {
     Zstd(i32),
 }
 
+/// Compression of ORC's streams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrcCompression {
+    /// None.
+    None,
+    /// Raw deflate: what every reader of ORC has.
+    Zlib,
+    /// Snappy: fast.
+    Snappy,
+    /// Zstandard at a level from 1 to 22: small.
+    Zstd(i32),
+}
+
 impl Format {
     /// The ending of such a file's name, without the dot.
     pub const fn extension(&self) -> &'static str {
         match self {
             Self::Parquet { .. } => "parquet",
+            Self::Orc { .. } => "orc",
             Self::CsvGzip => "csv.gz",
         }
     }
@@ -72,6 +92,7 @@ pub struct FileWriter(Writer);
 
 enum Writer {
     Parquet(Box<ParquetWriter>),
+    Orc(Box<OrcWriter>),
     Csv(Box<CsvWriter>),
 }
 
@@ -85,6 +106,9 @@ impl FileWriter {
             Format::Parquet { compression } => {
                 Writer::Parquet(Box::new(ParquetWriter::new(*compression, schema, options)?))
             }
+            Format::Orc { compression } => {
+                Writer::Orc(Box::new(OrcWriter::new(*compression, schema, options)?))
+            }
             Format::CsvGzip => Writer::Csv(Box::new(CsvWriter::new(schema))),
         }))
     }
@@ -93,6 +117,7 @@ impl FileWriter {
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         let schema = match &self.0 {
             Writer::Parquet(writer) => writer.schema(),
+            Writer::Orc(writer) => writer.schema(),
             Writer::Csv(writer) => writer.schema(),
         };
         if batch.schema_ref() != schema {
@@ -100,6 +125,7 @@ impl FileWriter {
         }
         match &mut self.0 {
             Writer::Parquet(writer) => writer.write(batch),
+            Writer::Orc(writer) => writer.write(batch),
             Writer::Csv(writer) => writer.write(batch),
         }
     }
@@ -109,6 +135,7 @@ impl FileWriter {
     pub fn bytes_written(&self) -> usize {
         match &self.0 {
             Writer::Parquet(writer) => writer.bytes_written(),
+            Writer::Orc(writer) => writer.bytes_written(),
             Writer::Csv(writer) => writer.bytes_written(),
         }
     }
@@ -117,6 +144,7 @@ impl FileWriter {
     pub fn memory(&self) -> usize {
         match &self.0 {
             Writer::Parquet(writer) => writer.memory(),
+            Writer::Orc(writer) => writer.memory(),
             Writer::Csv(writer) => writer.memory(),
         }
     }
@@ -126,6 +154,7 @@ impl FileWriter {
     pub fn take(&mut self) -> Vec<u8> {
         match &mut self.0 {
             Writer::Parquet(writer) => writer.take(),
+            Writer::Orc(writer) => writer.take(),
             Writer::Csv(writer) => writer.take(),
         }
     }
@@ -134,6 +163,7 @@ impl FileWriter {
     pub fn finish(self) -> Result<Vec<u8>> {
         match self.0 {
             Writer::Parquet(writer) => writer.finish(),
+            Writer::Orc(writer) => writer.finish(),
             Writer::Csv(writer) => writer.finish(),
         }
     }
@@ -219,6 +249,7 @@ pub struct FileReader(Reader);
 
 enum Reader {
     Parquet(Box<ParquetReader>),
+    Orc(Box<OrcReader>),
     Csv(Box<CsvReader>),
 }
 
@@ -234,6 +265,7 @@ impl FileReader {
             Format::Parquet { .. } => {
                 Reader::Parquet(Box::new(ParquetReader::open(schema, source.into(), options)?))
             }
+            Format::Orc { .. } => Reader::Orc(Box::new(OrcReader::open(schema, source.into(), options)?)),
             Format::CsvGzip => Reader::Csv(Box::new(CsvReader::open(schema, source.into(), options)?)),
         }))
     }
@@ -242,6 +274,7 @@ impl FileReader {
     pub fn schema(&self) -> &SchemaRef {
         match &self.0 {
             Reader::Parquet(reader) => reader.schema(),
+            Reader::Orc(reader) => reader.schema(),
             Reader::Csv(reader) => reader.schema(),
         }
     }
@@ -250,6 +283,7 @@ impl FileReader {
     pub fn rows(&self) -> Option<u64> {
         match &self.0 {
             Reader::Parquet(reader) => Some(reader.rows()),
+            Reader::Orc(reader) => Some(reader.rows()),
             Reader::Csv(_) => None,
         }
     }
@@ -262,6 +296,7 @@ impl Iterator for FileReader {
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
             Reader::Parquet(reader) => reader.next(),
+            Reader::Orc(reader) => reader.next(),
             Reader::Csv(reader) => reader.next(),
         }
     }

@@ -1,9 +1,9 @@
-//! Rows to file bytes and back: Parquet and gzipped CSV. Pure: bytes in, bytes out; no paths, no network.
+//! Rows to file bytes and back: Parquet, ORC and gzipped CSV. Pure: bytes in, bytes out; no paths, no network.
 //!
 //! ```text
-//!   &[Datum] ──> RowBuilder ──> RecordBatch ──> FileWriter ──> bytes   (parquet/write, csv/write)
+//!   &[Datum] ──> RowBuilder ──> RecordBatch ──> FileWriter ──> bytes   (parquet, orc, csv: write)
 //!                    │  columns.rs: one buffer a column       │
-//!   Datum <── datum()┴──────── RecordBatch <── FileReader <───┘        (parquet/read + widen, csv/read)
+//!   Datum <── datum()┴──────── RecordBatch <── FileReader <───┘        (parquet, orc, csv: read; widen)
 //! ```
 //!
 //! * **One place to add a type**: [`data_type`] says which Arrow type stands for a
@@ -24,9 +24,11 @@ mod decimal;
 mod exact;
 mod format;
 mod large;
+mod orc;
 mod parquet;
 mod rows;
 mod schema;
+mod untold;
 mod widen;
 
 #[cfg(test)]
@@ -38,8 +40,11 @@ mod tests;
 
 pub use datum::datum;
 pub use exact::{EXACT, cell_schema, exact_field, exact_schema, join, may_exceed, split};
-pub use format::{Compression, FileReader, FileWriter, Format, ReaderOptions, Source, WriterOptions};
+pub use format::{
+    Compression, FileReader, FileWriter, Format, OrcCompression, ReaderOptions, Source, WriterOptions,
+};
 pub use large::large_columns;
 pub use rows::{RowBuilder, ValueError};
 pub use schema::{LIST_ELEMENT, arrow_schema, as_text, data_type, partial_schema};
+pub use untold::has_untold;
 pub use widen::Origin;

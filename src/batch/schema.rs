@@ -2,7 +2,7 @@
 //!
 //! Chosen for what Trino, Spark, Hive, Redshift, DuckDB and pyarrow all read without loss:
 //!
-//! | `ColumnType` | Arrow | Parquet |
+//! | `ColumnType` | Arrow | Parquet (ORC is alike, but for the time of day, which is text) |
 //! |---|---|---|
 //! | `Bool` | `Boolean` | BOOLEAN |
 //! | `Int16`, `Int32`, `Int64` | the same | INT32 (16 bits, 32 bits), INT64 |
@@ -25,6 +25,7 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
+use super::format::Format;
 use crate::change::{Column, ColumnType, TextKind};
 
 /// The name of a list's element, as the Parquet specification has it (`LogicalTypes.md`, "Lists").
@@ -76,9 +77,10 @@ pub fn data_type(column_type: &ColumnType) -> DataType {
     }
 }
 
-/// Why a column of that type is text at rest; `None` where it is not, or its values are text to Postgres, too.
-pub fn as_text(column_type: &ColumnType) -> Option<&'static str> {
+/// Why a column of that type is text in files of a format; `None` where it is not, or its values are text to Postgres, too.
+pub fn as_text(column_type: &ColumnType, format: &Format) -> Option<&'static str> {
     match column_type {
+        ColumnType::Time { .. } => matches!(format, Format::Orc { .. }).then_some("ORC has no time of day"),
         ColumnType::Numeric => Some("a decimal of a file has one scale for all rows"),
         ColumnType::Decimal { precision, scale } => match DecimalForm::of(*precision, *scale) {
             DecimalForm::Fixed { .. } => None,
@@ -90,7 +92,7 @@ pub fn as_text(column_type: &ColumnType) -> Option<&'static str> {
         ColumnType::Text { text: TextKind::Other | TextKind::Tsvector | TextKind::Ltree } => {
             Some("files have no such type")
         }
-        ColumnType::Array { element } => as_text(element),
+        ColumnType::Array { element } => as_text(element, format),
         _ => None,
     }
 }

@@ -6,7 +6,11 @@ use super::testing::{column, every_column, row, same, with_seed};
 use super::*;
 use crate::change::{Column, ColumnType, Datum};
 
-pub(super) const FORMATS: [Format; 4] = [
+pub(super) const FORMATS: [Format; 8] = [
+    Format::Orc { compression: OrcCompression::Zstd(1) },
+    Format::Orc { compression: OrcCompression::Zlib },
+    Format::Orc { compression: OrcCompression::Snappy },
+    Format::Orc { compression: OrcCompression::None },
     Format::Parquet { compression: Compression::Zstd(3) },
     Format::Parquet { compression: Compression::Snappy },
     Format::Parquet { compression: Compression::None },
@@ -60,6 +64,14 @@ fn rows_of_every_type_come_back_from_a_batch_as_they_were() {
     });
 }
 
+fn without_untold(value: &mut Datum<'static>) {
+    match value {
+        Datum::Timestamp(-999_000..0) => *value = Datum::Null,
+        Datum::List(items) => items.iter_mut().for_each(without_untold),
+        _ => {}
+    }
+}
+
 #[test]
 fn rows_of_every_type_come_back_from_every_format_as_they_were() {
     with_seed(|rng| {
@@ -68,6 +80,12 @@ fn rows_of_every_type_come_back_from_every_format_as_they_were() {
         let batches = [batch(&columns, &rows[..150]), batch(&columns, &rows[150..])];
         let options = WriterOptions { row_group_rows: 130, ..WriterOptions::default() };
         for format in FORMATS {
+            let (mut rows, mut batches) = (rows.clone(), batches.clone());
+            if let Format::Orc { .. } = format {
+                // These stand as text beside ORC's own: see `untold`.
+                rows.iter_mut().flatten().for_each(without_untold);
+                batches = [batch(&columns, &rows[..150]), batch(&columns, &rows[150..])];
+            }
             let bytes = file(format, &batches, &options);
             let reader_options = ReaderOptions { batch_rows: 70, ..ReaderOptions::default() };
             let reader = FileReader::open(&format, &arrow_schema(&columns), bytes, &reader_options).unwrap();

@@ -22,6 +22,7 @@ use super::columns::{ColumnBuilder, Refusal};
 use super::decimal;
 use super::exact::exact_json;
 use super::schema::{DecimalForm, data_type};
+use super::untold::untold_rows;
 use crate::change::{ColumnType, Datum};
 use crate::runtime::{Error, Result};
 
@@ -74,6 +75,11 @@ impl Origin {
     /// Whether it is a constant that its column's type cannot hold.
     pub const fn is_beyond(&self) -> bool {
         matches!(self, Self::Constant { beyond: Some(_), .. })
+    }
+
+    /// Whether it is a constant that ORC cannot tell.
+    pub fn is_untold(&self) -> bool {
+        matches!(self, Self::Constant { value, .. } if !untold_rows(value).is_empty())
     }
 }
 

@@ -371,8 +371,23 @@ impl fmt::Display for LakeUrl {
 pub enum LakeFormat {
     /// Parquet.
     Parquet(ParquetCompression),
+    /// ORC.
+    Orc(OrcCompression),
     /// Gzipped CSV.
     Csv,
+}
+
+/// Compression within ORC.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OrcCompression {
+    /// Zstandard.
+    Zstd,
+    /// Deflate.
+    Zlib,
+    /// Snappy.
+    Snappy,
+    /// None.
+    None,
 }
 
 /// Compression within Parquet.

@@ -9,8 +9,8 @@ use super::tables::{NEVER_COPIED, TableGlob, TableRule};
 use super::{
     Backfill, BackfillConfig, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger,
     EmbeddedLogConfig, Environment, Failover, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind,
-    LogLevel, OpsConfig, ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits,
-    SourceUrl, StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
+    LogLevel, OpsConfig, OrcCompression, ParquetCompression, Problem, RetainedWalAction, SourceConfig,
+    SourceLimits, SourceUrl, StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -209,24 +209,28 @@ fn lake(section: &Section<'_, '_>, state: &StateConfig) -> LakeConfig {
 }
 
 fn lake_format(section: &Section<'_, '_>) -> LakeFormat {
-    let formats = [("parquet", true), ("csv", false)];
-    let parquet = section.text("format", |text| check::word(text, &formats, &["orc"])).unwrap_or(true);
-    if parquet {
-        let words = [
-            ("zstd", ParquetCompression::Zstd),
-            ("snappy", ParquetCompression::Snappy),
-            ("none", ParquetCompression::None),
-        ];
+    fn of<T: Copy>(section: &Section<'_, '_>, format: &str, words: &[(&'static str, T)], default: T) -> T {
         let found = section.text("compression", |text| {
-            check::word(text, &words, &[]).map_err(|expected| format!("{expected} with format \"parquet\""))
+            check::word(text, words, &[]).map_err(|expected| format!("{expected} with format {format:?}"))
         });
-        LakeFormat::Parquet(found.unwrap_or(ParquetCompression::Zstd))
-    } else {
-        let words = [("gzip", ())];
-        section.text("compression", |text| {
-            check::word(text, &words, &[]).map_err(|expected| format!("{expected} with format \"csv\""))
-        });
-        LakeFormat::Csv
+        found.unwrap_or(default)
+    }
+    let formats = ["parquet", "orc", "csv"].map(|format| (format, format));
+    match section.text("format", |text| check::word(text, &formats, &[])).unwrap_or("parquet") {
+        "orc" => {
+            use OrcCompression::{None, Snappy, Zlib, Zstd};
+            let words = [("zstd", Zstd), ("zlib", Zlib), ("snappy", Snappy), ("none", None)];
+            LakeFormat::Orc(of(section, "orc", &words, Zstd))
+        }
+        "csv" => {
+            of(section, "csv", &[("gzip", ())], ());
+            LakeFormat::Csv
+        }
+        _ => {
+            use ParquetCompression::{None, Snappy, Zstd};
+            let words = [("zstd", Zstd), ("snappy", Snappy), ("none", None)];
+            LakeFormat::Parquet(of(section, "parquet", &words, Zstd))
+        }
     }
 }
 

@@ -43,7 +43,7 @@ password = "${NOT_SET}"
 kind = "pulsar"
 append_bytes_max = "4 MiB"
 [lake]
-format = "orc"
+format = "avro"
 compression = "gzip"
 url = "s3://bucket/prefix"
 memory_bytes_max = 1
@@ -72,7 +72,7 @@ exclude = "yes"
   line 9: [source] password: the environment variable NOT_SET is not set; set it, or write the value
   line 11: [log] kind: found "pulsar"; expected "embedded" or "kafka"
   line 12: [log] append_bytes_max: found "4 MiB"; expected a whole number of bytes from 65536 to 67108864
-  line 14: [lake] format: found "orc"; expected "parquet" or "csv"; "orc" is known, but not in this version
+  line 14: [lake] format: found "avro"; expected "parquet", "orc" or "csv"
   line 15: [lake] compression: found "gzip"; expected "zstd", "snappy" or "none" with format "parquet"
   line 16: [lake] url: found "s3://bucket/prefix"; expected an absolute local folder such as file:///var/lib/tidemark/lake; s3:// is known, but not in this version
   line 17: [lake] memory_bytes_max: found 1; expected a whole number of bytes from 33554432 to 1099511627776

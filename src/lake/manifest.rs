@@ -9,7 +9,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::{EXACT, as_text};
+use crate::batch::{EXACT, Format, as_text};
 use crate::change::{Column, Cut, CutBackfill, Ds, Lsn, Position, TableName, TableSchema, Timeline};
 use crate::runtime::{Error, Result};
 
@@ -104,10 +104,10 @@ impl ExactColumn {
     }
 }
 
-/// The columns of a table that are text in files.
-pub(super) fn columns_as_text(schema: &TableSchema) -> Vec<AsText> {
+/// The columns of a table that are text in files of a format.
+pub(super) fn columns_as_text(schema: &TableSchema, format: &Format) -> Vec<AsText> {
     let said = |column: &Column| {
-        let reason = as_text(&column.column_type)?.to_owned();
+        let reason = as_text(&column.column_type, format)?.to_owned();
         Some(AsText { column: column.name.clone(), type_name: column.type_name.clone(), reason })
     };
     schema.columns.iter().filter_map(said).collect()

@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
-use crate::batch::{Compression, Format};
+use crate::batch::{Compression, Format, OrcCompression};
 use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, Position, TableName, TableSchema};
 use crate::runtime::{Error, Result};
 
@@ -99,7 +99,7 @@ impl Lake {
             ds: cut.ds,
             cut: CutPoint::from(cut),
             schema: schema.clone(),
-            as_text: columns_as_text(schema),
+            as_text: columns_as_text(schema, &parse_format(&plan.format, None)?),
             exact: merged.exact.map(|counts| ExactColumn::new(schema, &counts)),
             format: plan.format.clone(),
             rows: merged.files.iter().map(|file| file.rows).sum(),
@@ -438,14 +438,24 @@ fn check_sums(
 
 /// The name under which a manifest has a format, and its compression.
 fn format_name(format: Format) -> (&'static str, Option<String>) {
+    let zstd = |level| format!("zstd({level})");
     match format {
         Format::Parquet { compression } => {
             let compression = match compression {
                 Compression::None => "none".to_owned(),
                 Compression::Snappy => "snappy".to_owned(),
-                Compression::Zstd(level) => format!("zstd({level})"),
+                Compression::Zstd(level) => zstd(level),
             };
             ("parquet", Some(compression))
+        }
+        Format::Orc { compression } => {
+            let compression = match compression {
+                OrcCompression::None => "none".to_owned(),
+                OrcCompression::Zlib => "zlib".to_owned(),
+                OrcCompression::Snappy => "snappy".to_owned(),
+                OrcCompression::Zstd(level) => zstd(level),
+            };
+            ("orc", Some(compression))
         }
         Format::CsvGzip => ("csv", None),
     }
@@ -455,17 +465,27 @@ fn format_name(format: Format) -> (&'static str, Option<String>) {
 pub(super) fn parse_format(name: &str, compression: Option<&str>) -> Result<Format> {
     let unknown =
         || Error::operator(format!("the lake holds files of the unknown format {name:?} ({compression:?})"));
+    let zstd = |text: &str| {
+        let level = text.strip_prefix("zstd(").and_then(|text| text.strip_suffix(')'));
+        level.and_then(|level| level.parse().ok()).ok_or_else(unknown)
+    };
     match name {
         "parquet" => {
             let compression = match compression {
                 None | Some("none") => Compression::None,
                 Some("snappy") => Compression::Snappy,
-                Some(text) => {
-                    let level = text.strip_prefix("zstd(").and_then(|text| text.strip_suffix(')'));
-                    Compression::Zstd(level.and_then(|level| level.parse().ok()).ok_or_else(unknown)?)
-                }
+                Some(text) => Compression::Zstd(zstd(text)?),
             };
             Ok(Format::Parquet { compression })
+        }
+        "orc" => {
+            let compression = match compression {
+                None | Some("none") => OrcCompression::None,
+                Some("zlib") => OrcCompression::Zlib,
+                Some("snappy") => OrcCompression::Snappy,
+                Some(text) => OrcCompression::Zstd(zstd(text)?),
+            };
+            Ok(Format::Orc { compression })
         }
         "csv" => Ok(Format::CsvGzip),
         _ => Err(unknown()),

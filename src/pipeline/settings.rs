@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::change::Calendar;
 use crate::config::{
     self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
-    LakeFormat, LogKind, ParquetCompression, RetainedWalAction, Secret, SubjectNaming,
+    LakeFormat, LogKind, OrcCompression, ParquetCompression, RetainedWalAction, Secret, SubjectNaming,
 };
 use crate::coord::{Coordinator, SqliteCoordinator};
 use crate::envelope::{self, Format, routing};
@@ -212,6 +212,14 @@ pub async fn open_lake(config: &Config) -> Result<Lake> {
                     ParquetCompression::Zstd => crate::batch::Compression::Zstd(1),
                     ParquetCompression::Snappy => crate::batch::Compression::Snappy,
                     ParquetCompression::None => crate::batch::Compression::None,
+                },
+            },
+            LakeFormat::Orc(compression) => crate::batch::Format::Orc {
+                compression: match compression {
+                    OrcCompression::Zstd => crate::batch::OrcCompression::Zstd(1),
+                    OrcCompression::Zlib => crate::batch::OrcCompression::Zlib,
+                    OrcCompression::Snappy => crate::batch::OrcCompression::Snappy,
+                    OrcCompression::None => crate::batch::OrcCompression::None,
                 },
             },
             LakeFormat::Csv => crate::batch::Format::CsvGzip,

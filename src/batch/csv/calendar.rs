@@ -78,7 +78,7 @@ pub(in crate::batch) fn write_time(micros: i64, out: &mut Vec<u8>) {
     }
 }
 
-pub(super) fn write_timestamp(micros: i64, utc: bool, out: &mut Vec<u8>) {
+pub(in crate::batch) fn write_timestamp(micros: i64, utc: bool, out: &mut Vec<u8>) {
     match micros {
         TIMESTAMP_INFINITY => out.extend_from_slice(b"infinity"),
         micros if micros == -TIMESTAMP_INFINITY => out.extend_from_slice(b"-infinity"),
@@ -137,7 +137,7 @@ fn parse_day(text: &[u8]) -> Option<i64> {
 }
 
 /// Microseconds of what [`write_time`] wrote; the fraction may have fewer digits, or none.
-pub(super) fn parse_time(text: &[u8]) -> Option<i64> {
+pub(in crate::batch) fn parse_time(text: &[u8]) -> Option<i64> {
     let (clock, fraction) = text.split_at_checked(8)?;
     let [h1, h2, b':', m1, m2, b':', s1, s2] = clock else { return None };
     let (hours, minutes, seconds) = (number(&[*h1, *h2])?, number(&[*m1, *m2])?, number(&[*s1, *s2])?);
@@ -153,7 +153,7 @@ pub(super) fn parse_time(text: &[u8]) -> Option<i64> {
 }
 
 /// Microseconds at rest of what [`write_timestamp`] wrote.
-pub(super) fn parse_timestamp(text: &[u8], utc: bool) -> Option<i64> {
+pub(in crate::batch) fn parse_timestamp(text: &[u8], utc: bool) -> Option<i64> {
     match text {
         b"infinity" => return Some(TIMESTAMP_INFINITY),
         b"-infinity" => return Some(-TIMESTAMP_INFINITY),

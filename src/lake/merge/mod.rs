@@ -104,9 +104,13 @@ pub(super) struct Merged {
 pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
     // A table whose files had the column of texts keeps it.
     let exact = match &input.previous {
-        Some((manifest, _)) => {
+        Some((manifest, format)) => {
             let origins = input.shapes.origins(manifest.schema.version)?;
-            manifest.exact.is_some() || origins.iter().any(Origin::is_beyond)
+            let orc = matches!(input.format, Format::Orc { .. });
+            // What other formats tell is not looked through for what ORC does not.
+            let untold =
+                orc && (!matches!(format, Format::Orc { .. }) || origins.iter().any(Origin::is_untold));
+            manifest.exact.is_some() || origins.iter().any(Origin::is_beyond) || untold
         }
         None => false,
     };
@@ -120,7 +124,8 @@ pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
 /// Merges into files with or without the column of texts; `None` when they turn out to need it.
 fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
     let schema = input.shapes.now();
-    let shape = Shape { table: Arc::clone(schema), exact };
+    let orc = matches!(input.format, Format::Orc { .. });
+    let shape = Shape { table: Arc::clone(schema), exact, orc };
     let order = Arc::new(KeyOrder::new(&shape)?);
     let reader = ChangeReader::new(&input.shapes, shape.clone(), Arc::clone(&order));
     let limits = SortLimits::new(input.sort_bytes_max);

@@ -10,7 +10,8 @@ use arrow_array::{Array, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 
 use crate::batch::{
-    EXACT, Origin, arrow_schema, cell_schema, exact_schema, join, may_exceed, partial_schema, split,
+    EXACT, Origin, arrow_schema, cell_schema, exact_schema, has_untold, join, may_exceed, partial_schema,
+    split,
 };
 use crate::change::TableSchema;
 use crate::runtime::Result;
@@ -23,6 +24,8 @@ pub(super) struct Shape {
     pub(super) table: Arc<TableSchema>,
     /// Whether files have the column of texts.
     pub(super) exact: bool,
+    /// Whether they are ORC, which cannot tell some timestamps.
+    pub(super) orc: bool,
 }
 
 impl Shape {
@@ -64,7 +67,7 @@ impl Shape {
     /// Whether rows of a change file, with the column of texts as their last one, have values that rows in memory lack.
     pub(super) fn needs_more(&self, batch: &RecordBatch, origins: &[Origin]) -> bool {
         let texts = batch.columns().last().is_some_and(|exact| exact.null_count() < exact.len());
-        !self.exact && (texts || origins.iter().any(Origin::is_beyond))
+        !self.exact && (texts || origins.iter().any(Origin::is_beyond) || (self.orc && has_untold(batch)))
     }
 
     /// Rows of a change file, with the column of texts as their last one, in memory.
