@@ -126,9 +126,9 @@ pub struct BackfillState {
 /// The whole state, as found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CaptureState {
-    /// None before the backfill is done.
+    /// None before the first copy has its point.
     pub stream: Option<StreamState>,
-    /// None before the backfill is done.
+    /// None before the first copy has its point.
     pub cut: Option<CutState>,
     /// By topic.
     pub counts: HashMap<String, TableCount>,
