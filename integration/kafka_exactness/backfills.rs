@@ -4,7 +4,6 @@
 use std::time::{Duration, Instant};
 
 use rand::Rng;
-use tidemark::change::Cut;
 
 use crate::campaign::{Campaign, PATIENCE, TOPICS};
 use crate::oracle::copies::{self, Copied, CopiedRow};
@@ -76,9 +75,7 @@ impl Campaign {
     pub async fn compare_copies(&self) -> Copied {
         let topics = Consumer::start(&self.brokers.addresses(), TOPICS).finish();
         let history = History::load(&self.server.connect().await).await;
-        let cuts = topics.topic(&format!("{NAME}.cuts"));
-        let cuts: Vec<Cut> =
-            cuts.entries().map(|(_, value)| serde_json::from_slice(value.unwrap()).unwrap()).collect();
+        let cuts = topics.cuts();
         let tables = TABLES.iter().map(|table| (table, rows(&topics, table))).collect();
         copies::check(&history, NAME, &cuts, tables)
     }

@@ -221,6 +221,13 @@ impl Campaign {
             compared.transactions,
             compared.records,
         );
+        if !compared.parts.is_empty() {
+            eprintln!(
+                "copied later, beside their topics: {:?}: {:?}",
+                compared.parts,
+                self.compare_copies().await
+            );
+        }
         for line in self.mended() {
             eprintln!("a marker was missing: {line}");
         }

@@ -8,10 +8,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 use serde::Deserialize;
-use tidemark::change::Position;
+use tidemark::change::{Cut, Position};
 use tidemark::log::{RecordRef, TopicRecords};
 
 use crate::oracle::checker::position;
+use crate::support::NAME;
 use crate::support::lake::python;
 
 /// How long a transaction may stay open after the last writer has left in good order.
@@ -136,6 +137,18 @@ impl Topics {
         let path: PathBuf = self.folder.path().join(name);
         let bytes = fs::read(&path).unwrap_or_else(|error| panic!("topic {name}: {error}"));
         Topic::parse(name, &bytes)
+    }
+
+    /// The cuts so far, in order.
+    pub fn cuts(&self) -> Vec<Cut> {
+        let name = format!("{NAME}.cuts");
+        if !self.partitions.contains_key(&format!("{name}/0")) {
+            return Vec::new();
+        }
+        self.topic(&name)
+            .entries()
+            .map(|(_, value)| serde_json::from_slice(value.unwrap()).unwrap())
+            .collect()
     }
 }
 
