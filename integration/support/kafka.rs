@@ -210,10 +210,16 @@ impl Kafka {
     /// The values of a topic as Kafka's own console consumer prints them, reading what is committed: a line each.
     /// Ends after `count` of them, or when none has come for a while.
     pub fn console_consumer(&self, topic: &str, count: usize) -> Vec<String> {
+        let lines = self.console_consumer_of(topic, count, "4000");
+        // On a busy machine it may not have been given its partitions by then.
+        if lines.is_empty() { self.console_consumer_of(topic, count, "30000") } else { lines }
+    }
+
+    fn console_consumer_of(&self, topic: &str, count: usize, timeout_ms: &str) -> Vec<String> {
         let output = java(&["-Xmx96m", "-Dlog4j2.level=OFF"])
             .args(["-cp", &class_path(), "org.apache.kafka.tools.consumer.ConsoleConsumer"])
             .args(["--bootstrap-server", &self.address(), "--topic", topic, "--from-beginning"])
-            .args(["--isolation-level", "read_committed", "--timeout-ms", "4000"])
+            .args(["--isolation-level", "read_committed", "--timeout-ms", timeout_ms])
             .args(["--max-messages", &count.to_string()])
             .stdin(Stdio::null())
             .output()
