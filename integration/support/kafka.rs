@@ -368,7 +368,7 @@ fn tail(text: &str) -> String {
 }
 
 /// A JVM that starts fast and dies with the thread which starts it.
-fn java(options: &[&str]) -> Command {
+pub(super) fn java(options: &[&str]) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", "java", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]);
     command.args(options);
@@ -376,7 +376,7 @@ fn java(options: &[&str]) -> Command {
 }
 
 /// Starts a process from a thread that never ends: the kernel kills it when that thread does.
-fn spawn(command: Command) -> Child {
+pub(super) fn spawn(command: Command) -> Child {
     type Job = (Command, Sender<Child>);
     static SPAWNER: OnceLock<Mutex<Sender<Job>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {

@@ -19,6 +19,7 @@ mod process;
 mod programs;
 mod proxy;
 mod scene;
+mod zookeeper;
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ pub use process::{Connector, NAME, PATIENCE, Record, Running};
 pub use programs::{MAJORS, client_program};
 pub use proxy::{Network, Proxy};
 pub use scene::Scene;
+pub use zookeeper::Zookeeper;
 
 /// Asks `condition` again and again until it is true; panics with `what` after `deadline`.
 pub async fn wait_until<F, Fut>(deadline: Duration, what: &str, mut condition: F)

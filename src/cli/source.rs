@@ -4,7 +4,7 @@ use super::findings::{Finding, Level, print_findings};
 use super::output::{print, print_json};
 use super::run::runtime;
 use super::{Outcome, print_error};
-use crate::config::{Config, LogKind};
+use crate::config::{Config, CoordinatorKind, LogKind};
 use crate::log::Probe;
 use crate::pipeline::capture::{CaptureSettings, accept_gap as accept, preflight_settings};
 use crate::pipeline::settings;
@@ -19,10 +19,7 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
     let findings = runtime()?.block_on(async {
         let mut findings = source(&capture).await;
         findings.extend(log(config).await);
-        findings.push(local(
-            "coordinator",
-            settings::open_coordinator(config).map(|_| "opens, and can be written".to_owned()),
-        ));
+        findings.push(local("coordinator", coordinator(config).await));
         if let Some(registry) = &capture.registry {
             let subjects = registry.subjects().await;
             findings
@@ -36,6 +33,19 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
         findings
     });
     print_findings(&findings, json)
+}
+
+async fn coordinator(config: &Config) -> Result<String> {
+    match &config.coordinator.kind {
+        CoordinatorKind::Embedded { .. } => {
+            settings::open_coordinator(config)?;
+            Ok("opens, and can be written".to_owned())
+        }
+        CoordinatorKind::Zookeeper(zookeeper) => {
+            settings::open_zookeeper(zookeeper).probe().await?;
+            Ok(format!("ZooKeeper answers, and all rights are there under {}", zookeeper.root))
+        }
+    }
 }
 
 async fn source(capture: &CaptureSettings) -> Vec<Finding> {

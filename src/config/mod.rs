@@ -15,6 +15,7 @@
 //! variable is still a `${NAME}`, and never quote a value that may hold a secret.
 
 mod check;
+mod coordinator;
 mod document;
 mod envelope;
 mod expand;
@@ -434,6 +435,23 @@ pub enum CoordinatorKind {
         /// The file.
         path: PathBuf,
     },
+    /// ZooKeeper.
+    Zookeeper(ZookeeperConfig),
+}
+
+/// ZooKeeper.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ZookeeperConfig {
+    /// `host:port` of servers.
+    pub servers: Vec<String>,
+    /// The node below which everything is.
+    pub root: String,
+    /// Milliseconds without a server after which a session has ended.
+    pub session_timeout_ms: u64,
+    /// Of the scheme `digest`.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
 }
 
 /// Watching.

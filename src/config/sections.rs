@@ -7,10 +7,10 @@ use jiff::tz::TimeZone;
 use super::document::{Document, Keys, Section};
 use super::tables::{NEVER_COPIED, TableGlob, TableRule};
 use super::{
-    Backfill, BackfillConfig, Config, CoordinatorConfig, CoordinatorKind, CutConfig, DdlTrigger,
-    EmbeddedLogConfig, Environment, Failover, LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind,
-    LogLevel, OpsConfig, OrcCompression, ParquetCompression, Problem, RetainedWalAction, SourceConfig,
-    SourceLimits, SourceUrl, StateConfig, Streaming, TableFilter, check, envelope, kafka, url,
+    Backfill, BackfillConfig, Config, CutConfig, DdlTrigger, EmbeddedLogConfig, Environment, Failover,
+    LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, OrcCompression,
+    ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
+    Streaming, TableFilter, check, coordinator, envelope, kafka, url,
 };
 
 const KIB: u64 = 1024;
@@ -32,7 +32,7 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let envelope = envelope::read(&document);
     let lake = lake(&document.section("lake"), &state);
     let cut = cut(&document.section("cut"));
-    let coordinator = coordinator(&document.section("coordinator"), &state);
+    let coordinator = coordinator::read(&document, &state);
     let ops = ops(&document.section("ops"));
     let (problems, keys) = document.finish();
     match source {
@@ -238,15 +238,6 @@ fn cut(section: &Section<'_, '_>) -> CutConfig {
     CutConfig {
         at: section.text("at", check::time_of_day).unwrap_or_default(),
         time_zone: section.text("time_zone", check::time_zone).unwrap_or(TimeZone::UTC),
-    }
-}
-
-fn coordinator(section: &Section<'_, '_>, state: &StateConfig) -> CoordinatorConfig {
-    section.text("kind", |text| check::word(text, &[("embedded", ())], &["zookeeper"]));
-    let path = section.text("path", check::path).unwrap_or_else(|| state.dir.join("coordinator.db"));
-    CoordinatorConfig {
-        kind: CoordinatorKind::Embedded { path },
-        lease_ttl_ms: section.integer("lease_ttl_ms", "milliseconds", 1000, 600_000, 10_000),
     }
 }
 

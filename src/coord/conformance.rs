@@ -27,6 +27,8 @@ pub async fn run(open: impl Open) {
     one_of_many_who_acquire_at_once_wins(&open).await;
     a_lease_that_is_not_renewed_is_taken_over(&open).await;
     a_renewed_lease_is_kept_beyond_its_first_ttl(&open).await;
+    of_many_leases_those_that_were_lost_are_told(&open).await;
+    leases_are_listed_by_the_beginning_of_their_names(&open).await;
     whoever_lost_its_lease_cannot_set(&open).await;
     state_is_set_at_the_expected_version_only(&open).await;
     counting_by_compare_and_set_loses_nothing(&open).await;
@@ -45,9 +47,18 @@ async fn acquire(coordinator: &dyn Coordinator, name: &str, ttl: Duration) -> Le
     }
 }
 
+/// Renews one lease; whether it was kept.
+async fn renew(coordinator: &Arc<dyn Coordinator>, lease: &Lease, ttl: Duration) -> bool {
+    !coordinator.renew(std::slice::from_ref(lease), ttl).await.unwrap().is_empty()
+}
+
+async fn holder(coordinator: &Arc<dyn Coordinator>, name: &str) -> Option<Lease> {
+    coordinator.leases(name).await.unwrap().into_iter().find(|lease| lease.name == name)
+}
+
 async fn a_lease_has_one_holder_and_its_epoch_only_grows(open: &impl Open) {
     let (a, b) = (open("epoch".into()).await, open("epoch".into()).await);
-    assert_eq!(a.holder("x").await.unwrap(), None);
+    assert_eq!(holder(&a, "x").await, None);
     let mut last = 0;
     for round in 0..6 {
         let (winner, loser) = if round % 2 == 0 { (&a, &b) } else { (&b, &a) };
@@ -56,13 +67,13 @@ async fn a_lease_has_one_holder_and_its_epoch_only_grows(open: &impl Open) {
         last = lease.epoch;
         assert_eq!(loser.acquire("x", LONG).await.unwrap(), None);
         assert_eq!(winner.acquire("x", LONG).await.unwrap(), None, "not twice by the same holder either");
-        assert_eq!(loser.holder("x").await.unwrap().as_ref(), Some(&lease));
+        assert_eq!(holder(loser, "x").await.as_ref(), Some(&lease));
         assert!(loser.acquire(&format!("y{round}"), LONG).await.unwrap().is_some(), "names do not share");
-        assert!(winner.renew(&lease, LONG).await.unwrap());
+        assert!(renew(winner, &lease, LONG).await);
         winner.release(&lease).await.unwrap();
         winner.release(&lease).await.unwrap();
-        assert_eq!(loser.holder("x").await.unwrap(), None);
-        assert!(!winner.renew(&lease, LONG).await.unwrap(), "a released lease does not come back");
+        assert_eq!(holder(loser, "x").await, None);
+        assert!(!renew(winner, &lease, LONG).await, "a released lease does not come back");
     }
 }
 
@@ -87,22 +98,59 @@ async fn a_lease_that_is_not_renewed_is_taken_over(open: &impl Open) {
     let lease = acquire(&*b, "x", LONG).await;
     assert!(begun.elapsed() >= ttl, "not before its time");
     assert!(lease.epoch > lost.epoch);
-    assert!(!a.renew(&lost, LONG).await.unwrap());
+    assert!(!renew(&a, &lost, LONG).await);
     a.release(&lost).await.unwrap();
-    assert_eq!(a.holder("x").await.unwrap(), Some(lease), "a late release takes nothing from the new holder");
+    assert_eq!(holder(&a, "x").await, Some(lease), "a late release takes nothing from the new holder");
 }
 
 async fn a_renewed_lease_is_kept_beyond_its_first_ttl(open: &impl Open) {
     let (a, b) = (open("renew".into()).await, open("renew".into()).await);
     let ttl = Duration::from_secs(1);
     let lease = a.acquire("x", ttl).await.unwrap().unwrap();
-    assert!(a.renew(&lease, LONG).await.unwrap());
+    assert!(renew(&a, &lease, LONG).await);
     let begun = Instant::now();
     while begun.elapsed() < ttl + Duration::from_millis(300) {
         assert_eq!(b.acquire("x", ttl).await.unwrap(), None);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    assert!(a.renew(&lease, LONG).await.unwrap());
+    assert!(renew(&a, &lease, LONG).await);
+}
+
+async fn of_many_leases_those_that_were_lost_are_told(open: &impl Open) {
+    let (a, b) = (open("several".into()).await, open("several".into()).await);
+    let mut leases = Vec::new();
+    for name in ["x", "y/1", "z"] {
+        leases.push(a.acquire(name, LONG).await.unwrap().unwrap());
+    }
+    a.release(&leases[1]).await.unwrap();
+    let taken = b.acquire("y/1", LONG).await.unwrap().unwrap();
+    let kept = a.renew(&leases, LONG).await.unwrap();
+    assert_eq!(kept, [leases[0].clone(), leases[2].clone()]);
+    assert_eq!(b.renew(std::slice::from_ref(&taken), LONG).await.unwrap(), [taken]);
+    assert_eq!(a.renew(&[], LONG).await.unwrap(), []);
+}
+
+async fn leases_are_listed_by_the_beginning_of_their_names(open: &impl Open) {
+    let (a, b) = (open("list".into()).await, open("list".into()).await);
+    let mut held = Vec::new();
+    for (number, name) in ["shop/member/2", "shop/member/10", "shop/day", "shop%/member/1", "Straße/member/1"]
+        .into_iter()
+        .enumerate()
+    {
+        let coordinator = if number % 2 == 0 { &a } else { &b };
+        held.push(coordinator.acquire(name, LONG).await.unwrap().unwrap());
+    }
+    held.sort_by(|a, b| a.name.cmp(&b.name));
+    let of = |prefix: &str| -> Vec<Lease> {
+        held.iter().filter(|lease| lease.name.starts_with(prefix)).cloned().collect()
+    };
+    for prefix in ["", "shop/member/", "shop/", "Straße/", "none"] {
+        assert_eq!(b.leases(prefix).await.unwrap(), of(prefix), "{prefix:?}");
+    }
+    let released = held.remove(1);
+    a.release(&released).await.unwrap();
+    b.release(&released).await.unwrap();
+    assert_eq!(a.leases("").await.unwrap(), held);
 }
 
 async fn whoever_lost_its_lease_cannot_set(open: &impl Open) {
@@ -163,6 +211,6 @@ async fn reopening_finds_leases_and_state(open: &impl Open) {
     assert!(coordinator.set(&lease, "k", None, b"v").await.unwrap());
     let again = open("reopen".into()).await;
     assert_eq!(again.acquire("x", LONG).await.unwrap(), None);
-    assert_eq!(again.holder("x").await.unwrap(), Some(lease));
+    assert_eq!(holder(&again, "x").await, Some(lease));
     assert_eq!(again.get("k").await.unwrap().unwrap().value, b"v");
 }

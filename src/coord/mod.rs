@@ -9,6 +9,7 @@
 
 pub mod conformance;
 mod sqlite;
+mod zookeeper;
 
 use std::fmt;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use async_trait::async_trait;
 use crate::runtime::Result;
 
 pub use sqlite::SqliteCoordinator;
+pub use zookeeper::{ZookeeperCoordinator, ZookeeperOptions};
 
 /// Ownership of a name, with its fencing number: each new holder's epoch is higher than every earlier one's.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,19 +47,20 @@ pub trait Coordinator: Send + Sync + fmt::Debug + 'static {
     /// Takes the lease if nobody holds it, or if its holder has not renewed it for `ttl`. `None`: held by another.
     async fn acquire(&self, name: &str, ttl: Duration) -> Result<Option<Lease>>;
 
-    /// Keeps the lease for another `ttl`. `false`: it was lost, and the holder must stop.
-    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<bool>;
+    /// Keeps leases for another `ttl`, all at once, and gives those which are kept. Another one was lost, and its holder
+    /// must stop.
+    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Vec<Lease>>;
 
     /// Gives the lease back, if it is still held.
     async fn release(&self, lease: &Lease) -> Result<()>;
 
-    /// Who holds a lease now, for status displays.
-    async fn holder(&self, name: &str) -> Result<Option<Lease>>;
+    /// The leases which are held now and whose names begin with `prefix`, by name.
+    async fn leases(&self, prefix: &str) -> Result<Vec<Lease>>;
 
     /// The state under a key.
     async fn get(&self, key: &str) -> Result<Option<Versioned>>;
 
     /// Sets the state if its version is still `expected` (`None`: if there is none yet) and `lease` is still
-    /// held, in one atomic step. `false`: it was not, and nothing has changed.
+    /// held, in one atomic step. `false`: it was not, and nothing has changed. After an error it may have been set.
     async fn set(&self, lease: &Lease, key: &str, expected: Option<u64>, value: &[u8]) -> Result<bool>;
 }

@@ -102,15 +102,20 @@ impl Coordinator for SqliteCoordinator {
         .await
     }
 
-    async fn renew(&self, lease: &Lease, ttl: Duration) -> Result<bool> {
-        let lease = lease.clone();
-        self.with("renew a lease", move |this, c| {
-            if !this.is_held(c, &lease)? {
-                return Ok(false);
+    async fn renew(&self, leases: &[Lease], ttl: Duration) -> Result<Vec<Lease>> {
+        let mut leases = leases.to_vec();
+        self.with("renew leases", move |this, c| {
+            let mut lost = Vec::new();
+            for lease in &leases {
+                if this.is_held(c, lease)? {
+                    c.prepare_cached("UPDATE leases SET ends_ms = ?2 WHERE name = ?1")?
+                        .execute(params![lease.name, end_ms(ttl)])?;
+                } else {
+                    lost.push(lease.clone());
+                }
             }
-            c.prepare_cached("UPDATE leases SET ends_ms = ?2 WHERE name = ?1")?
-                .execute(params![lease.name, end_ms(ttl)])?;
-            Ok(true)
+            leases.retain(|lease| !lost.contains(lease));
+            Ok(leases)
         })
         .await
     }
@@ -127,9 +132,18 @@ impl Coordinator for SqliteCoordinator {
         .await
     }
 
-    async fn holder(&self, name: &str) -> Result<Option<Lease>> {
-        let name = name.to_owned();
-        self.with("look up a lease", move |this, c| this.live(c, &name)).await
+    async fn leases(&self, prefix: &str) -> Result<Vec<Lease>> {
+        let prefix = prefix.to_owned();
+        self.with("list leases", move |this, c| {
+            let sql = "SELECT name, epoch, holder FROM leases
+                       WHERE boot_id = ?1 AND ends_ms > ?2 AND substr(name, 1, length(?3)) = ?3 ORDER BY name";
+            let mut query = c.prepare_cached(sql)?;
+            let found = query.query_map(params![this.boot_id, now_ms(), prefix], |row| {
+                Ok(Lease { name: row.get(0)?, epoch: row.get(1)?, holder: row.get(2)? })
+            })?;
+            found.collect()
+        })
+        .await
     }
 
     async fn get(&self, key: &str) -> Result<Option<Versioned>> {
@@ -223,7 +237,8 @@ mod tests {
         let lease = coordinator.acquire("a", Duration::from_secs(3600)).await.unwrap().unwrap();
         assert!(coordinator.acquire("a", Duration::from_secs(1)).await.unwrap().is_none());
         Connection::open(&path).unwrap().execute("UPDATE leases SET boot_id = 'earlier'", []).unwrap();
-        assert!(!coordinator.renew(&lease, Duration::from_secs(1)).await.unwrap());
+        let kept = coordinator.renew(std::slice::from_ref(&lease), Duration::from_secs(1)).await.unwrap();
+        assert!(kept.is_empty());
         assert!(!coordinator.set(&lease, "k", None, b"v").await.unwrap());
         let next = coordinator.acquire("a", Duration::from_secs(1)).await.unwrap().unwrap();
         assert_eq!(next.epoch, lease.epoch + 1);

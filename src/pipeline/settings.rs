@@ -7,8 +7,9 @@ use crate::change::Calendar;
 use crate::config::{
     self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
     LakeFormat, LogKind, OrcCompression, ParquetCompression, RetainedWalAction, Secret, SubjectNaming,
+    ZookeeperConfig,
 };
-use crate::coord::{Coordinator, SqliteCoordinator};
+use crate::coord::{Coordinator, SqliteCoordinator, ZookeeperCoordinator, ZookeeperOptions};
 use crate::envelope::{self, Format, routing};
 use crate::lake::{Lake, LakeOptions};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
@@ -196,10 +197,23 @@ pub(super) fn log_file(config: &Config) -> Option<LogFile> {
     }
 }
 
-/// Opens the coordinator.
+/// Opens the coordinator. ZooKeeper is reached with its first use, not here.
 pub fn open_coordinator(config: &Config) -> Result<Arc<dyn Coordinator>> {
-    let CoordinatorKind::Embedded { path } = &config.coordinator.kind;
-    Ok(Arc::new(SqliteCoordinator::open(path)?))
+    Ok(match &config.coordinator.kind {
+        CoordinatorKind::Embedded { path } => Arc::new(SqliteCoordinator::open(path)?),
+        CoordinatorKind::Zookeeper(zookeeper) => Arc::new(open_zookeeper(zookeeper)),
+    })
+}
+
+/// Opens the coordinator on ZooKeeper.
+pub fn open_zookeeper(zookeeper: &ZookeeperConfig) -> ZookeeperCoordinator {
+    let password = zookeeper.password.as_ref().map_or("", Secret::expose);
+    ZookeeperCoordinator::new(ZookeeperOptions {
+        servers: zookeeper.servers.clone(),
+        root: zookeeper.root.clone(),
+        session_timeout: Duration::from_millis(zookeeper.session_timeout_ms),
+        credentials: zookeeper.user.as_ref().map(|user| (user.clone(), password.to_owned())),
+    })
 }
 
 /// Opens the lake.

@@ -78,8 +78,8 @@ pub async fn run(
             Err(error) => return Err(error),
         };
         let Some(lease) = acquired else {
-            let holder = coordinator.holder(&lease_name).await.ok().flatten();
-            let holder = holder.map_or_else(String::new, |lease| lease.holder);
+            let holders = coordinator.leases(&lease_name).await.unwrap_or_default();
+            let holder = holders.into_iter().next().map_or_else(String::new, |lease| lease.holder);
             component.standby(format!("another process delivers ({holder}); standing by"));
             tokio::select! {
                 () = tokio::time::sleep(settings.lease_ttl / 4) => {}
@@ -137,7 +137,7 @@ async fn overdue(shutdown: &Shutdown) {
 async fn keep(coordinator: Arc<dyn Coordinator>, lease: Lease, ttl: Duration) -> Result<()> {
     loop {
         tokio::time::sleep(ttl / 3).await;
-        if !coordinator.renew(&lease, ttl).await? {
+        if coordinator.renew(std::slice::from_ref(&lease), ttl).await?.is_empty() {
             let name = &lease.name;
             return Err(Error::fenced(format!(
                 "the lease {name} ran out before it was renewed, or was taken over"
