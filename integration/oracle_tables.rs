@@ -55,6 +55,7 @@ use compare_lake::State;
 use compare_log::Shown;
 use draw::{Draw, Published};
 use events::Event;
+use futures::FutureExt as _;
 use oracle::reader::{self, Reader};
 use schema::SchemaChange;
 use support::{Connector, MAJORS, NAME, Postgres, Record, Running};
@@ -88,7 +89,7 @@ async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes
         start = some.end;
         // Side by side: each waits for its connector most of the time.
         let majors = MAJORS.into_iter().filter(|major| one == 0 || *major == one);
-        let all = majors.map(|major| compare(Draw::new(major, some.start), some.clone()));
+        let all = majors.map(|major| compare_or_say(Draw::new(major, some.start), some.clone()));
         for found in futures::future::join_all(all).await {
             for difference in &found {
                 eprintln!("{difference}\n");
@@ -97,6 +98,17 @@ async fn what_arrives_is_what_postgres_has_whatever_the_tables_and_their_changes
         }
     }
     assert!(differences.is_empty(), "{} tables differ:\n{}", differences.len(), differences.join("\n\n"));
+}
+
+/// What differs among these seeds on one server: a panic is a difference of them all, and the others go on.
+async fn compare_or_say(draw: Draw, numbers: Range<u64>) -> Vec<String> {
+    let compared = std::panic::AssertUnwindSafe(compare(draw, numbers.clone())).catch_unwind().await;
+    compared.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let text = text.unwrap_or_default().chars().take(4000).collect::<String>();
+        vec![format!("PostgreSQL {}, seeds {numbers:?}, panicked: {text}", draw.major)]
+    })
 }
 
 /// Lets the seeds happen on one server, and gives what differs.

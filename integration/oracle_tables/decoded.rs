@@ -150,8 +150,9 @@ impl Cursor<'_> {
 
     fn change(&mut self, xid: u32) -> Change {
         let (op, rest) =
-            self.rest.split_once(": ").unwrap_or_else(|| panic!("no operation in {:?}", self.rest));
-        self.rest = rest;
+            self.rest.split_once(':').unwrap_or_else(|| panic!("no operation in {:?}", self.rest));
+        // Of an old row whose fields are all null, nothing is printed.
+        self.rest = rest.strip_prefix(' ').unwrap_or(rest);
         let (mut old, mut new) = (None, None);
         match op {
             "INSERT" => new = Some(self.fields()),

@@ -104,7 +104,7 @@ fn cascade(seed: &mut Seed) -> String {
 fn identity(seed: &mut Seed, at: usize) -> Option<String> {
     let table = &mut seed.tables[at];
     table.identity = match table.identity {
-        Identity::Primary if table.listed.is_none() => Identity::PrimaryFull,
+        Identity::Primary if table.may_be_full() => Identity::PrimaryFull,
         Identity::PrimaryFull => Identity::Primary,
         Identity::Full => Identity::Nothing,
         _ => return None,

@@ -131,6 +131,9 @@ impl SchemaChange {
             }
             Self::Drop => {
                 let place = seed.loose(at, true)?;
+                if seed.tables[at].written().count() == 1 {
+                    return None;
+                }
                 let column = seed.tables[at].columns.remove(place);
                 format!("ALTER TABLE {table} DROP COLUMN {}", quoted(&column.name))
             }

@@ -86,6 +86,8 @@ pub struct Table {
     pub filter: Option<String>,
     /// Whether the publication has its generated columns, and which it ever had.
     sends_generated: bool,
+    /// Whether the server refuses changes of whole rows that have generated columns which are not sent.
+    whole_needs_generated: bool,
     pub generated: HashSet<String>,
     /// Why a day may lack it until it is copied again.
     pub may_lack: Option<&'static str>,
@@ -136,6 +138,12 @@ impl Table {
         matches!(self.identity, Identity::Full | Identity::PrimaryFull)
     }
 
+    /// Whether whole old rows may be logged: a published table could not be changed any more otherwise.
+    pub fn may_be_full(&self) -> bool {
+        self.listed.is_none()
+            && !(self.whole_needs_generated && self.columns.iter().any(|column| column.from.is_some()))
+    }
+
     /// The shape of now.
     pub fn shape(&self, anew: bool) -> Shape {
         Shape { key: self.key.clone(), full: self.is_full(), anew }
@@ -175,6 +183,7 @@ impl Table {
             listed: None,
             filter: None,
             sends_generated: draw.sends_generated(),
+            whole_needs_generated: draw.major >= 18 && !draw.sends_generated(),
             generated: HashSet::new(),
             may_lack: None,
             number,
@@ -235,7 +244,7 @@ impl Table {
             }
         }
         self.key.shuffle(random);
-        if random.random_bool(0.25) {
+        if random.random_bool(0.25) && !(self.is_full() && self.whole_needs_generated) {
             self.add_generated(random);
         }
         if random.random_bool(0.25) && !self.key.is_empty() && self.identity != Identity::Index {
