@@ -20,6 +20,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "oracle_tables/avro.rs"]
+mod avro;
 #[path = "oracle_tables/compare_lake.rs"]
 mod compare_lake;
 #[path = "oracle_tables/compare_log.rs"]
@@ -43,6 +45,9 @@ mod types;
 #[path = "exactness/clock.rs"]
 mod clock;
 mod oracle;
+#[allow(dead_code, reason = "each test uses a part of it")]
+#[path = "avro/registry.rs"]
+mod registry;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +58,7 @@ use std::time::Instant;
 use clock::Clock;
 use compare_lake::State;
 use compare_log::Shown;
-use draw::{Draw, Published};
+use draw::{Draw, Files, Published};
 use events::Event;
 use futures::FutureExt as _;
 use oracle::reader::{self, Reader};
@@ -202,7 +207,9 @@ impl World {
             )
             .await
             .unwrap();
-        let connector = draw.connector(Connector::new(&server.url()).set("source", "tables", ["s*.*"]));
+        let registry = if draw.avro { Some(avro::registry().await.url()) } else { None };
+        let connector =
+            draw.connector(Connector::new(&server.url()).set("source", "tables", ["s*.*"]), registry);
         Self { draw, server, client, clock, connector, _clock_folder: folder }
     }
 
@@ -281,7 +288,8 @@ impl World {
                     let state =
                         states.iter().find(|s| s.table.schema == table.schema && s.table.name == table.name);
                     let strict = day == DAYS.len() - 1;
-                    let checked = state.unwrap().check(&mut reader, &self.connector, ds, strict);
+                    let is_orc = self.draw.lake == Files::Orc;
+                    let checked = state.unwrap().check(&mut reader, &self.connector, ds, strict, is_orc);
                     lacked += usize::from(matches!(checked, Ok(false)));
                     note(checked.map(drop));
                 }
@@ -329,20 +337,27 @@ impl World {
             let name = |part: &str| table["table"][part].as_str().unwrap().to_owned();
             let topic = table["topic"].as_str().unwrap();
             assert!(topic.starts_with(NAME));
-            records.insert((name("schema"), name("table")), self.connector.records(topic).await);
+            let found = if self.draw.avro {
+                avro::records(&self.connector, topic).await
+            } else {
+                self.connector.records(topic).await
+            };
+            records.insert((name("schema"), name("table")), found);
         }
         records
     }
 
     fn difference(&self, seed: &Seed, table: &Table, error: &str) -> String {
         let mut text = format!(
-            "TIDEMARK_TEST_SEED={} ORACLE_SEEDS=1 TIDEMARK_TEST_POSTGRES={} {} (key {:?}, {:?}): {error}",
+            "TIDEMARK_TEST_SEED={} ORACLE_SEEDS=1 TIDEMARK_TEST_POSTGRES={} {} (key {:?}, {:?}): ",
             seed.number,
             self.draw.major,
             table.quoted(),
             table.key,
             table.identity
         );
+        // Wide values make long lines.
+        text.extend(error.lines().flat_map(|line| line.chars().take(3000).chain(['\n'])));
         if std::env::var_os("ORACLE_SQL").is_some() {
             for (_, sql) in seed.done.iter().filter(|(of, _)| *of == table.name || of.is_empty()) {
                 write!(text, "\n    {};", short(sql)).unwrap();

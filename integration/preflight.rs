@@ -155,7 +155,7 @@ async fn the_catalog_gives_shapes_types_and_keys() {
     assert!(catalog::published_tables(&mut client, "nosuch").await.unwrap().is_empty());
 
     let oids: Vec<_> = published.iter().map(|(oid, _)| *oid).chain([1]).collect();
-    let tables = catalog::load_tables(&mut client, &oids).await.unwrap();
+    let tables = catalog::load_tables(&mut client, &oids, false).await.unwrap();
     assert_eq!(tables.len(), published.len());
     let table = |name: &str| tables.iter().find(|table| table.name.table == name).unwrap();
     let zoo = table("zoo");

@@ -1,4 +1,4 @@
-"""Reads published days, Parquet or CSV, with pyarrow alone and prints their rows as texts.
+"""Reads published days, Parquet, ORC or CSV, with pyarrow alone and prints their rows as texts.
 
     read_lake.py            stdin: lines of {"folder": …, "columns": [[name, kind], …], "others": may it have more}
                             stdout: a line of rows for each, as JSON; nulls are nulls
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.csv as pc
+import pyarrow.orc as po
 import pyarrow.parquet as pq
 
 SHOW = {
@@ -124,8 +125,42 @@ def since_1970(text):
     return days * 86_400_000_000 + time(clock) if clock else days
 
 
+def orc_table(file):
+    """What pyarrow reads of a file in ORC. It refuses timestamps which are not within 64 bits of nanoseconds: of columns
+    with such, every value is "?"."""
+    file = po.ORCFile(file)
+    columns = []
+    for field in file.schema:
+        try:
+            columns.append(file.read(columns=[field.name]).column(0))
+        except pa.ArrowInvalid as error:
+            if "out of range for nanosecond resolution" not in str(error):
+                raise
+            columns.append(pa.chunked_array([["?"] * file.nrows], pa.string()))
+    return pa.table(columns, names=file.schema.names)
+
+
+def orc_texts(column, kind):
+    """As texts() of a column of Parquet."""
+    whole, _, of = kind.partition(" ")
+    element, inner = (of, getattr(column.type, "value_type", column.type)) if whole == "list" else (whole, column.type)
+    if element in ("local", "instant") and pa.types.is_timestamp(inner):
+        micros = pa.timestamp("us", inner.tz)
+        return texts(column.cast(pa.list_(micros) if whole == "list" else micros), kind)
+    if element in ("local", "instant") and pa.types.is_string(column.type):
+        return column.to_pylist()
+    if kind == "time":
+        # It has no type for them.
+        assert pa.types.is_string(column.type), column.type
+        return [written(v, kind) for v in column.to_pylist()]
+    return texts(column, kind)
+
+
 def columns_of(file, kinds):
     """Names of a file's columns, and texts of those asked for."""
+    if file.name.endswith(".orc"):
+        table = orc_table(file)
+        return table, [orc_texts(table[name], kind) for name, kind in kinds if name in table.column_names]
     if not file.name.endswith(".csv.gz"):
         # Not read_table: it would take the folder's name for a column.
         table = pq.ParquetFile(file).read()
@@ -165,7 +200,7 @@ def main():
                 kinds = dict(asked["columns"])
                 for row, exact in enumerate(table["__exact"].to_pylist()):
                     for name, value in plain(exact or "{}").items():
-                        if name in kinds:
+                        if name in kinds and columns[names.index(name)][row] != "?":
                             assert columns[names.index(name)][row] is None, f"{name} is there, and in __exact"
                             columns[names.index(name)][row] = written(value, kinds[name])
             rows.extend(zip(*columns, strict=True))

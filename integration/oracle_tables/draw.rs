@@ -25,13 +25,23 @@ pub struct Draw {
     pub streamed: bool,
     /// Schema changes are told by event triggers, and not seen in the catalog.
     pub triggers: bool,
-    /// The lake is of CSV, and not of Parquet.
-    pub csv: bool,
+    /// The lake's format.
+    pub lake: Files,
+    /// The log's records are in Avro, and not in JSON.
+    pub avro: bool,
+}
+
+/// A format of the lake's files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Files {
+    Parquet,
+    Csv,
+    Orc,
 }
 
 impl Draw {
     /// For the seeds from `first` on. `ORACLE_DRAW` names what has to be in it, by comma: `all`, `listed`, `filtered`,
-    /// `streamed`, `whole`, `triggers`, `polled`, `csv`, `parquet`.
+    /// `streamed`, `whole`, `triggers`, `polled`, `csv`, `parquet`, `orc`, `avro`, `json`.
     pub fn new(major: u32, first: u64) -> Self {
         let mut random = StdRng::seed_from_u64(first / super::TOGETHER * 100 + u64::from(major));
         let published = match random.random_range(0..4) {
@@ -39,8 +49,14 @@ impl Draw {
             1 => Published::Listed,
             _ => Published::All,
         };
-        let [streamed, triggers, csv] = [0.5, 0.7, 0.3].map(|chance| random.random_bool(chance));
-        let mut draw = Self { major, published, streamed, triggers, csv };
+        let [streamed, triggers, csv, avro, orc] =
+            [0.5, 0.7, 0.3, 0.3, 0.4].map(|chance| random.random_bool(chance));
+        let lake = match (csv, orc) {
+            (true, _) => Files::Csv,
+            (false, true) => Files::Orc,
+            (false, false) => Files::Parquet,
+        };
+        let mut draw = Self { major, published, streamed, triggers, lake, avro };
         let wanted = std::env::var("ORACLE_DRAW").unwrap_or_default();
         for word in wanted.split(',').filter(|word| !word.is_empty()) {
             match word {
@@ -49,7 +65,10 @@ impl Draw {
                 "filtered" => draw.published = Published::Filtered,
                 "streamed" | "whole" => draw.streamed = word == "streamed",
                 "triggers" | "polled" => draw.triggers = word == "triggers",
-                "csv" | "parquet" => draw.csv = word == "csv",
+                "csv" => draw.lake = Files::Csv,
+                "parquet" => draw.lake = Files::Parquet,
+                "orc" => draw.lake = Files::Orc,
+                "avro" | "json" => draw.avro = word == "avro",
                 _ => panic!("ORACLE_DRAW: unknown {word}"),
             }
         }
@@ -74,12 +93,16 @@ impl Draw {
         }
     }
 
-    /// Sets the connector up.
-    pub fn connector(self, connector: Connector) -> Connector {
-        let connector = if self.csv {
-            connector.set("lake", "format", "csv").set("lake", "compression", "gzip")
-        } else {
-            connector
+    /// Sets the connector up, with the address of a registry that Avro takes.
+    pub fn connector(self, connector: Connector, registry: Option<String>) -> Connector {
+        let connector = match self.lake {
+            Files::Parquet => connector,
+            Files::Csv => connector.set("lake", "format", "csv").set("lake", "compression", "gzip"),
+            Files::Orc => connector.set("lake", "format", "orc"),
+        };
+        let connector = match registry {
+            Some(url) => connector.set("envelope", "format", "avro").set("envelope.registry", "url", url),
+            None => connector,
         };
         if self.triggers {
             return connector.set("source", "ddl_trigger", "on");

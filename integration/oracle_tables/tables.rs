@@ -88,6 +88,8 @@ pub struct Table {
     sends_generated: bool,
     /// Whether the server refuses changes of whole rows that have generated columns which are not sent.
     whole_needs_generated: bool,
+    /// Whether keys are in Avro, where no NaN can stand.
+    avro: bool,
     pub generated: HashSet<String>,
     /// Why a day may lack it until it is copied again.
     pub may_lack: Option<&'static str>,
@@ -184,6 +186,7 @@ impl Table {
             filter: None,
             sends_generated: draw.sends_generated(),
             whole_needs_generated: draw.major >= 18 && !draw.sends_generated(),
+            avro: draw.avro,
             generated: HashSet::new(),
             may_lack: None,
             number,
@@ -226,7 +229,8 @@ impl Table {
             Identity::Full => 0,
             _ => random.random_range(1..=3),
         };
-        let keyed: Vec<&Type> = TYPES.iter().filter(|of| of.keyed).collect();
+        let numeric = |of: &Type| matches!(of.kind, Kind::Decimal(_) | Kind::Numeric);
+        let keyed: Vec<&Type> = TYPES.iter().filter(|of| of.keyed && !(self.avro && numeric(of))).collect();
         let mut chosen: Vec<(Type, bool)> =
             (0..keys).map(|_| (**keyed.choose(random).unwrap(), true)).collect();
         for _ in 0..random.random_range(1..9) {

@@ -31,37 +31,50 @@ pub async fn published_tables(client: &mut Client, publication: &str) -> Result<
     rows.iter().map(|row| Ok((row.parse(0)?, TableName::new(text(row, 1), text(row, 2))))).collect()
 }
 
-/// The tables of which a publication has a column list, or generated columns, by OID: their shape is not the plain one.
-pub async fn column_lists(client: &mut Client, publication: &str) -> Result<HashSet<u32>> {
-    // pg_publication_rel.prattrs, which Postgres 14 does not have, and pg_publication.pubgencols, which came with 18.
-    let sql = format!(
-        "SELECT r.prrelid FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
-         WHERE p.pubname = {name} AND to_jsonb(r) ->> 'prattrs' IS NOT NULL UNION \
-         SELECT a.attrelid FROM pg_publication p JOIN pg_attribute a ON a.attgenerated = 's' AND NOT a.attisdropped \
-         WHERE p.pubname = {name} AND to_jsonb(p) ->> 'pubgencols' = 's'",
-        name = quote_literal(publication)
-    );
-    client.query(&sql).await?.iter().map(|row| row.parse(0)).collect()
+/// Which columns of its tables a publication has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PublishedColumns {
+    /// The tables of which it has a column list, by OID.
+    pub listed: HashSet<u32>,
+    /// Whether it has the stored generated columns of the others, which came with 18.
+    pub generated: bool,
 }
 
-/// The shape of a table; `None` if there is no table of that OID.
+impl PublishedColumns {
+    /// As they are now; of a publication that is missing, nothing.
+    pub async fn load(client: &mut Client, publication: &str) -> Result<Self> {
+        // pg_publication_rel.prattrs, which Postgres 14 does not have, and pg_publication.pubgencols, which came with 18.
+        let sql = format!(
+            "SELECT r.prrelid, coalesce(to_jsonb(p) ->> 'pubgencols' = 's', false) FROM pg_publication p \
+             LEFT JOIN pg_publication_rel r ON p.oid = r.prpubid AND to_jsonb(r) ->> 'prattrs' IS NOT NULL \
+             WHERE p.pubname = {}",
+            quote_literal(publication)
+        );
+        let mut columns = Self::default();
+        for row in client.query(&sql).await? {
+            columns.generated = row.is_true(1);
+            if row.get(0).is_some() {
+                columns.listed.insert(row.parse(0)?);
+            }
+        }
+        Ok(columns)
+    }
+}
+
+/// The shape of a table without generated columns; `None` if there is no table of that OID.
 pub async fn load_table(client: &mut Client, oid: u32) -> Result<Option<TableSchema>> {
-    Ok(load_tables(client, &[oid]).await?.pop())
+    Ok(load_tables(client, &[oid], false).await?.pop())
 }
 
-/// The same with its generated columns, which a publication may have since 18.
+/// The same with its stored generated columns, which a publication may have since 18.
 pub async fn load_whole_table(client: &mut Client, oid: u32) -> Result<Option<TableSchema>> {
-    Ok(load(client, &[oid], true).await?.pop())
+    Ok(load_tables(client, &[oid], true).await?.pop())
 }
 
 /// The shapes of tables, as version 1, by OID. Those that do not exist (any more) are left out.
 ///
-/// Columns stand in table order, without dropped and generated ones: the latter are not published by default.
-pub async fn load_tables(client: &mut Client, oids: &[u32]) -> Result<Vec<TableSchema>> {
-    load(client, oids, false).await
-}
-
-async fn load(client: &mut Client, oids: &[u32], generated: bool) -> Result<Vec<TableSchema>> {
+/// Columns stand in table order, without dropped ones; with those that are generated and stored, if they are `generated`.
+pub async fn load_tables(client: &mut Client, oids: &[u32], generated: bool) -> Result<Vec<TableSchema>> {
     if oids.is_empty() {
         return Ok(Vec::new());
     }
@@ -229,12 +242,13 @@ impl TableDescription {
         })
     }
 
-    /// As a shape of version 1, without generated columns.
-    pub fn schema(&self) -> TableSchema {
-        self.shape(false)
+    /// Whether it has columns that are generated and stored.
+    pub fn has_generated(&self) -> bool {
+        self.columns.iter().any(|column| column.generated == "s")
     }
 
-    fn shape(&self, generated: bool) -> TableSchema {
+    /// As a shape of version 1, with or without what is generated and stored.
+    pub fn shape(&self, generated: bool) -> TableSchema {
         let identity = match self.identity.as_str() {
             "n" => ReplicaIdentity::Nothing,
             "f" => ReplicaIdentity::Full,
@@ -242,8 +256,12 @@ impl TableDescription {
             _ => ReplicaIdentity::Default,
         };
         let types: Types = self.types.iter().map(|described| (described.oid, read_type(described))).collect();
-        let published: Vec<_> =
-            self.columns.iter().filter(|column| generated || column.generated.is_empty()).collect();
+        // What is generated when it is read is in no WAL.
+        let is_sent = |column: &&ColumnDescription| match column.generated.as_str() {
+            "" => true,
+            kind => generated && kind == "s",
+        };
+        let published: Vec<_> = self.columns.iter().filter(is_sent).collect();
         let index = match identity {
             ReplicaIdentity::Default | ReplicaIdentity::Full => self.keys.iter().find(|key| key.primary),
             ReplicaIdentity::Index => self.keys.iter().find(|key| key.identity),

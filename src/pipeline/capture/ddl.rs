@@ -19,9 +19,8 @@
 //! **Why a table is not taken in that nobody publishes.** The trigger tells of every table. One that is not known yet
 //! is taken in if the publication had it when the statement ended; else it is when its first row comes, if ever.
 
-use std::collections::HashSet;
-
 use crate::change::{Column, Position, TableSchema};
+use crate::postgres::catalog::PublishedColumns;
 use crate::postgres::ddl::{DdlEvent, DdlMessage};
 
 use super::tables::Tables;
@@ -38,12 +37,12 @@ const LOCKING: [&str; 7] = [
     "CREATE SCHEMA",
 ];
 
-/// Applies a message; the changes are to be written in this order. `lists`: OIDs of tables with a column list.
+/// Applies a message; the changes are to be written in this order. `columns` are those which the publication has.
 pub fn apply(
     tables: &mut Tables,
     message: &DdlMessage,
     publication: &str,
-    lists: &HashSet<u32>,
+    columns: &PublishedColumns,
     xid: Option<u32>,
     position: Position,
 ) -> Vec<Grown> {
@@ -57,7 +56,8 @@ pub fn apply(
         if known.as_ref().is_some_and(|name| *name != table.name) {
             changes.extend(tables.end(table.oid, Some(&table.name), position, statement()));
         }
-        let Some(source) = &table.schema else { continue };
+        let whole = table.whole.as_ref().filter(|_| columns.generated);
+        let Some(source) = whole.or(table.schema.as_ref()) else { continue };
         let is_locked = message.event != DdlEvent::DdlCommandEnd || LOCKING.contains(&message.tag.as_str());
         let source = match tables.of_oid(table.oid) {
             Some(known) if !is_locked => with_types_of(&known.schema, source),
@@ -69,7 +69,7 @@ pub fn apply(
         let goes_on = known.as_ref() == Some(&table.name);
         let is_streamed = table.is_logged && table.publications.iter().any(|name| name == publication);
         // Columns that the publication leaves out would come and go: its rows describe such a table.
-        if !tables.wants(&table.name) || lists.contains(&table.oid) || !(goes_on || is_streamed) {
+        if !tables.wants(&table.name) || columns.listed.contains(&table.oid) || !(goes_on || is_streamed) {
             continue;
         }
         // A partition's CREATE TABLE tells of its root, too, which has been there before.

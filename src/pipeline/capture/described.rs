@@ -33,13 +33,21 @@ fn find<'s>(column: &RelationColumn, schema: &'s TableSchema) -> Option<&'s Colu
     })
 }
 
+/// A column of that type, the one of that name before others.
+fn of_type<'s>(column: &RelationColumn, schema: &'s TableSchema) -> Option<&'s Column> {
+    let same =
+        |known: &&Column| (known.type_oid, known.type_modifier) == (column.type_oid, column.type_modifier);
+    find(column, schema).or_else(|| schema.columns.iter().find(same))
+}
+
 /// The shape. `told` is what the trigger or the catalog has said.
 pub fn shape(relation: &Relation, told: Option<&TableSchema>, known: Option<&TableSchema>) -> TableSchema {
+    let types = [told, known];
     let told = match known {
         Some(known) if !is_news(relation, known) => Some(known),
         _ => told.filter(|told| has_all(relation, told)),
     };
-    let column = |column: &RelationColumn| complete(column, told.and_then(|told| find(column, told)), known);
+    let column = |column: &RelationColumn| complete(column, told.and_then(|told| find(column, told)), types);
     let columns: Vec<Column> = relation.columns.iter().map(column).collect();
     let identity = match relation.identity {
         b'd' => ReplicaIdentity::Default,
@@ -67,10 +75,11 @@ pub fn shape(relation: &Relation, told: Option<&TableSchema>, known: Option<&Tab
     table
 }
 
-fn complete(wire: &RelationColumn, told: Option<&Column>, known: Option<&TableSchema>) -> Column {
+/// `types` are shapes that know types by their OIDs, whatever else they say.
+fn complete(wire: &RelationColumn, told: Option<&Column>, types: [Option<&TableSchema>; 2]) -> Column {
     let built_in = ColumnType::from_builtin(wire.type_oid, wire.type_modifier);
-    // A type of its own has not become another one, whatever became of the column since.
-    let like = told.or_else(|| known.and_then(|known| find(wire, known)));
+    // A type of its own has not become another one, whatever became of the table's columns since.
+    let like = told.or_else(|| types.into_iter().flatten().find_map(|schema| of_type(wire, schema)));
     let column_type = built_in
         .or_else(|| like.map(|like| like.column_type.clone()))
         .unwrap_or(ColumnType::Text { text: TextKind::Other });

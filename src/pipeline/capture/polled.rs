@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::change::{Lsn, TableSchema};
-use crate::postgres::catalog;
+use crate::postgres::catalog::{self, PublishedColumns};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::wire::Client;
 use crate::runtime::Result;
@@ -75,9 +75,9 @@ impl Look {
         let snapshot = Snapshot::current(client).await?;
         let published = catalog::published_tables(client, publication).await?;
         let published: HashSet<u32> = published.into_iter().map(|(oid, _)| oid).collect();
-        let lists = catalog::column_lists(client, publication).await?;
-        oids.retain(|oid| published.contains(oid) && !lists.contains(oid));
-        let tables = catalog::load_tables(client, &oids).await?;
+        let columns = PublishedColumns::load(client, publication).await?;
+        oids.retain(|oid| published.contains(oid) && !columns.listed.contains(oid));
+        let tables = catalog::load_tables(client, &oids, columns.generated).await?;
         client.execute("COMMIT").await?;
         // What the snapshot sees has its commit record below.
         let pass = client.query_one("SELECT pg_current_wal_insert_lsn()").await?.parse(0)?;

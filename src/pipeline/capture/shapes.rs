@@ -22,7 +22,7 @@ impl Session<'_> {
         let catalog = match self.engine.tables.described(relation.oid) {
             Some(described) => Some(described.clone()),
             None if !self.engine.tables.is_news(&relation) => None,
-            None => self.source.table(relation.oid, self.engine.xid()).await?,
+            None => self.source.table(relation.oid, true, self.engine.xid()).await?,
         };
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
             // What came before it does not wait with it.
@@ -49,15 +49,16 @@ impl Session<'_> {
                 return Ok(());
             }
         };
+        let columns = self.source.published_columns(&self.publication).await?;
         for table in message.tables.iter_mut().filter(|table| table.schema.is_none()) {
-            table.schema =
-                self.source.table(table.oid, xid).await?.filter(|schema| schema.name == table.name);
+            let asked = self.source.table(table.oid, columns.generated, xid).await?;
+            table.schema = asked.filter(|schema| schema.name == table.name);
         }
-        let lists = self.source.column_lists(&self.publication).await?;
         if self.registrar.may_wait() && !self.engine.appender.batch.is_empty() {
             self.submit().await?;
         }
-        for grown in ddl::apply(&mut self.engine.tables, &message, &self.publication, &lists, xid, position) {
+        let grown = ddl::apply(&mut self.engine.tables, &message, &self.publication, &columns, xid, position);
+        for grown in grown {
             self.registrar.register(&mut self.engine.tables, &grown.change.after.name).await?;
             self.grown(grown);
         }

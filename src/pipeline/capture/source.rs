@@ -1,10 +1,9 @@
 //! The SQL side of the source while it streams: the catalog, and markers.
 
-use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::change::{TableName, TableSchema};
-use crate::postgres::catalog;
+use crate::postgres::catalog::{self, PublishedColumns};
 use crate::postgres::published::{self, KnownParts, Sight};
 use crate::postgres::snapshot::Snapshot;
 use crate::postgres::wire::{Client, ConnectOptions, Session, quote_literal};
@@ -49,13 +48,18 @@ impl Source {
         Ok(self.client.insert(client))
     }
 
-    /// The shape of a table as the catalog has it now, or a moment later, with all its columns: it has what the transaction
-    /// did. None when the table is gone.
-    pub async fn table(&mut self, oid: u32, xid: Option<u32>) -> Result<Option<TableSchema>> {
+    /// The shape of a table as the catalog has it now, or a moment later, with or without its generated columns: it has
+    /// what the transaction did. None when the table is gone.
+    pub async fn table(
+        &mut self,
+        oid: u32,
+        generated: bool,
+        xid: Option<u32>,
+    ) -> Result<Option<TableSchema>> {
         let asked = async {
             let client = self.client().await?;
             wait_until_seen(client, xid).await?;
-            catalog::load_whole_table(client, oid).await
+            Ok(catalog::load_tables(client, &[oid], generated).await?.pop())
         };
         let result = match tokio::time::timeout(PATIENCE, asked).await {
             Ok(result) => result,
@@ -69,9 +73,9 @@ impl Source {
         result
     }
 
-    /// The tables of which the publication has a column list now, by OID.
-    pub async fn column_lists(&mut self, publication: &str) -> Result<HashSet<u32>> {
-        let asked = async { catalog::column_lists(self.client().await?, publication).await };
+    /// Which columns the publication has now.
+    pub async fn published_columns(&mut self, publication: &str) -> Result<PublishedColumns> {
+        let asked = async { PublishedColumns::load(self.client().await?, publication).await };
         let result = tokio::time::timeout(PATIENCE, asked).await.unwrap_or_else(|_| {
             Err(Error::retry(format!(
                 "the source did not answer what {publication} publishes in {PATIENCE:?}"

@@ -52,9 +52,11 @@ pub struct DescribedTable {
     pub name: TableName,
     /// The statement has made it: it had no rows before.
     pub is_created: bool,
-    /// Its shape, as `catalog::load_table` gives it; `None` where the values of existing rows (`attmissingval`) were too
+    /// Its shape without generated columns; `None` where the values of existing rows (`attmissingval`) were too
     /// long for a message, or could not be looked at safely beside other sessions' DDL: ask the catalog.
     pub schema: Option<TableSchema>,
+    /// The same with its stored generated columns, where it has any.
+    pub whole: Option<TableSchema>,
     /// Of a partition: the OID of the topmost table.
     pub root: Option<u32>,
     /// Of a partitioned table: the OIDs of all partitions below it, on every level. What is attached, detached or
@@ -190,7 +192,8 @@ fn described(table: TableDescription, created: &[u32]) -> DescribedTable {
         oid: table.oid,
         name: table.table_name(),
         is_created: created.contains(&table.oid),
-        schema: table.is_whole().then(|| table.schema()),
+        whole: (table.is_whole() && table.has_generated()).then(|| table.shape(true)),
+        schema: table.is_whole().then(|| table.shape(false)),
         root: table.root,
         is_logged: table.persistence == "p",
         partitions: table.partitions,
