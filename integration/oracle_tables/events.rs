@@ -1,5 +1,7 @@
 //! What happens to a seed's tables while no transaction of its sessions is open.
 
+use std::collections::BTreeMap;
+
 use rand::Rng;
 use rand::seq::IndexedRandom;
 use tokio_postgres::Client;
@@ -122,7 +124,7 @@ fn recreate(seed: &mut Seed, at: usize) -> Option<String> {
     }
     let table = &mut seed.tables[at];
     let mut drop = format!("DROP TABLE {}", table.quoted());
-    for leaf in &table.detached {
+    for (leaf, _) in &table.detached {
         drop = format!("{drop}; DROP TABLE {}", table.in_schema(leaf));
     }
     table.draw(&mut seed.random);
@@ -159,11 +161,18 @@ fn swap(seed: &mut Seed) -> Option<String> {
 fn partition(seed: &mut Seed, at: usize) -> Option<String> {
     let table = &mut seed.tables[at];
     let leaf = table.partitions.choose(&mut seed.random)?.clone();
-    table.may_lack = Some("rows came or went with a partition");
-    if let Some(leaf) = table.detached.pop() {
+    let shape: BTreeMap<_, _> = table.columns.iter().map(|c| (c.name.clone(), c.sql.clone())).collect();
+    if let Some((leaf, left)) = table.detached.pop() {
+        if left != shape {
+            // It is no partition for a table that has changed since.
+            table.detached.push((leaf, left));
+            return None;
+        }
+        table.may_lack = Some("rows came or went with a partition");
         return Some(table.attach_sql(&leaf));
     }
+    table.may_lack = Some("rows came or went with a partition");
     let detach = format!("ALTER TABLE {} DETACH PARTITION {}", table.quoted(), table.in_schema(&leaf));
-    table.detached.push(leaf);
+    table.detached.push((leaf, shape));
     Some(detach)
 }

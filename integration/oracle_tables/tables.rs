@@ -1,6 +1,6 @@
 //! Tables made from a seed: types, keys, identities, names, partitions, what of them is published.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt::Write as _;
 
 use rand::Rng;
@@ -70,8 +70,8 @@ pub struct Table {
     pub identity: Identity,
     /// Names of its partitions.
     pub partitions: Vec<String>,
-    /// Those of them that are detached.
-    pub detached: Vec<String>,
+    /// Those of them that are detached, with the columns' types that they were left with.
+    pub detached: Vec<(String, BTreeMap<String, String>)>,
     /// Names of all partitions that it ever had.
     pub leaves: Vec<String>,
     /// Every column that it ever had: kind and type.

@@ -30,6 +30,11 @@ impl Session<'_> {
         }
         let name = TableName::new(relation.schema.clone(), relation.table.clone());
         let position = self.engine.progress().position;
+        if let Some(grown) = self.engine.tables.end_if_renamed(relation.oid, &name, position) {
+            // Its rows may go on under another name, and come back: what they were meanwhile is not of this one.
+            self.registrar.register(&mut self.engine.tables, &grown.change.after.name).await?;
+            self.grown(grown);
+        }
         let grown = self.engine.tables.adopt(relation, catalog.as_ref(), position);
         self.registrar.register(&mut self.engine.tables, &name).await?;
         if let Some(grown) = grown {

@@ -229,11 +229,20 @@ impl Tables {
         self.by_oid.get(&oid).map(|(relation, _)| format!("{}.{}", relation.schema, relation.table))
     }
 
-    /// Whether this very description has been taken in on this connection.
+    /// Whether this very description has been taken in on this connection, and rows of the table still come by it: its name
+    /// may have been another one's for a while.
     pub fn knows(&self, relation: &Relation) -> bool {
+        let is_laid_out = |index: usize| {
+            let table = &self.all[index];
+            let names = relation.columns.iter().map(|column| &column.name);
+            table.schema.oid == relation.oid && table.wire.as_ref().is_some_and(|wire| wire.iter().eq(names))
+        };
         // Under FULL every column is marked, and a key that came or went cannot be seen: the catalog is asked.
         relation.identity != b'f'
-            && self.by_oid.get(&relation.oid).is_some_and(|(known, _)| known == relation)
+            && self
+                .by_oid
+                .get(&relation.oid)
+                .is_some_and(|(known, index)| known == relation && index.is_none_or(is_laid_out))
     }
 
     /// From here on a table's moves are noted, also if it is only seen later.
@@ -372,6 +381,12 @@ impl Tables {
         let known = &self.of_oid(oid)?.schema;
         let (evolved, before) = (known.ended(renamed_to)?, known.clone());
         Some(self.grow(evolved, Some(before), position, statement))
+    }
+
+    /// A table that the wire calls by another name than the one that is known.
+    pub fn end_if_renamed(&mut self, oid: u32, name: &TableName, position: Position) -> Option<Grown> {
+        let is_other = self.of_oid(oid)?.schema.name != *name;
+        if is_other { self.end(oid, Some(name), position, None) } else { None }
     }
 
     /// A table that was first seen in this transaction has been created by it: nothing of it is missing.
