@@ -76,7 +76,7 @@ async fn several_at_once_publish_what_one_would() {
     let url = format!("file://{}", folder.path().display());
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..3 {
-        let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).await.unwrap();
+        let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).unwrap();
         let history = Arc::clone(&history);
         tasks.spawn(async move {
             loop {
@@ -126,7 +126,7 @@ async fn leftovers_of_another_attempt_are_cleared_before_the_day_is_visible() {
     let folder = tempfile::tempdir().unwrap();
     let history = history(SHAPE);
     let url = format!("file://{}", folder.path().display());
-    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).await.unwrap();
+    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).unwrap();
     let ds = history.days[0].cut.ds;
     let day = folder.path().join(format!("snapshots/shop/public.t/ds={ds}"));
     std::fs::create_dir_all(&day).unwrap();
@@ -167,7 +167,7 @@ async fn half_written_change_files_are_cleared_and_whole_ones_stay() {
     let folder = tempfile::tempdir().unwrap();
     let history = history(SHAPE);
     let url = format!("file://{}", folder.path().display());
-    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).await.unwrap();
+    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).unwrap();
     stage(&lake, &history, &history.days[0], None).await.unwrap();
     let changes = lake.store().list(&lake.layout().changes(&table_name())).await.unwrap();
     let whole = folder.path().join(changes[0].location.as_ref());
@@ -185,7 +185,7 @@ async fn verify_finds_a_changed_a_missing_and_a_strange_part() {
     let folder = tempfile::tempdir().unwrap();
     let history = history(Shape { changes_per_day: 400, evolve: false, ..SHAPE });
     let url = format!("file://{}", folder.path().display());
-    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).await.unwrap();
+    let lake = tidemark::lake::Lake::open(&url, "shop", tiny(scratch.path())).unwrap();
     let manifest = deliver_day(&lake, &history, &history.days[0]).await.unwrap();
     assert!(manifest.files.len() > 1, "{} parts", manifest.files.len());
     let day = folder.path().join(format!("snapshots/shop/public.t/ds={}", manifest.ds));

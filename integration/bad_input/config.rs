@@ -30,7 +30,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
 
 #[test]
 fn all_that_is_wrong_with_a_configuration_is_told_at_once() {
-    let more = "slot = \"Not A Slot\"\nbackfill = \"some\"\n[lake]\nurl = \"s3://bucket\"\nformat = \"avro\"\n\
+    let more = "slot = \"Not A Slot\"\nbackfill = \"some\"\n[lake]\nurl = \"s3://Bank\"\nformat = \"avro\"\n\
                 [cut]\ntime_zone = \"Mars/Olympus\"\n[log]\nkind = \"pulsar\"\n[nonsense]\n";
     let connector = Connector::with_url(&url(), more);
     let words =

@@ -85,7 +85,7 @@ impl Kafka {
     pub fn shared() -> &'static Self {
         static SHARED: OnceLock<Kafka> = OnceLock::new();
         SHARED.get_or_init(|| {
-            remove_old_folders();
+            remove_old_folders(PREFIX);
             Self::start()
         })
     }
@@ -352,11 +352,11 @@ impl Drop for Kafka {
 }
 
 /// The folder of a shared broker outlives the process: statics are not dropped.
-fn remove_old_folders() {
+pub(super) fn remove_old_folders(prefix: &str) {
     for entry in fs::read_dir(env!("CARGO_TARGET_TMPDIR")).unwrap().flatten() {
         let age = entry.metadata().and_then(|m| m.modified()).map(|at| at.elapsed().unwrap_or_default());
         let is_old = age.is_ok_and(|age| age > Duration::from_secs(1800));
-        if is_old && entry.file_name().to_string_lossy().starts_with(PREFIX) {
+        if is_old && entry.file_name().to_string_lossy().starts_with(prefix) {
             let _ = fs::remove_dir_all(entry.path());
         }
     }

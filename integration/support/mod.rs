@@ -18,6 +18,8 @@ mod postgres;
 mod process;
 mod programs;
 mod proxy;
+mod s3;
+mod s3_proxy;
 mod scene;
 mod zookeeper;
 
@@ -31,6 +33,8 @@ pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
 pub use programs::{MAJORS, client_program};
 pub use proxy::{Network, Proxy};
+pub use s3::S3;
+pub use s3_proxy::{Carried, Fault, S3Proxy};
 pub use scene::Scene;
 pub use zookeeper::Zookeeper;
 

@@ -78,6 +78,11 @@ impl Connector {
         section.insert(key.to_owned(), value.into().to_string());
     }
 
+    /// Takes a key out of `connector.toml` again.
+    pub fn remove(&mut self, section: &str, key: &str) {
+        self.settings.get_mut(section).and_then(|keys| keys.remove(key)).expect("a key that was set");
+    }
+
     /// Environment variables of processes which are started from now on.
     pub fn environment(&mut self, variables: &[(&str, String)]) {
         self.environment =

@@ -27,7 +27,7 @@ pub(super) fn wait(
 ) -> Result<Outcome> {
     let deadline = Instant::now() + timeout;
     runtime()?.block_on(async {
-        let lake = settings::open_lake(config).await?;
+        let lake = settings::open_lake(config)?;
         while !is_published(&lake, ds, table).await? {
             if Instant::now() >= deadline {
                 let what = table.map_or_else(|| format!("ds={ds}"), |table| format!("ds={ds} of {table}"));
@@ -64,8 +64,7 @@ async fn is_published(lake: &Lake, ds: Ds, table: Option<&TableName>) -> Result<
 
 /// Reads a published day again and compares it with its manifests.
 pub(super) fn verify(config: &Config, ds: Ds, table: Option<&TableName>, json: bool) -> Result<Outcome> {
-    let verified =
-        runtime()?.block_on(async { settings::open_lake(config).await?.verify(ds, table).await })?;
+    let verified = runtime()?.block_on(async { settings::open_lake(config)?.verify(ds, table).await })?;
     let mut findings = Vec::new();
     for table in verified {
         let wrong = table
@@ -87,7 +86,7 @@ pub(super) fn verify(config: &Config, ds: Ds, table: Option<&TableName>, json: b
 /// Lists or shows dead letters.
 pub(super) fn dead_letters(config: &Config, command: &DeadLettersCommand, json: bool) -> Result<Outcome> {
     runtime()?.block_on(async {
-        let lake = settings::open_lake(config).await?;
+        let lake = settings::open_lake(config)?;
         match command {
             DeadLettersCommand::List { table, ds } => list(&lake, table.as_ref(), *ds, json).await,
             DeadLettersCommand::Show { table, ds, limit } => {

@@ -25,11 +25,7 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
             findings
                 .push(local("registry", subjects.map(|count| format!("answers; it has {count} subjects"))));
         }
-        let lake = match settings::open_lake(config).await {
-            Ok(lake) => lake.probe().await,
-            Err(error) => Err(error),
-        };
-        findings.push(local("lake", lake.map(|()| format!("{} can be written", config.lake.url))));
+        findings.extend(lake(config).await);
         findings
     });
     print_findings(&findings, json)
@@ -80,6 +76,15 @@ async fn log(config: &Config) -> Vec<Finding> {
         Err(error) => return vec![local("log", Err(error))],
     };
     log.probe().await.into_iter().map(|probe: Probe| local(probe.subject, probe.outcome)).collect()
+}
+
+async fn lake(config: &Config) -> Vec<Finding> {
+    match settings::open_lake(config) {
+        Ok(lake) => {
+            lake.try_store().await.into_iter().map(|tried| local(tried.subject, tried.outcome)).collect()
+        }
+        Err(error) => vec![local("lake", Err(error))],
+    }
 }
 
 fn local(subject: &str, result: Result<String>) -> Finding {

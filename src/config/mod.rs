@@ -21,6 +21,7 @@ mod envelope;
 mod expand;
 mod kafka;
 mod problem;
+mod s3;
 mod secret;
 mod sections;
 mod tables;
@@ -349,6 +350,8 @@ pub struct LakeConfig {
     pub memory_bytes_max: u64,
     /// Folder for runs that do not fit into memory.
     pub scratch_dir: PathBuf,
+    /// `[lake.s3]`, for a bucket.
+    pub s3: S3Config,
 }
 
 /// A checked `[lake] url`.
@@ -356,6 +359,13 @@ pub struct LakeConfig {
 pub enum LakeUrl {
     /// `file:///…`: an absolute local folder.
     Folder(PathBuf),
+    /// `s3://bucket/prefix`.
+    Bucket {
+        /// The bucket.
+        bucket: String,
+        /// What stands before every key, without slashes around it; may be empty.
+        prefix: String,
+    },
 }
 
 /// As a URL.
@@ -363,8 +373,66 @@ impl fmt::Display for LakeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Folder(path) => f.write_str(&url::file_url(path)),
+            Self::Bucket { bucket, prefix } if prefix.is_empty() => write!(f, "s3://{bucket}"),
+            Self::Bucket { bucket, prefix } => write!(f, "s3://{bucket}/{prefix}"),
         }
     }
+}
+
+/// How a bucket is reached. What is not given is the environment's (`AWS_…`), or has a default.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Config {
+    /// Region of the bucket.
+    pub region: Option<String>,
+    /// Where the store is, if it is not AWS's.
+    pub endpoint_url: Option<String>,
+    /// Whether the bucket stands in the path; none: with an endpoint, or with a dot in its name.
+    pub force_path_style: Option<bool>,
+    /// Whether the endpoint may be reached without TLS.
+    pub allow_http: bool,
+    /// Authorities to trust beside the system's, in PEM form.
+    pub ca_file: Option<PathBuf>,
+    /// Keys; none: the chain of AWS.
+    pub keys: Option<S3Keys>,
+    /// How the store encrypts; none: as the bucket has it.
+    pub encryption: Option<S3Encryption>,
+    /// An object of more bytes is uploaded in parts.
+    pub multipart_threshold_bytes: u64,
+    /// Bytes of such a part.
+    pub multipart_chunk_bytes: u64,
+    /// How often a request is sent again at once.
+    pub max_retries: u64,
+    /// For how long.
+    pub retry_timeout_ms: u64,
+    /// How long one request may take.
+    pub request_timeout_ms: u64,
+    /// How long a connection may take.
+    pub connect_timeout_ms: u64,
+}
+
+/// Keys of a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct S3Keys {
+    /// The key's name.
+    pub access_key_id: Secret,
+    /// The key.
+    pub secret_access_key: Secret,
+    /// What belongs to keys of a session.
+    pub session_token: Option<Secret>,
+}
+
+/// `server_side_encryption`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum S3Encryption {
+    /// `AES256`.
+    Aes256,
+    /// `aws:kms`.
+    Kms {
+        /// The key; none: the account's for S3.
+        key_id: Option<String>,
+        /// Whether the bucket's key spares requests to KMS.
+        bucket_key: bool,
+    },
 }
 
 /// Format of snapshots with the compressions that it knows.

@@ -10,7 +10,7 @@ use super::{
     Backfill, BackfillConfig, Config, CutConfig, DdlTrigger, EmbeddedLogConfig, Environment, Failover,
     LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, OrcCompression,
     ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
-    Streaming, TableFilter, check, coordinator, envelope, kafka, url,
+    Streaming, TableFilter, check, coordinator, envelope, kafka, s3, url,
 };
 
 const KIB: u64 = 1024;
@@ -30,7 +30,7 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let backfill = backfill(&document.section("backfill"));
     let log = log(&document, &state, name);
     let envelope = envelope::read(&document);
-    let lake = lake(&document.section("lake"), &state);
+    let lake = lake(&document, &state);
     let cut = cut(&document.section("cut"));
     let coordinator = coordinator::read(&document, &state);
     let ops = ops(&document.section("ops"));
@@ -193,7 +193,8 @@ fn log(document: &Document<'_>, state: &StateConfig, name: &str) -> LogConfig {
     }
 }
 
-fn lake(section: &Section<'_, '_>, state: &StateConfig) -> LakeConfig {
+fn lake(document: &Document<'_>, state: &StateConfig) -> LakeConfig {
+    let section = &document.section("lake");
     // The only failure is a working directory that is gone; the folder then fails to open, with its name.
     let below =
         |name: &str| std::path::absolute(state.dir.join(name)).unwrap_or_else(|_| Path::new("/").join(name));
@@ -205,6 +206,7 @@ fn lake(section: &Section<'_, '_>, state: &StateConfig) -> LakeConfig {
         stage_bytes_max: section.integer("stage_bytes_max", "bytes", 64 * KIB, GIB, 32 * MIB),
         memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
         scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),
+        s3: s3::read(document),
     }
 }
 

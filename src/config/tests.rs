@@ -22,7 +22,7 @@ fn one_url_is_enough_and_the_rest_has_defaults() {
     assert_eq!(config.ops.listen, "127.0.0.1:8080");
     assert_eq!(config.lake.format, LakeFormat::Parquet(ParquetCompression::Zstd));
     assert_eq!(config.cut.time_zone_name(), "UTC");
-    let LakeUrl::Folder(lake) = &config.lake.url;
+    let LakeUrl::Folder(lake) = &config.lake.url else { panic!("{}", config.lake.url) };
     assert!(lake.is_absolute() && lake.ends_with("tidemark-data/lake"), "{lake:?}");
     let LogKind::Embedded(log) = &config.log.kind else { panic!("{:?}", config.log.kind) };
     assert_eq!(log.path, Path::new("tidemark-data/log.db"));
@@ -45,11 +45,11 @@ append_bytes_max = "4 MiB"
 [lake]
 format = "avro"
 compression = "gzip"
-url = "s3://bucket/prefix"
+url = "s3://Bank/lake"
 memory_bytes_max = 1
 time_zone = "Asia/Dubai"
 [lake.s3]
-region = "me-central-1"
+endpoint_url = "http://store:9000"
 [cut]
 at = "24:00"
 time_zone = "Asia/Dubay"
@@ -74,10 +74,10 @@ exclude = "yes"
   line 12: [log] append_bytes_max: found "4 MiB"; expected a whole number of bytes from 65536 to 67108864
   line 14: [lake] format: found "avro"; expected "parquet", "orc" or "csv"
   line 15: [lake] compression: found "gzip"; expected "zstd", "snappy" or "none" with format "parquet"
-  line 16: [lake] url: found "s3://bucket/prefix"; expected an absolute local folder such as file:///var/lib/tidemark/lake; s3:// is known, but not in this version
+  line 16: [lake] url: found "s3://Bank/lake"; expected a bucket of 3 to 63 of a-z, 0-9, "-" and ".", such as s3://bank-lake/tidemark
   line 17: [lake] memory_bytes_max: found 1; expected a whole number of bytes from 33554432 to 1099511627776
   line 18: [lake] time_zone: unknown key; did you mean `[cut] time_zone`?
-  line 19: [lake.s3]: unknown section
+  line 20: [lake.s3] endpoint_url: found an address without TLS; expected https://, or allow_http = true beside it
   line 22: [cut] at: found "24:00"; expected a time of day such as "00:00" or "23:30"
   line 23: [cut] time_zone: found "Asia/Dubay"; expected the IANA name of a time zone that this machine knows (package tzdata), such as "Asia/Dubai"
   line 24: [opps]: unknown section; did you mean [ops]?
@@ -86,6 +86,26 @@ exclude = "yes"
   line 30: [[table]] exclude: found a string; expected true or false
   [[table]] match: missing; expected a pattern on schema.table, such as "public.*""#;
     assert_eq!(refused(text), expected);
+}
+
+#[test]
+fn a_bucket_has_a_prefix_and_keys_that_are_never_shown() {
+    let text =
+        |s3: &str| format!("{MINIMAL}[lake]\nurl = \"s3://bank-lake/team/tidemark/\"\n[lake.s3]\n{s3}");
+    let config = parsed(&text("access_key_id = \"AKIA\"\nsecret_access_key = \"${PGPASSWORD}\"")).unwrap();
+    assert_eq!(config.lake.url.to_string(), "s3://bank-lake/team/tidemark");
+    assert!(config.lake.s3.keys.is_some() && !format!("{config:?}").contains("AKIA"));
+    let error = refused(&text(
+        "secret_access_key = \"a\"\nsse_kms_key_id = \"k\"\nserver_side_encryption = \"AES256\"\nforce_path_style = 1",
+    ));
+    for told in
+        ["given without access_key_id", "sse_kms_key_id: given without", "force_path_style: found an integer"]
+    {
+        assert!(error.contains(told), "{told} is not told:\n{error}");
+    }
+    for url in ["s3://", "s3://ab", "s3://bank-lake//x", "s3://bank-lake/a b", "s3://bank-lake/../x"] {
+        assert!(parsed(&format!("{MINIMAL}[lake]\nurl = \"{url}\"")).is_err(), "{url} was taken");
+    }
 }
 
 #[test]
@@ -294,13 +314,23 @@ fn the_example_file_works_as_it_is() {
 #[test]
 fn the_example_file_shows_every_key_with_its_true_default() {
     let written = with_defaults_written();
-    let secret = |line: &&str| ["url_file", "password"].iter().any(|key| line.starts_with(key));
+    let keys = ["access_key_id", "secret_access_key", "session_token"];
+    let secret = |line: &&str| ["url_file", "password"].iter().chain(&keys).any(|key| line.starts_with(key));
     let text: String = written.lines().filter(|line| !secret(line)).map(|l| l.to_owned() + "\n").collect();
     let mut config = parsed(&text).unwrap();
     let defaults = parsed(MINIMAL).unwrap();
-    let LakeUrl::Folder(lake) = &config.lake.url;
+    let LakeUrl::Folder(lake) = &config.lake.url else { panic!("{}", config.lake.url) };
     assert!(lake.is_absolute());
     config.lake.url = defaults.lake.url.clone();
+    // What has no default but the environment's, or the bucket's.
+    let none = defaults.lake.s3.clone();
+    let s3 = &mut config.lake.s3;
+    assert!(
+        s3.region.is_some() && s3.endpoint_url.is_some() && s3.ca_file.is_some() && s3.encryption.is_some()
+    );
+    (s3.region, s3.endpoint_url, s3.ca_file, s3.encryption) =
+        (none.region, none.endpoint_url, none.ca_file, none.encryption);
+    s3.force_path_style = None;
     config.source.tables.rules.clear();
     assert_eq!(config, defaults);
 

@@ -125,14 +125,47 @@ pub(super) fn file_url(path: &Path) -> String {
 
 /// Checks `[lake] url`.
 pub(super) fn lake(text: &str) -> Result<LakeUrl, String> {
-    const EXPECTED: &str = "an absolute local folder such as file:///var/lib/tidemark/lake";
-    if text.starts_with("s3://") {
-        return Err(format!("{EXPECTED}; s3:// is known, but not in this version"));
+    const EXPECTED: &str = "an absolute local folder such as file:///var/lib/tidemark/lake, or a bucket such as s3://bank-lake/tidemark";
+    if let Some(bucket) = text.strip_prefix("s3://") {
+        return bucket_and_prefix(bucket);
     }
     let path = text.strip_prefix("file://").filter(|path| path.starts_with('/') && path.len() > 1);
     let path = path.ok_or(EXPECTED)?;
     let path = percent_decode_str(path).decode_utf8().map_err(|_| EXPECTED)?;
     Ok(LakeUrl::Folder(PathBuf::from(path.into_owned())))
+}
+
+fn bucket_and_prefix(text: &str) -> Result<LakeUrl, String> {
+    let (bucket, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'.';
+    if !(3..=63).contains(&bucket.len()) || !bucket.bytes().all(plain) {
+        return Err(
+            "a bucket of 3 to 63 of a-z, 0-9, \"-\" and \".\", such as s3://bank-lake/tidemark".to_owned()
+        );
+    }
+    let prefix = prefix.trim_end_matches('/');
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '=');
+    let fits = |part: &str| !part.is_empty() && part != "." && part != ".." && part.chars().all(plain);
+    if !(prefix.is_empty() || prefix.split('/').all(fits)) {
+        return Err(
+            "a prefix of letters, digits, \"-\", \"_\", \".\" and \"=\" between single slashes, such as \
+                    s3://bank-lake/team/tidemark"
+                .to_owned(),
+        );
+    }
+    Ok(LakeUrl::Bucket { bucket: bucket.to_owned(), prefix: prefix.to_owned() })
+}
+
+/// Checks `[lake.s3] endpoint_url`.
+pub(super) fn endpoint(text: &str) -> Result<String, String> {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://")).unwrap_or_default();
+    let host = rest.trim_end_matches('/');
+    let plain =
+        !host.is_empty() && !host.contains(|c: char| c.is_whitespace() || matches!(c, '@' | '?' | '#' | '/'));
+    if plain {
+        return Ok(text.trim_end_matches('/').to_owned());
+    }
+    Err("scheme, host and port of a store, without keys, such as https://minio.example.com:9000".to_owned())
 }
 
 /// Checks an address of `[envelope.registry] url`. Whoever is asked is told in messages: it holds no password.

@@ -125,9 +125,9 @@ impl Layout {
         path(format!("changes/{}/_log", self.name))
     }
 
-    /// An object that is put and removed to see whether the lake can be written.
-    pub fn probe(&self) -> Path {
-        path(format!("cuts/{}/_probe", self.name))
+    /// The folders of everything of this connector.
+    pub fn areas(&self) -> [Path; 4] {
+        ["snapshots", "changes", "dead_letters", "cuts"].map(|area| path(format!("{area}/{}", self.name)))
     }
 
     /// The database's own manifest of a day.

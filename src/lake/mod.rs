@@ -23,6 +23,7 @@ mod store;
 mod verify;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::batch::{Compression, Format};
 use crate::change::{Calendar, Ds, TableName};
@@ -40,7 +41,7 @@ pub use shapes::{ReadText, Shapes};
 pub use stage::{
     Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
 };
-pub use store::{Put, Store, sha256};
+pub use store::{Encryption, Put, S3Credentials, S3Options, Store, StoreProbe, sha256};
 pub use verify::{VerifiedFile, VerifiedTable};
 
 /// How the lake is written.
@@ -85,12 +86,7 @@ pub struct Lake {
 
 impl Lake {
     /// Opens the lake at a URL (`file:///absolute/folder`) for the connector of that name.
-    /// Cancel-safe.
-    #[expect(
-        clippy::unused_async,
-        reason = "an object store asks the network before it says that it is there"
-    )]
-    pub async fn open(url: &str, name: &str, options: LakeOptions) -> Result<Self> {
+    pub fn open(url: &str, name: &str, options: LakeOptions) -> Result<Self> {
         Ok(Self::on(Store::open(url)?, name, options))
     }
 
@@ -201,12 +197,29 @@ impl Lake {
         Ok(days)
     }
 
-    /// Tries whether the lake can be written: puts a small object and removes it. Cancel-safe.
+    /// Tries everything that is done in the store; the first thing that fails. Cancel-safe.
+    ///
+    /// # Errors
+    /// `Operator` where it stays so: no rights, no bucket, a store without conditional create. `Retry` else.
     pub async fn probe(&self) -> Result<()> {
-        let path = self.layout.probe();
-        self.store.delete(&path).await?;
-        self.store.put_once(&path, bytes::Bytes::from_static(b"tidemark\n")).await?;
-        self.store.delete(&path).await
+        self.try_store().await.into_iter().try_for_each(|tried| tried.outcome.map(|_| ()))
+    }
+
+    /// The same, one thing after the other. Cancel-safe.
+    pub async fn try_store(&self) -> Vec<StoreProbe> {
+        self.store.probe(&self.layout.day_manifests()).await
+    }
+
+    /// Aborts what processes that died left of uploads in parts, once it is older than `age`. Only for whoever owns
+    /// this connector's tables. Cancel-safe.
+    pub async fn abort_uploads(&self, age: Duration) -> Result<()> {
+        for folder in self.layout.areas() {
+            let aborted = self.store.abort_uploads(&folder, age).await?;
+            if aborted > 0 {
+                tracing::info!(folder = %self.store.show(&folder), aborted, "uploads that were broken off are aborted");
+            }
+        }
+        Ok(())
     }
 
     /// Binds this connector's folders to the log that fills them, by what that log begins with. Names of change

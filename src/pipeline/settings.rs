@@ -6,12 +6,12 @@ use std::time::Duration;
 use crate::change::Calendar;
 use crate::config::{
     self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
-    LakeFormat, LogKind, OrcCompression, ParquetCompression, RetainedWalAction, Secret, SubjectNaming,
-    ZookeeperConfig,
+    LakeFormat, LakeUrl, LogKind, OrcCompression, ParquetCompression, RetainedWalAction, S3Config,
+    S3Encryption, Secret, SubjectNaming, ZookeeperConfig,
 };
 use crate::coord::{Coordinator, SqliteCoordinator, ZookeeperCoordinator, ZookeeperOptions};
 use crate::envelope::{self, Format, routing};
-use crate::lake::{Lake, LakeOptions};
+use crate::lake::{Encryption, Lake, LakeOptions, S3Credentials, S3Options, Store};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
 use crate::ops::SourceThresholds;
 use crate::postgres::ddl::TriggerUse;
@@ -216,8 +216,8 @@ pub fn open_zookeeper(zookeeper: &ZookeeperConfig) -> ZookeeperCoordinator {
     })
 }
 
-/// Opens the lake.
-pub async fn open_lake(config: &Config) -> Result<Lake> {
+/// Opens the lake. A bucket is reached with its first use, not here.
+pub fn open_lake(config: &Config) -> Result<Lake> {
     let lake = &config.lake;
     let options = LakeOptions {
         format: match lake.format {
@@ -244,7 +244,49 @@ pub async fn open_lake(config: &Config) -> Result<Lake> {
         memory_bytes_max: lake.memory_bytes_max as usize,
         scratch_dir: lake.scratch_dir.clone(),
     };
-    Lake::open(&lake.url.to_string(), &config.source.name, options).await
+    let store = match &lake.url {
+        LakeUrl::Folder(_) => Store::open(&lake.url.to_string())?,
+        LakeUrl::Bucket { bucket, prefix } => Store::s3(s3(&lake.s3, bucket, prefix))?,
+    };
+    Ok(Lake::on(store, &config.source.name, options))
+}
+
+/// What the file does not say of a bucket, the environment does by the names of AWS; it is AWS's own without an endpoint.
+fn s3(config: &S3Config, bucket: &str, prefix: &str) -> S3Options {
+    let env = |names: &[&str]| {
+        names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+    };
+    let region = config.region.clone().or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
+    let endpoint_url =
+        config.endpoint_url.clone().or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
+    let expose = |secret: &Secret| secret.expose().to_owned();
+    S3Options {
+        bucket: bucket.to_owned(),
+        prefix: prefix.to_owned(),
+        region: region.unwrap_or_else(|| "us-east-1".to_owned()),
+        // A certificate for *.s3.amazonaws.com does not fit a bucket with dots.
+        force_path_style: config.force_path_style.unwrap_or(endpoint_url.is_some() || bucket.contains('.')),
+        endpoint_url,
+        allow_http: config.allow_http,
+        ca_file: config.ca_file.clone(),
+        credentials: config.keys.as_ref().map(|keys| S3Credentials {
+            access_key_id: expose(&keys.access_key_id),
+            secret_access_key: expose(&keys.secret_access_key),
+            session_token: keys.session_token.as_ref().map(expose),
+        }),
+        server_side_encryption: config.encryption.as_ref().map(|encryption| match encryption {
+            S3Encryption::Aes256 => Encryption::Aes256,
+            S3Encryption::Kms { key_id, bucket_key } => {
+                Encryption::Kms { key_id: key_id.clone(), bucket_key: *bucket_key }
+            }
+        }),
+        multipart_threshold_bytes: config.multipart_threshold_bytes as usize,
+        multipart_chunk_bytes: config.multipart_chunk_bytes as usize,
+        max_retries: config.max_retries as usize,
+        retry_timeout: Duration::from_millis(config.retry_timeout_ms),
+        request_timeout: Duration::from_millis(config.request_timeout_ms),
+        connect_timeout: Duration::from_millis(config.connect_timeout_ms),
+    }
 }
 
 /// The schema registry, where the format needs one.

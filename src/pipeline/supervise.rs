@@ -10,10 +10,12 @@
 //! anything runs.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Backfill, Config};
+use crate::lake::Lake;
 use crate::ops::{Ops, Server, Terminal, show_backfill};
-use crate::runtime::{Error, Result, Shutdown};
+use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use super::{capture, deliver, settings, watch};
 
@@ -38,6 +40,36 @@ impl Sides {
     }
 }
 
+/// Tries the lake, and tells of it: false where time may mend what is wrong.
+async fn lake_answers(lake: &Lake, ops: &Ops) -> Result<bool> {
+    let component = ops.component("lake");
+    match lake.probe().await {
+        Ok(()) => component.ok(),
+        Err(error) if error.class() == Class::Retry => {
+            tracing::warn!(%error, "the lake does not answer: trying again");
+            component.failed(&error);
+            return Ok(false);
+        }
+        Err(error) => return Err(error),
+    }
+    Ok(true)
+}
+
+/// Tries the lake until it answers, or the process is to stop.
+async fn until_lake_answers(lake: &Lake, ops: &Ops, shutdown: &Shutdown) -> Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(15));
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(backoff.next_wait()) => {}
+            () = shutdown.raised() => return Ok(()),
+        }
+        tokio::select! {
+            answers = lake_answers(lake, ops) => if answers? { return Ok(()) },
+            () = shutdown.raised() => return Ok(()),
+        }
+    }
+}
+
 /// Runs until a signal raises `shutdown` or a person is needed.
 pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Shutdown) -> Result<()> {
     if sides.delivers() && config.source.backfill == Backfill::None {
@@ -54,10 +86,10 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
     if sides.delivers() {
         let coordinator = settings::open_coordinator(config)?;
         ops.component("coordinator").ok();
-        let lake = settings::open_lake(config).await?;
-        lake.probe().await?;
-        ops.component("lake").ok();
-        target = Some((coordinator, lake));
+        let lake = settings::open_lake(config)?;
+        // A lake that is away for a while must not keep capture from starting: the source would keep its WAL.
+        let answers = lake_answers(&lake, &ops).await?;
+        target = Some((coordinator, lake, answers));
     }
     // Known from the start: without them the process would call itself ready before they have begun.
     for (name, runs) in [("source", sides.captures()), ("deliver", sides.delivers())] {
@@ -78,11 +110,15 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
         // Who asks is told at once that it is another process which captures.
         drop(commands);
     }
-    if let Some((coordinator, lake)) = target {
+    if let Some((coordinator, lake, answers)) = target {
         let settings = settings::deliver(config);
         let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
-        sides_running
-            .spawn(async move { deliver::run(&settings, &log, &lake, &coordinator, &ops, &shutdown).await });
+        sides_running.spawn(async move {
+            if !answers {
+                until_lake_answers(&lake, &ops, &shutdown).await?;
+            }
+            deliver::run(&settings, &log, &lake, &coordinator, &ops, &shutdown).await
+        });
     }
     let (http_down, watch_down) = (shutdown.clone(), Shutdown::new());
     let http_ops = ops.clone();

@@ -39,6 +39,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// While the log is short of room, what tables hold is written early, no more often than this.
 const ROOM_PAUSE: Duration = Duration::from_secs(5);
 
+/// An upload in parts that is older is left by a process that died.
+const UPLOAD_AGE: Duration = Duration::from_secs(60 * 60);
+
 /// How long a step in progress (a merge, a lake that hangs) may take when the process is to stop. Whatever is
 /// dropped then is done again, with the same outcome.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
@@ -191,6 +194,10 @@ impl<'a> Delivery<'a> {
     }
 
     async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
+        // They cost money and are in nobody's way: not worth a stop where the right to list them is lacking.
+        if let Err(error) = self.lake.abort_uploads(UPLOAD_AGE).await {
+            tracing::warn!(%error, "uploads that were broken off are not cleared");
+        }
         self.day = self.lake.latest_day().await?;
         while !shutdown.is_raised() {
             let more = self.round(shutdown).await?;

@@ -3,7 +3,12 @@
 //! Everything that the lake holds is put by a conditional create, and putting the same bytes again is a
 //! success: that one rule makes every step repeatable, whoever was interrupted and wherever.
 
+mod multipart;
+mod probe;
+mod s3;
+
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -11,11 +16,16 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
     Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    local::LocalFileSystem,
+    local::LocalFileSystem, prefix::PrefixStore,
 };
 use sha2::{Digest, Sha256};
 
 use crate::runtime::{Class, Error, Result};
+
+use s3::Bucket;
+
+pub use probe::StoreProbe;
+pub use s3::{Encryption, S3Credentials, S3Options};
 
 /// What became of [`Store::put_once`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +44,8 @@ pub struct Store {
     inner: Arc<dyn ObjectStore>,
     /// The folder, where the store is one.
     local: Option<Arc<LocalFileSystem>>,
+    /// The bucket, where the store is one.
+    bucket: Option<Arc<Bucket>>,
     /// For messages: the URL without its user information.
     shown: String,
 }
@@ -43,7 +55,7 @@ impl Store {
     pub fn open(url: &str) -> Result<Self> {
         let Some(folder) = url.strip_prefix("file://").filter(|path| path.starts_with('/')) else {
             return Err(Error::usage(format!("[lake] url = {:?} is not a lake", scheme(url)))
-                .mend("Use file:/// followed by an absolute folder."));
+                .mend("Use file:/// followed by an absolute folder, or s3://bucket/prefix."));
         };
         let folder = percent_encoding::percent_decode_str(folder).decode_utf8_lossy();
         let failed = |mend: &str, error: Box<dyn std::error::Error + Send + Sync>| {
@@ -55,25 +67,54 @@ impl Store {
         let local =
             LocalFileSystem::new_with_prefix(folder.as_ref()).map_err(|e| failed(otherwise, e.into()))?;
         let local = Arc::new(local.with_fsync(true));
-        Ok(Self { inner: Arc::clone(&local) as _, local: Some(local), shown: url.to_owned() })
+        Ok(Self { inner: Arc::clone(&local) as _, local: Some(local), bucket: None, shown: url.to_owned() })
+    }
+
+    /// A bucket of S3, or of a store that speaks its language. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// `Usage` when the options do not fit together, `Operator` when `ca_file` cannot be used.
+    pub fn s3(options: S3Options) -> Result<Self> {
+        let slash = if options.prefix.is_empty() { "" } else { "/" };
+        let shown = format!("s3://{}{slash}{}", options.bucket, options.prefix);
+        let bucket = Bucket::open(options)?;
+        let inner = Arc::new(PrefixStore::new(bucket.s3.clone(), bucket.options.prefix.as_str()));
+        Ok(Self { inner, local: None, bucket: Some(bucket), shown })
     }
 
     /// A store on any backend; `shown` names it in messages.
     pub fn new(inner: Arc<dyn ObjectStore>, shown: impl Into<String>) -> Self {
-        Self { inner, local: None, shown: shown.into() }
+        Self { inner, local: None, bucket: None, shown: shown.into() }
     }
 
     /// Creates the object unless its path is taken; then compares. Cancel-safe: the object is there or not.
     pub async fn put_once(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<Put> {
         let bytes = bytes.into();
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.inner.put_opts(path, bytes.clone(), options).await {
-            Ok(_) => Ok(Put::Created),
+        match self.create(path, &bytes).await {
+            Ok(()) => Ok(Put::Created),
             Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
                 Ok(if self.holds(path, &bytes).await? { Put::Same } else { Put::Differs })
             }
             Err(error) => Err(self.error("write", path, error)),
         }
+    }
+
+    /// One conditional create. Whoever is told that the object exists may have made it: by a try whose answer was lost.
+    async fn create(&self, path: &Path, bytes: &PutPayload) -> Result<(), StoreError> {
+        if let Some(bucket) = self.in_parts(path, bytes.content_length()).await? {
+            // Done before, as after a restart: nothing has to be sent.
+            match self.inner.head(path).await {
+                Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {
+                    let source = "found before the upload".into();
+                    return Err(StoreError::AlreadyExists { path: path.to_string(), source });
+                }
+            }
+            return multipart::create(bucket, &bucket.key(path), bytes).await;
+        }
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        self.inner.put_opts(path, bytes.clone(), options).await.map(|_| ())
     }
 
     /// Whether the object is of those bytes, read piece by piece: both may be large.
@@ -82,7 +123,10 @@ impl Store {
             Ok(found) => found,
             // Gone again since: someone clears leftovers; try the whole step again.
             Err(StoreError::NotFound { .. }) => {
-                return Err(Error::retry(format!("{} was removed while it was read", self.show(path))));
+                return Err(Error::retry(format!(
+                    "{} was refused as existing, and is not there",
+                    self.show(path)
+                )));
             }
             Err(error) => return Err(self.error("read", path, error)),
         };
@@ -128,7 +172,7 @@ impl Store {
         let read = async { self.inner.get(path).await?.bytes().await };
         match read.await {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(self.error("read", path, error)),
         }
     }
@@ -142,7 +186,7 @@ impl Store {
     pub async fn stream_existing(&self, path: &Path) -> Result<BoxStream<'static, Result<Bytes>>> {
         let found = match self.inner.get(path).await {
             Ok(found) => found,
-            Err(StoreError::NotFound { .. }) => return Err(self.missing(path)),
+            Err(error) if is_absent(&error) => return Err(self.missing(path)),
             Err(error) => return Err(self.error("read", path, error)),
         };
         let (store, path) = (self.clone(), path.clone());
@@ -159,7 +203,7 @@ impl Store {
         let found: Result<Vec<_>, _> = self.inner.list(Some(folder)).try_collect().await;
         match found {
             Ok(found) => Ok(found),
-            Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
             Err(error) => Err(self.error("list", folder, error)),
         }
     }
@@ -171,7 +215,7 @@ impl Store {
                 found.common_prefixes.sort();
                 Ok(found.common_prefixes)
             }
-            Err(StoreError::NotFound { .. }) => Ok(Vec::new()),
+            Err(error) if is_absent(&error) => Ok(Vec::new()),
             Err(error) => Err(self.error("list", folder, error)),
         }
     }
@@ -182,6 +226,14 @@ impl Store {
             Ok(()) | Err(StoreError::NotFound { .. }) => Ok(()),
             Err(error) => Err(self.error("remove", path, error)),
         }
+    }
+
+    /// Aborts uploads in parts below a folder that were begun longer ago than `age` and never completed: how many. Only
+    /// for whoever owns what is written there. Cancel-safe.
+    pub async fn abort_uploads(&self, folder: &Path, age: Duration) -> Result<usize> {
+        let Some(bucket) = &self.bucket else { return Ok(0) };
+        let aborted = multipart::abort_older(bucket, folder, age).await;
+        aborted.map_err(|error| self.error("abort broken uploads below", folder, error))
     }
 
     /// Whether an interrupted put leaves files which [`Self::sweep`] has to remove.
@@ -221,15 +273,23 @@ impl Store {
         format!("{}/{path}", self.shown.trim_end_matches('/'))
     }
 
+    /// On S3 nothing but time and the operator's own hands at the store are needed: rights and keys come back, and
+    /// capture has to go on until then. At the start, [`Self::probe`] tells what is wrong for good.
     fn error(&self, doing: &str, path: &Path, error: StoreError) -> Error {
-        let mend = mend(&error);
-        let class = if mend.is_some() { Class::Operator } else { Class::Retry };
+        let mend = if self.bucket.is_some() { s3::mend(&error) } else { mend(&error) };
+        let lasts = mend.is_some() && self.bucket.is_none();
+        let class = if lasts { Class::Operator } else { Class::Retry };
         let out = Error::new(class, format!("cannot {doing} {}", self.show(path))).cause(error);
         match mend {
             Some(mend) => out.mend(mend),
             None => out,
         }
     }
+}
+
+/// Whether the object is not there. A bucket that is not there is something else: a lake without days would be made anew.
+fn is_absent(error: &StoreError) -> bool {
+    matches!(error, StoreError::NotFound { .. }) && !s3::is_bucket_missing(error)
 }
 
 /// What a person has to do; `None` when time may mend it.

@@ -1,0 +1,176 @@
+//! The whole path through the real binary: Postgres, and days in a bucket, read by pyarrow.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{Rows, postgres, python};
+use crate::support::{Connector, Fault, NAME, PATIENCE, Postgres, Running, S3, S3Proxy, wait_until};
+
+const TABLES: &str = "
+    CREATE TABLE orders (id int PRIMARY KEY, customer text, total numeric(12,2), at timestamptz, note text);
+    CREATE TABLE \"Odd näme+x=1 %2F?\" (id bigint PRIMARY KEY, a text);
+    CREATE TABLE audit (line text);
+    ALTER TABLE audit REPLICA IDENTITY FULL;
+    INSERT INTO orders SELECT i, md5(i::text), i * 1.25, '2026-11-20 12:00:00Z'::timestamptz + i * interval '1 s',
+        CASE WHEN i % 5 > 0 THEN repeat('n', i % 3000) END FROM generate_series(1, 3000) i;
+    INSERT INTO \"Odd näme+x=1 %2F?\" VALUES (1, 'one'), (2, NULL);
+    INSERT INTO audit SELECT 'line ' || i % 50 FROM generate_series(1, 200) i";
+
+const TABLE_NAMES: [&str; 3] = ["orders", "Odd näme+x=1 %2F?", "audit"];
+
+/// What pyarrow's own S3 client finds: a script's answer.
+fn pyarrow(bucket: &str, arguments: &[&str]) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/s3/read.py");
+    let endpoint = format!("127.0.0.1:{}", S3::shared().port());
+    let mut command = Command::new(python());
+    command
+        .arg(script)
+        .args([&endpoint, S3::KEY, S3::SECRET, &format!("{bucket}/team/lake")])
+        .args(arguments);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// Hashes of all objects of published days.
+fn published(bucket: &str) -> Value {
+    pyarrow(bucket, &["published", NAME])
+}
+
+fn is_published(bucket: &str, ds: &str) -> bool {
+    !published(bucket)[format!("cuts/{NAME}/ds={ds}.json")].is_null()
+}
+
+async fn assert_same(bucket: &str, client: &tokio_postgres::Client, ds: &str) {
+    for table in TABLE_NAMES {
+        let columns = match table {
+            "orders" => {
+                "id::text, customer, total::text, (extract(epoch FROM at) * 1000000)::bigint::text, note"
+            }
+            "audit" => "line",
+            _ => "id::text, a",
+        };
+        let mut expected = postgres(client, &format!("SELECT {columns} FROM \"{table}\"")).await;
+        let mut found: Rows =
+            serde_json::from_value(pyarrow(bucket, &["rows", NAME, &format!("public.{table}"), ds])).unwrap();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{table} on ds={ds}");
+    }
+}
+
+/// Nothing that was published before is different or gone.
+fn assert_unchanged(before: &Value, now: &Value) {
+    for (path, hash) in before.as_object().unwrap() {
+        assert_eq!(&now[path], hash, "{path}");
+    }
+}
+
+async fn traffic(client: &tokio_postgres::Client, round: i32) {
+    let sql = format!(
+        "UPDATE orders SET total = total + {round} WHERE id % 7 = {round};
+         UPDATE orders SET id = id + 100000 WHERE id % 11 = {round} AND id < 100000;
+         DELETE FROM orders WHERE id % 13 = {round};
+         INSERT INTO \"Odd näme+x=1 %2F?\" VALUES ({round} + 10, 'round {round}');
+         DELETE FROM audit WHERE ctid IN (SELECT min(ctid) FROM audit GROUP BY line);
+         INSERT INTO audit VALUES ('round {round}'), ('round {round}')"
+    );
+    client.batch_execute(&sql).await.unwrap();
+}
+
+async fn end_day(running: &Running, bucket: &str, ds: &str) {
+    running.cut(ds);
+    wait_until(PATIENCE * 2, &format!("ds={ds} is published"), async || is_published(bucket, ds)).await;
+}
+
+fn command(running: &Running, arguments: &[&str]) -> String {
+    let output = running.command(arguments);
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {said}");
+    said
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_in_a_bucket_are_postgres_at_their_cuts_also_when_killed_and_when_the_store_is_in_trouble() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLES).await.unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 7).await;
+    let mut connector = Connector::new(&server.url());
+    S3::lake_in(&mut connector, &bucket, proxy.port());
+    connector.change("lake.s3", "request_timeout_ms", 1500);
+    connector.change("lake", "stage_bytes_max", 65_536);
+    let days = days(&client).await;
+
+    proxy.disturb(8);
+    let mut before = json!({});
+    for (round, ds) in days.iter().take(2).enumerate() {
+        use_rule(&mut connector, round);
+        let mut running = connector.start_ready("run").await;
+        traffic(&client, round as i32 + 1).await;
+        running.kill();
+        running = connector.start_ready("run").await;
+        end_day(&running, &bucket, ds).await;
+        assert_same(&bucket, &client, ds).await;
+        let now = published(&bucket);
+        assert_unchanged(&before, &now);
+        before = now;
+        proxy.calm();
+        let said = command(&running, &["verify", "--ds", ds]);
+        assert!(said.contains("3 ok"), "{said}");
+        command(&running, &["wait", "--ds", ds, "--timeout", "10s"]);
+        assert!(command(&running, &["status"]).contains(ds));
+        assert!(running.terminate().await.success(), "{}", running.output());
+        proxy.disturb(8);
+    }
+    proxy.assert_nothing_was_replaced();
+    let met: u32 =
+        proxy.faults().iter().filter(|(fault, _)| **fault != Fault::None).map(|(_, count)| count).sum();
+    assert!(met > 5, "{:?}", proxy.faults());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn capture_goes_on_while_the_store_is_away_and_the_day_comes_when_it_is_back() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLES).await.unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 7).await;
+    proxy.always("", Fault::CutBefore);
+    let mut connector = Connector::new(&server.url());
+    S3::lake_in(&mut connector, &bucket, proxy.port());
+    connector.change("lake.s3", "max_retries", 1);
+    let days = days(&client).await;
+    use_rule(&mut connector, 0);
+    let mut running = connector.start("run");
+    let orders = 3000;
+    connector.wait_for_records("orders", orders).await;
+    wait_until(PATIENCE, "/health tells of the lake", async || {
+        running.health().1["components"]["lake"]["state"] == "waiting"
+    })
+    .await;
+    assert!(running.is_running());
+    proxy.calm();
+    running.ready().await;
+    end_day(&running, &bucket, &days[0]).await;
+    // Away again, in the middle.
+    proxy.always("", Fault::SlowDown);
+    traffic(&client, 1).await;
+    tokio::time::timeout(Duration::from_secs(60), connector.wait_for_records("orders", orders + 1))
+        .await
+        .unwrap();
+    running.kill();
+    use_rule(&mut connector, 1);
+    let mut running = connector.start("run");
+    proxy.calm();
+    running.ready().await;
+    end_day(&running, &bucket, &days[1]).await;
+    assert_same(&bucket, &client, &days[1]).await;
+}

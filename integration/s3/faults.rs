@@ -1,0 +1,157 @@
+//! The lake itself on a store in trouble, beside the same lake in memory.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::aws::AmazonS3Builder;
+use object_store::memory::InMemory;
+use object_store::prefix::PrefixStore;
+use tidemark::lake::{Lake, Store};
+use tidemark::runtime::Class;
+
+use crate::lake::history::{Shape, history};
+use crate::lake::{deliver, difference, lake as lake_on, objects, tiny};
+use crate::support::{Fault, S3, S3Proxy};
+
+const SHAPE: Shape = Shape {
+    seed: 5,
+    keyed: true,
+    partitions: 2,
+    days: 2,
+    changes_per_day: 60,
+    truncates: false,
+    copies: false,
+    beyond: false,
+    evolve: true,
+};
+
+/// Everything in a bucket below the lake's prefix, asked for at the store itself.
+pub async fn in_bucket(bucket: &str) -> BTreeMap<String, Bytes> {
+    let store = AmazonS3Builder::new()
+        .with_endpoint(format!("http://127.0.0.1:{}", S3::shared().port()))
+        .with_allow_http(true)
+        .with_region("us-east-1")
+        .with_bucket_name(bucket)
+        .with_access_key_id(S3::KEY)
+        .with_secret_access_key(S3::SECRET)
+        .build()
+        .unwrap();
+    objects(&PrefixStore::new(store, "team/lake")).await
+}
+
+fn seed() -> u64 {
+    let seed =
+        std::env::var("TIDEMARK_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
+    eprintln!("replay with TIDEMARK_TEST_SEED={seed}");
+    seed
+}
+
+fn lake_at(bucket: &str, port: u16, scratch: &std::path::Path) -> Lake {
+    let mut options = S3::options(bucket, port);
+    // A stalled answer is given up soon; the proxy is on this machine.
+    options.request_timeout = std::time::Duration::from_millis(1500);
+    Lake::on(Store::s3(options).unwrap(), "shop", tiny(scratch))
+}
+
+/// Objects of days whose manifest is there.
+fn published(all: &BTreeMap<String, Bytes>) -> BTreeMap<String, Bytes> {
+    let mut found = all.clone();
+    found.retain(|path, _| {
+        let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
+        path.starts_with("cuts/") || all.contains_key(&format!("{folder}/_manifest.json"))
+    });
+    found
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_in_a_bucket_are_those_in_memory_whatever_the_store_answers() {
+    let seed = seed();
+    let scratch = tempfile::tempdir().unwrap();
+    let history = history(Shape { seed, ..SHAPE });
+    let reference = Arc::new(InMemory::new());
+    deliver(&lake_on(Arc::clone(&reference) as _, tiny(scratch.path())), &history).await.unwrap();
+    let reference = objects(reference.as_ref()).await;
+
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), seed).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let (mut before, mut tries) = (BTreeMap::new(), 0);
+    for percent in [40, 20, 10, 5, 5, 5, 0] {
+        proxy.disturb(percent);
+        tries += 1;
+        let delivered = deliver(&lake, &history).await;
+        let now = published(&in_bucket(&bucket).await);
+        for (path, bytes) in &before {
+            assert_eq!(now.get(path), Some(bytes), "{path} was changed");
+        }
+        before = now;
+        match delivered {
+            Ok(()) => break,
+            Err(error) => assert_eq!(error.class(), Class::Retry, "{error}"),
+        }
+    }
+    let differ = difference(&reference, &in_bucket(&bucket).await);
+    assert!(differ.is_empty(), "{differ:?}");
+    proxy.assert_nothing_was_replaced();
+    eprintln!("{tries} tries, {:?}", proxy.faults());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_at_once_in_a_bucket_publish_what_one_would() {
+    let seed = seed();
+    let scratch = tempfile::tempdir().unwrap();
+    let history = Arc::new(history(SHAPE));
+    let reference = Arc::new(InMemory::new());
+    deliver(&lake_on(Arc::clone(&reference) as _, tiny(scratch.path())), &history).await.unwrap();
+
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), seed).await;
+    proxy.disturb(5);
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..3 {
+        let (lake, history) = (lake_at(&bucket, proxy.port(), scratch.path()), Arc::clone(&history));
+        tasks.spawn(async move {
+            loop {
+                match deliver(&lake, &history).await {
+                    Err(error) if error.class() == Class::Retry => {}
+                    done => return done,
+                }
+            }
+        });
+    }
+    while let Some(done) = tasks.join_next().await {
+        done.unwrap().unwrap();
+    }
+    let differ = difference(&objects(reference.as_ref()).await, &in_bucket(&bucket).await);
+    assert!(differ.is_empty(), "{differ:?}");
+    proxy.assert_nothing_was_replaced();
+}
+
+/// A success that looks like a failure is refused as existing when it is tried again: by what it made itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_create_whose_answer_was_lost_is_recognised_as_ones_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    for (name, fault) in [("cut", Fault::CutAfter), ("error", Fault::ErrorAfter), ("stall", Fault::Stall)] {
+        let path = object_store::path::Path::from(format!("cuts/shop/{name}"));
+        proxy.always(&format!("PUT /{bucket}/team/lake/cuts/shop/{name}"), fault);
+        let first = lake.store().put_same(&path, Bytes::from("mine")).await;
+        // Nobody says whether a request that timed out was carried out, so it is not sent again at once.
+        assert!(first.is_ok() || first.unwrap_err().class() == Class::Retry, "{name}");
+        proxy.calm();
+        lake.store().put_same(&path, Bytes::from("mine")).await.unwrap();
+        let error = lake.store().put_same(&path, Bytes::from("yours")).await.unwrap_err();
+        assert_eq!(error.class(), Class::Operator, "{name}: {error}");
+        assert_eq!(lake.store().get(&path).await.unwrap().unwrap(), "mine");
+    }
+    let statuses: Vec<u16> =
+        proxy.carried().into_iter().filter(|one| one.method == "PUT").map(|one| one.status).collect();
+    assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
+    assert!(statuses.iter().filter(|status| **status == 412).count() >= 6, "{statuses:?}");
+}

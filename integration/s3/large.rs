@@ -1,0 +1,143 @@
+//! Objects that go up in parts.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use tidemark::lake::{Lake, Put, Store};
+use tidemark::runtime::Class;
+
+use super::faults::in_bucket;
+use crate::lake::tiny;
+use crate::support::{Fault, S3, S3Proxy};
+
+fn lake_at(bucket: &str, port: u16, scratch: &std::path::Path) -> Lake {
+    let mut options = S3::options(bucket, port);
+    options.request_timeout = Duration::from_secs(3);
+    Lake::on(Store::s3(options).unwrap(), "shop", tiny(scratch))
+}
+
+fn noise(of: u8, length: usize) -> Bytes {
+    (0..length).map(|n| (n as u8).wrapping_mul(31) ^ (n >> 8) as u8 ^ of).collect::<Vec<_>>().into()
+}
+
+fn large(name: &str) -> Path {
+    Path::from(format!("snapshots/shop/public.t/ds=2026-11-20/{name}"))
+}
+
+/// A part of the request that ends the upload of an object: the only POST whose URL is signed.
+fn end_of(name: &str) -> String {
+    format!("/{name}?X-Amz-")
+}
+
+/// How many uploads are begun below the lake, and neither completed nor aborted.
+fn open_uploads(proxy: &S3Proxy) -> i64 {
+    let carried = proxy.carried();
+    let count = |method: &str, part: &str| {
+        let of = |one: &&crate::support::Carried| {
+            one.method == method && one.target.contains(part) && (200..300).contains(&one.status)
+        };
+        carried.iter().filter(of).count() as i64
+    };
+    count("POST", "?uploads") - count("POST", "uploadId=") - count("DELETE", "uploadId=")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_object_goes_up_in_parts_and_replaces_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let (mine, yours) = (noise(1, 12 << 20), noise(2, 12 << 20));
+    let path = large("part-00000.parquet");
+    assert_eq!(lake.store().put_once(&path, mine.clone()).await.unwrap(), Put::Created);
+    assert_eq!(lake.store().put_once(&path, mine.clone()).await.unwrap(), Put::Same);
+    assert_eq!(lake.store().put_once(&path, yours.clone()).await.unwrap(), Put::Differs);
+    let parts =
+        proxy.carried().iter().filter(|one| one.target.contains("part-00000.parquet?partNumber")).count();
+    assert_eq!(parts, 3, "12 MiB in pieces of 5");
+    let found = in_bucket(&bucket).await;
+    assert_eq!(found.keys().collect::<Vec<_>>(), [path.as_ref()], "nothing is left of the trial");
+    assert!(found[path.as_ref()] == mine);
+    assert_eq!(open_uploads(&proxy), 0);
+}
+
+/// Two that began before either was done: the end decides.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_that_ends_second_is_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let (mine, yours) = (noise(1, 6 << 20), noise(2, 6 << 20));
+    let path = large("part-00001.parquet");
+    let first = lake_at(&bucket, proxy.port(), scratch.path());
+    // Its own trial is done.
+    first.store().put_once(&large("part-00000.parquet"), mine.clone()).await.unwrap();
+    proxy.always(&end_of("part-00001.parquet"), Fault::SlowDown);
+    let waiting = {
+        let (first, path, yours) = (first.clone(), path.clone(), yours.clone());
+        tokio::spawn(async move { first.store().put_once(&path, yours).await })
+    };
+    crate::support::wait_until(Duration::from_secs(20), "the first one comes to its end", async || {
+        proxy.faults().get(&Fault::SlowDown).is_some_and(|count| *count > 0)
+    })
+    .await;
+    let second = lake_at(&bucket, store.port(), scratch.path());
+    assert_eq!(second.store().put_once(&path, mine.clone()).await.unwrap(), Put::Created);
+    proxy.calm();
+    match waiting.await.unwrap() {
+        Ok(put) => assert_eq!(put, Put::Differs),
+        // It was given up before the store answered again.
+        Err(error) => assert_eq!(error.class(), Class::Retry, "{error}"),
+    }
+    assert!(in_bucket(&bucket).await[path.as_ref()] == mine);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_object_whose_end_was_not_heard_of_is_recognised_as_ones_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let mine = noise(1, 6 << 20);
+    lake.store().put_once(&large("first"), mine.clone()).await.unwrap();
+    for (name, fault) in [("cut", Fault::CutAfter), ("error", Fault::ErrorAfter), ("half", Fault::HalfAnswer)]
+    {
+        proxy.always(&end_of(name), fault);
+        let first = lake.store().put_once(&large(name), mine.clone()).await;
+        assert!(first.as_ref().is_ok_and(|put| *put == Put::Same) || first.is_err(), "{name}: {first:?}");
+        proxy.calm();
+        assert_eq!(lake.store().put_once(&large(name), mine.clone()).await.unwrap(), Put::Same, "{name}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn uploads_that_were_broken_off_are_aborted_and_those_of_others_are_not() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let mine = noise(1, 6 << 20);
+    lake.store().put_once(&large("first"), mine.clone()).await.unwrap();
+    // A process dies within an upload; another connector, whose name begins with ours, is within one.
+    let others = Path::from("snapshots/shop-2/public.t/ds=2026-11-20/part-00000.parquet");
+    for path in [large("broken"), others.clone()] {
+        proxy.always(&format!("{}?partNumber=2", path.filename().unwrap()), Fault::Stall);
+        let put = lake.store().put_once(&path, mine.clone());
+        assert!(tokio::time::timeout(Duration::from_secs(1), put).await.is_err(), "{path} went up");
+    }
+    proxy.calm();
+    assert_eq!(open_uploads(&proxy), 2);
+    lake.abort_uploads(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(open_uploads(&proxy), 2, "young ones may be at work");
+    lake.abort_uploads(Duration::ZERO).await.unwrap();
+    assert_eq!(open_uploads(&proxy), 1);
+    let aborted: Vec<_> = proxy.carried().into_iter().filter(|one| one.method == "DELETE").collect();
+    assert!(aborted.iter().all(|one| !one.target.contains("shop-2")), "{aborted:?}");
+    // Their step is done again.
+    assert_eq!(lake.store().put_once(&large("broken"), mine).await.unwrap(), Put::Created);
+}
