@@ -51,7 +51,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
         table().columns.len(),
         options.memory_bytes_max >> 20
     );
-    let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options).await?;
+    let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options)?;
     let schema = Arc::new(table());
     let shapes = shapes(&[Arc::clone(&schema)]);
 

@@ -25,9 +25,9 @@ fn large(name: &str) -> Path {
     Path::from(format!("snapshots/shop/public.t/ds=2026-11-20/{name}"))
 }
 
-/// A part of the request that ends the upload of an object: the only POST whose URL is signed.
+/// A part of the requests that end or abort the upload of an object, and of no other.
 fn end_of(name: &str) -> String {
-    format!("/{name}?X-Amz-")
+    format!("/{name}?uploadId=")
 }
 
 /// How many uploads are begun below the lake, and neither completed nor aborted.

@@ -65,9 +65,9 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
             );
         }
     }
-    let encryption = kms.map(|kms| match kms {
-        false => S3Encryption::Aes256,
-        true => S3Encryption::Kms { key_id, bucket_key: bucket_key.unwrap_or(false) },
+    let encryption = kms.map(|kms| {
+        let bucket_key = bucket_key.unwrap_or(false);
+        if kms { S3Encryption::Kms { key_id, bucket_key } } else { S3Encryption::Aes256 }
     });
     S3Config {
         region,

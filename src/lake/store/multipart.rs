@@ -175,7 +175,8 @@ struct Uploads {
 #[serde(rename_all = "PascalCase")]
 struct Upload {
     key: String,
-    upload_id: String,
+    #[serde(rename = "UploadId")]
+    id: String,
     initiated: String,
 }
 
@@ -203,7 +204,7 @@ pub(super) async fn abort_older(bucket: &Arc<Bucket>, folder: &Path, age: Durati
             if begun > until || !upload.key.starts_with(&prefix) {
                 continue;
             }
-            match bucket.s3.abort_multipart(&key, &upload.upload_id).await {
+            match bucket.s3.abort_multipart(&key, &upload.id).await {
                 Ok(()) | Err(StoreError::NotFound { .. }) => aborted += 1,
                 Err(error) => return Err(error),
             }

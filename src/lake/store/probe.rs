@@ -119,7 +119,7 @@ impl Store {
     async fn try_parts(&self, bucket: &Bucket, beside: &Path) -> Result<bool, StoreError> {
         let mut folder: Vec<_> = beside.parts().collect();
         folder.pop();
-        let path = Path::from_iter(folder).join(format!("_probe-{}", unique()));
+        let path = folder.into_iter().collect::<Path>().join(format!("_probe-{}", unique()));
         let key = bucket.key(&path);
         let payload = PutPayload::from_iter([Bytes::from(vec![b'x'; CHUNK]), Bytes::from_static(b"y")]);
         multipart::create(bucket, &key, &payload).await?;

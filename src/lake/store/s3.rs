@@ -133,7 +133,7 @@ impl Bucket {
         if self.options.prefix.is_empty() {
             return path.clone();
         }
-        Path::from_iter(Path::from(self.options.prefix.as_str()).parts().chain(path.parts()))
+        Path::from(self.options.prefix.as_str()).parts().chain(path.parts()).collect()
     }
 
     /// Bucket, region, endpoint and where the credentials come from, for people.
