@@ -1,7 +1,7 @@
 //! A lake in a bucket: the same days as in a folder, whatever the store and the network do in between, and nothing that is
 //! there is ever replaced.
 //!
-//! The store is SeaweedFS, a real one; before it stands a proxy that answers 503, cuts connections before and after a
+//! The store is `SeaweedFS`, a real one; before it stands a proxy that answers 503, cuts connections before and after a
 //! request was carried out, stalls, and notes what was carried out. What is in the bucket is read by pyarrow.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]

@@ -1,4 +1,4 @@
-//! A throwaway store that speaks S3: SeaweedFS, which `scripts/fetch-s3` fetches. One for all tests of a process; each test
+//! A throwaway store that speaks S3: `SeaweedFS`, which `scripts/fetch-s3` fetches. One for all tests of a process; each test
 //! has buckets of its own.
 
 use std::fs;
@@ -83,7 +83,7 @@ impl S3 {
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let mut store = Self { child: super::kafka::spawn(command), dir: dir, port };
+        let mut store = Self { child: super::kafka::spawn(command), dir, port };
         store.wait_started();
         store
     }

@@ -287,7 +287,10 @@ fn tables_are_taken_by_patterns() {
 #[test]
 fn a_lake_url_prints_as_it_is_read() {
     let LakeUrl::Folder(path) =
-        parsed(&format!("{MINIMAL}[lake]\nurl = \"file:///srv/my%20lake\"")).unwrap().lake.url;
+        parsed(&format!("{MINIMAL}[lake]\nurl = \"file:///srv/my%20lake\"")).unwrap().lake.url
+    else {
+        panic!("no folder")
+    };
     assert_eq!(path, Path::new("/srv/my lake"));
     assert_eq!(LakeUrl::Folder(path).to_string(), "file:///srv/my%20lake");
     assert!(refused(&format!("{MINIMAL}[lake]\nurl = \"file://relative/lake\"")).contains("[lake] url"));
