@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use crate::change::Lsn;
-use crate::log::{Append, Log, RecordBatch, Visibility};
+use crate::log::{Append, Log, RecordBatch};
 use crate::ops::Ops;
 use crate::postgres::slot;
 use crate::postgres::wire::{Client, Session};
@@ -85,8 +85,7 @@ pub async fn accept_gap(settings: &CaptureSettings, log: &Arc<dyn Log>, range: &
         None => (make_slot(settings, &mut replication, slot.is_some()).await?, true),
     };
     let next = gap::after(&state, &identity, from, &gap);
-    let append =
-        Append { records: RecordBatch::default(), state: vec![next.entry()], visibility: Visibility::Now };
+    let append = Append { records: RecordBatch::default(), state: vec![next.entry()] };
     log.append(fenced.epoch, append).await.map_err(|rejected| {
         rejected.error.context("the log did not take what was given up: nothing is accepted yet")
     })?;

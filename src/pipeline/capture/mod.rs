@@ -47,7 +47,7 @@ use tokio::sync::mpsc;
 use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange, Timeline};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
-use crate::log::{Log, Visibility};
+use crate::log::Log;
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::ddl::{DdlTrigger, TriggerUse};
@@ -445,7 +445,7 @@ async fn fit(
         let progress = Progress { position, flush_lsn, commit_us: 0, held: false };
         let mut appender = appender(progress);
         appender.set(StreamState { set_back: gap.set_back, ..state.clone() }.entry());
-        appender.submit(progress, Visibility::Now).await?;
+        appender.submit(progress).await?;
         appender.settle().await?;
     }
     Err(Error::operator(gap.what.clone()).mend(gap.mend()))

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 
 use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn};
 use crate::envelope::routing;
-use crate::log::Visibility;
 use crate::ops::{Accepted, BackfillOf, Command, Ops};
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, ServerError, server_error};
 use crate::runtime::{Class, Error, Result, Shutdown};
@@ -286,7 +285,7 @@ impl Session<'_> {
             self.backfills.submitting(table, &mut self.engine.appender);
         }
         self.backfills.submitting_rows(&mut self.engine.appender);
-        self.engine.appender.submit(progress, Visibility::Now).await
+        self.engine.appender.submit(progress).await
     }
 
     fn acknowledge(&self, feedback: &Feedback, Progress { flush_lsn, commit_us, held, .. }: Progress) {

@@ -16,8 +16,8 @@
 //!
 //! **Why little is copied for nothing.** A sight counts only when the stream has come past it: by then a TRUNCATE of the
 //! root was in the stream, and its transaction is the one that wrote the leaves' rows of `pg_class`. A partition that
-//! was made as one, or was empty, brought nothing. What is left over (VACUUM FULL of a partition) is copied: it cannot
-//! be told from a loss.
+//! was made as one, or was empty, brought nothing. What is left over (VACUUM FULL of a partition, a
+//! TRUNCATE of the root within a subtransaction, whose leaves name that one) is copied: it cannot be told from a loss.
 
 mod compare;
 mod standing;
