@@ -70,7 +70,7 @@ use publication::Publication;
 use registrar::Registrar;
 use session::{Clock, Ended, Session};
 use source::Source;
-use state::{CaptureState, StreamState};
+use state::{BackfillState, CaptureState, StreamState};
 use tables::Tables;
 pub use tables::{RowFilter, TableFilter};
 use transactions::Transactions;
@@ -329,7 +329,7 @@ async fn open<'a>(
     };
 
     // Rows of a first copy belong into the tables' own topics as long as there is nothing yet.
-    let first_copy = state.has_no_rows();
+    let first_copy = begin::begins_anew(settings, &state).await?;
     let (mut stream_state, cut_state, standings, backfills) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) if !first_copy => {
             let copied = tables.whole_from(stream.timeline);
@@ -346,6 +346,8 @@ async fn open<'a>(
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
+            // Of tables that are not published any more nobody else would take them away.
+            state.backfills.keys().for_each(|topic| appender.set(BackfillState::no_entry(topic)));
             let copied = backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?;
             (copied.stream, copied.cut, copied.standings, copied.backfills)
         }

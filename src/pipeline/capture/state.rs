@@ -139,7 +139,7 @@ pub struct CaptureState {
 }
 
 impl CaptureState {
-    /// Whether a first copy has begun, and the log holds no row and no change yet: it may as well begin anew.
+    /// Whether a first copy has begun, and the log holds no row and no change yet.
     pub fn has_no_rows(&self) -> bool {
         let nothing = |count: &TableCount| count.changes == 0 && count.dead_letters == 0;
         let unread = |state: &BackfillState| {
@@ -231,10 +231,14 @@ impl BackfillState {
         !self.wanted && self.done.is_none() && self.lacking.is_none()
     }
 
+    /// The entry of an append that removes it.
+    pub fn no_entry(topic: &str) -> (String, Vec<u8>) {
+        (format!("{BACKFILL}{topic}"), Vec::new())
+    }
+
     /// As an entry of an append; one that is over removes it.
     pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
-        let key = format!("{BACKFILL}{topic}");
-        if self.is_over() { (key, Vec::new()) } else { entry(key, self) }
+        if self.is_over() { Self::no_entry(topic) } else { entry(format!("{BACKFILL}{topic}"), self) }
     }
 }
 
