@@ -137,7 +137,7 @@ async fn a_first_copy_without_a_row_begins_anew_on_kafka_too() {
         .set("log.kafka", "brokers", json!([kafka.address()]))
         .set("log.kafka", "partitions", 1);
     let between = ["INSERT INTO gated VALUES (301, 'between')"];
-    let options = KafkaLogOptions::new(NAME, &kafka.address());
+    let options = KafkaLogOptions::new(NAME, kafka.address());
     begins_anew(&server, &connector, &between, || Box::new(KafkaLog::open(options.clone()).unwrap())).await;
 }
 
