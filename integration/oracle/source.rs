@@ -358,6 +358,36 @@ fn add_table(sql: &mut String, table: &Table) {
     .unwrap();
 }
 
+/// Takes the last leaf of the partitioned table away with its rows, or brings it back with others: no event tells of them.
+/// Does nothing where somebody keeps the table for too long.
+pub async fn swap_leaf(sql: &Client) {
+    let leaf = "SELECT 1 FROM pg_inherits WHERE inhrelid = 'parts_3'::regclass";
+    let attached = !sql.query(leaf, &[]).await.unwrap().is_empty();
+    let image = table(PARTS).image("leaf");
+    let audit = |op, column| {
+        format!(
+            "INSERT INTO oracle.audit (xid, \"table\", op, {column}) SELECT pg_current_xact_id()::text::bigint, '{PARTS}', \
+             '{op}', {image} FROM parts_3 AS leaf"
+        )
+    };
+    let swap = if attached {
+        format!(
+            "{}; ALTER TABLE parts DETACH PARTITION parts_3; DELETE FROM parts_3 WHERE id % 3 = 0;
+             UPDATE parts_3 SET note = 'while away', id = id + 1000 WHERE id % 2 = 0 AND id < 1000",
+            audit('x', "old_row")
+        )
+    } else {
+        format!("ALTER TABLE parts ATTACH PARTITION parts_3 FOR VALUES IN (3); {}", audit('y', "new_row"))
+    };
+    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'; LOCK TABLE parts IN ACCESS EXCLUSIVE MODE";
+    let swapped = sql.batch_execute(&format!("{begin}; {swap}; COMMIT")).await;
+    if let Err(error) = swapped {
+        let code = error.code().map(tokio_postgres::error::SqlState::code);
+        assert!(matches!(code, Some("55P03" | "40P01")), "{error:?}");
+        sql.batch_execute("ROLLBACK").await.unwrap();
+    }
+}
+
 /// Makes tables and oracle, and rows that are there before anything is captured.
 pub async fn prepare(sql: &Client) {
     sql.batch_execute(&schema()).await.unwrap();

@@ -330,17 +330,17 @@ async fn open<'a>(
 
     // Rows of a first copy belong into the tables' own topics as long as there is nothing yet.
     let first_copy = begin::begins_anew(settings, &state).await?;
-    let (mut stream_state, cut_state, standings, backfills) = match (state.stream, state.cut) {
+    let (mut stream_state, cut_state, standings, leaves, backfills) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) if !first_copy => {
             let copied = tables.whole_from(stream.timeline);
             let now = fit(settings, &stream, copied, appender).await?;
             verify::preflight(settings, sql, false).await?;
-            (now, cut, state.published, state.backfills)
+            (now, cut, state.published, state.leaves, state.backfills)
         }
         _ if !settings.backfill => {
             verify::preflight(settings, sql, false).await?;
             let (stream, cut) = begin::at_slot(settings, sql).await?;
-            (stream, cut, BTreeMap::new(), BTreeMap::new())
+            (stream, cut, BTreeMap::new(), BTreeMap::new(), BTreeMap::new())
         }
         _ => {
             verify::preflight(settings, sql, true).await?;
@@ -349,7 +349,7 @@ async fn open<'a>(
             // Of tables that are not published any more nobody else would take them away.
             state.backfills.keys().for_each(|topic| appender.set(BackfillState::no_entry(topic)));
             let copied = backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?;
-            (copied.stream, copied.cut, copied.standings, copied.backfills)
+            (copied.stream, copied.cut, copied.standings, BTreeMap::new(), copied.backfills)
         }
     };
 
@@ -398,7 +398,7 @@ async fn open<'a>(
         source,
         registrar,
         backfills,
-        published: Publication::watch(settings, standings),
+        published: Publication::watch(settings, standings, leaves),
         polled,
         clock,
         heartbeat_interval: settings.heartbeat_interval,

@@ -12,13 +12,14 @@ use crate::change::{CutBackfill, Ds, Lsn, Position, TableName, Timeline};
 use crate::runtime::{Error, Result};
 
 use super::backfill::{Absence, CopyProgress};
-use super::publication::Standing;
+use super::publication::{Commits, Standing};
 
 const STREAM: &str = "stream";
 const CUT: &str = "cut";
 const COUNT: &str = "count/";
 const BACKFILL: &str = "backfill/";
 const PUBLISHED: &str = "published/";
+const LEAVES: &str = "leaves/";
 
 /// Where the stream stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,6 +137,8 @@ pub struct CaptureState {
     pub backfills: BTreeMap<String, BackfillState>,
     /// By topic: what the table was at the source when its rows were all accounted for.
     pub published: BTreeMap<String, Standing>,
+    /// By topic: leaves of which rows came, and which the table was not known to have.
+    pub leaves: BTreeMap<String, Commits>,
 }
 
 impl CaptureState {
@@ -166,6 +169,8 @@ impl CaptureState {
                         state.backfills.insert(topic.to_owned(), parse(key, value)?);
                     } else if let Some(topic) = key.strip_prefix(PUBLISHED) {
                         state.published.insert(topic.to_owned(), parse(key, value)?);
+                    } else if let Some(topic) = key.strip_prefix(LEAVES) {
+                        state.leaves.insert(topic.to_owned(), parse(key, value)?);
                     }
                 }
             }
@@ -240,6 +245,12 @@ impl BackfillState {
     pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
         if self.is_over() { Self::no_entry(topic) } else { entry(format!("{BACKFILL}{topic}"), self) }
     }
+}
+
+/// Leaves as an entry of an append; none removes it.
+pub fn leaves_entry(topic: &str, leaves: &Commits) -> (String, Vec<u8>) {
+    let key = format!("{LEAVES}{topic}");
+    if leaves.is_empty() { (key, Vec::new()) } else { entry(key, leaves) }
 }
 
 impl Standing {

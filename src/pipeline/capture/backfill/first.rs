@@ -265,7 +265,7 @@ impl First {
         tables: &mut Tables,
         appender: &mut Appender,
     ) -> Result<()> {
-        for Whole { topic, standing, watch } in backfills.finish(tables, appender).await? {
+        for Whole { topic, standing, watch, .. } in backfills.finish(tables, appender).await? {
             appender.set(standing.entry(&topic));
             self.standings.insert(topic.to_string(), standing);
             self.whole.push(watch);
