@@ -54,7 +54,7 @@ use crate::postgres::ddl::{DdlTrigger, TriggerUse};
 use crate::postgres::slot::{self, Failover};
 use crate::postgres::spool::Spool;
 use crate::postgres::wire::{
-    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, answered,
+    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, answered, is_not_let_in,
 };
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -186,7 +186,8 @@ const FENCED_MAX: u32 = 5;
 
 /// Captures until the process is to stop, or a person is needed. Connections that break and servers that are
 /// away are waited for, once there has been a connection: a server that was never reached is more likely a
-/// wrong address, which is told at once.
+/// wrong address, which is told at once. So is who is not let in; who was, waits: a password or a database is
+/// being changed, and comes back or is told by health for as long as it does not.
 pub async fn run(
     settings: &CaptureSettings,
     log: Arc<dyn Log>,
@@ -215,6 +216,9 @@ pub async fn run(
         }
         let error = match error.class() {
             Class::Fenced => fenced(error, &mut contact)?,
+            Class::Operator if contact.connected && is_not_let_in(&error) => {
+                error.mend_text().into_iter().fold(Error::retry(error.message()), Error::mend)
+            }
             _ => error,
         };
         component.failed(&error);
