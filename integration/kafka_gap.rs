@@ -173,7 +173,9 @@ async fn a_slot_that_was_lost_is_given_up_on_kafka_too_and_not_beside_a_running_
     let mut connector = Connector::new(&server.url())
         .set("log", "kind", "kafka")
         .set("log.kafka", "brokers", json!([kafka.address()]))
-        .set("log.kafka", "partitions", PARTITIONS);
+        .set("log.kafka", "partitions", PARTITIONS)
+        // Its file would be in use, which is told first.
+        .set("log.kafka", "spill_bytes_max", 0);
     use_rule(&mut connector, 0);
     let mut running = connector.start_ready("run").await;
     traffic(&client, 1).await;

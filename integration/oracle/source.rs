@@ -373,7 +373,7 @@ pub async fn swap_leaf(sql: &Client) {
     let swap = if attached {
         format!(
             "{}; ALTER TABLE parts DETACH PARTITION parts_3; DELETE FROM parts_3 WHERE id % 3 = 0;
-             UPDATE parts_3 SET note = 'while away', id = id + 1000 WHERE id % 2 = 0 AND id < 1000",
+             UPDATE parts_3 SET note = 'while away', id = id + (SELECT max(id) FROM parts_3) WHERE id % 2 = 0 AND id < 1000",
             audit('x', "old_row")
         )
     } else {
