@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tidemark::log::{Append, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions, Visibility};
+use tidemark::log::{Append, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions};
 
 const BATCH_BYTES: usize = 4 << 20;
 
@@ -35,7 +35,7 @@ async fn run(folder: &std::path::Path, bytes: usize) {
         records += batch.count();
         done += batch.bytes();
         let state = vec![("position".to_owned(), records.to_string().into_bytes())];
-        let append = Append { records: batch, state, visibility: Visibility::Now };
+        let append = Append { records: batch, state };
         batches[slot] = log.append(epoch, append).await.unwrap().records;
     }
     let written = std::fs::metadata(&path).unwrap().len();

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "backfill/anew.rs"]
+mod anew;
 mod support;
 
 use std::sync::Arc;

@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+#[path = "backfill_again/hung.rs"]
+mod hung;
 mod support;
 
 use std::sync::Arc;

@@ -85,6 +85,42 @@ async fn rows_that_are_left_out_come_with_their_first_whole_change_and_the_manif
     assert_eq!(manifest(&scene.connector, "recent", &next)["backfill_where"], RECENT);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_table_that_is_never_copied_is_missing_when_it_would_need_one_until_its_owner_begins_it_anew() {
+    const SQL: &str = "
+        CREATE TABLE never (id int PRIMARY KEY, n int);
+        INSERT INTO never SELECT i, i FROM generate_series(1, 50) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE never";
+    let mut scene = Scene::on(Postgres::start().await, SQL, |connector| {
+        connector.set("[table]", "match", "public.never").set("[table]", "backfill", false)
+    })
+    .await;
+    scene.sql("UPDATE never SET n = -n WHERE id < 4").await;
+    scene.caught_up().await;
+    scene.sql("ALTER PUBLICATION tidemark_shop SET TABLE never WHERE (id < 40)").await;
+    scene.lacks("never", "it is not copied ([[table]] backfill = false)").await;
+    let ds = scene.cut().await;
+    let reason = scene.missing(&ds, "never").expect("better missing than empty");
+    assert!(
+        reason.contains("publication") && reason.contains("`tidemark backfill public.never`"),
+        "{reason}"
+    );
+    let by_glob = scene.running().command(&["backfill", "public.*"]);
+    assert!(!by_glob.status.success(), "it takes its name: {by_glob:?}");
+    let asked = scene.running().command(&["backfill", "public.never"]);
+    assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
+    scene.copied("never", 1).await;
+    scene.sql("UPDATE never SET n = 0 WHERE id IN (2, 7)").await;
+    let ds = scene.cut().await;
+    assert_eq!(
+        rows(&scene.connector, &ds, "SELECT id, n FROM {never}"),
+        ["2 0", "7 0"].map(String::from).into()
+    );
+    assert_eq!(manifest(&scene.connector, "never", &ds)["backfill_where"], "false");
+    let again = scene.running().command(&["backfill", "public.never"]);
+    assert!(!again.status.success(), "nothing is missing: {again:?}");
+}
+
 /// Rows of a day, each as one text.
 fn rows(connector: &Connector, ds: &str, sql: &str) -> BTreeSet<String> {
     let line = |row: Vec<Option<String>>| {

@@ -162,3 +162,50 @@ async fn records_that_retention_took_are_told_named_in_the_day_and_made_good_by_
     let copies = ops("shop.backfill-public.orders");
     assert!(!copies.is_empty() && copies.iter().all(|op| op == "r"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slot_that_was_lost_is_given_up_on_kafka_too_and_not_beside_a_running_process() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLES).await.unwrap();
+    let days = days(&client).await;
+    let kafka = Kafka::start();
+    let mut connector = Connector::new(&server.url())
+        .set("log", "kind", "kafka")
+        .set("log.kafka", "brokers", json!([kafka.address()]))
+        .set("log.kafka", "partitions", PARTITIONS)
+        // Its file would be in use, which is told first.
+        .set("log.kafka", "spill_bytes_max", 0);
+    use_rule(&mut connector, 0);
+    let mut running = connector.start_ready("run").await;
+    traffic(&client, 1).await;
+    let beside = connector.command(&["accept-gap", "0/1.."]);
+    let said = String::from_utf8_lossy(&beside.stderr).into_owned();
+    assert!(beside.status.code() == Some(1) && said.contains("which streams from the slot"), "{said}");
+    running.cut(&days[0]);
+    connector.wait_published(&days[0]).await;
+    assert!(running.terminate().await.success(), "it went on all the while: {}", running.output());
+
+    client.batch_execute("SELECT pg_drop_replication_slot('tidemark_shop')").await.unwrap();
+    traffic(&client, 2).await;
+    use_rule(&mut connector, 1);
+    let mut refused = connector.start("run");
+    assert_eq!(refused.ended().await.code(), Some(1));
+    let said = refused.output();
+    let command = said.split('`').find(|part| part.starts_with("tidemark accept-gap")).expect(&said);
+    let accepted = connector.command(&["accept-gap", command.split(' ').next_back().unwrap(), "--json"]);
+    assert!(accepted.status.success(), "{}", String::from_utf8_lossy(&accepted.stderr));
+    let told: Value = serde_json::from_slice(&accepted.stdout).unwrap();
+    assert_eq!(told["new_slot"], true, "{told}");
+    traffic(&client, 3).await;
+    running = connector.start_ready("run").await;
+    wait_until(PATIENCE, "the copy is whole", async || {
+        let table = orders(&running);
+        table["backfill"]["done"] == true && table["lacking"].is_null()
+    })
+    .await;
+    traffic(&client, 4).await;
+    running.cut(&days[1]);
+    connector.wait_published(&days[1]).await;
+    assert_same(&connector, &client, &days[1], &["orders", "audit"]).await;
+}

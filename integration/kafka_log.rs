@@ -21,7 +21,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use numbers::{check_committed, counted, held, options, step};
+use numbers::{check_committed, counted, options, step};
 use prefixed::Prefixed;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -40,7 +40,7 @@ async fn it_conforms() {
 }
 
 /// Not a test by itself: the process that is killed or paused. Appends numbers, and prints the count after each append
-/// that was confirmed. One whose name ends so now and then holds some first.
+/// that was confirmed.
 #[tokio::test]
 async fn victim() {
     let Ok(given) = std::env::var("KAFKA_LOG_VICTIM") else { return };
@@ -53,12 +53,7 @@ async fn victim() {
     writeln!(stdout, "victim at {count}").unwrap();
     loop {
         let until = count + random.random_range(1..400);
-        let mut from = count;
-        if name.ends_with("held") && random.random_ratio(1, 3) {
-            from = random.random_range(count..until);
-            refused(log.append(fenced.epoch, held(name, count..from)).await);
-        }
-        refused(log.append(fenced.epoch, step(name, from..until)).await);
+        refused(log.append(fenced.epoch, step(name, count..until)).await);
         count = until;
         writeln!(stdout, "victim at {count}").unwrap();
     }
@@ -93,12 +88,6 @@ fn at(line: &str) -> Option<u64> {
 async fn a_writer_killed_at_any_moment_loses_and_doubles_nothing() {
     let last = kill_again_and_again("killed").await;
     check_committed(Kafka::shared(), "killed", last);
-}
-
-/// Consumers that are not ours may see what was held and dropped; our readers do not.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_killed_writer_has_held_is_not_seen_by_our_readers() {
-    kill_again_and_again("killed-held").await;
 }
 
 /// Gives the number of records that are there in the end.

@@ -12,7 +12,6 @@ use support::lake::postgres;
 use support::{Connector, Kafka, PATIENCE, Postgres, Running, SmallDisk, again_in_a_namespace, wait_until};
 use tidemark::log::{
     Append, Fenced, KafkaLog, KafkaLogOptions, Log, RecordBatch, SpillLog, SqliteLog, SqliteLogOptions,
-    Visibility,
 };
 use tidemark::runtime::{Class, Error};
 
@@ -111,7 +110,7 @@ fn numbered(n: u64) -> Append {
     });
     record.finish();
     let state = vec![("count".to_owned(), (n + 1).to_string().into_bytes())];
-    Append { records, state, visibility: Visibility::Now }
+    Append { records, state }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,9 +15,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use support::{SmallDisk, again_in_a_namespace};
 use tidemark::log::conformance::{numbered, read_numbered};
-use tidemark::log::{
-    Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions, Visibility,
-};
+use tidemark::log::{Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions};
 use tidemark::runtime::Class;
 
 const TOPIC: &str = "numbers";
@@ -39,7 +37,7 @@ fn counted(fenced: &Fenced) -> u64 {
 
 fn step(count: u64, records: RecordBatch) -> Append {
     let state = vec![("count".into(), count.to_string().into_bytes())];
-    Append { records, state, visibility: Visibility::Now }
+    Append { records, state }
 }
 
 /// Every number below `count`, once and in order; each topic holds the same.
@@ -53,7 +51,7 @@ async fn check(log: &dyn Log, count: u64) {
     }
 }
 
-/// Not a test by itself: the process that is killed. Appends to two topics, now and then holds records first, and
+/// Not a test by itself: the process that is killed. Appends to two topics, and
 /// prints the count after each append that was confirmed.
 #[tokio::test]
 async fn victim() {
@@ -66,17 +64,8 @@ async fn victim() {
     writeln!(stdout, "victim at {count}").unwrap();
     loop {
         let until = count + random.random_range(1..800);
-        let mut from = count;
-        if random.random_ratio(1, 3) {
-            from = random.random_range(count..until);
-            for topic in [TOPIC, OTHER] {
-                let records = numbered(topic, count..from);
-                let append = Append { records, state: vec![], visibility: Visibility::Held };
-                log.append(fenced.epoch, append).await.unwrap();
-            }
-        }
-        let mut records = numbered(TOPIC, from..until);
-        let other = numbered(OTHER, from..until);
+        let mut records = numbered(TOPIC, count..until);
+        let other = numbered(OTHER, count..until);
         for record in other.topics().flat_map(tidemark::log::TopicRecords::iter) {
             copy(record, &mut records);
         }

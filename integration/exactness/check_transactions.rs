@@ -8,9 +8,9 @@ use tidemark::log::{SqliteLog, SqliteLogOptions};
 
 use crate::check_log::{CheckedLog, read};
 use crate::connector::Connector;
+use crate::oracle::History;
 use crate::oracle::checker::position;
 use crate::oracle::source::TABLES;
-use crate::oracle::{History, Transaction};
 
 /// A record of a table with a value.
 struct Counted {
@@ -51,9 +51,8 @@ pub async fn check(connector: &Connector, history: &History, checked: &CheckedLo
     .await
     .into_iter();
     let first = history.count_below(checked.first_point);
-    let is_sent = |t: &&Transaction| !t.changes.is_empty() || t.has_message;
     let mut transactions = 0;
-    for transaction in history.transactions[first..].iter().filter(is_sent) {
+    for transaction in history.transactions[first..].iter().filter(|transaction| transaction.is_sent()) {
         let mut next = |status: &str| {
             let (position, value) =
                 boundaries.next().unwrap_or_else(|| panic!("no {status} of {transaction:?}"));

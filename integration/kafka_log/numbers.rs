@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use tidemark::log::{Append, Fenced, KafkaLogOptions, Log, LogPartition, RecordBatch, Visibility};
+use tidemark::log::{Append, Fenced, KafkaLogOptions, Log, LogPartition, RecordBatch};
 
 use super::support::Kafka;
 
@@ -49,12 +49,7 @@ pub fn batch(name: &str, numbers: Range<u64>) -> RecordBatch {
 /// An append which moves the count to the end of the range.
 pub fn step(name: &str, numbers: Range<u64>) -> Append {
     let state = vec![("count".into(), numbers.end.to_string().into_bytes())];
-    Append { records: batch(name, numbers), state, visibility: Visibility::Now }
-}
-
-/// One that is held.
-pub fn held(name: &str, numbers: Range<u64>) -> Append {
-    Append { records: batch(name, numbers), state: Vec::new(), visibility: Visibility::Held }
+    Append { records: batch(name, numbers), state }
 }
 
 /// What the state says.

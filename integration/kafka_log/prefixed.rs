@@ -55,7 +55,7 @@ impl Log for Prefixed {
             let topic: Arc<str> = format!("{}{}", self.prefix, from.topic()).into();
             from.iter().for_each(|record| copy(record, &topic, &mut records));
         }
-        let inside = Append { records, state: append.state.clone(), visibility: append.visibility };
+        let inside = Append { records, state: append.state.clone() };
         match self.inner.append(epoch, inside).await {
             Ok(_) => Ok(append),
             Err(rejected) => Err(Rejected { append, ..rejected }),

@@ -2,7 +2,7 @@
 
 use futures::executor::block_on;
 use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
-use tidemark::log::{Append, KafkaLog, Log, RecordBatch, Visibility};
+use tidemark::log::{Append, KafkaLog, Log, RecordBatch};
 use tidemark::runtime::Class;
 
 use super::broker::admin;
@@ -70,7 +70,7 @@ fn of_bytes(bytes: usize) -> Append {
     record.field(|b| b.resize(b.len() + bytes, 7));
     record.header("tidemark.position", |b| b.extend_from_slice(b"1/0/16B3748/7"));
     record.finish();
-    Append { records, state: Vec::new(), visibility: Visibility::Now }
+    Append { records, state: Vec::new() }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -20,12 +20,19 @@ pub type State = HashMap<&'static str, Rows>;
 #[derive(Debug)]
 pub struct Change {
     pub table: &'static Table,
-    /// `i`, `u`, `d` or `t`.
+    /// `i`, `u`, `d` or `t`; `x` and `y` where a row goes and comes with a leaf of its table.
     pub op: u8,
     pub old: Option<Row>,
     pub new: Option<Row>,
     /// Its place in the transaction as the publication shows it, from 1.
     pub ordinal: u64,
+}
+
+impl Change {
+    /// Whether no event tells of it.
+    pub const fn is_silent(&self) -> bool {
+        matches!(self.op, b'x' | b'y')
+    }
 }
 
 /// A committed transaction.
@@ -41,6 +48,13 @@ pub struct Transaction {
     pub has_message: bool,
     /// Content of the message which asks for a cut, if it is one.
     pub marker: Option<String>,
+}
+
+impl Transaction {
+    /// Whether it shows anything to the publication.
+    pub fn is_sent(&self) -> bool {
+        self.has_message || !self.changes.iter().all(Change::is_silent)
+    }
 }
 
 /// All that happened.

@@ -128,6 +128,8 @@ pub struct Table {
     pub columns: &'static [Column],
     /// Names of the key's columns; empty without one.
     pub key: &'static [&'static str],
+    /// At the end of CREATE TABLE.
+    pub partitioned: &'static str,
     /// After CREATE TABLE.
     pub identity: &'static str,
     /// Whether an update carries the whole row before it.
@@ -157,6 +159,9 @@ const NUMBER: Column = column("price", "numeric(12,2)", Kind::Decimal(2));
 const AT: Column = column("at", "timestamptz", Kind::Instant);
 const BODY: Column = column("body", "text", Kind::Wide);
 
+/// The partitioned one.
+pub const PARTS: &str = "parts";
+
 /// All of them. `body` is stored out of line, and so are long values of `code`.
 pub const TABLES: &[Table] = &[
     Table {
@@ -172,6 +177,7 @@ pub const TABLES: &[Table] = &[
             BODY,
         ],
         key: &["id"],
+        partitioned: "",
         identity: "",
         full: false,
     },
@@ -185,6 +191,7 @@ pub const TABLES: &[Table] = &[
             column("on_day", "date", Kind::Date),
         ],
         key: &["code", "num"],
+        partitioned: "",
         identity: "ALTER TABLE pairs ADD PRIMARY KEY (code, num)",
         full: false,
     },
@@ -198,6 +205,7 @@ pub const TABLES: &[Table] = &[
             column("hits", "bigint", Kind::Int),
         ],
         key: &["id"],
+        partitioned: "",
         identity: "",
         full: false,
     },
@@ -205,6 +213,7 @@ pub const TABLES: &[Table] = &[
         name: "bag",
         columns: &[column("a", "int", Kind::Int), column("b", "text", Kind::Text), NUMBER, BODY],
         key: &[],
+        partitioned: "",
         identity: "ALTER TABLE bag REPLICA IDENTITY FULL",
         full: true,
     },
@@ -216,6 +225,7 @@ pub const TABLES: &[Table] = &[
             BODY,
         ],
         key: &["id"],
+        partitioned: "",
         identity: "ALTER TABLE whole REPLICA IDENTITY FULL",
         full: true,
     },
@@ -228,6 +238,7 @@ pub const TABLES: &[Table] = &[
             BODY,
         ],
         key: &["k1", "k2"],
+        partitioned: "",
         identity: "CREATE UNIQUE INDEX indexed_key ON indexed (k1, k2); \
                    ALTER TABLE indexed REPLICA IDENTITY USING INDEX indexed_key",
         full: false,
@@ -240,13 +251,37 @@ pub const TABLES: &[Table] = &[
             column("text", "text", Kind::Text),
         ],
         key: &["line"],
+        partitioned: "",
         identity: "",
+        full: false,
+    },
+    // Rows go from one leaf to another, and leaves come and go; one has its columns in another order.
+    Table {
+        name: PARTS,
+        columns: &[
+            column("id", "int NOT NULL", Kind::Int),
+            column("region", "int NOT NULL", Kind::Int),
+            AT,
+            BODY,
+            column("note", "text", Kind::Text),
+        ],
+        key: &["id", "region"],
+        partitioned: "PARTITION BY LIST (region)",
+        identity: "ALTER TABLE parts ADD PRIMARY KEY (id, region);
+                   CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0);
+                   CREATE TABLE parts_1 (note text, body text, region int NOT NULL, at timestamptz, gone int, id int NOT NULL);
+                   ALTER TABLE parts_1 DROP gone; ALTER TABLE parts ATTACH PARTITION parts_1 FOR VALUES IN (1);
+                   CREATE TABLE parts_2 PARTITION OF parts FOR VALUES IN (2) PARTITION BY RANGE (id);
+                   CREATE TABLE parts_2_low PARTITION OF parts_2 FOR VALUES FROM (MINVALUE) TO (30);
+                   CREATE TABLE parts_2_high PARTITION OF parts_2 FOR VALUES FROM (30) TO (MAXVALUE);
+                   CREATE TABLE parts_3 PARTITION OF parts FOR VALUES IN (3)",
         full: false,
     },
     Table {
         name: "quiet",
         columns: &[column("id", "int NOT NULL PRIMARY KEY", Kind::Int), BODY],
         key: &["id"],
+        partitioned: "",
         identity: "",
         full: false,
     },
@@ -283,14 +318,19 @@ fn schema() -> String {
         add_table(&mut sql, table);
     }
     let names: Vec<_> = TABLES.iter().map(|table| table.name).collect();
-    writeln!(sql, "CREATE PUBLICATION {PUBLICATION} FOR TABLE {};", names.join(", ")).unwrap();
+    writeln!(
+        sql,
+        "CREATE PUBLICATION {PUBLICATION} FOR TABLE {} WITH (publish_via_partition_root);",
+        names.join(", ")
+    )
+    .unwrap();
     sql
 }
 
 fn add_table(sql: &mut String, table: &Table) {
-    let Table { name, identity, .. } = table;
+    let Table { name, identity, partitioned, .. } = table;
     let columns: Vec<_> = table.columns.iter().map(|c| format!("\"{}\" {}", c.name, c.sql)).collect();
-    writeln!(sql, "CREATE TABLE {name} ({}); {identity};", columns.join(", ")).unwrap();
+    writeln!(sql, "CREATE TABLE {name} ({}) {partitioned}; {identity};", columns.join(", ")).unwrap();
     for column in table.columns.iter().filter(|column| column.kind == Kind::Wide) {
         writeln!(sql, "ALTER TABLE {name} ALTER \"{}\" SET STORAGE EXTERNAL;", column.name).unwrap();
     }
@@ -318,6 +358,36 @@ fn add_table(sql: &mut String, table: &Table) {
     .unwrap();
 }
 
+/// Takes the last leaf of the partitioned table away with its rows, or brings it back with others: no event tells of them.
+/// Does nothing where somebody keeps the table for too long.
+pub async fn swap_leaf(sql: &Client) {
+    let leaf = "SELECT 1 FROM pg_inherits WHERE inhrelid = 'parts_3'::regclass";
+    let attached = !sql.query(leaf, &[]).await.unwrap().is_empty();
+    let image = table(PARTS).image("leaf");
+    let audit = |op, column| {
+        format!(
+            "INSERT INTO oracle.audit (xid, \"table\", op, {column}) SELECT pg_current_xact_id()::text::bigint, '{PARTS}', \
+             '{op}', {image} FROM parts_3 AS leaf"
+        )
+    };
+    let swap = if attached {
+        format!(
+            "{}; ALTER TABLE parts DETACH PARTITION parts_3; DELETE FROM parts_3 WHERE id % 3 = 0;
+             UPDATE parts_3 SET note = 'while away', id = id + (SELECT max(id) FROM parts_3) WHERE id % 2 = 0 AND id < 1000",
+            audit('x', "old_row")
+        )
+    } else {
+        format!("ALTER TABLE parts ATTACH PARTITION parts_3 FOR VALUES IN (3); {}", audit('y', "new_row"))
+    };
+    let begin = "BEGIN; SET LOCAL lock_timeout = '2s'; LOCK TABLE parts IN ACCESS EXCLUSIVE MODE";
+    let swapped = sql.batch_execute(&format!("{begin}; {swap}; COMMIT")).await;
+    if let Err(error) = swapped {
+        let code = error.code().map(tokio_postgres::error::SqlState::code);
+        assert!(matches!(code, Some("55P03" | "40P01")), "{error:?}");
+        sql.batch_execute("ROLLBACK").await.unwrap();
+    }
+}
+
 /// Makes tables and oracle, and rows that are there before anything is captured.
 pub async fn prepare(sql: &Client) {
     sql.batch_execute(&schema()).await.unwrap();
@@ -333,6 +403,8 @@ pub async fn prepare(sql: &Client) {
            FROM generate_series(1, 400) g;
          INSERT INTO whole SELECT g, 'note', wide(g) FROM generate_series(1, 300) g;
          INSERT INTO indexed SELECT 'pad', g % 7, g, wide(g) FROM generate_series(1, 300) g;
+         INSERT INTO parts SELECT g, g % 4, instant(g), CASE WHEN g % 3 > 0 THEN wide(g) END, 'first'
+           FROM generate_series(1, 600) g;
          INSERT INTO quiet SELECT g, wide(g) FROM generate_series(1, 10) g;",
     )
     .await

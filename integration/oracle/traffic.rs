@@ -167,7 +167,7 @@ impl Session {
         // Half of it meets on a few hot rows.
         let id = if r.random() { r.random_range(1..40) } else { r.random_range(1..4500) };
         let (seed, small) = (r.random_range(0..100_000), r.random_range(1..60));
-        match r.random_range(0..100) {
+        match r.random_range(0..108) {
             0..10 => format!(
                 "INSERT INTO items VALUES ({id}, {seed} / 7.0, instant({seed}), '{{\"k\": [{seed}, null, \"ü\\\"\"]}}',
                  '{{{seed},NULL}}', 'ok', '\\x00ff{small:02}', wide({seed}))
@@ -216,10 +216,22 @@ impl Session {
             96..97 => format!("SELECT noise({small})"),
             97..98 => format!("SELECT pg_logical_emit_message(false, 'noise', 'n{seed}')"),
             // One statement that changes two tables.
-            98..99 => format!(
+            98 => format!(
                 "WITH gone AS (DELETE FROM tokens WHERE id = token({id}) RETURNING hits)
                  INSERT INTO journal (at, text) SELECT instant({seed}), 'moved ' || hits FROM gone"
             ),
+            100..102 => format!(
+                "INSERT INTO parts VALUES ({small}, {seed} % 4, instant({seed}), wide({seed}), 'p{seed}')
+                 ON CONFLICT (id, region) DO UPDATE SET note = excluded.note"
+            ),
+            // From leaf to leaf, with values that do not change.
+            102..105 => format!(
+                "UPDATE parts SET region = (region + {seed} % 3 + 1) % 4, note = 'moved' WHERE id BETWEEN {small} AND {small} + 2
+                   AND NOT EXISTS (SELECT FROM parts p WHERE p.id = parts.id AND p.region <> parts.region)"
+            ),
+            105..106 => format!("UPDATE parts SET id = {} WHERE id = {small} AND region = 2", r.random_range(1..600)),
+            106..107 => format!("UPDATE parts SET note = 'n{seed}' WHERE id BETWEEN {id} AND {id} + 30"),
+            107 => format!("DELETE FROM parts WHERE id = {small} + 1"),
             _ => match r.random_range(0..8) {
                 0 => "TRUNCATE whole".into(),
                 1 => "TRUNCATE bag; INSERT INTO bag VALUES (1, 'after', 1, wide(1)), (1, 'after', 1, wide(1))".into(),

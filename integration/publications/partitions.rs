@@ -65,6 +65,54 @@ async fn what_happens_to_partitions_without_events_of_rows_is_mended_by_one_copy
     scene.sound(&ds);
 }
 
+/// Each of these leaves nothing in the catalog by which it could be told afterwards.
+const COME_AND_GO: &str = "
+    CREATE TABLE parts_7 PARTITION OF parts FOR VALUES FROM (700) TO (800);
+    INSERT INTO parts VALUES (701, 'came and went');
+    DROP TABLE parts_7;
+    ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300);
+    UPDATE parts SET note = 'for a while' WHERE id = 210; INSERT INTO parts VALUES (270, 'for a while');
+    ALTER TABLE parts DETACH PARTITION standing;
+    UPDATE parts SET note = 'stays' WHERE id = 20";
+
+async fn comes_and_goes(published: &str, asleep: bool) {
+    let mut scene = Scene::of(&format!("{ROOT} CREATE PUBLICATION tidemark_shop {published}")).await;
+    if asleep {
+        // Nobody looks meanwhile, and the stream is read later.
+        scene.running().signal(rustix::process::Signal::STOP);
+    }
+    for statement in COME_AND_GO.split(';') {
+        scene.sql(statement).await;
+    }
+    if asleep {
+        scene.running().signal(rustix::process::Signal::CONT);
+        scene.again().await;
+    }
+    scene.caught_up().await;
+    let ds = scene.cut().await;
+    match scene.missing(&ds, "parts") {
+        Some(reason) => assert!(reason.contains("detached or dropped"), "{reason}"),
+        // The copy was quicker than the cut.
+        None => scene.same(&ds, "parts", "id, note").await,
+    }
+    scene.copied("parts", 1).await;
+    scene.sql("UPDATE parts SET note = 'after' WHERE id = 30").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "parts", "id, note").await;
+    scene.sound(&ds);
+    assert_eq!(scene.copies("parts"), 1, "one copy mends all of it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_partition_that_came_and_went_while_nobody_looked_are_in_no_day() {
+    comes_and_goes("FOR TABLE parts, calm WITH (publish_via_partition_root = true)", true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_partition_that_came_and_went_between_two_looks_are_in_no_day() {
+    comes_and_goes("FOR ALL TABLES WITH (publish_via_partition_root = true)", false).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_published_one_by_one_come_and_go_as_tables_of_their_own() {
     let published = format!("{ROOT} CREATE PUBLICATION tidemark_shop FOR TABLE parts, calm");

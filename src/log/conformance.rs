@@ -12,7 +12,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Append, Epoch, Log, LogPartition, Offset, RecordBatch, Visibility};
+use super::{Append, Epoch, Log, LogPartition, Offset, RecordBatch};
 use crate::runtime::{Class, Result};
 
 /// Opens the log of a name: created empty at its first use; opened once more, as another process would, when
@@ -31,8 +31,6 @@ pub async fn run(open: impl Open) {
     appended_records_read_back_in_order_with_headers(&open).await;
     records_and_state_move_together(&open).await;
     a_fenced_writer_cannot_append_and_the_log_is_unchanged(&open).await;
-    held_records_are_invisible_until_the_next_append_that_is_not(&open).await;
-    held_records_are_dropped_by_the_next_fence(&open).await;
     reading_outside_of_what_is_held_names_the_gap(&open).await;
     trim_never_removes_later_records(&open).await;
     reads_respect_bytes_max_but_always_progress(&open).await;
@@ -105,13 +103,13 @@ pub async fn read_numbered(
 
 const TOPIC: &str = "conformance.a";
 
-fn append(records: RecordBatch, state: &[(&str, &str)], visibility: Visibility) -> Append {
+fn append(records: RecordBatch, state: &[(&str, &str)]) -> Append {
     let state = state.iter().map(|(k, v)| ((*k).to_owned(), v.as_bytes().to_vec())).collect();
-    Append { records, state, visibility }
+    Append { records, state }
 }
 
 async fn put(log: &dyn Log, epoch: Epoch, numbers: std::ops::Range<u64>) {
-    log.append(epoch, append(numbered(TOPIC, numbers), &[], Visibility::Now)).await.unwrap();
+    log.append(epoch, append(numbered(TOPIC, numbers), &[])).await.unwrap();
 }
 
 async fn values(log: &dyn Log) -> Vec<u64> {
@@ -131,8 +129,7 @@ async fn appended_records_read_back_in_order_with_headers(open: &impl Open) {
     let log = open("order".into()).await;
     let epoch = log.fence().await.unwrap().epoch;
     for n in 0..10 {
-        let given =
-            log.append(epoch, append(numbered(TOPIC, n * 100..(n + 1) * 100), &[], Visibility::Now)).await;
+        let given = log.append(epoch, append(numbered(TOPIC, n * 100..(n + 1) * 100), &[])).await;
         assert_eq!(given.unwrap().records.count(), 100, "the input comes back as it was");
     }
     assert_eq!(values(&*log).await, numbers(0..1000));
@@ -150,9 +147,9 @@ async fn records_and_state_move_together(open: &impl Open) {
     let fenced = log.fence().await.unwrap();
     assert!(fenced.state.is_empty());
     let state = [("position", "1/2/3"), ("gone", "x"), ("kept", "y")];
-    log.append(fenced.epoch, append(numbered(TOPIC, 0..3), &state, Visibility::Now)).await.unwrap();
+    log.append(fenced.epoch, append(numbered(TOPIC, 0..3), &state)).await.unwrap();
     let state = [("position", "4/5/6"), ("gone", "")];
-    log.append(fenced.epoch, append(RecordBatch::default(), &state, Visibility::Now)).await.unwrap();
+    log.append(fenced.epoch, append(RecordBatch::default(), &state)).await.unwrap();
     let found = log.fence().await.unwrap();
     assert!(found.epoch > fenced.epoch);
     let found: Vec<_> = found.state.iter().map(|(k, v)| (k.as_str(), v.as_slice())).collect();
@@ -162,16 +159,12 @@ async fn records_and_state_move_together(open: &impl Open) {
 async fn a_fenced_writer_cannot_append_and_the_log_is_unchanged(open: &impl Open) {
     let (old, new) = (open("fence".into()).await, open("fence".into()).await);
     let old_epoch = old.fence().await.unwrap().epoch;
-    old.append(old_epoch, append(numbered(TOPIC, 0..3), &[("a", "1")], Visibility::Now)).await.unwrap();
+    old.append(old_epoch, append(numbered(TOPIC, 0..3), &[("a", "1")])).await.unwrap();
     let new_epoch = new.fence().await.unwrap().epoch;
     assert!(new_epoch > old_epoch);
-    for visibility in [Visibility::Now, Visibility::Held] {
-        let state: &[_] = if visibility == Visibility::Now { &[("a", "2")] } else { &[] };
-        let rejected =
-            old.append(old_epoch, append(numbered(TOPIC, 9..12), state, visibility)).await.unwrap_err();
-        assert_eq!(rejected.error.class(), Class::Fenced, "{}", rejected.error);
-        assert_eq!(rejected.append.records.count(), 3, "the input comes back");
-    }
+    let rejected = old.append(old_epoch, append(numbered(TOPIC, 9..12), &[("a", "2")])).await.unwrap_err();
+    assert_eq!(rejected.error.class(), Class::Fenced, "{}", rejected.error);
+    assert_eq!(rejected.append.records.count(), 3, "the input comes back");
     put(&*new, new_epoch, 3..5).await;
     // Another process sees an append when the log shows it to all, which may be a moment later.
     let shown = async {
@@ -182,38 +175,6 @@ async fn a_fenced_writer_cannot_append_and_the_log_is_unchanged(open: &impl Open
     tokio::time::timeout(Duration::from_secs(10), shown).await.unwrap();
     assert_eq!(values(&*old).await, numbers(0..5));
     assert_eq!(new.fence().await.unwrap().state["a"], b"1");
-}
-
-async fn held_records_are_invisible_until_the_next_append_that_is_not(open: &impl Open) {
-    let log = open("held".into()).await;
-    let epoch = log.fence().await.unwrap().epoch;
-    put(&*log, epoch, 0..2).await;
-    for n in 1..4 {
-        log.append(epoch, append(numbered(TOPIC, n * 2..n * 2 + 2), &[], Visibility::Held)).await.unwrap();
-        log.append(epoch, append(numbered("conformance.b", n..n + 1), &[], Visibility::Held)).await.unwrap();
-        assert_eq!(values(&*log).await, [0, 1]);
-        assert!(read_numbered(&*log, "conformance.b", 0, 1 << 20).await.unwrap().is_empty());
-    }
-    // Also those of topics which the append itself does not touch.
-    put(&*log, epoch, 8..9).await;
-    assert_eq!(values(&*log).await, numbers(0..9));
-    assert_eq!(read_numbered(&*log, "conformance.b", 0, 1 << 20).await.unwrap().len(), 3);
-    let rejected = log.append(epoch, append(numbered(TOPIC, 9..10), &[("a", "1")], Visibility::Held)).await;
-    assert!(rejected.is_err(), "an append that is held cannot set state");
-}
-
-async fn held_records_are_dropped_by_the_next_fence(open: &impl Open) {
-    let log = open("dropped".into()).await;
-    let epoch = log.fence().await.unwrap().epoch;
-    put(&*log, epoch, 0..2).await;
-    for n in 0..100 {
-        log.append(epoch, append(numbered(TOPIC, 100 + n..101 + n), &[], Visibility::Held)).await.unwrap();
-    }
-    let log = open("dropped".into()).await;
-    let epoch = log.fence().await.unwrap().epoch;
-    assert_eq!(values(&*log).await, [0, 1]);
-    put(&*log, epoch, 2..4).await;
-    assert_eq!(values(&*log).await, numbers(0..4));
 }
 
 async fn reading_outside_of_what_is_held_names_the_gap(open: &impl Open) {
@@ -255,10 +216,9 @@ async fn trim_never_removes_later_records(open: &impl Open) {
         assert_eq!(left, numbers(n..500));
     }
     let end = range(&*log).await.unwrap().end;
-    log.append(epoch, append(numbered(TOPIC, 900..901), &[], Visibility::Held)).await.unwrap();
     log.trim(&partition, end + 1000).await.unwrap();
-    put(&*log, epoch, 901..902).await;
-    assert!(values(&*log).await.ends_with(&[900, 901]), "what is held is not trimmed");
+    put(&*log, epoch, 900..901).await;
+    assert!(values(&*log).await.ends_with(&[900]), "what comes later is not trimmed");
     assert!(range(&*log).await.unwrap().start <= end);
 }
 
@@ -307,7 +267,7 @@ async fn reopening_finds_everything(open: &impl Open) {
         assert_eq!(values(&*log).await, numbers(0..round * 100));
         let state = [("round", &*(round + 1).to_string())];
         let batch = numbered(TOPIC, round * 100..(round + 1) * 100);
-        log.append(fenced.epoch, append(batch, &state, Visibility::Now)).await.unwrap();
+        log.append(fenced.epoch, append(batch, &state)).await.unwrap();
     }
 }
 
@@ -331,13 +291,13 @@ async fn an_append_wakes_those_who_wait(open: &impl Open) {
 async fn an_append_may_be_empty_or_span_many_topics(open: &impl Open) {
     let log = open("many".into()).await;
     let epoch = log.fence().await.unwrap().epoch;
-    log.append(epoch, append(RecordBatch::default(), &[], Visibility::Now)).await.unwrap();
+    log.append(epoch, append(RecordBatch::default(), &[])).await.unwrap();
     assert!(log.ranges().await.unwrap().is_empty());
     let mut batch = RecordBatch::default();
     for n in 0..1000 {
         write_numbered(&mut batch, &format!("conformance.t{}", n % 100), n);
     }
-    log.append(epoch, append(batch, &[], Visibility::Now)).await.unwrap();
+    log.append(epoch, append(batch, &[])).await.unwrap();
     assert_eq!(log.ranges().await.unwrap().len(), 100);
     for topic in 0..100 {
         let found = read_numbered(&*log, &format!("conformance.t{topic}"), 0, 1 << 20).await.unwrap();

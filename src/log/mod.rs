@@ -71,25 +71,13 @@ pub struct Fenced {
     pub state: BTreeMap<String, Vec<u8>>,
 }
 
-/// When readers see the records of an append.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Visibility {
-    /// At once, together with everything held before.
-    Now,
-    /// Readers see them only together with the next append that is `Now`, which makes them durable; the next
-    /// [`Log::fence`] drops them. For a backfill, which is either whole or not there. `state` must be empty.
-    Held,
-}
-
 /// One append.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Append {
     /// The records. May be empty when only the state moves.
     pub records: RecordBatch,
     /// State to set, by key; other keys stay. An empty value removes its key.
     pub state: Vec<(String, Vec<u8>)>,
-    /// When readers see the records.
-    pub visibility: Visibility,
 }
 
 /// An append that did not happen, with its input. On an error of class `Retry` it may be tried again as it is,
@@ -126,7 +114,7 @@ impl Fetched {
 /// unknown when it is dropped: fence again before the next append.
 #[async_trait]
 pub trait Log: Send + Sync + fmt::Debug + 'static {
-    /// Makes the caller the one writer, fences all earlier ones and drops records held by them.
+    /// Makes the caller the one writer, and fences all earlier ones.
     async fn fence(&self) -> Result<Fenced>;
 
     /// Appends records and sets state in one durable, atomic step, and hands the input back, emptied of

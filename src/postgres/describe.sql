@@ -59,19 +59,19 @@ SELECT c.oid, c.relpersistence AS persistence, json_build_object(
             'comment', (SELECT left(d.description, 10000) FROM pg_description d
                 WHERE d.objoid = c.oid AND d.classoid = 'pg_class'::regclass AND d.objsubid = a.attnum)
         ) ORDER BY a.attnum), '[]'::json)
-        FROM (SELECT a.*, held.missing, held.has_missing,
+        FROM (SELECT a.*, held.missing, held.attname IS NOT NULL AS has_missing,
                 sum(octet_length(held.missing)) OVER (ORDER BY a.attnum) AS bytes
-            -- A partitioned table has none itself: its partitions do, and where they differ none is told.
-            FROM pg_attribute a, LATERAL (
-                SELECT bool_or(own.atthasmissing) AS has_missing,
-                    CASE WHEN count(DISTINCT print.value) = 1 THEN min(print.value) END AS missing
-                FROM pg_attribute own, LATERAL (SELECT CASE WHEN {is_locked} OR own.atttypid < 12000
-                    THEN own.attmissingval::text END AS value) print
-                WHERE own.attname = a.attname AND NOT own.attisdropped AND own.attrelid IN (
-                    WITH RECURSIVE part(oid) AS (
-                        SELECT c.oid UNION ALL SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid
-                            WHERE c.relkind = 'p' AND NOT i.inhdetachpending)
-                    SELECT part.oid FROM part)) held
+            -- A partitioned table has none itself: its partitions do, and where they differ none is told. They are walked
+            -- once for all columns.
+            FROM pg_attribute a LEFT JOIN (
+                WITH RECURSIVE part(oid) AS (
+                    SELECT c.oid UNION ALL SELECT i.inhrelid FROM part JOIN pg_inherits i ON i.inhparent = part.oid
+                        WHERE c.relkind = 'p' AND NOT i.inhdetachpending)
+                SELECT own.attname, CASE WHEN count(DISTINCT print.value) = 1 THEN min(print.value) END AS missing
+                FROM part JOIN pg_attribute own ON own.attrelid = part.oid, LATERAL (
+                    SELECT CASE WHEN {is_locked} OR own.atttypid < 12000 THEN own.attmissingval::text END AS value) print
+                WHERE own.atthasmissing AND NOT own.attisdropped
+                GROUP BY own.attname) held ON held.attname = a.attname
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a),
     -- Every type that the columns' types consist of, but for the system's plain ones. A real array is the one which
     -- its element names as its array; others (point, int2vector) only have parts.

@@ -23,7 +23,7 @@ pub(crate) struct Kind {
     pub name: &'static str,
     /// `PRAGMA application_id`.
     pub application_id: i32,
-    /// `PRAGMA user_version`; files of a higher one are refused.
+    /// `PRAGMA user_version`; files of another one are refused.
     pub version: i32,
     /// Pages of a new file, in bytes.
     pub page_bytes: u32,
@@ -186,10 +186,19 @@ fn is_ours(connection: &Connection, path: &Path, kind: &Kind) -> Result<bool, Op
     if version > kind.version {
         return Err(OpenError::Refused(
             Error::operator(format!(
-                "{file} was written by a newer Tidemark: {name} version {version}, while this one reads up to {}",
+                "{file} was written by a newer Tidemark: {name} version {version}, while this one reads {} only",
                 kind.version
             ))
             .mend("Run that newer version again"),
+        ));
+    }
+    if version < kind.version {
+        return Err(OpenError::Refused(
+            Error::operator(format!(
+                "{file} was written by an older Tidemark: {name} version {version}, while this one reads {} only",
+                kind.version
+            ))
+            .mend("Run that older version again, or begin anew with another [state] dir"),
         ));
     }
     Ok(true)
@@ -271,13 +280,16 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_file_is_refused() {
+    fn a_newer_file_is_refused_and_so_is_an_older_one() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("a.db");
         open(&path, &KIND).unwrap();
         open(&path, &KIND).unwrap().pragma_update(None, "user_version", 2).unwrap();
         let e = open(&path, &KIND).unwrap_err();
-        assert!(e.to_string().contains("newer Tidemark: log version 2, while this one reads up to 1"), "{e}");
+        assert!(e.to_string().contains("newer Tidemark: log version 2, while this one reads 1 only"), "{e}");
+        Connection::open(&path).unwrap().pragma_update(None, "user_version", 0).unwrap();
+        let e = open(&path, &KIND).unwrap_err();
+        assert!(e.to_string().contains("older Tidemark: log version 0, while this one reads 1 only"), "{e}");
     }
 
     #[test]

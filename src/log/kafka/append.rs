@@ -3,7 +3,7 @@
 //! ```text
 //!   prepare   topics there and unchanged? every record small enough? next offsets known?    nothing written yet
 //!   write     records by partition, then what the state learns; commit, or abort
-//!   noted     next offsets, ends of what is held, and the view that this process's readers share
+//!   noted     next offsets, and the view that this process's readers share
 //! ```
 
 use std::sync::Arc;
@@ -12,11 +12,11 @@ use std::time::Duration;
 use super::offsets::Offsets;
 use super::partitioner::partition_of;
 use super::reader::Shared;
-use super::state::{Entry, LastWriter, end_entry, held_entry, state_entry, topic_entry, writer_entry};
+use super::state::{Entry, LastWriter, end_entry, state_entry, topic_entry, writer_entry};
 use super::topics::Topics;
 use super::transaction::{Failure, Transaction};
 use super::writer::{Refused, Standing};
-use crate::log::{Append, LogPartition, Offset, RecordBatch, RecordRef, Visibility};
+use crate::log::{Append, LogPartition, Offset, RecordBatch, RecordRef};
 use crate::runtime::{Error, Result};
 
 /// How much longer than Kafka keeps a silent transaction a commit is asked for: then it has an outcome.
@@ -86,7 +86,7 @@ impl Work<'_> {
             Ok(entries) => {
                 let slots = transaction.slots().to_vec();
                 self.standing.producer = Some(producer);
-                self.committed(append.visibility, &slots, &entries);
+                self.committed(&slots, &entries);
                 Ok(())
             }
             Err(failure) => {
@@ -140,19 +140,8 @@ impl Work<'_> {
     fn entries(&self, append: &Append, slots: &[(LogPartition, Offset)], new_topics: &[Entry]) -> Vec<Entry> {
         let standing = &self.standing;
         let mut entries = new_topics.to_vec();
-        if append.visibility == Visibility::Held {
-            if standing.held.is_empty() {
-                entries.push(held_entry(true));
-            }
-        } else {
-            let mut ends = standing.held.clone();
-            if !ends.is_empty() {
-                entries.push(held_entry(false));
-            }
-            ends.extend(slots.iter().cloned());
-            entries.extend(ends.iter().map(|(partition, end)| end_entry(partition, *end)));
-            entries.extend(append.state.iter().map(|(key, value)| state_entry(key, value)));
-        }
+        entries.extend(slots.iter().map(|(partition, end)| end_entry(partition, *end)));
+        entries.extend(append.state.iter().map(|(key, value)| state_entry(key, value)));
         entries.push(writer_entry(&LastWriter {
             epoch: standing.epoch,
             appends: standing.appends + 1,
@@ -162,19 +151,13 @@ impl Work<'_> {
     }
 
     /// Takes down what is true now.
-    fn committed(&mut self, visibility: Visibility, slots: &[(LogPartition, Offset)], entries: &[Entry]) {
+    fn committed(&mut self, slots: &[(LogPartition, Offset)], entries: &[Entry]) {
         self.standing.appends += 1;
         let state = self.shared.state_partition();
         let first = self.standing.next.get(&state).copied().unwrap_or(0);
         for (partition, end) in slots {
             // The marker of the commit takes one offset.
             self.standing.next.insert(partition.clone(), end + 1);
-        }
-        match visibility {
-            Visibility::Now => self.standing.held.clear(),
-            Visibility::Held => {
-                self.standing.held.extend(slots.iter().filter(|(p, _)| *p != state).cloned());
-            }
         }
         let mut view = self.shared.view();
         for (at, (key, value)) in entries.iter().enumerate() {

@@ -17,7 +17,6 @@ use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Trouble};
 use super::options::KafkaLogOptions;
-use super::state::Span;
 use crate::log::{Fetched, LogPartition, Offset, TopicRecords};
 use crate::runtime::{Error, Result};
 
@@ -39,8 +38,6 @@ pub(super) struct Task<'a> {
     pub from: Offset,
     /// Just past the last record to be read.
     pub end: Offset,
-    /// Offsets to pass over, ascending.
-    pub dropped: &'a [Span],
     pub bytes_max: usize,
 }
 
@@ -263,9 +260,6 @@ impl<'a> Reading<'a> {
         if offset < self.next {
             return Ok(());
         }
-        if self.passes_over(offset) {
-            return Ok(());
-        }
         let mark = self.records.mark();
         let before = self.records.frames().len();
         write(&mut self.records, message)?;
@@ -282,19 +276,8 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    fn passes_over(&mut self, offset: Offset) -> bool {
-        let dropped = self.task.dropped.iter().find(|(from, to)| (*from..*to).contains(&offset));
-        if let Some((_, to)) = dropped {
-            self.next = (*to).min(self.task.end);
-        }
-        dropped.is_some()
-    }
-
     /// A record that was left over by the read before.
     fn take_frame(&mut self, offset: Offset, frame: Vec<u8>) {
-        if self.passes_over(offset) {
-            return;
-        }
         if offset < self.task.end {
             self.records.push_frame(&frame);
             self.took(offset);

@@ -4,7 +4,7 @@
 //!   init_transactions      Kafka aborts what the former writer has left open, and refuses it from here on
 //!   read the whole state   up to the high watermark: nothing of ours can be hidden behind an open transaction
 //!   markers missing?       what they leave open is ended, and written again where the state counts on it
-//!   one transaction        epoch + 1; what was held becomes dropped
+//!   one transaction        epoch + 1
 //! ```
 //!
 //! The order matters. Readers of committed records see up to the first open transaction; before
@@ -20,23 +20,20 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use futures::executor::block_on;
-use rdkafka::admin::AdminOptions;
 use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, Producer};
-use rdkafka::{Offset as KafkaOffset, TopicPartitionList};
 
 use super::client::{self, Context, Meaning, meaning};
 use super::markers::{self, Ended};
-use super::offsets::{Offsets, PATIENCE};
+use super::offsets::Offsets;
 use super::reader::Shared;
 use super::redo::redo;
-use super::state::{Entry, LastWriter, Span, View, dropped_entry, held_entry, topic_entry, writer_entry};
+use super::state::{Entry, LastWriter, View, topic_entry, writer_entry};
 use super::step::Steps;
-use super::topics::{self, Topics};
+use super::topics::Topics;
 use super::transaction::Failure;
 use super::writer::{Refused, Standing, failed, kafka_error};
-use crate::log::{LogPartition, Offset, OffsetRange};
+use crate::log::{Offset, OffsetRange};
 use crate::runtime::{Class, Error, Result};
 
 /// How long brokers have to answer a new writer.
@@ -55,7 +52,7 @@ pub(super) fn take_over(
     // What the state says of its topic can only be known after it was read.
     topics.ensure(shared, offsets, &state_topic)?;
     let producer = start_producer(shared)?;
-    let Found { view, next, ended } = read_state(shared, &producer)?;
+    let Found { view, next, .. } = read_state(shared, &producer)?;
     let options = &shared.options;
     if let Some(last) = &view.writer
         && last.transactional_id != options.transactional_id
@@ -68,23 +65,20 @@ pub(super) fn take_over(
         .mend("Set the former one again."));
     }
     let (epoch, appends) = view.writer.as_ref().map_or((0, 0), |last| (last.epoch, last.appends));
-    let dropped = if view.held || ended.is_some() { held_spans(offsets, &view)? } else { BTreeMap::new() };
-    let mut standing =
-        Standing { epoch: epoch + 1, producer: None, appends, next: BTreeMap::new(), held: BTreeMap::new() };
+    let mut standing = Standing { epoch: epoch + 1, producer: None, appends, next: BTreeMap::new() };
     let state = view.state.clone();
     *shared.view() = view;
     let mut steps = Steps { shared, offsets, producer: &producer, next };
     redo(&mut steps)?;
-    announce(&mut steps, &standing, &dropped).map_err(|failure| {
+    announce(&mut steps, &standing).map_err(|failure| {
         let told = failed("take over the log", &failure, shared);
         // The former writer came back in the same moment: the next try fences it.
         if told.class() == Class::Fenced { Error::retry(told.message()) } else { told }
     })?;
     standing.next.insert(shared.state_partition(), steps.next);
-    delete(shared, offsets, &dropped);
     standing.producer = Some(producer);
     shared.trouble.clear();
-    tracing::debug!(epoch = standing.epoch, dropped = dropped.len(), "the writer of the log");
+    tracing::debug!(epoch = standing.epoch, "the writer of the log");
     Ok((standing, state))
 }
 
@@ -104,15 +98,14 @@ pub(super) fn come_back(shared: &Shared, standing: &mut Standing) -> Result<(), 
         return Err(fenced().into());
     }
     let producer = start_producer(shared)?;
-    let Found { view, ended, .. } = read_state(shared, &producer)?;
+    let Found { view, open_committed, .. } = read_state(shared, &producer)?;
     if !ours(&view) {
         return Err(fenced().into());
     }
-    if ended == Some(Outcome::Committed) {
+    if open_committed {
         let error = Error::retry("an append was found that has no answer yet");
         return Err(Refused { error, in_doubt: true });
     }
-    // Ends of what is held stay true: their transactions were committed before.
     *shared.view() = view;
     standing.next.clear();
     standing.producer = Some(producer);
@@ -144,20 +137,13 @@ fn start_producer(shared: &Shared) -> Result<BaseProducer<Context>> {
     }
 }
 
-/// What became of transactions without markers.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Outcome {
-    Aborted,
-    Committed,
-}
-
 /// The state as a new producer finds it.
 struct Found {
     view: View,
     /// Where the next record of the state topic will stand.
     next: Offset,
-    /// What became of transactions that were left open.
-    ended: Option<Outcome>,
+    /// A transaction without markers was found, and counts as committed.
+    open_committed: bool,
 }
 
 /// The whole state, which must reach the high watermark.
@@ -165,18 +151,19 @@ fn read_state(shared: &Shared, producer: &BaseProducer<Context>) -> Result<Found
     let partition = shared.state_partition();
     let committed = Offsets::new(&shared.options, &shared.trouble, true)?;
     let everything = Offsets::new(&shared.options, &shared.trouble, false)?;
-    let (mut started, mut ended) = (Instant::now(), None);
+    let mut started = Instant::now();
     loop {
         let (start, end) = committed.watermarks(&partition)?;
         let (_, high) = everything.watermarks(&partition)?;
         if end == high {
-            return Ok(Found { view: shared.read_whole_state(start, end)?, next: high, ended });
+            let view = shared.read_whole_state(start, end)?;
+            return Ok(Found { view, next: high, open_committed: false });
         }
         if started.elapsed() > SETTLED {
             match markers::end_open(shared, producer, OffsetRange { start, end }, high)? {
-                Ended::Aborted => (started, ended) = (Instant::now(), Some(Outcome::Aborted)),
+                Ended::Aborted => started = Instant::now(),
                 Ended::Committed(view, next) => {
-                    return Ok(Found { view, next, ended: Some(Outcome::Committed) });
+                    return Ok(Found { view, next, open_committed: true });
                 }
             }
         }
@@ -184,36 +171,13 @@ fn read_state(shared: &Shared, producer: &BaseProducer<Context>) -> Result<Found
     }
 }
 
-/// What a former writer has held: everything beyond the ends for readers.
-fn held_spans(offsets: &Offsets, view: &View) -> Result<BTreeMap<LogPartition, Span>> {
-    let all = view.topics.iter().flat_map(|(topic, partitions)| {
-        (0..*partitions).map(|partition| LogPartition { topic: topic.clone(), partition })
-    });
-    let ends: BTreeMap<LogPartition, Offset> = offsets.ends(all)?;
-    let beyond = |(partition, end): (LogPartition, Offset)| {
-        let visible = view.end(&partition);
-        (end > visible).then_some((partition, (visible, end)))
-    };
-    Ok(ends.into_iter().filter_map(beyond).collect())
-}
-
 /// The transaction that makes the epoch known.
-fn announce(
-    steps: &mut Steps<'_>,
-    standing: &Standing,
-    dropped: &BTreeMap<LogPartition, Span>,
-) -> Result<(), Failure> {
+fn announce(steps: &mut Steps<'_>, standing: &Standing) -> Result<(), Failure> {
     let shared = steps.shared;
     let state = shared.state_partition();
     let mut entries: Vec<Entry> = Vec::new();
     {
         let view = shared.view();
-        for (partition, span) in dropped {
-            entries.push(dropped_entry(partition, &view.with_dropped(partition, *span)));
-        }
-        if view.held {
-            entries.push(held_entry(false));
-        }
         if !view.topics.contains_key(&state.topic) {
             entries.push(topic_entry(&state.topic, 1));
         }
@@ -224,37 +188,4 @@ fn announce(
         transactional_id: shared.options.transactional_id.clone(),
     }));
     steps.write(&[], |_| entries)
-}
-
-/// Has the brokers delete what was dropped, where it is all that a log partition holds: then other consumers do
-/// not see it, and its space is free. Elsewhere, and where the right is missing, it stays and is passed over.
-fn delete(shared: &Shared, offsets: &Offsets, dropped: &BTreeMap<LogPartition, Span>) {
-    if dropped.is_empty() {
-        return;
-    }
-    let deleted = offsets.starts(dropped.keys().cloned()).and_then(|starts| {
-        let mut list = TopicPartitionList::new();
-        for (partition, (_, to)) in dropped {
-            let low = starts.get(partition).copied().unwrap_or(0);
-            if shared.view().start(partition, *to) <= low {
-                list.add_partition_offset(
-                    &partition.topic,
-                    partition.partition as i32,
-                    KafkaOffset::Offset(*to as i64),
-                )
-                .map_err(|e| kafka_error("list what was held", &e, shared))?;
-            }
-        }
-        if list.count() == 0 {
-            return Ok(());
-        }
-        let limits = AdminOptions::new().request_timeout(Some(PATIENCE)).operation_timeout(Some(PATIENCE));
-        block_on(topics::admin(shared)?.delete_records(&list, &limits))
-            .map(drop)
-            .map_err(|e| kafka_error("delete what was held", &e, shared))
-    });
-    if let Err(error) = deleted {
-        tracing::warn!(%error, "records of a backfill that did not come to its end stay in their topics; readers pass over them");
-    }
-    shared.forget_starts();
 }

@@ -126,8 +126,7 @@ fn tail(shared: &Shared, committed: &View, from: Offset, high: Offset) -> Result
     let mut view = View { place: from, ..committed.clone() };
     let mut ours = false;
     while view.place < high {
-        let task =
-            Task { partition: &partition, from: view.place, end: high, dropped: &[], bytes_max: TAIL_BYTES };
+        let task = Task { partition: &partition, from: view.place, end: high, bytes_max: TAIL_BYTES };
         let fetched = cursor.read(&task)?;
         for (offset, record) in fetched.offsets.iter().copied().zip(record::frames(&fetched.frames)) {
             let key = std::str::from_utf8(record.key.unwrap_or_default()).unwrap_or_default();
@@ -162,7 +161,7 @@ fn any_visible(shared: &Shared, committed: &View, with_tail: &View) -> Result<bo
         if stable.get(partition).is_none_or(|stable| *stable < end) {
             continue;
         }
-        let task = Task { partition, from: end - 1, end, dropped: &[], bytes_max: 1 };
+        let task = Task { partition, from: end - 1, end, bytes_max: 1 };
         if !cursor.read(&task)?.offsets.is_empty() {
             return Ok(true);
         }

@@ -24,14 +24,11 @@
 //!
 //! Why readers see whole appends, although Kafka shows the partitions of a transaction one after the other: they go
 //! by the ends in the state topic, which are one partition, and wait for records that they know to be there.
-//! This makes three other things simple. Transaction markers are never the end of anything: an end is the
-//! offset just past a record. Records that are held for a backfill lie beyond the ends until an append
-//! moves those; a fence leaves them out for good, as a range of dropped offsets. And to list ten thousand log
-//! partitions takes one small read.
+//! This makes two other things simple. Transaction markers are never the end of anything: an end is the
+//! offset just past a record. And to list ten thousand log partitions takes one small read.
 //!
-//! What differs for consumers that are not ours: with `isolation.level=read_committed` they see each change
-//! exactly once, and in order per key, but the rows of a first copy as they come, and those of a copy that was
-//! broken off until the brokers have deleted them (or for good, where others lie before them).
+//! Consumers that are not ours see the same with `isolation.level=read_committed`: each change exactly once, and in
+//! order per key.
 //!
 //! Why transactions for everything, and no scheme of its own on an idempotent producer: deduplication by
 //! position would protect our readers only, and the topics are there for others.

@@ -134,7 +134,7 @@ impl Shared {
             if from >= last {
                 return Ok(from);
             }
-            let task = Task { partition, from, end: last, dropped: &[], bytes_max: STATE_BYTES };
+            let task = Task { partition, from, end: last, bytes_max: STATE_BYTES };
             let fetched = cursor.read(&task)?;
             let mut view = self.view();
             apply(&mut view, &fetched)?;
@@ -149,13 +149,7 @@ impl Shared {
         let mut view = View { place: low, ..View::default() };
         let last = end.saturating_sub(1);
         while view.place < last {
-            let task = Task {
-                partition: &partition,
-                from: view.place,
-                end: last,
-                dropped: &[],
-                bytes_max: STATE_BYTES,
-            };
+            let task = Task { partition: &partition, from: view.place, end: last, bytes_max: STATE_BYTES };
             let fetched = cursor.read(&task)?;
             apply(&mut view, &fetched)?;
             view.place = view.place.max(fetched.next);
@@ -164,7 +158,7 @@ impl Shared {
     }
 
     /// Forgets first offsets: they have been moved.
-    pub fn forget_starts(&self) {
+    fn forget_starts(&self) {
         *lock(&self.starts) = None;
     }
 
@@ -188,7 +182,7 @@ impl Shared {
         let view = self.view().clone();
         let starts = self.starts(&view)?;
         let range = |(partition, end): (&LogPartition, &Offset)| {
-            let start = view.start(partition, starts.get(partition).copied().unwrap_or(0));
+            let start = starts.get(partition).copied().unwrap_or(0).min(*end);
             (partition.clone(), OffsetRange { start, end: *end })
         };
         Ok(view.ends.iter().map(range).collect())
@@ -198,10 +192,7 @@ impl Shared {
         if from >= self.view().end(partition) {
             self.refresh()?;
         }
-        let (end, dropped) = {
-            let view = self.view();
-            (view.end(partition), view.dropped(partition).to_vec())
-        };
+        let end = self.view().end(partition);
         if from > end {
             return Err(Error::operator(format!(
                 "{partition} ends at offset {end}, while offset {from} was asked for: {} hold not the log that was \
@@ -213,12 +204,8 @@ impl Shared {
         if from == end {
             return Ok(Fetched { next: from, ..Fetched::default() });
         }
-        let mut place = from;
-        while let Some((_, to)) = dropped.iter().find(|(a, b)| (*a..*b).contains(&place)) {
-            place = (*to).min(end);
-        }
-        let task = Task { partition, from: place, end, dropped: &dropped, bytes_max };
-        let mut cursor = self.cursor(partition, place)?;
+        let task = Task { partition, from, end, bytes_max };
+        let mut cursor = self.cursor(partition, from)?;
         let outcome = cursor.read(&task);
         lock(&self.cursors).push(cursor);
         outcome.or_else(|error| Err(self.gap(partition, from)?.unwrap_or(error)))
@@ -230,7 +217,7 @@ impl Shared {
             Some(refresher) => refresher.offsets.watermarks(partition)?,
             None => return Ok(None),
         };
-        let start = self.view().start(partition, low);
+        let start = low.min(self.view().end(partition));
         self.forget_starts();
         Ok((from < start).then(|| {
             Error::operator(format!(

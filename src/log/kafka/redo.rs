@@ -79,7 +79,7 @@ fn read(shared: &Shared, owed: &BTreeMap<LogPartition, Span>) -> Result<Vec<Agai
     for (partition, (from, to)) in owed {
         let (mut place, mut frames) = (*from, Vec::new());
         while place < *to {
-            let task = Task { partition, from: place, end: *to, dropped: &[], bytes_max: READ_BYTES };
+            let task = Task { partition, from: place, end: *to, bytes_max: READ_BYTES };
             let fetched = cursor.read(&task)?;
             frames.extend_from_slice(&fetched.frames);
             place = fetched.next;

@@ -6,8 +6,6 @@
 //!   s/<key>                    the caller's state
 //!   topic/<topic>              number of partitions, when it was first written to
 //!   end/<topic>/<partition>    offset just past the last record that readers may see
-//!   held                       1 while records lie beyond those ends for a backfill
-//!   dropped/<topic>/<partition> "5-10,20-30": offsets of backfills that never came to their end
 //!   redo/<topic>/<partition>   "100-150": offsets whose records have to be written again
 //! ```
 //!
@@ -23,11 +21,9 @@ use crate::log::{LogPartition, Offset};
 use crate::runtime::{Error, Result};
 
 pub(super) const WRITER: &str = "writer";
-pub(super) const HELD: &str = "held";
 const STATE: &str = "s/";
 const TOPIC: &str = "topic/";
 const END: &str = "end/";
-const DROPPED: &str = "dropped/";
 const REDO: &str = "redo/";
 
 /// Offsets `from <= offset < to`.
@@ -53,8 +49,6 @@ pub(super) struct View {
     pub state: BTreeMap<String, Vec<u8>>,
     pub topics: BTreeMap<Arc<str>, u32>,
     pub ends: BTreeMap<LogPartition, Offset>,
-    pub held: bool,
-    pub dropped: BTreeMap<LogPartition, Vec<Span>>,
     pub redo: BTreeMap<LogPartition, Span>,
 }
 
@@ -79,20 +73,15 @@ impl View {
         } else if key == WRITER {
             let writer = serde_json::from_slice(value.unwrap_or_default()).map_err(|_| unreadable())?;
             self.writer = Some(writer);
-        } else if key == HELD {
-            self.held = value.is_some();
         } else if let Some(topic) = key.strip_prefix(TOPIC) {
             self.topics.insert(topic.into(), text().parse().map_err(|_| unreadable())?);
         } else if let Some(partition) = key.strip_prefix(END) {
             let partition = parse_partition(partition).ok_or_else(unreadable)?;
             self.ends.insert(partition, text().parse().map_err(|_| unreadable())?);
-        } else if let Some(partition) = key.strip_prefix(DROPPED) {
-            let partition = parse_partition(partition).ok_or_else(unreadable)?;
-            self.dropped.insert(partition, parse_spans(text()).ok_or_else(unreadable)?);
         } else if let Some(partition) = key.strip_prefix(REDO) {
             let partition = parse_partition(partition).ok_or_else(unreadable)?;
-            match parse_spans(text()).ok_or_else(unreadable)?.first() {
-                Some(span) => drop(self.redo.insert(partition, *span)),
+            match value {
+                Some(_) => drop(self.redo.insert(partition, parse_span(text()).ok_or_else(unreadable)?)),
                 None => drop(self.redo.remove(&partition)),
             }
         } else {
@@ -104,28 +93,6 @@ impl View {
     /// The end for readers.
     pub fn end(&self, partition: &LogPartition) -> Offset {
         self.ends.get(partition).copied().unwrap_or(0)
-    }
-
-    /// What readers pass over.
-    pub fn dropped(&self, partition: &LogPartition) -> &[Span] {
-        self.dropped.get(partition).map_or(&[], Vec::as_slice)
-    }
-
-    /// Where readers may begin, given the first offset that the broker still has: what was dropped below it was
-    /// never visible, and its absence is no gap.
-    pub fn start(&self, partition: &LogPartition, low: Offset) -> Offset {
-        let before = self.dropped(partition).iter().find(|(from, to)| *from < low && low <= *to);
-        before.map_or(low, |(from, _)| *from).min(self.end(partition))
-    }
-
-    /// The spans with one more, touching ones joined.
-    pub fn with_dropped(&self, partition: &LogPartition, span: Span) -> Vec<Span> {
-        let mut spans = self.dropped(partition).to_vec();
-        match spans.last_mut().filter(|last| last.1 >= span.0) {
-            Some(last) => last.1 = last.1.max(span.1),
-            None => spans.push(span),
-        }
-        spans
     }
 }
 
@@ -146,15 +113,6 @@ pub(super) fn end_entry(partition: &LogPartition, end: Offset) -> Entry {
     (format!("{END}{partition}"), Some(end.to_string().into_bytes()))
 }
 
-pub(super) fn held_entry(held: bool) -> Entry {
-    (HELD.to_owned(), held.then(|| b"1".to_vec()))
-}
-
-pub(super) fn dropped_entry(partition: &LogPartition, spans: &[Span]) -> Entry {
-    let spans: Vec<String> = spans.iter().map(|(from, to)| format!("{from}-{to}")).collect();
-    (format!("{DROPPED}{partition}"), Some(spans.join(",").into_bytes()))
-}
-
 pub(super) fn redo_entry(partition: &LogPartition, span: Option<Span>) -> Entry {
     (format!("{REDO}{partition}"), span.map(|(from, to)| format!("{from}-{to}").into_bytes()))
 }
@@ -164,12 +122,9 @@ fn parse_partition(text: &str) -> Option<LogPartition> {
     Some(LogPartition { topic: topic.into(), partition: partition.parse().ok()? })
 }
 
-fn parse_spans(text: &str) -> Option<Vec<Span>> {
-    let span = |text: &str| {
-        let (from, to) = text.split_once('-')?;
-        Some((from.parse().ok()?, to.parse().ok()?))
-    };
-    text.split(',').filter(|part| !part.is_empty()).map(span).collect()
+fn parse_span(text: &str) -> Option<Span> {
+    let (from, to) = text.split_once('-')?;
+    Some((from.parse().ok()?, to.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -178,6 +133,10 @@ mod tests {
 
     fn partition() -> LogPartition {
         LogPartition { topic: "shop.public.t/x".into(), partition: 2 }
+    }
+
+    fn other() -> LogPartition {
+        LogPartition { partition: 3, ..partition() }
     }
 
     fn view(entries: &[Entry]) -> View {
@@ -198,15 +157,15 @@ mod tests {
             state_entry("a", b""),
             topic_entry("shop.public.t/x", 3),
             end_entry(&partition(), 77),
-            dropped_entry(&partition(), &[(1, 2), (5, 9)]),
-            held_entry(true),
-            held_entry(false),
+            redo_entry(&partition(), Some((5, 9))),
+            redo_entry(&other(), Some((1, 2))),
+            redo_entry(&other(), None),
         ]);
         assert_eq!(view.writer, Some(writer));
         assert_eq!(view.state.into_iter().collect::<Vec<_>>(), [("b".to_owned(), b"2".to_vec())]);
         assert_eq!((view.topics["shop.public.t/x"], view.ends[&partition()]), (3, 77));
-        assert_eq!((view.held, view.place), (false, 9));
-        assert_eq!(view.dropped[&partition()], [(1, 2), (5, 9)]);
+        assert_eq!(view.place, 9);
+        assert_eq!(view.redo.into_iter().collect::<Vec<_>>(), [(partition(), (5, 9))]);
     }
 
     #[test]
@@ -215,19 +174,6 @@ mod tests {
         let (key, value) = end_entry(&partition(), 5);
         view.apply(0, &key, value.as_deref()).unwrap();
         assert_eq!(view.end(&partition()), 8);
-    }
-
-    #[test]
-    fn what_was_dropped_below_the_first_offset_is_no_gap() {
-        let end = end_entry(&partition(), 40);
-        let view = view(&[end, dropped_entry(&partition(), &[(0, 10), (20, 30)])]);
-        for (low, start) in
-            [(0, 0), (4, 0), (10, 0), (11, 11), (20, 20), (25, 20), (30, 20), (31, 31), (50, 40)]
-        {
-            assert_eq!(view.start(&partition(), low), start, "low {low}");
-        }
-        assert_eq!(view.with_dropped(&partition(), (30, 35)), [(0, 10), (20, 35)]);
-        assert_eq!(view.with_dropped(&partition(), (33, 35)), [(0, 10), (20, 30), (33, 35)]);
     }
 
     #[test]

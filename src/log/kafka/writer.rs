@@ -15,7 +15,7 @@ use super::offsets::Offsets;
 use super::reader::Shared;
 use super::topics::Topics;
 use super::transaction::Failure;
-use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, RecordBatch, Rejected, Visibility};
+use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, Rejected};
 use crate::runtime::{Class, Error, Result};
 
 /// Jobs that may wait for the thread. Each append is bounded by its sender.
@@ -61,7 +61,7 @@ impl Writer {
         match answer.await {
             Ok(outcome) => outcome,
             // The thread has died with the append: the input is gone with it, and nobody knows its outcome.
-            Err(_) => Err(Rejected { error: ended(), append: empty(), in_doubt: true }),
+            Err(_) => Err(Rejected { error: ended(), append: Append::default(), in_doubt: true }),
         }
     }
 }
@@ -75,8 +75,6 @@ pub(super) struct Standing {
     pub appends: u64,
     /// The next offset of log partitions that were written to or asked for.
     pub next: BTreeMap<LogPartition, Offset>,
-    /// Ends of what is held.
-    pub held: BTreeMap<LogPartition, Offset>,
 }
 
 struct WriterThread {
@@ -132,12 +130,6 @@ impl WriterThread {
     }
 
     fn append(&mut self, Epoch(epoch): Epoch, append: &Append) -> Result<(), Refused> {
-        if append.visibility == Visibility::Held && !append.state.is_empty() {
-            return Err(Error::operator(
-                "an append that is held cannot set state; this is an error in Tidemark",
-            )
-            .into());
-        }
         let offsets = Self::offsets(&mut self.offsets, &self.shared)?;
         let Some(standing) = self.standing.as_mut().filter(|standing| standing.epoch == epoch) else {
             return Err(self.fenced(epoch).into());
@@ -208,10 +200,6 @@ fn passing(error: &Error) -> Error {
 fn ended() -> Error {
     Error::operator("the log's writer thread has ended")
         .mend("Restart Tidemark, and report the panic in its log")
-}
-
-fn empty() -> Append {
-    Append { records: RecordBatch::default(), state: Vec::new(), visibility: Visibility::Now }
 }
 
 /// The error of a transaction other than an append's.

@@ -1,18 +1,17 @@
 //! An append as the value of one record, for a log that keeps it until it can be made elsewhere. Pure.
 //!
 //! ```text
-//!   version u8 = 1 | visibility u8 | states u32 (key, value)* | topics u32 (name, count u32, frames)*
+//!   version u8 = 2 | states u32 (key, value)* | topics u32 (name, count u32, frames)*
 //!   key, value, name, frames: length u32, bytes                          all numbers little-endian
 //! ```
 
-use crate::log::{Append, RecordBatch, Visibility};
+use crate::log::{Append, RecordBatch};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// Writes an append.
 pub(super) fn write(append: &Append, out: &mut Vec<u8>) {
     out.push(VERSION);
-    out.push(u8::from(append.visibility == Visibility::Held));
     number(out, append.state.len());
     for (key, value) in &append.state {
         bytes(out, key.as_bytes());
@@ -29,8 +28,7 @@ pub(super) fn write(append: &Append, out: &mut Vec<u8>) {
 /// Reads one back; `None` if it is not what [`write`] writes, to the last byte.
 pub(super) fn read(input: &[u8]) -> Option<Append> {
     let mut cursor = Cursor(input);
-    let (version, held) = (cursor.u8()?, cursor.u8()?);
-    if version != VERSION || held > 1 {
+    if cursor.u8()? != VERSION {
         return None;
     }
     let mut state = Vec::new();
@@ -45,8 +43,7 @@ pub(super) fn read(input: &[u8]) -> Option<Append> {
             return None;
         }
     }
-    let visibility = if held == 1 { Visibility::Held } else { Visibility::Now };
-    cursor.0.is_empty().then_some(Append { records, state, visibility })
+    cursor.0.is_empty().then_some(Append { records, state })
 }
 
 fn number(out: &mut Vec<u8>, number: usize) {
@@ -99,7 +96,7 @@ mod tests {
             assert!(records.topic(record.topic()).extend_frames(record.frames(), record.count()));
         }
         let state = vec![("stream".to_owned(), b"x".to_vec()), ("gone".to_owned(), Vec::new())];
-        Append { records, state, visibility: Visibility::Now }
+        Append { records, state }
     }
 
     #[test]
@@ -107,7 +104,7 @@ mod tests {
         let mut written = Vec::new();
         write(&append(), &mut written);
         let found = read(&written).unwrap();
-        assert_eq!((found.state, found.visibility), (append().state, Visibility::Now));
+        assert_eq!(found.state, append().state);
         for (found, expected) in found.records.topics().zip(append().records.topics()) {
             assert_eq!((found.topic(), found.count()), (expected.topic(), expected.count()));
             assert_eq!(found.frames(), expected.frames());

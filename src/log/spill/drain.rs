@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::{Append, Epoch, Log, LogPartition, Offset, Rejected, Visibility};
+use super::super::{Append, Epoch, Log, LogPartition, Offset, Rejected};
 use super::{State, codec, note};
 use crate::log::RecordBatch;
 use crate::runtime::{Backoff, Class, Error, Result};
@@ -180,7 +180,7 @@ impl Spill {
     }
 
     async fn set(&self, state: Vec<(String, Vec<u8>)>) -> Result<()> {
-        let append = Append { records: RecordBatch::default(), state, visibility: Visibility::Now };
+        let append = Append { records: RecordBatch::default(), state };
         let appended = self.local.append(self.epoch()?, append).await;
         appended.map(drop).map_err(|rejected| rejected.error)
     }
@@ -196,7 +196,7 @@ impl Spill {
         record.null();
         record.field(|out| codec::write(&append, out));
         record.finish();
-        let kept = Append { records, state: Vec::new(), visibility: Visibility::Now };
+        let kept = Append { records, state: Vec::new() };
         match self.local.append(epoch, kept).await {
             Ok(_) => {
                 self.known().end += 1;

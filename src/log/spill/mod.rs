@@ -24,9 +24,6 @@
 //! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept. So is one that was made for
 //! another log, whose name it notes: two connectors may have been given one file.
 //!
-//! Appends which are held are never spilled, nor what follows them before they are seen: the remote log drops them
-//! when it is fenced, and then the rest would make an incomplete copy visible. A backfill waits for the log.
-//!
 //! The ends of log partitions are known only when all has arrived: a cut waits for the remote log, too.
 
 mod codec;
@@ -41,7 +38,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::task::JoinHandle;
 
-use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected, Visibility};
+use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected};
 use crate::runtime::{Backoff, Class, Error, Result};
 
 use drain::{Halt, Spill};
@@ -70,8 +67,6 @@ struct Course {
     state: State,
     /// The remote log's state tells of a spill: the next append to it takes that away.
     told: bool,
-    /// The remote log holds records that nobody sees yet.
-    held: bool,
     /// What has become of spilling; none: appends go to the remote log.
     spilling: Option<Spilling>,
 }
@@ -257,14 +252,9 @@ impl Log for SpillLog {
                 let error = error.mend_text().into_iter().fold(again, Error::mend);
                 return Err(Rejected { error, append, in_doubt: *in_doubt });
             }
-            if append.visibility == Visibility::Held {
-                let error = Error::retry("the log is away, and a first copy waits until it is back");
-                return Err(Rejected { error, append, in_doubt: false });
-            }
             return self.spill(&mut course, append, None).await;
         }
-        let (now, told) = (append.visibility == Visibility::Now, course.told);
-        if told && now {
+        if course.told {
             append.state.push((drain::STATE.to_owned(), Vec::new()));
         }
         let appended = self.remote.append(course.remote_epoch.unwrap_or(epoch), append).await;
@@ -276,15 +266,12 @@ impl Log for SpillLog {
             Ok(append) => {
                 let append = untold(append);
                 note(&mut course.state, &append.state);
-                (course.held, course.told) = (!now, told && !now);
+                course.told = false;
                 Ok(append)
             }
             // A record that is too large has to be made smaller: capture fences, and does.
             Err(Rejected { error, append, in_doubt })
-                if error.class() == Class::Retry
-                    && now
-                    && !course.held
-                    && !drain::too_large(self.remote.as_ref(), &append) =>
+                if error.class() == Class::Retry && !drain::too_large(self.remote.as_ref(), &append) =>
             {
                 self.spill(&mut course, untold(append), Some((&error, in_doubt))).await
             }

@@ -121,7 +121,7 @@ impl World {
 
     async fn append(&self, epoch: Epoch, n: u64) -> Result<(), Error> {
         let state = vec![("n".to_owned(), n.to_string().into_bytes())];
-        let append = Append { records: numbered(TOPIC, n..n + 1), state, visibility: Visibility::Now };
+        let append = Append { records: numbered(TOPIC, n..n + 1), state };
         self.log.append(epoch, append).await.map(drop).map_err(|rejected| rejected.error)
     }
 
@@ -228,11 +228,7 @@ async fn a_log_that_another_writer_went_on_with_is_not_given_what_was_kept() {
     world.away(true);
     world.append(epoch, 1).await.unwrap();
     let other = world.remote.log.fence().await.unwrap().epoch;
-    let append = Append {
-        records: RecordBatch::default(),
-        state: vec![("n".to_owned(), b"7".to_vec())],
-        visibility: Visibility::Now,
-    };
+    let append = Append { records: RecordBatch::default(), state: vec![("n".to_owned(), b"7".to_vec())] };
     world.remote.log.append(other, append).await.unwrap();
     let world = world.again();
     let error = world.log.fence().await.unwrap_err();
@@ -259,25 +255,6 @@ async fn a_fenced_writer_finds_out_when_it_drains() {
     };
     assert_eq!(error.class(), Class::Fenced);
     assert!(world.numbers().await.is_empty());
-}
-
-#[tokio::test]
-async fn a_copy_that_is_held_waits_for_the_log_and_so_does_what_shows_it() {
-    let world = World::new();
-    let epoch = world.log.fence().await.unwrap().epoch;
-    let held =
-        |n| Append { records: numbered(TOPIC, n..n + 1), state: Vec::new(), visibility: Visibility::Held };
-    world.log.append(epoch, held(0)).await.unwrap();
-    world.away(true);
-    assert_eq!(world.log.append(epoch, held(1)).await.unwrap_err().error.class(), Class::Retry);
-    assert_eq!(
-        world.append(epoch, 1).await.unwrap_err().class(),
-        Class::Retry,
-        "it would show a part of the copy"
-    );
-    world.away(false);
-    world.append(epoch, 1).await.unwrap();
-    assert_eq!(world.numbers().await, [0, 1]);
 }
 
 #[tokio::test]

@@ -5,14 +5,14 @@
 //!                            └─ BEGIN IMMEDIATE                          one fsync, at COMMIT
 //!                                 writer:     epoch still ours? appends + 1
 //!                                 batches:    one row a blob
-//!                                 partitions: next_offset, and end_offset when visible
+//!                                 partitions: end_offset
 //!                                 state:      upsert
 //!                               COMMIT ─> wakes readers
 //!   read ───> pool of read-only connections: blob by blob from the one that contains `from`
 //!   trim ───> writer thread, in short transactions
 //!
-//!   a log partition:  start_offset <= delivered_offset <= end_offset <= next_offset
-//!                     |  kept for replay    |  undelivered  |  held: no reader sees it
+//!   a log partition:  start_offset <= delivered_offset <= end_offset
+//!                     |  kept for replay    |  undelivered  |
 //! ```
 //!
 //! Why nothing is lost or doubled: records and state are written by one transaction in WAL mode with
@@ -51,7 +51,7 @@ use writer::Writer;
 const KIND: Kind = Kind {
     name: "log",
     application_id: 0x5469_644c, // "TidL"
-    version: 1,
+    version: 2,
     page_bytes: 16384,
     schema: include_str!("schema.sql"),
 };
@@ -62,8 +62,7 @@ pub struct SqliteLogOptions {
     /// The file, such as `data/log.db`. SQLite puts `-wal` and `-shm` beside it.
     pub path: PathBuf,
     /// Most bytes of the file, without its `-wal` (which stays below about 100 MB). Appends beyond it are
-    /// refused with an error of class `Retry`: once readers let go there is room again. What is held can only
-    /// grow, so that it is refused with `Operator`.
+    /// refused with an error of class `Retry`: once readers let go there is room again.
     pub bytes_max: Option<u64>,
     /// The configuration's name for it, for errors.
     pub bytes_max_key: &'static str,

@@ -46,9 +46,8 @@ impl Readers {
                     OffsetRange { start: row.get(1)?, end: row.get(2)? },
                 ))
             });
-            // A topic of which all records are held is not there yet for a reader.
-            let ranges: rusqlite::Result<BTreeMap<_, _>> = this.sql(rows)?.collect();
-            Ok(this.sql(ranges)?.into_iter().filter(|(_, range)| range.end > 0).collect())
+            let ranges: rusqlite::Result<_> = this.sql(rows)?.collect();
+            this.sql(ranges)
         })
         .await
     }

@@ -1,4 +1,4 @@
--- The embedded log, version 1. Offsets and epochs are unsigned in the product; they never come near 2^63.
+-- The embedded log, version 2. Offsets and epochs are unsigned in the product; they never come near 2^63.
 
 CREATE TABLE writer (
     id      INTEGER PRIMARY KEY CHECK (id = 1),
@@ -18,11 +18,9 @@ CREATE TABLE partitions (
     start_offset     INTEGER NOT NULL DEFAULT 0,  -- of the first batch
     delivered_offset INTEGER NOT NULL DEFAULT 0,  -- up to here retention may delete
     end_offset       INTEGER NOT NULL DEFAULT 0,  -- up to here readers read
-    next_offset      INTEGER NOT NULL DEFAULT 0,  -- end_offset and what is held
     delivered_bytes  INTEGER NOT NULL DEFAULT 0,  -- stored bytes of batches wholly below delivered_offset
-    CHECK (start_offset <= delivered_offset AND delivered_offset <= end_offset AND end_offset <= next_offset)
+    CHECK (start_offset <= delivered_offset AND delivered_offset <= end_offset)
 ) STRICT;
-CREATE INDEX partitions_held ON partitions (id) WHERE next_offset > end_offset;
 
 CREATE TABLE batches (
     id           INTEGER PRIMARY KEY,

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::blob::Packer;
 use super::{KIND, SqliteLogOptions, retention};
-use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, Rejected, TopicRecords, Visibility};
+use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, Rejected, TopicRecords};
 use crate::runtime::{Error, Result, sqlite};
 
 /// Jobs that may wait for the thread. Each append is bounded by its sender.
@@ -24,9 +24,6 @@ const CHECKPOINT_BYTES: u32 = 32 << 20;
 
 /// What the WAL's file is cut to when it has grown beyond that.
 const WAL_BYTES_KEPT: u32 = 64 << 20;
-
-/// Held batches that a fence drops in one transaction.
-const DROP_BATCHES: u32 = 64;
 
 #[derive(Debug)]
 enum Job {
@@ -79,7 +76,7 @@ impl Writer {
         match answer.await {
             Ok(outcome) => outcome,
             // The thread has died with the append: the input is gone with it, and nobody knows its outcome.
-            Err(_) => Err(Rejected { error: ended(), append: empty(), in_doubt: true }),
+            Err(_) => Err(Rejected { error: ended(), append: Append::default(), in_doubt: true }),
         }
     }
 
@@ -174,8 +171,6 @@ impl WriterThread {
                     Ok((row.get::<_, u64>(0)?, row.get::<_, u64>(1)?))
                 })
             })?;
-            // From here on nobody else appends; what is held may be dropped in many short steps.
-            while sqlite::immediate(connection, |c| drop_held(c, epoch))? {}
             let mut select = connection.prepare_cached("SELECT key, value FROM state")?;
             let state =
                 select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<Result<_, _>>()?;
@@ -187,11 +182,6 @@ impl WriterThread {
     }
 
     fn append(&mut self, epoch: Epoch, append: &Append) -> Result<()> {
-        if append.visibility == Visibility::Held && !append.state.is_empty() {
-            return Err(Error::operator(
-                "an append that is held cannot set state; this is an error in Tidemark",
-            ));
-        }
         self.packer.clear();
         let mut blobs = Vec::new();
         for records in append.records.topics() {
@@ -199,20 +189,12 @@ impl WriterThread {
         }
         let packer = std::mem::take(&mut self.packer);
         let expected = self.expected.filter(|(e, _)| *e == epoch).map(|(_, appends)| appends);
-        // What is held need not survive by itself: the append which shows it syncs the same WAL.
-        let synchronous = if append.visibility == Visibility::Held { "NORMAL" } else { "FULL" };
         let outcome = self.with("append to the log", |connection, _| {
-            connection.pragma_update(None, "synchronous", synchronous)?;
             sqlite::immediate(connection, |c| {
                 let appends = count_append(c, epoch, expected)?;
                 if appends.is_some() {
                     for (records, range) in &blobs {
                         insert_batches(c, records, range.clone().map(|i| packer.blob(i)), &packer)?;
-                    }
-                    if append.visibility == Visibility::Now {
-                        let sql =
-                            "UPDATE partitions SET end_offset = next_offset WHERE next_offset > end_offset";
-                        c.prepare_cached(sql)?.execute([])?;
                     }
                     set_state(c, &append.state)?;
                 }
@@ -233,7 +215,7 @@ impl WriterThread {
             Ok(None) => Err(self.fenced(epoch)),
             Err(error) => {
                 self.commit_in_doubt = true;
-                Err(self.name_limit(error, bytes, append.visibility))
+                Err(self.name_limit(error, bytes))
             }
         }
     }
@@ -264,7 +246,7 @@ impl WriterThread {
     }
 
     /// A file that has come to `bytes_max` and a disk that is full are one error to SQLite.
-    fn name_limit(&self, error: Error, bytes: usize, visibility: Visibility) -> Error {
+    fn name_limit(&self, error: Error, bytes: usize) -> Error {
         let (Some(bytes_max), Some(connection)) = (self.options.bytes_max, &self.connection) else {
             return error;
         };
@@ -280,19 +262,13 @@ impl WriterThread {
             return error;
         }
         let (file, key) = (self.options.path.display(), self.options.bytes_max_key);
-        let message = format!(
+        Error::retry(format!(
             "cannot append to the log: {file} has come to its limit, {key} = {bytes_max}; nothing was written"
-        );
-        match visibility {
-            Visibility::Now => Error::retry(message).mend(
-                "It goes on by itself as soon as deliver has brought records into the lake. If deliver does not \
-                 run or is stuck, mend that, or raise bytes_max and start again",
-            ),
-            // A reader never gets to see it, so nobody can make room.
-            Visibility::Held => {
-                Error::operator(message).mend("The first copy has to fit into the log as a whole: raise bytes_max")
-            }
-        }
+        ))
+        .mend(
+            "It goes on by itself as soon as deliver has brought records into the lake. If deliver does not \
+             run or is stuck, mend that, or raise bytes_max and start again",
+        )
     }
 }
 
@@ -313,7 +289,7 @@ fn insert_batches(
     c.prepare_cached("INSERT INTO partitions (topic) VALUES (?1) ON CONFLICT DO NOTHING")?
         .execute([topic])?;
     let (partition, mut offset): (i64, u64) = c
-        .prepare_cached("SELECT id, next_offset FROM partitions WHERE topic = ?1")?
+        .prepare_cached("SELECT id, end_offset FROM partitions WHERE topic = ?1")?
         .query_row([topic], |row| Ok((row.get(0)?, row.get(1)?)))?;
     let mut insert = c.prepare_cached(
         "INSERT INTO batches (partition_id, first_offset, count, appended_ms, stored_bytes, frames_bytes, codec,
@@ -343,7 +319,7 @@ fn insert_batches(
         }
         offset += u64::from(blob.count);
     }
-    c.prepare_cached("UPDATE partitions SET next_offset = ?2 WHERE id = ?1")?
+    c.prepare_cached("UPDATE partitions SET end_offset = ?2 WHERE id = ?1")?
         .execute(params![partition, offset])?;
     Ok(())
 }
@@ -368,25 +344,6 @@ fn set_state(c: &Connection, state: &[(String, Vec<u8>)]) -> rusqlite::Result<()
     Ok(())
 }
 
-/// Drops some of what is held; `true`: there is more. Stops by itself once a later fence has come.
-fn drop_held(c: &Connection, epoch: u64) -> rusqlite::Result<bool> {
-    let now: u64 = c.query_row("SELECT epoch FROM writer", [], |row| row.get(0))?;
-    if now != epoch {
-        return Ok(false);
-    }
-    let dropped = c.execute(
-        "DELETE FROM batches WHERE id IN (
-             SELECT b.id FROM partitions p JOIN batches b ON b.partition_id = p.id AND b.first_offset >= p.end_offset
-             WHERE p.next_offset > p.end_offset LIMIT ?1)",
-        [DROP_BATCHES],
-    )?;
-    if dropped == DROP_BATCHES as usize {
-        return Ok(true);
-    }
-    c.execute("UPDATE partitions SET next_offset = end_offset WHERE next_offset > end_offset", [])?;
-    Ok(false)
-}
-
 /// Milliseconds since 1970, by the wall clock.
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
@@ -395,8 +352,4 @@ fn now_ms() -> u64 {
 fn ended() -> Error {
     Error::operator("the log's writer thread has ended")
         .mend("Restart Tidemark, and report the panic in its log")
-}
-
-fn empty() -> Append {
-    Append { records: crate::log::RecordBatch::default(), state: Vec::new(), visibility: Visibility::Now }
 }

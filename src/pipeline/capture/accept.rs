@@ -1,7 +1,7 @@
 //! Giving up a range of changes that cannot be had, as an operator asked: `tidemark accept-gap RANGE`.
 //!
 //! ```text
-//!   fence ─> what is missing? ─> exactly what was typed? ─> slot (the old one, or a new one) ─> state
+//!   claim ─> fence ─> what is missing? ─> exactly what was typed? ─> slot (the old one, or a new one) ─> state
 //!                                                            next start: every table is copied anew
 //! ```
 //!
@@ -14,10 +14,10 @@
 use std::sync::Arc;
 
 use crate::change::Lsn;
-use crate::log::{Append, Log, RecordBatch, Visibility};
+use crate::log::{Append, Log, RecordBatch};
 use crate::ops::Ops;
-use crate::postgres::slot;
 use crate::postgres::wire::{Client, Session};
+use crate::postgres::{claim, slot};
 use crate::runtime::{Error, Result};
 
 use super::gap::{self, Gap, Verdict};
@@ -38,20 +38,15 @@ pub struct Accepted {
     pub new_slot: bool,
 }
 
-/// Gives up exactly this range. No process may capture meanwhile. Not cancel-safe.
+/// Gives up exactly this range. No process may capture meanwhile: one that comes stands by until this is done. Not
+/// cancel-safe.
 ///
 /// # Errors
 /// That there is no gap, or another one: then the error tells which. Nothing was changed then.
 pub async fn accept_gap(settings: &CaptureSettings, log: &Arc<dyn Log>, range: &str) -> Result<Accepted> {
     let mut replication = Client::connect(&settings.connect, Session::Replication).await?;
+    let _claim = claimed(settings).await?;
     let slot = slot::slot_state(&mut replication, &settings.slot).await?;
-    if let Some(pid) = slot.as_ref().and_then(|slot| slot.active_pid) {
-        return Err(Error::operator(format!(
-            "replication slot {:?} is streamed from by server process {pid}: there is no gap, or not here",
-            settings.slot
-        ))
-        .mend("`tidemark status` tells how the running connector is."));
-    }
     let fenced = log.fence().await?;
     let all = CaptureState::read(&fenced.state)?;
     // Nobody watches it: this process only needs to know what the log holds.
@@ -85,12 +80,25 @@ pub async fn accept_gap(settings: &CaptureSettings, log: &Arc<dyn Log>, range: &
         None => (make_slot(settings, &mut replication, slot.is_some()).await?, true),
     };
     let next = gap::after(&state, &identity, from, &gap);
-    let append =
-        Append { records: RecordBatch::default(), state: vec![next.entry()], visibility: Visibility::Now };
+    let append = Append { records: RecordBatch::default(), state: vec![next.entry()] };
     log.append(fenced.epoch, append).await.map_err(|rejected| {
         rejected.error.context("the log did not take what was given up: nothing is accepted yet")
     })?;
     Ok(Accepted { range: range.to_owned(), what: gap.what, from, new_slot })
+}
+
+/// The session that has the claim on the slot, as a process on its way to stream has it.
+async fn claimed(settings: &CaptureSettings) -> Result<Client> {
+    let mut session = Client::connect(&settings.connect, Session::Sql).await?;
+    claim::prepare(&mut session).await?;
+    match claim::try_claim(&mut session, &settings.slot).await? {
+        None => Ok(session),
+        Some(holder) => Err(Error::operator(format!(
+            "replication slot {:?} is in use by {holder}: there is no gap, or not here; nothing was changed",
+            settings.slot
+        ))
+        .mend("`tidemark status` tells how the running connector is. A gap is accepted while none runs.")),
+    }
 }
 
 /// Below the place where a promoted server left the log's timeline, the log has everything.

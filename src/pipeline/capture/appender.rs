@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::change::{Lsn, Position};
-use crate::log::{Append, Epoch, Log, RecordBatch, Rejected, Visibility};
+use crate::log::{Append, Epoch, Log, RecordBatch, Rejected};
 use crate::ops::Component;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
@@ -134,10 +134,10 @@ impl Appender {
 
     /// Sends the batch and the state on their way, after whatever is on its way has arrived. `progress` is
     /// what will be true then. Not cancel-safe.
-    pub async fn submit(&mut self, progress: Progress, visibility: Visibility) -> Result<()> {
+    pub async fn submit(&mut self, progress: Progress) -> Result<()> {
         self.settle().await?;
         let records = std::mem::replace(&mut self.batch, self.spare.take().unwrap_or_default());
-        let append = Append { records, state: self.state.drain().collect(), visibility };
+        let append = Append { records, state: self.state.drain().collect() };
         self.oldest = None;
         let (log, epoch) = (Arc::clone(&self.log), self.epoch);
         let (component, shutdown) = (self.component.clone(), self.shutdown.clone());

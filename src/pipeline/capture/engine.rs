@@ -24,6 +24,7 @@ use crate::runtime::{Error, Result};
 use super::appender::{Appender, Progress};
 use super::cutter::{Cutter, Due, MARKER_PREFIX, Marker};
 use super::dead_letter;
+use super::publication::{Descriptions, Streamed};
 use super::tables::{Table, Tables};
 use super::transactions::Transactions;
 
@@ -81,6 +82,8 @@ pub struct Engine {
     /// Tables that the server has described and that no change was of. Of a partition that is published as its root the
     /// server describes both, and only the root is ever changed.
     announced: HashMap<u32, Relation>,
+    /// Leaves among them.
+    leaves: Descriptions,
     /// The first change of a table which has to be described before it.
     waiting: Option<(Vec<u8>, Lsn)>,
     /// No day is cut below it: there are tables which are not whole yet.
@@ -136,6 +139,7 @@ impl Engine {
             slot,
             dead_letters,
             announced: HashMap::new(),
+            leaves: Descriptions::default(),
             waiting: None,
             whole_from,
             progress,
@@ -269,7 +273,10 @@ impl Engine {
             {
                 return Ok(Step::Ddl { content: content.to_vec(), position });
             }
-            Event::Change(change) => self.change(&change, lsn)?,
+            Event::Change(change) => {
+                self.leaves.changed(&change.change, change.position.commit_lsn);
+                self.change(&change, lsn)?;
+            }
             Event::Begin { transaction, seen } => {
                 self.transaction = Some(transaction);
                 if let Some(transactions) = &mut self.transactions {
@@ -284,15 +291,22 @@ impl Engine {
             }
             Event::Relation(relation) => {
                 self.last_table = Some(relation.oid);
+                self.leaves.described(relation.oid);
                 if self.tables.knows(&relation) {
                     self.announced.remove(&relation.oid);
                 } else {
                     self.announced.insert(relation.oid, relation);
                 }
             }
-            Event::Seen | Event::Nothing => {}
+            Event::Seen => self.leaves.passed(),
+            Event::Nothing => {}
         }
         Ok(Step::Next)
+    }
+
+    /// Leaves of which rows are in the batch, or come next.
+    pub fn streamed(&mut self) -> Vec<Streamed> {
+        self.leaves.take()
     }
 
     /// What stands there is in the batch: with the next append it need not come again.

@@ -47,14 +47,14 @@ use tokio::sync::mpsc;
 use crate::change::{Calendar, Cut, LogEnd, Lsn, SchemaAction, SchemaChange, Timeline};
 use crate::envelope::avro::SchemaIds;
 use crate::envelope::{Options, SourceInfo, headers, routing};
-use crate::log::{Log, Visibility};
+use crate::log::Log;
 use crate::ops::{Command, Ops};
 use crate::postgres::assemble::Assembler;
 use crate::postgres::ddl::{DdlTrigger, TriggerUse};
 use crate::postgres::slot::{self, Failover};
 use crate::postgres::spool::Spool;
 use crate::postgres::wire::{
-    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, answered,
+    Client, ConnectOptions, ReplicationOptions, Session as SessionKind, Streaming, answered, is_not_let_in,
 };
 use crate::registry::Registry;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
@@ -70,7 +70,7 @@ use publication::Publication;
 use registrar::Registrar;
 use session::{Clock, Ended, Session};
 use source::Source;
-use state::{CaptureState, StreamState};
+use state::{BackfillState, CaptureState, StreamState};
 use tables::Tables;
 pub use tables::{RowFilter, TableFilter};
 use transactions::Transactions;
@@ -186,7 +186,8 @@ const FENCED_MAX: u32 = 5;
 
 /// Captures until the process is to stop, or a person is needed. Connections that break and servers that are
 /// away are waited for, once there has been a connection: a server that was never reached is more likely a
-/// wrong address, which is told at once.
+/// wrong address, which is told at once. So is who is not let in; who was, waits: a password or a database is
+/// being changed, and comes back or is told by health for as long as it does not.
 pub async fn run(
     settings: &CaptureSettings,
     log: Arc<dyn Log>,
@@ -215,6 +216,9 @@ pub async fn run(
         }
         let error = match error.class() {
             Class::Fenced => fenced(error, &mut contact)?,
+            Class::Operator if contact.connected && is_not_let_in(&error) => {
+                error.mend_text().into_iter().fold(Error::retry(error.message()), Error::mend)
+            }
             _ => error,
         };
         component.failed(&error);
@@ -329,25 +333,27 @@ async fn open<'a>(
     };
 
     // Rows of a first copy belong into the tables' own topics as long as there is nothing yet.
-    let first_copy = state.has_no_rows();
-    let (mut stream_state, cut_state, standings, backfills) = match (state.stream, state.cut) {
+    let first_copy = begin::begins_anew(settings, &state).await?;
+    let (mut stream_state, cut_state, standings, leaves, backfills) = match (state.stream, state.cut) {
         (Some(stream), Some(cut)) if !first_copy => {
             let copied = tables.whole_from(stream.timeline);
             let now = fit(settings, &stream, copied, appender).await?;
             verify::preflight(settings, sql, false).await?;
-            (now, cut, state.published, state.backfills)
+            (now, cut, state.published, state.leaves, state.backfills)
         }
         _ if !settings.backfill => {
             verify::preflight(settings, sql, false).await?;
             let (stream, cut) = begin::at_slot(settings, sql).await?;
-            (stream, cut, BTreeMap::new(), BTreeMap::new())
+            (stream, cut, BTreeMap::new(), BTreeMap::new(), BTreeMap::new())
         }
         _ => {
             verify::preflight(settings, sql, true).await?;
             verify::make_missing(settings, sql).await?;
             let mut appender = appender(Progress::default());
+            // Of tables that are not published any more nobody else would take them away.
+            state.backfills.keys().for_each(|topic| appender.set(BackfillState::no_entry(topic)));
             let copied = backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?;
-            (copied.stream, copied.cut, copied.standings, copied.backfills)
+            (copied.stream, copied.cut, copied.standings, BTreeMap::new(), copied.backfills)
         }
     };
 
@@ -396,7 +402,7 @@ async fn open<'a>(
         source,
         registrar,
         backfills,
-        published: Publication::watch(settings, standings),
+        published: Publication::watch(settings, standings, leaves),
         polled,
         clock,
         heartbeat_interval: settings.heartbeat_interval,
@@ -445,7 +451,7 @@ async fn fit(
         let progress = Progress { position, flush_lsn, commit_us: 0, held: false };
         let mut appender = appender(progress);
         appender.set(StreamState { set_back: gap.set_back, ..state.clone() }.entry());
-        appender.submit(progress, Visibility::Now).await?;
+        appender.submit(progress).await?;
         appender.settle().await?;
     }
     Err(Error::operator(gap.what.clone()).mend(gap.mend()))

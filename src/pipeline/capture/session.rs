@@ -15,6 +15,7 @@
 //! an append has made durable, together with the state that a restart would find.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -22,7 +23,6 @@ use tokio::time::Instant;
 
 use crate::change::{BACKFILL_PARTITION, Cut, CutTable, Ds, LogEnd, Lsn};
 use crate::envelope::routing;
-use crate::log::Visibility;
 use crate::ops::{Accepted, BackfillOf, Command, Ops};
 use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, ServerError, server_error};
 use crate::runtime::{Class, Error, Result, Shutdown};
@@ -279,6 +279,13 @@ impl Session<'_> {
         self.state.flush_lsn = progress.flush_lsn;
         self.state.last_end_lsn = self.engine.last_end_lsn;
         self.engine.appender.set(self.state.entry());
+        for streamed in self.engine.streamed() {
+            let Some(root) = self.engine.tables.of_oid(streamed.root) else { continue };
+            let (topic, copied) = (Arc::clone(&root.topic), self.backfills.is_wanted(&root.topic));
+            if let Some(entry) = self.published.streamed(&topic, streamed, copied) {
+                self.engine.appender.set(entry);
+            }
+        }
         for table in self.engine.tables.iter_mut().filter(|table| table.touched) {
             table.touched = false;
             table.report();
@@ -286,7 +293,7 @@ impl Session<'_> {
             self.backfills.submitting(table, &mut self.engine.appender);
         }
         self.backfills.submitting_rows(&mut self.engine.appender);
-        self.engine.appender.submit(progress, Visibility::Now).await
+        self.engine.appender.submit(progress).await
     }
 
     fn acknowledge(&self, feedback: &Feedback, Progress { flush_lsn, commit_us, held, .. }: Progress) {
@@ -439,10 +446,10 @@ impl Session<'_> {
         self.engine.appender.settle().await?;
         if ended {
             let whole = self.backfills.finish(&mut self.engine.tables, &mut self.engine.appender).await?;
-            for Whole { topic, standing, .. } in &whole {
-                if let Some(entry) = self.published.note(topic, standing.clone()) {
-                    self.engine.appender.set(entry);
-                }
+            for Whole { topic, standing, point, .. } in &whole {
+                let noted = self.published.note(topic, standing.clone());
+                let accounted = self.published.accounted(topic, *point);
+                noted.into_iter().chain(accounted).for_each(|entry| self.engine.appender.set(entry));
             }
             self.published.look_again();
             self.submit().await?;

@@ -118,7 +118,7 @@ impl Session<'_> {
         if change.actions.iter().any(|action| action.kind == ActionKind::RecreateTable) {
             // What was known of the former one does not count any more.
             let topic = Arc::from(change.topic.as_str());
-            if let Some(entry) = self.published.forget(&topic) {
+            for entry in self.published.forget(&topic) {
                 self.engine.appender.set(entry);
             }
         }

@@ -12,13 +12,14 @@ use crate::change::{CutBackfill, Ds, Lsn, Position, TableName, Timeline};
 use crate::runtime::{Error, Result};
 
 use super::backfill::{Absence, CopyProgress};
-use super::publication::Standing;
+use super::publication::{Commits, Standing};
 
 const STREAM: &str = "stream";
 const CUT: &str = "cut";
 const COUNT: &str = "count/";
 const BACKFILL: &str = "backfill/";
 const PUBLISHED: &str = "published/";
+const LEAVES: &str = "leaves/";
 
 /// Where the stream stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -136,10 +137,12 @@ pub struct CaptureState {
     pub backfills: BTreeMap<String, BackfillState>,
     /// By topic: what the table was at the source when its rows were all accounted for.
     pub published: BTreeMap<String, Standing>,
+    /// By topic: leaves of which rows came, and which the table was not known to have.
+    pub leaves: BTreeMap<String, Commits>,
 }
 
 impl CaptureState {
-    /// Whether a first copy has begun, and the log holds no row and no change yet: it may as well begin anew.
+    /// Whether a first copy has begun, and the log holds no row and no change yet.
     pub fn has_no_rows(&self) -> bool {
         let nothing = |count: &TableCount| count.changes == 0 && count.dead_letters == 0;
         let unread = |state: &BackfillState| {
@@ -166,6 +169,8 @@ impl CaptureState {
                         state.backfills.insert(topic.to_owned(), parse(key, value)?);
                     } else if let Some(topic) = key.strip_prefix(PUBLISHED) {
                         state.published.insert(topic.to_owned(), parse(key, value)?);
+                    } else if let Some(topic) = key.strip_prefix(LEAVES) {
+                        state.leaves.insert(topic.to_owned(), parse(key, value)?);
                     }
                 }
             }
@@ -231,11 +236,21 @@ impl BackfillState {
         !self.wanted && self.done.is_none() && self.lacking.is_none()
     }
 
+    /// The entry of an append that removes it.
+    pub fn no_entry(topic: &str) -> (String, Vec<u8>) {
+        (format!("{BACKFILL}{topic}"), Vec::new())
+    }
+
     /// As an entry of an append; one that is over removes it.
     pub fn entry(&self, topic: &str) -> (String, Vec<u8>) {
-        let key = format!("{BACKFILL}{topic}");
-        if self.is_over() { (key, Vec::new()) } else { entry(key, self) }
+        if self.is_over() { Self::no_entry(topic) } else { entry(format!("{BACKFILL}{topic}"), self) }
     }
+}
+
+/// Leaves as an entry of an append; none removes it.
+pub fn leaves_entry(topic: &str, leaves: &Commits) -> (String, Vec<u8>) {
+    let key = format!("{LEAVES}{topic}");
+    if leaves.is_empty() { (key, Vec::new()) } else { entry(key, leaves) }
 }
 
 impl Standing {

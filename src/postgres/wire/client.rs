@@ -37,6 +37,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("search_path", "pg_catalog"),
     // A warning in the stream can tell of changes that are left out.
     ("client_min_messages", "warning"),
+    // Of a catalog with thousands of partitions the planner thinks so much that it would compile each question first.
+    ("jit", "off"),
     ("statement_timeout", "0"),
     ("lock_timeout", "0"),
     ("idle_in_transaction_session_timeout", "0"),

@@ -154,6 +154,11 @@ pub fn sqlstate(error: &Error) -> Option<&str> {
     server_error(error).map(|e| e.sqlstate.as_str()).or_else(of_hosts)
 }
 
+/// Whether a session was refused for its role, password or database, or for what `pg_hba.conf` says of them.
+pub fn is_not_let_in(error: &Error) -> bool {
+    matches!(sqlstate(error), Some("28P01" | "28000" | "3D000" | "57P04"))
+}
+
 /// What the server said, of an error that came from it.
 pub fn server_error(error: &Error) -> Option<&ServerError> {
     error.source()?.downcast_ref()

@@ -33,7 +33,7 @@ mod tls;
 
 pub(in crate::postgres) use client::OUTPUT_SETTINGS;
 pub use client::{Client, CopyOut, Row, Session, quote_ident, quote_literal};
-pub use error::{ServerError, server_error, sqlstate};
+pub use error::{ServerError, is_not_let_in, server_error, sqlstate};
 pub use hosts::{Endpoint, Host, SessionAttrs, answered};
 pub use options::{ChannelBindingMode, ConnectOptions, SslMode};
 pub use replication::{Feedback, ReplicationMessage, ReplicationOptions, ReplicationStream, Streaming};

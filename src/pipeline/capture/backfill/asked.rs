@@ -91,6 +91,8 @@ pub struct Whole {
     pub topic: Arc<str>,
     /// What the table was.
     pub standing: Standing,
+    /// Its first point.
+    pub point: Lsn,
     /// To be told once that is durable.
     pub watch: Arc<TableStats>,
 }
@@ -519,13 +521,14 @@ impl Backfills {
             let Some(progress) = &state.progress else { continue };
             let Some(began) = &progress.began else { continue };
             let (name, standing) = (state.table.clone(), began.standing.clone());
+            let point = Lsn(began.position.commit_lsn.0 + 1);
             if self.first.is_some() {
                 // Its rows are where its changes will be: no cut need tell of them.
                 let over = BackfillState::new(name);
                 appender.set(over.entry(&topic));
                 self.states.remove(&topic);
                 tables.forget_moves(&topic);
-                whole.push(Whole { topic, standing, watch });
+                whole.push(Whole { topic, standing, point, watch });
                 continue;
             }
             let rows_topic = routing::backfill_topic(&self.settings.name, &name);
@@ -544,7 +547,7 @@ impl Backfills {
             appender.set(state.entry(&topic));
             self.states.insert(Arc::clone(&topic), state);
             tables.forget_moves(&topic);
-            whole.push(Whole { topic, standing, watch });
+            whole.push(Whole { topic, standing, point, watch });
         }
         Ok(whole)
     }

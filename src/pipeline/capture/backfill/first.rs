@@ -18,7 +18,6 @@ use std::time::Instant;
 
 use crate::change::{BACKFILL_PARTITION, LogEnd, Lsn, Position, TableName, Timeline};
 use crate::envelope::routing;
-use crate::log::Visibility;
 use crate::ops::{Ops, TableStats};
 use crate::postgres::wire::{Client, Session};
 use crate::postgres::{catalog, published, slot};
@@ -248,7 +247,7 @@ impl First {
             backfills.submitting(table, appender);
         }
         backfills.submitting_rows(appender);
-        appender.submit(progress, Visibility::Now).await?;
+        appender.submit(progress).await?;
         self.settled();
         self.submitted = std::mem::take(&mut self.whole);
         Ok(())
@@ -266,7 +265,7 @@ impl First {
         tables: &mut Tables,
         appender: &mut Appender,
     ) -> Result<()> {
-        for Whole { topic, standing, watch } in backfills.finish(tables, appender).await? {
+        for Whole { topic, standing, watch, .. } in backfills.finish(tables, appender).await? {
             appender.set(standing.entry(&topic));
             self.standings.insert(topic.to_string(), standing);
             self.whole.push(watch);

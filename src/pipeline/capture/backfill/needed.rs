@@ -52,6 +52,13 @@ pub enum Reason {
     Gap(String),
 }
 
+impl Reason {
+    /// Whether the lake has nothing of the table that a copy without rows would take away.
+    const fn is_a_beginning(&self) -> bool {
+        matches!(self, Self::FirstSeen | Self::Added | Self::MadeAgain)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let key = |columns: &[String]| {
@@ -126,6 +133,9 @@ impl Backfills {
             return false;
         }
         let topic: Arc<str> = routing::topic_name(&self.settings.name, table).into();
+        if self.is_never_copied(table) && !reason.is_a_beginning() {
+            return self.left_to_its_owner(reason, table, &topic, appender);
+        }
         let state =
             self.states.entry(Arc::clone(&topic)).or_insert_with(|| BackfillState::new(table.clone()));
         if !state.wanted && state.done.as_ref().is_some_and(|done| done.position.commit_lsn >= at) {
@@ -148,6 +158,30 @@ impl Backfills {
         tracing::warn!(%table, reason = text, "the table needs a new copy: it is missing from the days until that is whole");
         state.lacking = Some(text);
         appender.set(state.entry(&topic));
+        show(&self.ops, state);
+        true
+    }
+
+    /// A table that is never copied, and of which the lake has what does not hold any more: to begin it anew with nothing but
+    /// later changes is for its owner to say. True: sets state with the next append.
+    fn left_to_its_owner(
+        &mut self,
+        reason: &Reason,
+        table: &TableName,
+        topic: &Arc<str>,
+        appender: &mut Appender,
+    ) -> bool {
+        let state = self.states.entry(Arc::clone(topic)).or_insert_with(|| BackfillState::new(table.clone()));
+        if state.lacking.is_some() {
+            return false;
+        }
+        let text = format!(
+            "{reason}; it is not copied ([[table]] backfill = false), so `tidemark backfill {table}` has to begin it anew: with \
+             later changes alone, or with its rows once it may be copied"
+        );
+        tracing::error!(%table, reason = text, "the table is missing from the days until its owner has it begun anew");
+        (state.lacking, state.absent) = (Some(text), None);
+        appender.set(state.entry(topic));
         show(&self.ops, state);
         true
     }

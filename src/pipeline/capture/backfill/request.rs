@@ -117,11 +117,10 @@ impl Backfills {
                 for pattern in patterns {
                     let glob = TableGlob::parse(pattern)
                         .map_err(|expected| Error::usage(format!("{pattern:?}: expected {expected}")))?;
-                    let (found, never): (Vec<_>, Vec<_>) = published
-                        .iter()
-                        .filter(|name| glob.is_match(name))
-                        .cloned()
-                        .partition(|name| !self.is_never_copied(name));
+                    let (found, never): (Vec<_>, Vec<_>) =
+                        published.iter().filter(|name| glob.is_match(name)).cloned().partition(|name| {
+                            !self.is_never_copied(name) || self.is_to_begin_anew(name, pattern)
+                        });
                     if found.is_empty() {
                         problems.push(match never.first() {
                             Some(table) => format!("table {table} is not copied: [[table]] backfill = false"),
@@ -144,8 +143,14 @@ impl Backfills {
         ))
     }
 
+    /// Of a table that is never copied: it is asked for by its name, and days lack it until then.
+    fn is_to_begin_anew(&self, table: &TableName, pattern: &str) -> bool {
+        let topic = routing::topic_name(&self.settings.name, table);
+        table.to_string() == pattern && self.lacking(&topic).is_some()
+    }
+
     /// A copy would leave the lake with nothing but later changes.
-    fn is_never_copied(&self, table: &TableName) -> bool {
+    pub(super) fn is_never_copied(&self, table: &TableName) -> bool {
         (self.settings.copied_where)(table).as_deref() == Some(NEVER_COPIED)
     }
 

@@ -47,11 +47,15 @@ impl Publication {
                 (None, None) if known.is_some() => None,
                 (None, None) => Some(Reason::Added),
             };
+            let gone = || self.leaves.gone(&topic, now, sight.complete_to).map(Reason::Detached);
+            let reason = reason.or_else(gone);
             match reason {
                 Some(reason) => news |= backfills.needed(&reason, name, sight.pass, appender),
                 None => {
                     let standing = self.known.get(&topic).map(|standing| standing.later(now));
-                    if let Some(entry) = self.note(&topic, standing.unwrap_or_else(|| Standing::from(now))) {
+                    let noted = self.note(&topic, standing.unwrap_or_else(|| Standing::from(now)));
+                    let accounted = self.accounted(&topic, sight.complete_to);
+                    for entry in noted.into_iter().chain(accounted) {
                         appender.set(entry);
                         news = true;
                     }
@@ -114,8 +118,11 @@ impl Publication {
             let told: Vec<u32> = table.truncated_by.iter().copied().chain(open).collect();
             let reason = match (sight.tables.get(&table.schema.name), self.known.get(&table.topic)) {
                 (None, _) => Some(Absence::Unpublished.reason().to_owned()),
-                (Some(now), Some(standing)) => standing.lost(now, &told).map(|reason| reason.to_string()),
-                (Some(_), None) => None,
+                (Some(now), standing) => {
+                    let lost = standing.and_then(|standing| standing.lost(now, &told));
+                    let gone = || self.leaves.gone(&table.topic, now, cut).map(Reason::Detached);
+                    lost.or_else(gone).map(|reason| reason.to_string())
+                }
             };
             if let Some(reason) = reason {
                 lacking.insert(Arc::clone(&table.topic), reason);

@@ -8,7 +8,8 @@
 //!
 //! **What is compared.** A [`Standing`] says what a table was at the source when all its rows were accounted for: when
 //! it was copied, or at a later sight that differed in nothing that matters. It is in the log's state. What became of it
-//! since is in the catalog: see [`crate::postgres::published`].
+//! since is in the catalog: see [`crate::postgres::published`]. Partitions that came and went in between left nothing
+//! there, but rows in the stream: [`leaves`].
 //!
 //! **Why nothing is missed.** Standings are durable and the catalog is the source's: whatever happened while nobody
 //! looked, between two sights or while the process was away, is a difference at the next one. A cut is compared with a
@@ -16,10 +17,11 @@
 //!
 //! **Why little is copied for nothing.** A sight counts only when the stream has come past it: by then a TRUNCATE of the
 //! root was in the stream, and its transaction is the one that wrote the leaves' rows of `pg_class`. A partition that
-//! was made as one, or was empty, brought nothing. What is left over (VACUUM FULL of a partition) is copied: it cannot
-//! be told from a loss.
+//! was made as one, or was empty, brought nothing. What is left over (VACUUM FULL of a partition, a
+//! TRUNCATE of the root within a subtransaction, whose leaves name that one) is copied: it cannot be told from a loss.
 
 mod compare;
+mod leaves;
 mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -36,6 +38,9 @@ use crate::postgres::wire::{Client, Session};
 use crate::runtime::Error;
 
 use super::CaptureSettings;
+use super::state::leaves_entry;
+use leaves::Leaves;
+pub use leaves::{Commits, Descriptions, Streamed};
 pub use standing::Standing;
 
 /// Between two sights.
@@ -49,6 +54,7 @@ const SIGHTS_MAX: usize = 16;
 pub struct Publication {
     settings: CaptureSettings,
     known: BTreeMap<Arc<str>, Standing>,
+    leaves: Leaves,
     /// Those which the stream has not passed, the oldest first.
     sights: VecDeque<Arc<Sight>>,
     /// The last that it has.
@@ -65,7 +71,11 @@ impl Drop for Publication {
 
 impl Publication {
     /// Begins to watch; goes on from the state that a fence found.
-    pub fn watch(settings: &CaptureSettings, known: BTreeMap<String, Standing>) -> Self {
+    pub fn watch(
+        settings: &CaptureSettings,
+        known: BTreeMap<String, Standing>,
+        leaves: BTreeMap<String, Commits>,
+    ) -> Self {
         let known: BTreeMap<Arc<str>, Standing> =
             known.into_iter().map(|(topic, standing)| (Arc::from(topic), standing)).collect();
         let parts = known.values().flat_map(Standing::known).collect();
@@ -74,7 +84,7 @@ impl Publication {
         let watcher =
             settings.backfill.then(|| tokio::spawn(watch(settings.clone(), parts, sender)).abort_handle());
         let (settings, sights, passed) = (settings.clone(), VecDeque::new(), None);
-        Self { settings, known, sights, passed, events, watcher }
+        Self { settings, known, leaves: Leaves::new(leaves), sights, passed, events, watcher }
     }
 
     /// The next sight; for ever when there is none. Cancel-safe.
@@ -99,13 +109,15 @@ impl Publication {
         }
     }
 
-    /// The next sight that a stream which has come to `flush_lsn` has passed.
+    /// The next sight that a stream which has come to `flush_lsn` has passed; or the last one, where leaves are to be
+    /// compared with it.
     pub fn pass(&mut self, flush_lsn: Lsn) -> Option<Arc<Sight>> {
-        if !has_reached(flush_lsn, self.sights.front()?.pass) {
-            return None;
+        if self.sights.front().is_some_and(|next| has_reached(flush_lsn, next.pass)) {
+            self.passed = self.sights.pop_front();
+            return self.passed.clone();
         }
-        self.passed = self.sights.pop_front();
-        self.passed.clone()
+        let leaves = &mut self.leaves;
+        self.passed.clone().filter(|passed| leaves.are_due(passed.complete_to))
     }
 
     /// The condition of rows which a table's copy took, if that was not all of them.
@@ -131,9 +143,31 @@ impl Publication {
         self.known.values().flat_map(Standing::known).chain(seen).collect()
     }
 
-    /// Forgets what a table was: it is another one. Gives the state if there was any.
-    pub fn forget(&mut self, topic: &Arc<str>) -> Option<(String, Vec<u8>)> {
-        self.known.remove(topic).map(|_| Standing::no_entry(topic))
+    /// Forgets what a table was: it is another one. Gives state for the next append.
+    pub fn forget(&mut self, topic: &Arc<str>) -> Vec<(String, Vec<u8>)> {
+        let standing = self.known.remove(topic).map(|_| Standing::no_entry(topic));
+        standing.into_iter().chain(self.accounted(topic, Lsn(u64::MAX))).collect()
+    }
+
+    /// Takes in a leaf of which rows came; gives state for the append with them. `copied`: a copy of the table is on its
+    /// way, which may be of when the leaf was not there.
+    pub fn streamed(
+        &mut self,
+        topic: &Arc<str>,
+        Streamed { leaf, commit_lsn, .. }: Streamed,
+        copied: bool,
+    ) -> Option<(String, Vec<u8>)> {
+        let is_known = self.known.get(topic).is_some_and(|standing| standing.has(leaf));
+        // Where nobody looks, nobody asks either.
+        if (is_known && !copied) || self.watcher.is_none() {
+            return None;
+        }
+        Some(leaves_entry(topic, self.leaves.note(topic, leaf, commit_lsn)))
+    }
+
+    /// Rows of leaves that committed below `before` are accounted for. Gives the state if that is news.
+    pub fn accounted(&mut self, topic: &str, before: Lsn) -> Option<(String, Vec<u8>)> {
+        self.leaves.forget(topic, before).map(|left| leaves_entry(topic, &left))
     }
 
     /// Notes that the rows of a table are accounted for as it is; gives the state if that is news.

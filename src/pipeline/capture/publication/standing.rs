@@ -102,6 +102,11 @@ impl Standing {
         gone.clone().all(|number| now.dropped.contains(number))
     }
 
+    /// Whether it has this part.
+    pub fn has(&self, part: u32) -> bool {
+        self.parts.as_ref().is_some_and(|parts| parts.contains_key(&part))
+    }
+
     /// Parts which need not be looked at.
     pub fn known(&self) -> impl Iterator<Item = ((u32, u64), bool)> {
         self.parts.iter().flatten().map(|(oid, (_, joined))| ((*oid, *joined), true))
