@@ -96,31 +96,26 @@ impl Replay {
     }
 
     fn content(&mut self, spool: &mut Spool) -> Replayed<'_> {
-        loop {
-            let left = &self.buffer[self.at..];
-            let Some(header) = left.first_chunk::<HEADER_BYTES>() else {
-                return if self.read < self.end { Replayed::Fill } else { self.put_back(spool) };
-            };
-            let [a, b, c, d, lsn @ ..] = *header;
-            let length = u32::from_be_bytes([a, b, c, d]) as usize;
-            if left.len() < HEADER_BYTES + length {
-                return Replayed::Fill;
-            }
-            let begin = self.at + HEADER_BYTES;
-            self.at = begin + length;
-            let lsn = u64::from_be_bytes(lsn);
-            let message = begin..self.at;
-            if self.buffer[begin] != b'R' {
-                return Replayed::Message(&self.buffer[message], Lsn(lsn));
-            }
-            let description = &self.buffer[message.clone()];
-            spool.descriptions.note(lsn, description);
-            let table = table_of(description);
-            if self.given.get(&table).is_none_or(|given| given != description) {
-                self.given.insert(table, description.to_vec());
-                return Replayed::Message(&self.buffer[message], Lsn::ZERO);
-            }
+        let left = &self.buffer[self.at..];
+        let Some(header) = left.first_chunk::<HEADER_BYTES>() else {
+            return if self.read < self.end { Replayed::Fill } else { self.put_back(spool) };
+        };
+        let [a, b, c, d, lsn @ ..] = *header;
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        if left.len() < HEADER_BYTES + length {
+            return Replayed::Fill;
         }
+        let begin = self.at + HEADER_BYTES;
+        self.at = begin + length;
+        let lsn = u64::from_be_bytes(lsn);
+        let message = &self.buffer[begin..self.at];
+        if message[0] != b'R' {
+            return Replayed::Message(message, Lsn(lsn));
+        }
+        spool.descriptions.note(lsn, message);
+        // As it came, also where it is known: a root's description says that the next one is of a leaf of it.
+        self.given.insert(table_of(message), message.to_vec());
+        Replayed::Message(message, Lsn::ZERO)
     }
 
     /// Descriptions that are newer than those of this transaction, one at a time; then its end.
