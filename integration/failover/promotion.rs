@@ -249,3 +249,60 @@ async fn a_copy_that_was_going_on_at_a_promotion_begins_anew_on_the_new_timeline
     let ds = days.cut(running).await;
     days.same(&client, &ds, &["t", "calm"]).await;
 }
+
+async fn a_standby_is_promoted_under_the_stream(major: u32) {
+    let mut pair = Pair::start(major).await;
+    let client = pair.primary.connect().await;
+    client.batch_execute("CREATE PUBLICATION tidemark_shop FOR TABLE t, calm").await.unwrap();
+    let tells = "SELECT pg_log_standby_snapshot()";
+    // A new slot on a standby waits until the primary tells of the transactions that run.
+    let logs = pair.primary.connect().await;
+    let telling = tokio::spawn(async move {
+        while logs.batch_execute(tells).await.is_ok() {
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    });
+    let mut days = Days::of(&pair.standby.url(), &client).await;
+    let mut running = days.connector.start("run");
+    captured(&days.connector, "t", 100).await;
+    running.ready().await;
+    client.batch_execute("INSERT INTO t VALUES (1000, 1, 'by the standby')").await.unwrap();
+    captured(&days.connector, "t", 1000).await;
+    telling.abort();
+    drop(client);
+    pair.primary.stop(Stop::Fast);
+    pair.standby.promote().await;
+    let client = pair.standby.connect().await;
+    client
+        .batch_execute("INSERT INTO t VALUES (1001, 1, 'after'); UPDATE t SET n = 5 WHERE id = 3")
+        .await
+        .unwrap();
+    says(&running, "the standby was promoted").await;
+    captured(&days.connector, "t", 1001).await;
+    client.batch_execute("INSERT INTO t VALUES (1002, 1, 'later')").await.unwrap();
+    captured(&days.connector, "t", 1002).await;
+    running.kill();
+    client
+        .batch_execute("DELETE FROM t WHERE id = 4; INSERT INTO t VALUES (1003, 1, 'meanwhile')")
+        .await
+        .unwrap();
+
+    // Everything in the log beyond the switch happened here: there is no gap.
+    let mut running = days.connector.start("run");
+    running.ready().await;
+    captured(&days.connector, "t", 1003).await;
+    let last = days.log_is_exact("t").await;
+    assert_eq!(last.timeline, 2, "{last}");
+    let ds = days.cut(running).await;
+    days.same(&client, &ds, &["t", "calm"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_promoted_while_it_is_streamed_from_is_no_gap_17() {
+    a_standby_is_promoted_under_the_stream(17).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_that_is_promoted_while_it_is_streamed_from_is_no_gap_18() {
+    a_standby_is_promoted_under_the_stream(18).await;
+}

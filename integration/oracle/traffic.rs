@@ -19,6 +19,7 @@ const DEADLOCK_PATIENCE: Duration = Duration::from_secs(3);
 pub struct Traffic {
     stop: Arc<AtomicBool>,
     committed: Arc<AtomicU64>,
+    pause_us: Arc<AtomicU64>,
     sessions: Vec<JoinHandle<()>>,
 }
 
@@ -26,16 +27,23 @@ impl Traffic {
     /// Starts `count` sessions, each of which rests for `pause` after a transaction.
     pub fn start(url: &str, seed: u64, count: u64, pause: Duration) -> Self {
         let (stop, committed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let pause_us = Arc::new(AtomicU64::new(pause.as_micros() as u64));
         let sessions = (0..count)
             .map(|number| {
                 let random = StdRng::seed_from_u64(seed.wrapping_mul(1_000).wrapping_add(number));
                 let committed = Arc::clone(&committed);
-                let mut session = Session { url: url.to_owned(), number, pause, random, committed };
+                let pause_us = Arc::clone(&pause_us);
+                let mut session = Session { url: url.to_owned(), number, pause_us, random, committed };
                 let stop = Arc::clone(&stop);
                 tokio::spawn(async move { session.run(&stop).await })
             })
             .collect();
-        Self { stop, committed, sessions }
+        Self { stop, committed, pause_us, sessions }
+    }
+
+    /// Each session rests for so long after a transaction, from now on.
+    pub fn rest_for(&self, pause: Duration) {
+        self.pause_us.store(pause.as_micros() as u64, Ordering::Relaxed);
     }
 
     /// Transactions committed so far.
@@ -55,7 +63,7 @@ impl Traffic {
 struct Session {
     url: String,
     number: u64,
-    pause: Duration,
+    pause_us: Arc<AtomicU64>,
     random: StdRng,
     committed: Arc<AtomicU64>,
 }
@@ -87,8 +95,9 @@ impl Session {
             });
             let done = self.transaction(client).await;
             watchdog.abort();
-            if !self.pause.is_zero() {
-                tokio::time::sleep(self.pause).await;
+            let pause = Duration::from_micros(self.pause_us.load(Ordering::Relaxed));
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
             }
             match done {
                 Ok(()) => drop(self.committed.fetch_add(1, Ordering::Relaxed)),

@@ -1,6 +1,6 @@
 //! Partitioned tables, as their root and as their leaves.
 
-use crate::support::Scene;
+use crate::support::{Postgres, Scene};
 
 const ROOT: &str = "
     CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
@@ -66,22 +66,34 @@ async fn what_happens_to_partitions_without_events_of_rows_is_mended_by_one_copy
 }
 
 /// Each of these leaves nothing in the catalog by which it could be told afterwards.
-const COME_AND_GO: &str = "
-    CREATE TABLE parts_7 PARTITION OF parts FOR VALUES FROM (700) TO (800);
-    INSERT INTO parts VALUES (701, 'came and went');
-    DROP TABLE parts_7;
-    ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300);
-    UPDATE parts SET note = 'for a while' WHERE id = 210; INSERT INTO parts VALUES (270, 'for a while');
-    ALTER TABLE parts DETACH PARTITION standing;
-    UPDATE parts SET note = 'stays' WHERE id = 20";
+const COME_AND_GO: [&str; 8] = [
+    "CREATE TABLE parts_7 PARTITION OF parts FOR VALUES FROM (700) TO (800)",
+    "INSERT INTO parts VALUES (701, 'came and went')",
+    "DROP TABLE parts_7",
+    "ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300)",
+    "UPDATE parts SET note = 'for a while' WHERE id = 210",
+    "INSERT INTO parts VALUES (270, 'for a while')",
+    "ALTER TABLE parts DETACH PARTITION standing",
+    "UPDATE parts SET note = 'stays' WHERE id = 20",
+];
 
-async fn comes_and_goes(published: &str, asleep: bool) {
-    let mut scene = Scene::of(&format!("{ROOT} CREATE PUBLICATION tidemark_shop {published}")).await;
+/// The same in a transaction that is sent in parts, as one of several leaves.
+const IN_PARTS: [&str; 3] = [
+    "CREATE TABLE parts_7 PARTITION OF parts FOR VALUES FROM (700) TO (800)",
+    "BEGIN; UPDATE parts SET note = repeat('y', 2000) WHERE id < 150;
+     INSERT INTO parts SELECT i, repeat('x', 2000) FROM generate_series(700, 799) i; COMMIT",
+    "DROP TABLE parts_7",
+];
+
+async fn comes_and_goes(published: &str, statements: &[&str], asleep: bool) {
+    let server = Postgres::builder().set("logical_decoding_work_mem", "64kB").start().await;
+    let published = format!("{ROOT} CREATE PUBLICATION tidemark_shop {published}");
+    let mut scene = Scene::on(server, &published, |connector| connector).await;
     if asleep {
         // Nobody looks meanwhile, and the stream is read later.
         scene.running().signal(rustix::process::Signal::STOP);
     }
-    for statement in COME_AND_GO.split(';') {
+    for statement in statements {
         scene.sql(statement).await;
     }
     if asleep {
@@ -105,12 +117,19 @@ async fn comes_and_goes(published: &str, asleep: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_partition_that_came_and_went_while_nobody_looked_are_in_no_day() {
-    comes_and_goes("FOR TABLE parts, calm WITH (publish_via_partition_root = true)", true).await;
+    let published = "FOR TABLE parts, calm WITH (publish_via_partition_root = true)";
+    comes_and_goes(published, &COME_AND_GO, true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_of_a_partition_that_came_and_went_between_two_looks_are_in_no_day() {
-    comes_and_goes("FOR ALL TABLES WITH (publish_via_partition_root = true)", false).await;
+    comes_and_goes("FOR ALL TABLES WITH (publish_via_partition_root = true)", &COME_AND_GO, false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_came_in_parts_of_a_partition_that_went_are_in_no_day() {
+    let published = "FOR TABLE parts, calm WITH (publish_via_partition_root = true)";
+    comes_and_goes(published, &IN_PARTS, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,9 @@
 //! was made anew.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use crate::change::Lsn;
 use crate::log::{Append, Log, RecordBatch};
@@ -24,6 +27,9 @@ use super::gap::{self, Gap, Verdict};
 use super::state::CaptureState;
 use super::verify::examine;
 use super::{CaptureSettings, known_tables};
+
+/// The server believes in a process that has just ended for a moment.
+const CLAIM_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,14 +97,18 @@ pub async fn accept_gap(settings: &CaptureSettings, log: &Arc<dyn Log>, range: &
 async fn claimed(settings: &CaptureSettings) -> Result<Client> {
     let mut session = Client::connect(&settings.connect, Session::Sql).await?;
     claim::prepare(&mut session).await?;
-    match claim::try_claim(&mut session, &settings.slot).await? {
-        None => Ok(session),
-        Some(holder) => Err(Error::operator(format!(
-            "replication slot {:?} is in use by {holder}: there is no gap, or not here; nothing was changed",
-            settings.slot
-        ))
-        .mend("`tidemark status` tells how the running connector is. A gap is accepted while none runs.")),
+    let started = Instant::now();
+    while let Some(holder) = claim::try_claim(&mut session, &settings.slot).await? {
+        if started.elapsed() >= CLAIM_PATIENCE {
+            return Err(Error::operator(format!(
+                "replication slot {:?} is in use by {holder}: there is no gap, or not here; nothing was changed",
+                settings.slot
+            ))
+            .mend("`tidemark status` tells how the running connector is. A gap is accepted while none runs."));
+        }
+        tokio::time::sleep(CLAIM_PATIENCE / 50).await;
     }
+    Ok(session)
 }
 
 /// Below the place where a promoted server left the log's timeline, the log has everything.

@@ -25,6 +25,7 @@ mod engine;
 mod gap;
 mod occupied;
 mod polled;
+mod promoted;
 mod publication;
 mod registrar;
 mod session;
@@ -66,6 +67,7 @@ use cutter::Cutter;
 use engine::Engine;
 use occupied::{Claim, claim};
 use polled::Polled;
+use promoted::Standby;
 use publication::Publication;
 use registrar::Registrar;
 use session::{Clock, Ended, Session};
@@ -387,7 +389,8 @@ async fn open<'a>(
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
     // With prepared transactions before it, the slot stands further back, and begins there.
     let from = if held { Lsn::ZERO } else { flush_lsn };
-    let stream = start(settings, &mut source, &stream_state, from, streaming, contact, claim).await?;
+    let (stream, standby) =
+        start(settings, &mut source, &stream_state, from, streaming, contact, claim).await?;
     contact.streamed = true;
     ops.component("source").ok();
     tracing::info!(slot = settings.slot, from = %flush_lsn, ?streaming, "streaming");
@@ -400,6 +403,7 @@ async fn open<'a>(
         engine,
         state: stream_state,
         source,
+        standby,
         registrar,
         backfills,
         published: Publication::watch(settings, standings, leaves),
@@ -503,10 +507,9 @@ async fn start(
     streaming: Streaming,
     contact: &mut Contact,
     claim: Claim,
-) -> Result<crate::postgres::wire::ReplicationStream> {
+) -> Result<(crate::postgres::wire::ReplicationStream, Option<Standby>)> {
     let interval = verify::status_interval(source.client().await?).await?;
     let mut client = Client::connect(&settings.connect, SessionKind::Replication).await?;
-    verify::is_the_same(settings, &mut client, state).await?;
     if settings.failover == Failover::On {
         make_failover(settings, &mut client).await?;
     }
@@ -517,9 +520,12 @@ async fn start(
         ..ReplicationOptions::new(&settings.slot, from, &settings.publication)
     };
     contact.walsender = client.server_process();
+    let standby = Standby::watch(settings, client.address()).await?;
+    // What the slot was compared with is of before that: a promotion in between is found by the next start.
+    verify::is_the_same(settings, &mut client, state).await?;
     let stream = client.start_replication(&options).await?;
     drop(claim);
-    Ok(stream)
+    Ok((stream, standby))
 }
 
 /// Has a slot synchronised to standbys that was made without.

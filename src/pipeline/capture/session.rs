@@ -32,6 +32,7 @@ use super::backfill::{Absence, Backfills, CopyEvent, Whole};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
 use super::polled::Polled;
+use super::promoted::Standby;
 use super::publication::Publication;
 use super::registrar::Registrar;
 use super::source::{self, Source};
@@ -62,6 +63,8 @@ pub struct Session<'a> {
     pub state: StreamState,
     /// For the catalog and for markers.
     pub source: Source,
+    /// The server that is streamed from, while it is a standby.
+    pub standby: Option<Standby>,
     /// For the schemas of tables.
     pub registrar: Registrar,
     /// Copies that were asked for.
@@ -463,6 +466,23 @@ impl Session<'_> {
         self.backfills.begin(&mut self.engine.tables, &mut self.engine.appender).await
     }
 
+    /// Goes over to the timeline of a standby that was promoted under the stream.
+    async fn follow_promotion(&mut self) -> Result<()> {
+        let Some(standby) = &mut self.standby else { return Ok(()) };
+        let Some(timeline) = standby.promoted().await? else { return Ok(()) };
+        self.submit().await?;
+        let mut progress = self.engine.appender.settle().await?;
+        self.state.timeline = timeline + self.state.lift;
+        progress.position.timeline = self.state.timeline;
+        self.state.position = progress.position;
+        self.engine.appender.set(self.state.entry());
+        self.engine.appender.submit(progress).await?;
+        self.engine.appender.settle().await?;
+        Err(Error::retry(format!(
+            "the standby was promoted, and is on timeline {timeline}: nothing is missing, and the stream is taken up again there"
+        )))
+    }
+
     /// Compares the tables with what the source publishes, where the stream has come as far.
     async fn look(&mut self) -> Result<()> {
         let Some(sight) = self.published.pass(self.engine.progress().flush_lsn) else { return Ok(()) };
@@ -482,6 +502,7 @@ impl Session<'_> {
             done.saved = Instant::now();
             self.submit().await?;
         }
+        self.follow_promotion().await?;
         self.look().await?;
         self.advance_copies().await?;
         self.poll().await?;
