@@ -429,6 +429,50 @@ async fn tables_that_would_break_or_be_missing_are_named() {
     assert_ne!(worst(&findings), Level::Fail, "an append-only publication needs no identity");
 }
 
+/// Before 18 generated columns were passed over; from then on they count as part of the identity.
+#[tokio::test]
+async fn generated_columns_that_would_make_changes_fail_are_named() {
+    let server = Postgres::version(18).start().await;
+    let oracle = server.connect().await;
+    oracle
+        .batch_execute(
+            "CREATE TABLE stored (x int, y int GENERATED ALWAYS AS (x * 2) STORED); CREATE TABLE plain (id int PRIMARY KEY); \
+             CREATE TABLE keyed (x int, y int GENERATED ALWAYS AS (x * 2) STORED PRIMARY KEY); \
+             CREATE TABLE virtual (x int, y int GENERATED ALWAYS AS (x * 2) VIRTUAL); \
+             CREATE TABLE beside (id int PRIMARY KEY, y int GENERATED ALWAYS AS (id * 2) VIRTUAL); \
+             ALTER TABLE stored REPLICA IDENTITY FULL; ALTER TABLE virtual REPLICA IDENTITY FULL; \
+             INSERT INTO stored VALUES (1); INSERT INTO keyed VALUES (1); INSERT INTO virtual VALUES (1)",
+        )
+        .await
+        .unwrap();
+    let failing = |findings: &[Finding]| -> Vec<String> {
+        let failed = findings.iter().filter(|f| f.level == Level::Fail && f.subject.starts_with("table"));
+        failed.map(|finding| finding.subject.clone()).collect()
+    };
+    // The publication that we make sends what is stored.
+    let findings = check(&server).await;
+    expect(&findings, Level::Fail, "table public.virtual", "virtual generated columns");
+    assert_eq!(failing(&findings), ["table public.virtual"]);
+
+    oracle
+        .batch_execute("CREATE PUBLICATION p FOR TABLE stored, keyed, virtual, plain, beside")
+        .await
+        .unwrap();
+    let findings = check(&server).await;
+    let named = ["table public.keyed", "table public.stored", "table public.virtual"];
+    assert_eq!(failing(&findings), named);
+    let mend = "ALTER PUBLICATION \"p\" SET (publish_generated_columns = stored);";
+    assert!(findings.iter().any(|finding| finding.mend.as_deref() == Some(mend)), "{findings:?}");
+    // The oracle: the server refuses the changes of just these.
+    for table in ["stored", "keyed", "virtual", "plain", "beside"] {
+        let refused = oracle.batch_execute(&format!("DELETE FROM {table}")).await.is_err();
+        assert_eq!(refused, named.contains(&format!("table public.{table}").as_str()), "{table}");
+    }
+    oracle.batch_execute(mend).await.unwrap();
+    assert_eq!(failing(&check(&server).await), ["table public.virtual"]);
+    oracle.batch_execute("DELETE FROM stored; DELETE FROM keyed").await.unwrap();
+}
+
 #[tokio::test]
 async fn slots_that_are_of_no_use_are_named() {
     let server =

@@ -12,7 +12,7 @@ pub enum Published {
     Listed,
     /// All tables, also those that are made later.
     All,
-    /// A list with row filters and column lists (15 and later); generated columns (18).
+    /// A list with row filters and column lists (15 and later).
     Filtered,
 }
 
@@ -75,9 +75,9 @@ impl Draw {
         draw
     }
 
-    /// Whether stored generated columns are sent.
+    /// Whether stored generated columns are sent: where 18 is asked to.
     pub fn sends_generated(self) -> bool {
-        self.published == Published::Filtered && self.major >= 18
+        self.published != Published::All && self.major >= 18
     }
 
     /// Sets the server up.

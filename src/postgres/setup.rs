@@ -44,7 +44,7 @@ pub async fn plan(client: &mut Client, settings: &PreflightSettings<'_>) -> Resu
     let all = tables::load(client, settings.publication).await?;
     let wanted: Vec<_> = all.iter().filter(|table| is_to_publish(table, settings)).collect();
     let mut statements = Vec::new();
-    statements.extend(publication_statement(publication.as_ref(), &wanted, settings)?);
+    statements.extend(publication_statement(publication.as_ref(), &wanted, settings, server.version)?);
     statements.extend(trigger_statement(
         DdlTrigger::load(client).await?,
         settings.ddl_trigger,
@@ -138,6 +138,7 @@ fn publication_statement(
     publication: Option<&Publication>,
     wanted: &[&TableFacts],
     settings: &PreflightSettings<'_>,
+    server_version: u32,
 ) -> Result<Option<Statement>> {
     let missing: Vec<_> = wanted.iter().filter(|table| !table.is_published).copied().collect();
     if publication.is_some_and(|publication| publication.all_tables)
@@ -149,7 +150,7 @@ fn publication_statement(
         return Err(Error::usage("none of the database's tables is to be captured")
             .mend("Check `tables` and `exclude` in the configuration."));
     }
-    refuse_without_identity(&missing)?;
+    refuse_without_identity(&missing, settings.publication)?;
     let names: Vec<_> = missing.iter().map(|table| table.name.quoted()).collect();
     let (name, list) = (quote_ident(settings.publication), names.join(",\n    "));
     Ok(Some(if publication.is_some() {
@@ -159,22 +160,24 @@ fn publication_statement(
             spare: None,
         }
     } else {
+        // 18 can, and refuses changes of whole rows that have such columns where it does not.
+        let generated = if server_version >= 180_000 { ", publish_generated_columns = stored" } else { "" };
         Statement {
             purpose: "The publication: which tables are streamed; partitions come as their root.".to_owned(),
             sql: format!(
-                "CREATE PUBLICATION {name} FOR TABLE\n    {list}\n    WITH (publish_via_partition_root = true)"
+                "CREATE PUBLICATION {name} FOR TABLE\n    {list}\n    WITH (publish_via_partition_root = true{generated})"
             ),
             spare: None,
         }
     }))
 }
 
-fn refuse_without_identity(tables: &[&TableFacts]) -> Result<()> {
+fn refuse_without_identity(tables: &[&TableFacts], publication: &str) -> Result<()> {
     let (mut names, mut mends) = (Vec::new(), Vec::new());
     for table in tables {
         if let Some(bad) = &table.without_identity {
             names.push(format!("{} ({})", table.name, table.identity_lack(bad)));
-            mends.push(table.identity_mend(bad));
+            mends.push(table.identity_mend(bad, publication));
         }
     }
     if names.is_empty() {

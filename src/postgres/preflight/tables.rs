@@ -31,8 +31,20 @@ pub(in crate::postgres) struct TableFacts {
     pub(in crate::postgres) without_identity: Option<TableName>,
     /// A unique index on columns that are not null, which could be the identity.
     pub(in crate::postgres) candidate_index: Option<String>,
+    /// Why its identity cannot be: it has columns that are generated and not sent.
+    pub(in crate::postgres) unsent: Option<Unsent>,
     /// The primary key is there, but deferrable.
     pub(in crate::postgres) deferrable_key: bool,
+}
+
+/// Generated columns in an identity, of which 18 and later refuses every UPDATE and DELETE where they are not sent
+/// (`CheckCmdReplicaIdentity` in `src/backend/executor/execReplication.c`); before, they were passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::postgres) enum Unsent {
+    /// Stored ones, which the publication could have.
+    Stored,
+    /// Those made when they are read, which no publication has.
+    Virtual,
 }
 
 /// Every table of the database that could be captured or is published.
@@ -44,13 +56,28 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
     } else {
         "false"
     };
+    let publication = quote_literal(publication);
+    // A publication that is not there yet will have stored ones.
+    let refused = if client.server_version() >= 180_000 {
+        format!(
+            "coalesce((SELECT max(g.attgenerated::text) FROM pg_attribute g WHERE g.attrelid = l.oid AND g.attnum > 0 \
+             AND NOT g.attisdropped AND (g.attgenerated = 'v' AND l.relreplident = 'f' OR g.attgenerated = 's' \
+             AND NOT coalesce((SELECT p.pubgencols = 's' FROM pg_publication p WHERE p.pubname = {publication}), true) \
+             AND (l.relreplident = 'f' OR EXISTS (SELECT FROM pg_index i WHERE i.indrelid = l.oid \
+             AND g.attnum = ANY (i.indkey::int2[]) AND CASE l.relreplident WHEN 'i' THEN i.indisreplident \
+             WHEN 'd' THEN i.indisprimary ELSE false END)))), '')"
+        )
+    } else {
+        "''::text".to_owned()
+    };
     let sql = include_str!("tables.sql")
         .lines()
         .filter(|line| !line.starts_with("--"))
         .collect::<Vec<_>>()
         .join("\n")
         .replace("{filtered}", filtered)
-        .replace("{publication}", &quote_literal(publication));
+        .replace("{refused}", &refused)
+        .replace("{publication}", &publication);
     Ok(client.query(&sql).await?.iter().map(read).collect())
 }
 
@@ -70,14 +97,25 @@ fn read(row: &Row) -> TableFacts {
         deferrable_key: row.is_true(12),
         outside: row.get(14).map(|table| TableName::new(text(13), table)),
         is_partitioned: row.is_true(15),
+        unsent: match row.get(18) {
+            Some("s") => Some(Unsent::Stored),
+            Some("v") => Some(Unsent::Virtual),
+            _ => None,
+        },
         other_identity: row.get(17).map(|table| TableName::new(text(16), table)),
     }
 }
 
 impl TableFacts {
     /// How the table could get an identity; for the table that has none, which may be a partition of this one.
-    pub(in crate::postgres) fn identity_mend(&self, bad: &TableName) -> String {
+    pub(in crate::postgres) fn identity_mend(&self, bad: &TableName, publication: &str) -> String {
         let table = bad.quoted();
+        if self.unsent == Some(Unsent::Stored) {
+            return format!(
+                "ALTER PUBLICATION {} SET (publish_generated_columns = stored);",
+                quote_ident(publication)
+            );
+        }
         let quick = match &self.candidate_index {
             Some(index) if *bad == self.name => {
                 format!("ALTER TABLE {table} REPLICA IDENTITY USING INDEX {};", quote_ident(index))
@@ -93,7 +131,21 @@ impl TableFacts {
 
     /// Why there is no identity.
     pub(in crate::postgres) fn identity_lack(&self, bad: &TableName) -> String {
-        if self.deferrable_key && *bad == self.name {
+        if let Some(unsent) = self.unsent {
+            let whose = if *bad == self.name {
+                "its replica identity".to_owned()
+            } else {
+                format!("that of its partition {bad}")
+            };
+            match unsent {
+                Unsent::Stored => {
+                    format!("{whose} has generated columns, which the publication does not send")
+                }
+                Unsent::Virtual => {
+                    format!("{whose} has virtual generated columns, which no publication sends")
+                }
+            }
+        } else if self.deferrable_key && *bad == self.name {
             "its primary key is DEFERRABLE, which is no replica identity".to_owned()
         } else if *bad == self.name {
             "it has no primary key and no other replica identity".to_owned()
@@ -114,7 +166,7 @@ pub(super) fn findings(
     for table in tables {
         let wanted = (settings.wanted)(&table.name);
         let before = findings.len();
-        identity(publication, table, wanted, &mut findings);
+        identity(publication, table, wanted, settings.publication, &mut findings);
         if wanted {
             reading(table, role, &mut findings);
         }
@@ -163,6 +215,7 @@ fn identity(
     publication: Option<&Publication>,
     table: &TableFacts,
     wanted: bool,
+    publication_name: &str,
     findings: &mut Vec<Finding>,
 ) {
     let carries_old_rows = publication.is_none_or(|publication| publication.updates || publication.deletes);
@@ -187,7 +240,7 @@ fn identity(
         return;
     };
     let lack = table.identity_lack(bad);
-    let mend = table.identity_mend(bad);
+    let mend = table.identity_mend(bad, publication_name);
     if table.is_published {
         findings.push(
             Finding::fail(

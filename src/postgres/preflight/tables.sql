@@ -1,5 +1,5 @@
 -- Every table of the database that could be captured or is published, with what speaks against it. {publication} is a literal,
--- {filtered} a condition.
+-- {filtered} a condition, {refused} `s` or `v` where the identity has columns that are generated and not sent, else empty.
 --
 -- What is below a partitioned table is read from pg_inherits, once for all of them: pg_partition_tree() would lock every
 -- partition, and thousands of locks in one transaction are more than a server has room for, and the others' to miss.
@@ -8,21 +8,22 @@ FROM pg_index i WHERE (i.indisprimary OR i.indisreplident) AND i.indisvalid AND 
 AND i.indimmediate AND i.indpred IS NULL GROUP BY 1),
 identity AS MATERIALIZED (SELECT l.oid, s.nspname, l.relname, l.relkind, l.relreplident, l.relpersistence,
 CASE l.relreplident WHEN 'f' THEN true WHEN 'd' THEN coalesce(u.is_primary, false)
-WHEN 'i' THEN coalesce(u.chosen, false) ELSE false END AS is_identified,
+WHEN 'i' THEN coalesce(u.chosen, false) ELSE false END AND r.refused = '' AS is_identified, r.refused,
 (SELECT array_agg(a.attname) FROM pg_index i JOIN pg_attribute a
 ON a.attrelid = l.oid AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1]) WHERE i.indrelid = l.oid
 AND CASE l.relreplident WHEN 'i' THEN i.indisreplident WHEN 'n' THEN false ELSE i.indisprimary END
 AND i.indisvalid AND i.indisunique AND i.indimmediate AND i.indpred IS NULL) AS key
 FROM pg_class l JOIN pg_namespace s ON s.oid = l.relnamespace LEFT JOIN usable u ON u.indrelid = l.oid
+CROSS JOIN LATERAL (SELECT {refused} AS refused) r
 WHERE l.relkind IN ('r', 'p', 'f') AND s.nspname <> 'information_schema' AND s.nspname NOT LIKE 'pg\_%'),
 tree AS (SELECT oid AS root, oid AS part, relkind FROM pg_class WHERE relkind = 'p' UNION ALL
 SELECT t.root, i.inhrelid, c.relkind FROM tree t JOIN pg_inherits i ON i.inhparent = t.part AND NOT i.inhdetachpending
 JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p'),
 below AS MATERIALIZED (SELECT t.root, own.nspname, own.relname, own.relkind <> 'r' OR own.relpersistence = 'u' AS is_outside,
-own.relkind = 'r' AND NOT own.is_identified AS is_bad,
+own.relkind = 'r' AND NOT own.is_identified AS is_bad, own.refused,
 own.relkind = 'r' AND own.relreplident <> 'f' AND NOT coalesce(top.key <@ own.key, false) AS is_other
 FROM tree t JOIN identity own ON own.oid = t.part JOIN identity top ON top.oid = t.root WHERE own.relkind <> 'p'),
-bad AS (SELECT DISTINCT ON (root) root, nspname, relname FROM below WHERE is_bad ORDER BY 1, 2, 3),
+bad AS (SELECT DISTINCT ON (root) root, nspname, relname, refused FROM below WHERE is_bad ORDER BY 1, 2, 3),
 other AS (SELECT DISTINCT ON (root) root, nspname, relname FROM below WHERE is_other ORDER BY 1, 2, 3),
 outside AS (SELECT DISTINCT ON (root) root, nspname, relname FROM below WHERE is_outside ORDER BY 1, 2, 3)
 SELECT own.nspname, own.relname, published.pubname IS NOT NULL, c.relispartition, c.relpersistence = 'u',
@@ -36,7 +37,8 @@ AND i.indisunique AND i.indimmediate AND i.indisvalid AND i.indpred IS NULL AND 
 AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnum = ANY (i.indkey)
 AND NOT a.attnotnull) ORDER BY i.indnkeyatts, x.relname LIMIT 1),
 EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND NOT i.indimmediate),
-outside.nspname, outside.relname, c.relkind = 'p', other.nspname, other.relname
+outside.nspname, outside.relname, c.relkind = 'p', other.nspname, other.relname,
+CASE WHEN c.relkind = 'p' THEN bad.refused WHEN NOT own.is_identified THEN own.refused END
 FROM identity own JOIN pg_class c ON c.oid = own.oid
 LEFT JOIN pg_publication_tables published ON published.pubname = {publication}
 AND published.schemaname = own.nspname AND published.tablename = own.relname
