@@ -116,7 +116,7 @@ async fn check(seed: u64) {
 
 #[tokio::test]
 async fn change_files_hold_each_offset_once_whoever_is_paused_or_killed() {
-    let rounds = std::env::var("SEQUENCE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(12);
+    let rounds = std::env::var("SEQUENCE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
     let first = std::env::var("SEQUENCE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     for seed in first..first + rounds {
         check(seed).await;

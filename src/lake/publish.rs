@@ -398,9 +398,10 @@ impl Lake {
         if self.store.put_once(&path, bytes.clone()).await? != Put::Differs {
             return Ok(Some(day));
         }
-        // What is told of a table that is missing depends on when it was found to be.
+        // Whether a table is missing, and what is told of it, is what the first who made it says.
         let held: DayManifest = from_bytes(&self.store.get_existing(&path).await?, &self.store.show(&path))?;
-        if held.cut != day.cut || held.tables != day.tables {
+        let other = |table: &DayTable| held.tables.iter().any(|t| t.topic == table.topic && t != table);
+        if held.cut != day.cut || day.tables.iter().any(other) {
             self.store.put_same(&path, bytes).await?;
         }
         Ok(Some(held))

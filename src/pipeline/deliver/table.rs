@@ -24,6 +24,7 @@ use crate::runtime::Result;
 
 use super::gap::{Gaps, Needed};
 use super::journal::Journal;
+use super::share::TableStanding;
 
 /// Bytes read from a log partition before the next table has its turn.
 const TURN_BYTES: usize = 8 << 20;
@@ -41,6 +42,8 @@ pub struct TableDelivery {
     gaps: Gaps,
     /// Days which the table is not in, and why.
     missing: BTreeMap<Ds, String>,
+    /// Bytes read of the log since the last day was published.
+    read_bytes: u64,
     stagers: BTreeMap<u32, Stager>,
     /// Up to where the log was told that it may let go, by log partition.
     trimmed: BTreeMap<u32, Offset>,
@@ -64,7 +67,8 @@ pub struct Turn {
 pub type Partitions = BTreeMap<u32, (LogPartition, OffsetRange)>;
 
 impl TableDelivery {
-    /// Finds out where the lake stands. `day` is the last one that is complete, and so decided for every table.
+    /// Finds out where the lake stands. `day` is the last one that is complete, and so decided for every table; `told` is
+    /// what the table's former owner has said.
     pub async fn open(
         lake: &Lake,
         topic: &str,
@@ -72,12 +76,16 @@ impl TableDelivery {
         options: Options,
         watch: Arc<TableStats>,
         day: Option<Ds>,
+        told: Option<TableStanding>,
     ) -> Result<Self> {
         let published = lake.latest_manifest(name).await?;
         if let Some(manifest) = &published {
             watch.set_published(manifest.ds);
         }
+        let mut missing = told.unwrap_or_default().missing;
+        missing.retain(|ds, _| Some(*ds) > day);
         let decided = day.max(published.as_ref().map(|manifest| manifest.ds));
+        let decided = decided.max(missing.keys().next_back().copied());
         Ok(Self {
             topic: topic.to_owned(),
             name: name.clone(),
@@ -86,7 +94,8 @@ impl TableDelivery {
             published,
             decided,
             gaps: Gaps::default(),
-            missing: BTreeMap::new(),
+            missing,
+            read_bytes: 0,
             stagers: BTreeMap::new(),
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
@@ -98,9 +107,19 @@ impl TableDelivery {
         self.published.as_ref().map(|manifest| manifest.ds)
     }
 
-    /// The last day that was published, or of which it is known that the table is not in it.
-    pub const fn decided(&self) -> Option<Ds> {
-        self.decided
+    /// The table.
+    pub const fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// How far the table is, for whoever has it next and for the day's manifest. `day` is the last one that is complete.
+    pub fn standing(&self, day: Option<Ds>) -> TableStanding {
+        let missing = self.missing.iter().filter(|(ds, _)| Some(**ds) > day);
+        TableStanding {
+            decided: self.decided,
+            missing: missing.map(|(ds, reason)| (*ds, reason.clone())).collect(),
+            bytes: self.published.as_ref().map_or(0, Manifest::bytes) + self.read_bytes,
+        }
     }
 
     /// Why the table is not in a day.
@@ -278,6 +297,7 @@ impl TableDelivery {
             if fetched.next <= from {
                 break;
             }
+            self.read_bytes += fetched.frames.len() as u64;
             budget = budget.saturating_sub(fetched.frames.len().max(1));
             self.take(journal, number, &fetched, target).await?;
             // A large record is not held while its file is written.
@@ -351,6 +371,7 @@ impl TableDelivery {
             dead_letters = manifest.changes.dead_letters, seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
+        self.read_bytes = 0;
         if table.backfill.is_some() {
             self.gaps = Gaps::default();
         }
