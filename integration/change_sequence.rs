@@ -76,7 +76,7 @@ async fn check(seed: u64) {
         days: 3,
         changes_per_day: 200,
         truncates: false,
-        evolve: seed % 2 == 0,
+        evolve: seed.is_multiple_of(2),
         beyond: false,
         copies: false,
     };

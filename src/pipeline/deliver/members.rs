@@ -324,7 +324,7 @@ impl Membership {
         match tokio::time::timeout(LEAVE_PATIENCE, all).await {
             Ok(None) => {}
             Ok(Some(error)) => {
-                tracing::warn!(%error, "a lease of delivery could not be given back: it ends by itself")
+                tracing::warn!(%error, "a lease of delivery could not be given back: it ends by itself");
             }
             Err(_) => tracing::warn!(
                 "the leases of delivery could not be given back in time: they end by themselves"

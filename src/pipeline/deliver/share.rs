@@ -102,7 +102,7 @@ pub fn assign(current: &Assignment, places: &BTreeSet<Place>, costs: &BTreeMap<S
     assigned
 }
 
-/// The move from the busiest to the idlest process that evens them out best, if that is worth it.
+/// The move from the busiest to the idlest process that evens them out best, if their difference is worth one.
 fn best_move(
     assigned: &Assignment,
     loads: &BTreeMap<Place, u64>,
@@ -114,7 +114,7 @@ fn best_move(
     let gap = most - least;
     let candidates = assigned.iter().filter(|(_, place)| *place == from).filter_map(|(share, _)| {
         let left = gap.abs_diff(costs.get(share)?.saturating_mul(2));
-        (left.saturating_add(worth) <= gap).then_some((left, *share))
+        (gap > worth && left < gap).then_some((left, *share))
     });
     candidates.min().map(|(_, share)| (share, *from, *to))
 }

@@ -282,8 +282,7 @@ impl TableDelivery {
         target: Offset,
     ) -> Result<()> {
         let mut budget = TURN_BYTES;
-        loop {
-            let Some(stager) = self.stagers.get(&number) else { break };
+        while let Some(stager) = self.stagers.get(&number) {
             // A file that is owed cannot be written early, and is not held from one turn to the next.
             if budget == 0 && stager.owes().is_none() {
                 break;
