@@ -9,8 +9,9 @@
 //! Why two at once do no harm: the plan is created once and followed by everybody, so all make the same
 //! parts and the same manifest, and each create finds its own bytes. Until the manifest exists nobody reads
 //! the folder, so leftovers may be cleared; from then on nothing in it is touched. A plan by another version
-//! of the program, whose files may come out otherwise, is thrown away with its parts; the lease which the
-//! caller holds keeps the other version from working there at the same time.
+//! of the program, whose files may come out otherwise, is thrown away with its parts. There the lease which the
+//! caller holds is what keeps the other version from working at the same time: one of the other version that was paused
+//! in a merge beyond its lease may leave a part beside those of the manifest, which `verify` finds.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
