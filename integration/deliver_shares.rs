@@ -192,6 +192,10 @@ impl World {
             let patience = PATIENCE * 2;
             while !self.connector.day(&ds).exists() {
                 assert!(begun.elapsed() < patience, "ds={ds} is not published; owned: {:?}", self.owned());
+                // One that was stopped in the middle of a write keeps SQLite's lock on the log from everybody.
+                if begun.elapsed() > PATIENCE / 3 {
+                    self.stopped.iter().for_each(|running| running.signal(Signal::CONT));
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
             println!("ds={ds} published {:?} after the cut and what happened then", begun.elapsed());
