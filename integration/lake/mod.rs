@@ -5,6 +5,7 @@
 pub mod alter;
 pub mod faults;
 pub mod history;
+pub mod pauses;
 
 use std::collections::BTreeMap;
 use std::path::Path as LocalPath;
@@ -86,7 +87,7 @@ pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&
         if chain.next >= end.end {
             continue;
         }
-        let mut stager = lake.stager(&day.schema.name, end.partition, chain.next);
+        let mut stager = lake.stager(&day.schema.name, end.partition, chain.next).await?;
         let own = history.partitions.get(end.partition as usize);
         for record in own.unwrap_or(&history.copies) {
             if record.offset >= stager.next_offset() && record.offset < end.end {
@@ -99,7 +100,7 @@ pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&
 }
 
 pub async fn push(stager: &mut tidemark::lake::Stager, record: &Logged) -> Result<()> {
-    let Some(change) = &record.change else { return stager.skip(record.offset) };
+    let Some(change) = &record.change else { return stager.skip(record.offset).await };
     stager
         .push(&StagedChange {
             offset: record.offset,

@@ -13,16 +13,27 @@ fn state(running: &Running) -> String {
     running.health().1["components"]["deliver"]["state"].as_str().unwrap_or_default().to_owned()
 }
 
+/// How many tables a process has.
+fn tables(running: &Running) -> usize {
+    let health = running.health().1;
+    health["tables"]
+        .as_object()
+        .map_or(0, |tables| tables.values().filter(|table| table["owned"] == true).count())
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_deliver_processes_one_works_and_the_other_takes_over_when_it_dies() {
+async fn deliver_processes_share_the_tables_and_take_over_from_one_that_dies() {
     let mut world = World::new(TABLES).await;
     world.connector.change("coordinator", "lease_ttl_ms", 2000);
     let capture = world.connector.start_ready("capture").await;
     let mut first = world.connector.start_ready("deliver").await;
     wait_until(PATIENCE, "the first delivers", async || state(&first) == "ok").await;
     let second = world.connector.start_ready("deliver").await;
-    wait_until(PATIENCE, "the second stands by", async || state(&second) == "standby").await;
-    let (code, health) = second.health();
+    wait_until(PATIENCE, "the second has a table", async || tables(&second) == 1 && tables(&first) == 1)
+        .await;
+    let third = world.connector.start_ready("deliver").await;
+    wait_until(PATIENCE, "the third stands by", async || state(&third) == "standby").await;
+    let (code, health) = third.health();
     assert_eq!(code, 200, "standing by is no trouble");
     assert!(health["components"]["deliver"]["reason"].as_str().unwrap().contains("another process delivers"));
 
@@ -32,6 +43,7 @@ async fn of_two_deliver_processes_one_works_and_the_other_takes_over_when_it_die
     assert_eq!(state(&first), "ok");
 
     first.kill();
+    wait_until(PATIENCE, "the third takes over", async || tables(&third) == 1 && state(&third) == "ok").await;
     world.sql("DELETE FROM t WHERE id % 2 = 0").await;
     world.end_day(1, &capture).await;
     assert_eq!(state(&second), "ok");

@@ -4,6 +4,7 @@
 //!   snapshots/<name>/<schema>.<table>/ds=D/part-00000.parquet …  _manifest.json  _SUCCESS
 //!   changes/<name>/<schema>.<table>/ds=D/hour=HH/<log partition>-<first>-<last>.parquet
 //!   changes/<name>/_log                                                                (which log fills it)
+//!   changes/<name>/_sequence/<schema>.<table>/<log partition>-<first>.json             (where a change file ends)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
@@ -94,6 +95,12 @@ impl Layout {
         path(format!("{dir}/ds={ds}/hour={hour:02}/{partition}-{first}-{last}.parquet"))
     }
 
+    /// Where the change file ends which begins at an offset of a log partition.
+    pub fn link(&self, table: &TableName, partition: u32, first: u64) -> Path {
+        let (schema, name) = (escape(&table.schema), escape(&table.table));
+        path(format!("changes/{}/_sequence/{schema}.{name}/{partition}-{first}.json", self.name))
+    }
+
     /// The folder of a table's dead letters.
     pub fn dead_letters(&self, table: &TableName) -> Path {
         path(self.table_dir("dead_letters", table))
@@ -180,6 +187,11 @@ pub struct Bucket {
 }
 
 impl Bucket {
+    /// A folder that was chosen before, for changes of any time.
+    pub const fn at(ds: Ds, hour: i8) -> Self {
+        Self { ds, hour, start_us: i64::MIN, end_us: i64::MAX }
+    }
+
     /// The folder for changes committed at that instant: a UTC hour, or the part of it that lies in one day.
     pub fn of(calendar: &Calendar, commit_us: i64) -> Self {
         let ds = calendar.day_of_us(commit_us);

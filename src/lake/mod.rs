@@ -32,12 +32,14 @@ use crate::runtime::{Error, Result};
 use layout::{Layout, parse_ds};
 use manifest::from_bytes;
 use stage::StageLimits;
+use stage::sequence::Sequence;
 
 pub use manifest::{
     AsText, ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
     MissingTable, PartFile,
 };
 pub use shapes::{ReadText, Shapes};
+pub use stage::sequence::{Link, Place};
 pub use stage::{
     Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
 };
@@ -105,11 +107,28 @@ impl Lake {
         &self.layout
     }
 
-    /// Stages a log partition of a table from `next` on, which is [`Chain::next`] of [`Self::chain`].
-    pub fn stager(&self, table: &TableName, partition: u32, next: u64) -> Stager {
-        let (store, layout, options) = (self.store.clone(), self.layout.clone(), &self.options);
+    /// Stages a log partition of a table from `next` on, which is [`Chain::next`] of [`Self::chain`], and not within a
+    /// range that is lost ([`Self::link`]). Cancel-safe.
+    pub async fn stager(&self, table: &TableName, partition: u32, next: u64) -> Result<Stager> {
+        let options = &self.options;
         let limits = StageLimits { rows_max: 1 << 20, bytes_max: options.stage_bytes_max };
-        Stager::new(store, layout, options.calendar.clone(), limits, table.clone(), partition, next)
+        let link = self.link(table, partition, next).await?;
+        let (place, of) = ((self.store.clone(), self.layout.clone()), (table.clone(), partition));
+        Ok(Stager::new(place, options.calendar.clone(), limits, of, next, link))
+    }
+
+    /// What was begun at an offset of a log partition: a change file, or a range that is lost. Cancel-safe.
+    pub async fn link(&self, table: &TableName, partition: u32, first: u64) -> Result<Option<Link>> {
+        self.sequence(table, partition).link(first).await
+    }
+
+    /// Notes that the offsets from `first` up to `next` are lost. `false`: something else was begun there. Cancel-safe.
+    pub async fn give_up(&self, table: &TableName, partition: u32, first: u64, next: u64) -> Result<bool> {
+        self.sequence(table, partition).make(first, Link { next, place: None }).await
+    }
+
+    fn sequence(&self, table: &TableName, partition: u32) -> Sequence {
+        Sequence::new(self.store.clone(), self.layout.clone(), table.clone(), partition)
     }
 
     /// The change files which cover a log partition from an offset on (the end of the last published cut), up
@@ -123,17 +142,6 @@ impl Lake {
         since: Option<Ds>,
     ) -> Result<Chain> {
         stage::chain(&self.store, &self.layout, table, partition, range, since).await
-    }
-
-    /// The last change files of a log partition beyond `next` without a gap between them: their first offset and the
-    /// first that they do not cover. Cancel-safe.
-    pub async fn staged_beyond(
-        &self,
-        table: &TableName,
-        partition: u32,
-        next: u64,
-    ) -> Result<Option<(u64, u64)>> {
-        stage::staged_beyond(&self.store, &self.layout, table, partition, next).await
     }
 
     /// Clears what a process that died left half written among a table's change files, from the day before

@@ -194,6 +194,9 @@ pub struct TableReport {
     /// What it holds at the source and the log does not.
     #[serde(default)]
     pub lacking: Option<LackingReport>,
+    /// Whether this process delivers it; else offsets and gap are told by the one that does.
+    #[serde(default)]
+    pub owned: bool,
     /// Records in the log.
     pub end_offset: u64,
     /// Those of them that are staged in the lake.
@@ -502,6 +505,7 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
             copy_asked: lacking.copy_asked,
             trouble: lacking.trouble,
         }),
+        owned: stats.is_owned(),
         end_offset: stats.end_offset(),
         staged_offset: stats.staged_offset(),
         published_ds: stats.published(),

@@ -74,6 +74,7 @@ pub struct TableStats {
     backfill: BackfillStats,
     end: AtomicU64,
     staged: AtomicU64,
+    owned: AtomicBool,
     published: AtomicI32,
     state: Mutex<(TableState, i64)>,
     /// As long as capture refuses the table, it is failed, whatever else happens to it.
@@ -124,6 +125,7 @@ impl Default for TableStats {
             backfill: BackfillStats::default(),
             end: AtomicU64::new(0),
             staged: AtomicU64::new(0),
+            owned: AtomicBool::new(false),
             published: AtomicI32::new(NONE_DAYS),
             state: Mutex::new((TableState::Streaming, now_ms())),
             refused: Mutex::default(),
@@ -206,6 +208,23 @@ impl TableStats {
         if matches!(state.0, TableState::Backfilling | TableState::Paused) {
             *state = (TableState::Streaming, now_ms());
         }
+    }
+
+    /// This process delivers the table.
+    pub fn owned(&self) {
+        self.owned.store(true, Relaxed);
+    }
+
+    /// Another process delivers the table: what was known of its delivery is that one's to tell.
+    pub fn left(&self) {
+        self.owned.store(false, Relaxed);
+        self.set_end_offset(0);
+        self.set_staged_offset(0);
+        self.set_gap(None);
+    }
+
+    pub(super) fn is_owned(&self) -> bool {
+        self.owned.load(Relaxed)
     }
 
     /// End of the table's log partitions, summed.

@@ -68,25 +68,6 @@ pub async fn covering(
     Ok(walk(list(store, &layout.changes(table), partition).await?, from, Some(end), true))
 }
 
-/// The last change files of a log partition that follow each other without a gap and lie beyond `next`: their first
-/// offset and the first that they do not cover. Cancel-safe.
-pub async fn staged_beyond(
-    store: &Store,
-    layout: &Layout,
-    table: &TableName,
-    partition: u32,
-    next: u64,
-) -> Result<Option<(u64, u64)>> {
-    let files = list(store, &layout.changes(table), partition).await?;
-    let mut ranges: Vec<_> = files.iter().map(|file| (file.range.first, file.range.next())).collect();
-    ranges.retain(|(first, _)| *first > next);
-    ranges.sort_unstable();
-    Ok(ranges.into_iter().fold(None, |run, (first, end)| match run {
-        Some((start, reached)) if first <= reached => Some((start, end.max(reached))),
-        _ => Some((first, end)),
-    }))
-}
-
 async fn list_since(
     store: &Store,
     layout: &Layout,
@@ -114,7 +95,7 @@ async fn list(store: &Store, folder: &Path, partition: u32) -> Result<Vec<Change
 
 /// The path through the files that starts at `from` and goes furthest, yet not past `end`.
 ///
-/// Two writers with different limits may have divided the same offsets differently; each file is right, so
+/// Files of a lake from before there was a sequence may divide the same offsets differently; each file is right, so
 /// any path is, and a way around one that leads nowhere is found. `within`: it may also start within a file.
 fn walk(mut files: Vec<ChangeFile>, from: u64, end: Option<u64>, within: bool) -> Chain {
     files.retain(|file| {

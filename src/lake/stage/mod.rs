@@ -2,18 +2,19 @@
 //!
 //! ```text
 //!   log ── push / push_dead / skip ──> open file (builders) ──(hour, day, schema, limit, cut)──> put_once
-//!                                                                 1. dead letters of the range
-//!                                                                 2. the change file of the range
+//!                                                                 1. the range's link in the sequence
+//!                                                                 2. dead letters of the range
+//!                                                                 3. the change file of the range
 //! ```
 //!
 //! Why a crash loses and doubles nothing: the change files *are* the progress. Their names say which offsets
 //! they cover; whoever starts lists them ([`chain()`]) and reads the log from the first offset that none
-//! covers. Where a file ends follows from the records in it alone, so that whoever repeats a range makes the
-//! same bytes under the same name, and finds them there already.
+//! covers. Of many who stage at once, all write the same files: see [`sequence`].
 
 mod chain;
 mod dead;
 mod file;
+pub(in crate::lake) mod sequence;
 
 use std::sync::Arc;
 
@@ -22,8 +23,9 @@ use crate::runtime::{Error, Result};
 
 use super::layout::{Bucket, ChangeRange, Layout};
 use super::store::Store;
+use sequence::{Link, Place, Sequence};
 
-pub use chain::{Chain, ChangeFile, chain, covering, staged_beyond};
+pub use chain::{Chain, ChangeFile, chain, covering};
 pub(super) use dead::read_lines;
 pub use dead::{DeadLetter, Payload};
 pub(super) use file::FORMAT;
@@ -97,6 +99,9 @@ pub struct Stager {
     limits: StageLimits,
     table: TableName,
     partition: u32,
+    sequence: Sequence,
+    /// Where the next file has to end, and its place, when its link was found.
+    bound: Option<(u64, Place)>,
     /// First offset that no file covers.
     first: u64,
     /// First offset that was not handed in yet.
@@ -105,16 +110,35 @@ pub struct Stager {
 }
 
 impl Stager {
-    pub(super) const fn new(
-        store: Store,
-        layout: Layout,
+    pub(super) fn new(
+        (store, layout): (Store, Layout),
         calendar: Calendar,
         limits: StageLimits,
-        table: TableName,
-        partition: u32,
+        (table, partition): (TableName, u32),
         next: u64,
+        link: Option<Link>,
     ) -> Self {
-        Self { store, layout, calendar, limits, table, partition, first: next, next, open: None }
+        let sequence = Sequence::new(store.clone(), layout.clone(), table.clone(), partition);
+        let bound = link.and_then(|link| Some((link.next, link.place?)));
+        Self {
+            store,
+            layout,
+            calendar,
+            limits,
+            table,
+            partition,
+            sequence,
+            bound,
+            first: next,
+            next,
+            open: None,
+        }
+    }
+
+    /// First offset beyond a file which somebody has begun, and which has to be made as it was begun; none when
+    /// nobody has.
+    pub fn owes(&self) -> Option<u64> {
+        self.bound.map(|(next, _)| next)
     }
 
     /// First offset that no change file covers: from here the log is read again after a crash, and from here
@@ -128,15 +152,14 @@ impl Stager {
         self.next
     }
 
-    /// Bytes held in memory. [`Self::flush`] frees them.
+    /// Bytes held in memory which [`Self::flush`] frees.
     pub fn memory(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.memory())
+        self.open.as_ref().filter(|_| self.bound.is_none()).map_or(0, |open| open.memory())
     }
 
-    /// Writes what is open as a file of its own and so gives its memory back. Readers take any division of the
-    /// offsets into files ([`chain()`]).
+    /// Writes what is open as a file of its own and so gives its memory back; but not a part of a file which is owed.
     pub async fn flush(&mut self) -> Result<()> {
-        match &self.open {
+        match self.open.as_ref().filter(|_| self.bound.is_none()) {
             Some(open) => {
                 let last = open.last_offset;
                 self.write(last).await
@@ -148,6 +171,9 @@ impl Stager {
     /// Writes the open file if it is full: to be called when what was handed in has been let go of, since it may be large.
     /// Else the next record does it.
     pub async fn settle(&mut self) -> Result<()> {
+        if self.bound.is_some() {
+            return self.pay(self.next).await;
+        }
         match self.open.as_ref().filter(|open| open.is_full(self.limits)).map(|open| open.last_offset) {
             Some(last) => self.write(last).await,
             None => Ok(()),
@@ -156,7 +182,7 @@ impl Stager {
 
     /// Takes a change. One which the file's types cannot hold goes to the dead letters.
     pub async fn push(&mut self, change: &StagedChange<'_>) -> Result<()> {
-        self.step(change.offset)?;
+        self.step(change.offset).await?;
         self.rotate(change.commit_us, Some(change.schema)).await?;
         let open = self.file(change.commit_us, Some(change.schema))?;
         if let Err(error) = open.push(change) {
@@ -176,7 +202,7 @@ impl Stager {
 
     /// Takes a record which could not be decoded: it goes to the dead letters.
     pub async fn push_dead(&mut self, record: &DeadRecord<'_>) -> Result<()> {
-        self.step(record.offset)?;
+        self.step(record.offset).await?;
         self.rotate(record.commit_us, None).await?;
         self.file(record.commit_us, None)?.push_dead(&DeadLetter {
             partition: 0,
@@ -192,8 +218,8 @@ impl Stager {
     }
 
     /// Passes a record without a value: no row, but the range covers it.
-    pub fn skip(&mut self, offset: u64) -> Result<()> {
-        self.step(offset)
+    pub async fn skip(&mut self, offset: u64) -> Result<()> {
+        self.step(offset).await
     }
 
     /// Ends at a cut: afterwards every offset below `end` is covered. `cut_us` is the cut's instant and
@@ -207,6 +233,15 @@ impl Stager {
                 self.next - 1
             )));
         }
+        if let Some(owed) = self.owes().filter(|owed| *owed > end) {
+            return Err(Error::operator(format!(
+                "{} log partition {}: the cut ends at offset {end}, but a change file was begun that goes up to {}",
+                self.table,
+                self.partition,
+                owed - 1
+            )));
+        }
+        self.pay(end).await?;
         self.next = end;
         if self.first == end {
             return Ok(());
@@ -215,7 +250,8 @@ impl Stager {
         self.write(end - 1).await
     }
 
-    fn step(&mut self, offset: u64) -> Result<()> {
+    async fn step(&mut self, offset: u64) -> Result<()> {
+        self.pay(offset).await?;
         if offset < self.next {
             return Err(Error::operator(format!(
                 "{} log partition {}: offset {offset} came after offset {}",
@@ -228,8 +264,20 @@ impl Stager {
         Ok(())
     }
 
+    /// Writes the file that is owed when all below `reached` was handed in.
+    async fn pay(&mut self, reached: u64) -> Result<()> {
+        let Some((next, place)) = self.bound.filter(|(next, _)| reached >= *next) else { return Ok(()) };
+        self.next = self.next.max(next);
+        self.open.get_or_insert_with(|| Box::new(OpenFile::new(Bucket::at(place.ds, place.hour))));
+        self.write(next - 1).await
+    }
+
     /// Ends the open file before a record that belongs to another one.
     async fn rotate(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<()> {
+        if self.bound.is_some() {
+            let same = self.open.as_ref().zip(schema).is_none_or(|(open, schema)| open.has_schema(schema));
+            return if same { Ok(()) } else { Err(self.mixed()) };
+        }
         self.settle().await?;
         let Some(open) = &self.open else { return Ok(()) };
         let stays =
@@ -241,6 +289,14 @@ impl Stager {
         self.write(last).await
     }
 
+    fn mixed(&self) -> Error {
+        Error::operator(format!(
+            "{} log partition {}: the change file from offset {} on was begun with one shape of the table, and there are two",
+            self.table, self.partition, self.first
+        ))
+        .mend("This is a defect; please report it.")
+    }
+
     fn took(&mut self) {
         if let Some(open) = &mut self.open {
             open.last_offset = self.next - 1;
@@ -248,8 +304,13 @@ impl Stager {
     }
 
     fn file(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<&mut OpenFile> {
-        let calendar = &self.calendar;
-        let open = self.open.get_or_insert_with(|| Box::new(OpenFile::new(Bucket::of(calendar, commit_us))));
+        let (calendar, bound) = (&self.calendar, self.bound);
+        let open = self.open.get_or_insert_with(|| {
+            Box::new(OpenFile::new(match bound {
+                Some((_, place)) => Bucket::at(place.ds, place.hour),
+                None => Bucket::of(calendar, commit_us),
+            }))
+        });
         if let Some(schema) = schema {
             open.set_schema(schema)?;
         }
@@ -261,6 +322,9 @@ impl Stager {
         let Some(open) = self.open.take() else { return Ok(()) };
         let range = ChangeRange { partition: self.partition, first: self.first, last };
         let Bucket { ds, hour, .. } = open.bucket;
+        if self.bound.is_none() {
+            self.sequence.claim(range, Place { ds, hour }).await?;
+        }
         let encoded = tokio::task::spawn_blocking(move || open.encode(range.partition))
             .await
             .map_err(|error| Error::retry("encoding a change file was interrupted").cause(error))??;
@@ -271,6 +335,7 @@ impl Stager {
         let path = self.layout.change_file(&self.table, ds, hour, range);
         self.store.put_same(&path, encoded.changes).await?;
         self.first = last + 1;
+        self.bound = None;
         Ok(())
     }
 }

@@ -9,21 +9,22 @@
 //! missing, until a cut tells of a new copy of the table.
 //!
 //! Nothing is remembered between processes but what is in the lake: the last manifest says where its day
-//! ended, the change files say how far staging came. So any process may go on from any place, and two that
-//! do the same work make the same objects.
+//! ended, the change files and their sequence say how far staging came. So any process may go on from any place, and two
+//! that do the same work make the same objects.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::change::{Cut, Datum, Ds, Op, SchemaVersion, TableName};
 use crate::envelope::{Options, TableDecoder, peek};
-use crate::lake::{DeadRecord, Lake, Manifest, StagedChange, Stager};
+use crate::lake::{DeadRecord, Lake, Link, Manifest, StagedChange, Stager};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;
 use crate::runtime::Result;
 
 use super::gap::{Gaps, Needed};
 use super::journal::Journal;
+use super::share::TableStanding;
 
 /// Bytes read from a log partition before the next table has its turn.
 const TURN_BYTES: usize = 8 << 20;
@@ -41,6 +42,8 @@ pub struct TableDelivery {
     gaps: Gaps,
     /// Days which the table is not in, and why.
     missing: BTreeMap<Ds, String>,
+    /// Bytes read of the log since the last day was published.
+    read_bytes: u64,
     stagers: BTreeMap<u32, Stager>,
     /// Up to where the log was told that it may let go, by log partition.
     trimmed: BTreeMap<u32, Offset>,
@@ -64,7 +67,8 @@ pub struct Turn {
 pub type Partitions = BTreeMap<u32, (LogPartition, OffsetRange)>;
 
 impl TableDelivery {
-    /// Finds out where the lake stands. `day` is the last one that is complete, and so decided for every table.
+    /// Finds out where the lake stands. `day` is the last one that is complete, and so decided for every table; `told` is
+    /// what the table's former owner has said.
     pub async fn open(
         lake: &Lake,
         topic: &str,
@@ -72,12 +76,16 @@ impl TableDelivery {
         options: Options,
         watch: Arc<TableStats>,
         day: Option<Ds>,
+        told: Option<TableStanding>,
     ) -> Result<Self> {
         let published = lake.latest_manifest(name).await?;
         if let Some(manifest) = &published {
             watch.set_published(manifest.ds);
         }
+        let mut missing = told.unwrap_or_default().missing;
+        missing.retain(|ds, _| Some(*ds) > day);
         let decided = day.max(published.as_ref().map(|manifest| manifest.ds));
+        let decided = decided.max(missing.keys().next_back().copied());
         Ok(Self {
             topic: topic.to_owned(),
             name: name.clone(),
@@ -86,7 +94,8 @@ impl TableDelivery {
             published,
             decided,
             gaps: Gaps::default(),
-            missing: BTreeMap::new(),
+            missing,
+            read_bytes: 0,
             stagers: BTreeMap::new(),
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
@@ -98,9 +107,19 @@ impl TableDelivery {
         self.published.as_ref().map(|manifest| manifest.ds)
     }
 
-    /// The last day that was published, or of which it is known that the table is not in it.
-    pub const fn decided(&self) -> Option<Ds> {
-        self.decided
+    /// The table.
+    pub const fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// How far the table is, for whoever has it next and for the day's manifest. `day` is the last one that is complete.
+    pub fn standing(&self, day: Option<Ds>) -> TableStanding {
+        let missing = self.missing.iter().filter(|(ds, _)| Some(**ds) > day);
+        TableStanding {
+            decided: self.decided,
+            missing: missing.map(|(ds, reason)| (*ds, reason.clone())).collect(),
+            bytes: self.published.as_ref().map_or(0, Manifest::bytes) + self.read_bytes,
+        }
     }
 
     /// Why the table is not in a day.
@@ -203,41 +222,54 @@ impl TableDelivery {
         ends.iter().find(|end| end.partition == partition).map_or(0, |end| end.end)
     }
 
-    /// Makes ready to stage a log partition from where that was left off, or from the first offset there is beyond.
+    /// Makes ready to stage a log partition from where that was left off, or from behind what is lost.
     async fn resume(&mut self, lake: &Lake, number: u32, range: OffsetRange, target: Offset) -> Result<()> {
-        let mut next = match self.stagers.get(&number) {
-            Some(stager) => stager.next_offset(),
-            None => {
-                let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
-                let since = self.published();
-                let next = lake.chain(&self.name, number, (from, None), since).await?.next;
-                self.stagers.insert(number, lake.stager(&self.name, number, next));
-                next
+        if !self.stagers.contains_key(&number) {
+            let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
+            self.open_stager(lake, number, from).await?;
+        }
+        while let Some(stager) = self.stagers.get_mut(&number)
+            && is_lost(stager.next_offset(), range, target)
+        {
+            stager.flush().await?;
+            let (from, owed) = (stager.next_offset(), stager.owes());
+            // The file that was begun there cannot be made any more, by nobody who does not have it already.
+            let beyond = owed.unwrap_or(range.start.min(target));
+            if owed.is_some() || lake.give_up(&self.name, number, from, beyond).await? {
+                self.lost(number, from..beyond);
+                self.open_stager(lake, number, beyond).await?;
+            } else {
+                self.open_stager(lake, number, from).await?;
             }
-        };
-        if !is_lost(next, range, target) {
-            return Ok(());
         }
-        let Some(stager) = self.stagers.get_mut(&number) else { return Ok(()) };
-        stager.flush().await?;
-        let mut beyond = next;
-        // What was staged after an earlier gap, by a process that ended since.
-        if let Some((start, staged)) = lake.staged_beyond(&self.name, number, next).await? {
-            (beyond, next) = (start, staged);
+        Ok(())
+    }
+
+    /// A stager behind the change files that follow from an offset on, and behind what is known to be lost there.
+    async fn open_stager(&mut self, lake: &Lake, number: u32, mut from: Offset) -> Result<()> {
+        let since = self.published();
+        loop {
+            from = lake.chain(&self.name, number, (from, None), since).await?.next;
+            match lake.link(&self.name, number, from).await? {
+                Some(Link { next, place: None }) => {
+                    self.lost(number, from..next);
+                    from = next;
+                }
+                _ => break,
+            }
         }
-        if is_lost(next, range, target) {
-            next = range.start.min(target);
-            beyond = next;
-        }
-        let from = stager.next_offset();
-        if self.gaps.note(number, from..beyond) {
+        self.stagers.insert(number, lake.stager(&self.name, number, from).await?);
+        Ok(())
+    }
+
+    fn lost(&mut self, number: u32, gap: std::ops::Range<Offset>) {
+        let (from, to) = (gap.start, gap.end);
+        if self.gaps.note(number, gap) {
             tracing::error!(
-                table = %self.name, log_partition = number, from, to = beyond,
+                table = %self.name, log_partition = number, from, to,
                 "records are not in the log any more and were not staged: its retention has passed them"
             );
         }
-        self.stagers.insert(number, lake.stager(&self.name, number, next));
-        Ok(())
     }
 
     /// Stages one log partition, up to `target` and for one turn.
@@ -250,16 +282,21 @@ impl TableDelivery {
         target: Offset,
     ) -> Result<()> {
         let mut budget = TURN_BYTES;
-        while budget > 0 {
-            let Some(stager) = self.stagers.get(&number) else { break };
+        while let Some(stager) = self.stagers.get(&number) {
+            // A file that is owed cannot be written early, and is not held from one turn to the next.
+            if budget == 0 && stager.owes().is_none() {
+                break;
+            }
+            let bytes_max = if budget == 0 { TURN_BYTES } else { budget };
             let from = stager.next_offset().max(range.start);
             if from >= target {
                 break;
             }
-            let fetched = log.read(partition, from, budget).await?;
+            let fetched = log.read(partition, from, bytes_max).await?;
             if fetched.next <= from {
                 break;
             }
+            self.read_bytes += fetched.frames.len() as u64;
             budget = budget.saturating_sub(fetched.frames.len().max(1));
             self.take(journal, number, &fetched, target).await?;
             // A large record is not held while its file is written.
@@ -285,7 +322,7 @@ impl TableDelivery {
                 continue;
             }
             if record.value.is_none() {
-                stager.skip(offset)?;
+                stager.skip(offset).await?;
                 continue;
             }
             let decoder = match peek(&record) {
@@ -333,6 +370,7 @@ impl TableDelivery {
             dead_letters = manifest.changes.dead_letters, seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
+        self.read_bytes = 0;
         if table.backfill.is_some() {
             self.gaps = Gaps::default();
         }
