@@ -6,7 +6,7 @@ mod lake;
 
 use std::sync::Arc;
 
-use lake::faults::Dying;
+use lake::faults::{Dying, Pausing};
 use lake::history::{Change, History, Logged, Shape, TOPIC, history, table};
 use lake::{
     deliver, deliver_day, difference, expected, lake as lake_on, objects, rows, shapes, stage, table_name,
@@ -118,6 +118,35 @@ async fn a_published_object_never_changes() {
         lake.merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None).await.unwrap_err();
     assert_eq!(error.class(), Class::Operator);
     assert!(error.to_string().contains("0/1"), "{error}");
+}
+
+/// Paused past its lease, and overtaken by another version, which makes other files.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_overtaken_by_another_version_leaves_its_day_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = memory();
+    let history = Arc::new(history(SHAPE));
+    let pausing = Arc::new(Pausing::new(Arc::clone(&store), "/part-00000.parquet"));
+    let overtaken = {
+        let (lake, history) =
+            (lake_on(Arc::clone(&pausing) as _, tiny(scratch.path())), Arc::clone(&history));
+        tokio::spawn(async move { deliver_day(&lake, &history, &history.days[0]).await })
+    };
+    let _reached = pausing.reached.acquire().await.unwrap();
+    let mut options = tiny(scratch.path());
+    options.part_bytes_max = 12 << 10;
+    let lake = lake_on(Arc::clone(&store), options);
+    let ds = history.days[0].cut.ds;
+    // As another version does with a plan that it does not know.
+    let plan = lake.layout().snapshot_object(&table_name(), ds, "_plan.json");
+    lake.store().delete(&plan).await.unwrap();
+    deliver_day(&lake, &history, &history.days[0]).await.unwrap();
+    let published = objects(store.as_ref()).await;
+    pausing.released.add_permits(1);
+    let error = overtaken.await.unwrap().unwrap_err();
+    assert_eq!(error.class(), Class::Fenced, "{error}");
+    let differ = difference(&published, &objects(store.as_ref()).await);
+    assert!(differ.is_empty(), "{differ:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

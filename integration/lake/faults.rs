@@ -99,3 +99,66 @@ impl ObjectStore for Dying {
         self.inner.copy_opts(from, to, options).await
     }
 }
+
+/// An object store before which a put waits: that of the first object whose path ends so.
+#[derive(Debug)]
+pub struct Pausing {
+    inner: Arc<dyn ObjectStore>,
+    path_end: &'static str,
+    /// The put has come.
+    pub reached: tokio::sync::Semaphore,
+    /// It may go on.
+    pub released: tokio::sync::Semaphore,
+}
+
+impl Pausing {
+    pub fn new(inner: Arc<dyn ObjectStore>, path_end: &'static str) -> Self {
+        let (reached, released) = (tokio::sync::Semaphore::new(0), tokio::sync::Semaphore::new(0));
+        Self { inner, path_end, reached, released }
+    }
+}
+
+impl fmt::Display for Pausing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pausing({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Pausing {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        if path.as_ref().ends_with(self.path_end) && self.reached.available_permits() == 0 {
+            self.reached.add_permits(1);
+            let _go_on = self.released.acquire().await.unwrap();
+        }
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}

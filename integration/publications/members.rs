@@ -217,10 +217,11 @@ async fn tables_that_swap_their_names_have_each_others_rows_in_the_next_day_with
         scene.same(&ds, "two", "id, note").await;
         scene.sound(&ds);
         // There and back: the server describes a table of which no row came meanwhile as it did before.
-        const SWAP: &str = "BEGIN; ALTER TABLE one RENAME TO between; ALTER TABLE two RENAME TO one; ALTER TABLE between RENAME TO two; COMMIT";
-        scene.sql(&format!("{SWAP}; INSERT INTO one VALUES (4, 'of two')")).await;
+        let swap = "BEGIN; ALTER TABLE one RENAME TO between; ALTER TABLE two RENAME TO one; \
+                    ALTER TABLE between RENAME TO two; COMMIT";
+        scene.sql(&format!("{swap}; INSERT INTO one VALUES (4, 'of two')")).await;
         let last = "INSERT INTO one VALUES (5, 'of one', 8); INSERT INTO two VALUES (6, 'of two')";
-        scene.sql(&format!("{SWAP}; {last}")).await;
+        scene.sql(&format!("{swap}; {last}")).await;
         wait_until(PATIENCE, &format!("the last row has come, triggers {triggers}"), async || {
             let records = scene.connector.table_records("two").await;
             records.iter().any(|record| record.value["after"]["id"] == 6)

@@ -2,7 +2,7 @@
 //! has buckets of its own.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,7 +13,7 @@ use object_store::signer::Signer;
 use serde_json::json;
 use tidemark::lake::{S3Credentials, S3Options};
 
-use super::{Connector, free_port};
+use super::{Certificates, Connector, free_port};
 
 const START: Duration = Duration::from_secs(60);
 const REGION: &str = "us-east-1";
@@ -25,6 +25,7 @@ pub struct S3 {
     dir: tempfile::TempDir,
     child: Child,
     port: u16,
+    https_port: u16,
 }
 
 impl S3 {
@@ -57,7 +58,8 @@ impl S3 {
         ]});
         let config = dir.path().join("identities.json");
         fs::write(&config, identities.to_string()).unwrap();
-        let port = free_port();
+        Certificates::make(dir.path());
+        let (port, https_port) = (free_port(), free_port());
         let log = fs::File::create(dir.path().join("log")).unwrap();
         let mut command = Command::new("setpriv");
         command.args(["--pdeathsig", "KILL"]).arg(program).args([
@@ -77,13 +79,15 @@ impl S3 {
             .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.iam=false", "-s3.autoCreateBucket=false"])
             .arg("-master.telemetry=false")
             .arg(format!("-s3.port={port}"))
+            .arg(format!("-s3.port.https={https_port}"))
+            .args(["-s3.cert.file=server.crt", "-s3.key.file=server.key"])
             .arg(format!("-s3.config={}", config.display()))
             .arg(format!("-dir={}", dir.path().display()))
             .current_dir(dir.path())
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log);
-        let mut store = Self { child: super::kafka::spawn(command), dir, port };
+        let mut store = Self { child: super::kafka::spawn(command), dir, port, https_port };
         store.wait_started();
         store
     }
@@ -102,6 +106,16 @@ impl S3 {
     /// Where it listens, on 127.0.0.1.
     pub const fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Where it listens with TLS, with a certificate for localhost by [`Self::authority`].
+    pub const fn https_port(&self) -> u16 {
+        self.https_port
+    }
+
+    /// Who has signed its certificate, as a file in PEM form.
+    pub fn authority(&self) -> PathBuf {
+        self.dir.path().join("ca.crt")
     }
 
     /// Makes a bucket that no other test has.

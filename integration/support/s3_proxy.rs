@@ -46,6 +46,8 @@ pub struct Carried {
     pub sha256: String,
     /// Whether it was to fail if the object exists.
     pub conditional: bool,
+    /// The request's line and headers.
+    pub head: String,
 }
 
 #[derive(Debug)]
@@ -159,7 +161,7 @@ async fn serve(mut client: TcpStream, server: u16, state: Arc<Mutex<State>>) {
     let Some(answered) = forward(&head, &body, server).await else { return };
     let status = std::str::from_utf8(&answered[9..12]).unwrap().parse::<u16>().unwrap();
     let sha256 = tidemark::lake::sha256(&body);
-    state.lock().unwrap().carried.push(Carried { method, target, status, sha256, conditional });
+    state.lock().unwrap().carried.push(Carried { method, target, status, sha256, conditional, head });
     if status == 412 && state.lock().unwrap().ignores_conditions {
         let created = "HTTP/1.1 200 OK\r\nETag: \"0\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
         let _ = client.write_all(created.as_bytes()).await;

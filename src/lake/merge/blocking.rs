@@ -53,14 +53,26 @@ impl Blocking {
         self.handle.block_on(self.store.delete(path))
     }
 
-    /// Puts an object which nobody may see yet: a leftover with other content gives way.
-    pub(in crate::lake) fn put_unpublished(&self, path: &Path, bytes: &PutPayload) -> Result<()> {
+    /// Puts an object which nobody may see before `manifest` is there: a leftover with other content gives way.
+    ///
+    /// Whoever was overtaken (paused past its lease, and by another version, which makes other bytes) finds the manifest,
+    /// and leaves what is published alone.
+    pub(in crate::lake) fn put_unpublished(
+        &self,
+        path: &Path,
+        bytes: &PutPayload,
+        manifest: &Path,
+    ) -> Result<()> {
         self.check()?;
-        if self.handle.block_on(self.store.put_once(path, bytes.clone()))? == Put::Differs {
-            self.delete(path)?;
-            self.handle.block_on(self.store.put_same(path, bytes.clone()))?;
+        if self.handle.block_on(self.store.put_once(path, bytes.clone()))? != Put::Differs {
+            return Ok(());
         }
-        Ok(())
+        if self.handle.block_on(self.store.get(manifest))?.is_some() {
+            let path = self.store.show(path);
+            return Err(Error::fenced(format!("{path} was published by another process in the meantime")));
+        }
+        self.delete(path)?;
+        self.handle.block_on(self.store.put_same(path, bytes.clone()))
     }
 
     /// Copies an object into a local file and gives its SHA-256.

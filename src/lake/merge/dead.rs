@@ -140,7 +140,8 @@ impl DeadWriter {
     fn write(&mut self) -> Result<()> {
         let bytes = Bytes::from(std::mem::take(&mut self.lines));
         let path = self.layout.merge_dead_letters(&self.table, self.ds, self.objects);
-        self.store.put_unpublished(&path, &bytes.into())?;
+        let manifest = self.layout.manifest(&self.table, self.ds);
+        self.store.put_unpublished(&path, &bytes.into(), &manifest)?;
         self.objects += 1;
         Ok(())
     }

@@ -108,7 +108,8 @@ impl PartWriter {
             min_key: part.first,
             max_key: part.last,
         };
-        self.store.put_unpublished(&self.path(&file), &bytes)?;
+        let manifest = self.options.layout.manifest(&self.shape.table.name, self.options.ds);
+        self.store.put_unpublished(&self.path(&file), &bytes, &manifest)?;
         self.parts.push(file);
         Ok(())
     }
