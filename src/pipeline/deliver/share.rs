@@ -146,11 +146,11 @@ mod tests {
         for case in 0..2000 {
             let count = next(40) + 1;
             let costs: BTreeMap<Share, u64> = (0..count)
-                .map(|share| (share as Share, TABLE_BYTES + ((next(1000) * next(1000)) << next(12))))
+                .map(|share| (share as Share, (TABLE_BYTES + next(1000) * next(1000)) << next(12)))
                 .collect();
             let members: BTreeSet<Place> = (0..=next(6)).map(|_| next(8) as Place).collect();
             let mut current = Assignment::new();
-            for share in costs.keys().filter(|share| **share % 3 != 0) {
+            for share in costs.keys().filter(|share| !share.is_multiple_of(3)) {
                 current.insert(*share, next(8) as Place);
             }
             let assigned = assign(&current, &members, &costs);
