@@ -56,7 +56,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let shapes = shapes(&[Arc::clone(&schema)]);
 
     let started = Instant::now();
-    let mut stager = lake.stager(&schema.name, 0, 0);
+    let mut stager = lake.stager(&schema.name, 0, 0).await?;
     for id in 0..rows {
         // Not in the order of the key.
         let id = id * 7919 % rows;
@@ -68,7 +68,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let previous = timed(&lake, &shapes, &first, None, "merge of a first day (all sorted)").await?;
 
     let step = (100 / changed.max(1)).max(1);
-    let mut stager = lake.stager(&schema.name, 0, first.tables[TOPIC].ends[0].end);
+    let mut stager = lake.stager(&schema.name, 0, first.tables[TOPIC].ends[0].end).await?;
     let mut changes = 0;
     for id in (0..rows).step_by(step as usize) {
         push(&mut stager, &schema, Op::Update, id, 1).await?;
