@@ -24,6 +24,17 @@ fn has_all(relation: &Relation, schema: &TableSchema) -> bool {
     relation.columns.iter().all(|column| find(column, schema).is_some())
 }
 
+/// What rows may hold of columns that came and went before the catalog was asked: it numbers the columns that are new here,
+/// and numbers between them are of none that it has.
+pub fn passed_over(source: &TableSchema, known: &TableSchema) -> Option<String> {
+    let last = known.columns.iter().map(|column| column.number).max().filter(|last| *last > 0)?;
+    let new: Vec<_> = source.columns.iter().map(|column| column.number).filter(|n| *n > last).collect();
+    let highest = *new.iter().max().filter(|_| source.oid == known.oid)?;
+    let passed = i64::from(highest) - i64::from(last) - new.len() as i64;
+    (passed > 0)
+        .then(|| format!("columns that had been dropped before the new ones were seen ({passed} of them)"))
+}
+
 /// The column of that name and type.
 fn find<'s>(column: &RelationColumn, schema: &'s TableSchema) -> Option<&'s Column> {
     schema.columns.iter().find(|known| {

@@ -306,9 +306,13 @@ impl Tables {
         }
         let known = self.of_oid(relation.oid).filter(|known| known.schema.name == name);
         let source = described::shape(&relation, catalog, known.map(|known| &known.schema));
+        let passed_over = known.and_then(|known| described::passed_over(&source, &known.schema));
         let layout: Vec<String> = relation.columns.iter().map(|c| c.name.clone()).collect();
         let change = match self.evolve(source, position, Told::default()) {
-            Ok(change) => change,
+            Ok(change) => change.map(|mut grown| {
+                grown.untold.extend(passed_over);
+                grown
+            }),
             Err(error) => {
                 self.isolate(&name, &error);
                 self.by_oid.insert(relation.oid, (relation, None));
