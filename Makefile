@@ -4,7 +4,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help kafka registry debezium postgres s3 zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
+.PHONY: help kafka registry debezium postgres s3 orc zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -15,7 +15,7 @@ demo: deps venv ## a throwaway Postgres with traffic, a published day, and both 
 demo-kafka: deps venv kafka registry ## Postgres with traffic, Kafka, a schema registry and Tidemark on them, to be tried out (Ctrl-C)
 	@demo/kafka.sh
 
-test: deps venv kafka registry debezium postgres s3 zookeeper ## format check, clippy, unit and integration tests against real servers
+test: deps venv kafka registry debezium postgres s3 orc zookeeper ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked
@@ -49,6 +49,9 @@ postgres: deps ## servers of Postgres 14 to 18 for the tests, in .postgres
 zookeeper: deps ## a ZooKeeper server for the tests, in .zookeeper
 	@scripts/fetch-zookeeper
 
+orc: deps ## Apache ORC's own reader for the tests, in .orc
+	@scripts/fetch-orc
+
 s3: deps venv ## an S3-compatible store for the tests, in .s3
 	@scripts/fetch-s3
 
@@ -73,7 +76,7 @@ deny: deps ## licences, bans and sources of all dependencies (installs cargo-den
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf $(VENV) .kafka .registry .debezium .postgres .s3 .zookeeper
+	rm -rf $(VENV) .kafka .registry .debezium .postgres .s3 .orc .zookeeper
 
 deps:
 	@scripts/install-deps

@@ -1,4 +1,5 @@
-//! ORC beside Parquet of the same rows: pyarrow must see the same in both.
+//! ORC beside Parquet of the same rows: pyarrow must see the same in both. And Apache ORC's own reader must find what it looks
+//! for, whatever row indexes and bloom filters let it skip.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -119,6 +120,52 @@ fn file(
     }
     bytes.extend(writer.finish().unwrap());
     bytes
+}
+
+/// What `integration/readers/Predicates.java` prints.
+fn predicates(file: &str, seed: u64, rounds: u32) -> serde_json::Value {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let jar = root.join(".orc/orc-tools.jar");
+    assert!(jar.exists(), "{} is missing: run `scripts/fetch-orc` (or `make orc`)", jar.display());
+    let output = std::process::Command::new("java")
+        .args(["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Xmx1g", "-cp"])
+        .arg(jar)
+        .arg(root.join("integration/readers/Predicates.java"))
+        .args([file, &seed.to_string(), &rounds.to_string()])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{file}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn predicates_pushed_down_into_orc_find_every_row_that_they_hold_for() {
+    let seed: u64 =
+        std::env::var("TIDEMARK_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
+    eprintln!("replay with TIDEMARK_TEST_SEED={seed}");
+    let mut random = StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let columns: Vec<_> =
+        every_type().into_iter().filter(|c| !matches!(c.column_type, ColumnType::Array { .. })).collect();
+    let (mut tried, mut skipped) = (0, 0);
+    for (format, count) in ORC.into_iter().zip([35_000, 10_001, 9_999, 20_000]) {
+        let mut shapes: Vec<_> = columns.iter().map(|_| Shape::any(&mut random)).collect();
+        // As keys are: in order, and without nulls.
+        shapes[3] = Shape { nulls: 0.0, step: 1, repeat: 1, noise_bits: 0, outliers: 0.0 };
+        let rows: Vec<Vec<_>> = (0..count)
+            .map(|row| {
+                let both = columns.iter().zip(&shapes);
+                both.map(|(column, shape)| shape.value(&mut random, row, &column.column_type)).collect()
+            })
+            .collect();
+        let options = WriterOptions { row_group_rows: 12_345, key: vec![3, 9], ..WriterOptions::default() };
+        let orc = saved(&folder, format, &file(format, &columns, &rows, &options));
+        let found = predicates(&orc, random.random_range(0..1 << 40), 150);
+        assert_eq!((&found["rows"], &found["wrong"]), (&json!(count), &json!([])), "{format:?}");
+        tried += found["tried"].as_u64().unwrap();
+        skipped += found["skipped"].as_u64().unwrap();
+    }
+    assert!(tried > 200 && skipped > 100_000, "{tried} predicates, {skipped} rows skipped");
 }
 
 #[test]
