@@ -127,6 +127,11 @@ async fn the_catalog_is_believed_only_once_it_shows_a_commit_that_hangs() {
     hung.release(&scene.client).await;
     scene.sql("UPDATE t SET c = 8 WHERE id = 5; INSERT INTO fresh VALUES (2, 'after')").await;
     scene.caught_up().await;
+    // A table that is seen first by its rows is copied.
+    wait_until(PATIENCE, "nothing is missing", async || {
+        ["t", "fresh"].iter().all(|table| scene.lacking(table).is_null())
+    })
+    .await;
     let ds = scene.cut().await;
     scene.same(&ds, "t", "id, note, c").await;
     scene.same(&ds, "fresh", "id, v").await;
