@@ -116,3 +116,35 @@ async fn nothing_is_written_to_the_users_tables_or_schemas() {
     let locks = "SELECT count(*) FROM pg_stat_activity WHERE application_name ILIKE 'tidemark%'";
     assert_eq!(crate::support::lake::value(&client, locks).await, "0", "sessions are left");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_takes_long_keeps_no_wal_while_another_database_writes_much() {
+    let server = Postgres::builder().set("max_wal_size", "128MB").start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLE).await.unwrap();
+    client
+        .batch_execute(
+            "CREATE TABLE big (id int PRIMARY KEY, pad text);
+             INSERT INTO big SELECT i, repeat(md5(i::text), 12) FROM generate_series(1, 40000) i",
+        )
+        .await
+        .unwrap();
+    client.batch_execute("CREATE DATABASE busy").await.unwrap();
+    let busy = server.connect_to("busy").await;
+    busy.batch_execute("CREATE TABLE noise (pad text)").await.unwrap();
+    let connector = Connector::new(&server.url())
+        .set("backfill", "snapshot_age_max_ms", 1000)
+        .set("backfill", "chunk_bytes", 65_536)
+        .set("backfill", "bytes_per_second_max", 100_000);
+    let running = connector.start_ready("run").await;
+    for round in 0..6 {
+        let noise = "INSERT INTO noise SELECT repeat(md5(i::text), 60) FROM generate_series(1, 8000) i";
+        busy.batch_execute(noise).await.unwrap();
+        insert(&client, round * 10 + 1, round * 10 + 10).await;
+        // With its lasting slot and those of its rounds.
+        let kept = "SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), restart_lsn)) < 16777216 FROM pg_replication_slots";
+        wait_until(PATIENCE, "the slots follow", async || value(&client, kept).await == "t").await;
+        let copy = running.health().1["tables"]["public.big"]["backfill"].clone();
+        assert_eq!(copy["done"], false, "the copy goes on all the while: {copy}");
+    }
+}
