@@ -7,7 +7,7 @@ use tidemark::log::{Log, LogPartition, RecordRef, SqliteLog, SqliteLogOptions};
 
 use crate::connector::{Connector, NAME};
 use crate::oracle::History;
-use crate::oracle::checker::{Checker, Entry};
+use crate::oracle::checker::{Checker, Entry, point_of_row};
 use crate::oracle::source::TABLES;
 
 /// What a log holds.
@@ -59,8 +59,14 @@ async fn consistent_points(log: &SqliteLog) -> BTreeMap<String, Lsn> {
         assert!(change.before.is_none(), "a change of schema that nobody made: {change:?}");
         (change.topic, Lsn(change.position.commit_lsn.0 + 1))
     });
-    let points: BTreeMap<String, Lsn> = points.collect();
+    let mut points: BTreeMap<String, Lsn> = points.collect();
     assert_eq!(points.len(), TABLES.len(), "tables copied: {points:?}");
+    let mut of_rows = Lsn(0);
+    for table in TABLES {
+        let rows = read(log, &format!("public.{}", table.name), |_, record| point_of_row(&record)).await;
+        of_rows = rows.into_iter().flatten().fold(of_rows, Lsn::max);
+    }
+    points.values_mut().for_each(|point| *point = of_rows.max(*point));
     points
 }
 

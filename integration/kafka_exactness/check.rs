@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use tidemark::change::{Lsn, SchemaChange};
 use tokio_postgres::Client;
 
-use crate::oracle::checker::{Checker, shown};
+use crate::oracle::checker::{Checker, point_of_row, shown};
 use crate::oracle::source::{TABLES, Table};
 use crate::oracle::{History, Row, Rows, State};
 use crate::support::NAME;
@@ -144,7 +144,14 @@ fn consistent_points(topics: &Topics) -> BTreeMap<String, Lsn> {
     });
     let points: Vec<_> = points.collect();
     assert_eq!(points.len(), TABLES.len(), "schemas: {points:?}");
-    points.into_iter().collect()
+    let mut points: BTreeMap<String, Lsn> = points.into_iter().collect();
+    let mut of_rows = Lsn(0);
+    for topic in points.keys().map(|name| topics.topic(name)) {
+        let rows = topic.seen().into_iter().filter_map(|seen| point_of_row(&seen.record));
+        of_rows = rows.fold(of_rows, Lsn::max);
+    }
+    points.values_mut().for_each(|point| *point = of_rows.max(*point));
+    points
 }
 
 /// Within a partition, and between partitions.

@@ -22,6 +22,13 @@ pub fn position(record: &RecordRef<'_>) -> Position {
     std::str::from_utf8(text).unwrap().parse().unwrap()
 }
 
+/// The point of the first copy that a row of it shows: where it was broken off before its first row, it began anew, later
+/// than the table was described.
+pub fn point_of_row(record: &RecordRef<'_>) -> Option<Lsn> {
+    let value: Json = serde_json::from_slice(record.value?).unwrap();
+    (value["op"] == "r").then(|| Lsn(position(record).commit_lsn.0 + 1))
+}
+
 /// One record that has to be there.
 #[derive(Debug)]
 struct Expected<'h> {
