@@ -66,7 +66,9 @@ async fn consistent_points(log: &SqliteLog) -> BTreeMap<String, Lsn> {
         let rows = read(log, &format!("public.{}", table.name), |_, record| point_of_row(&record)).await;
         of_rows = rows.into_iter().flatten().fold(of_rows, Lsn::max);
     }
-    points.values_mut().for_each(|point| *point = of_rows.max(*point));
+    for point in points.values_mut() {
+        *point = of_rows.max(*point);
+    }
     points
 }
 

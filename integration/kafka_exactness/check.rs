@@ -150,7 +150,9 @@ fn consistent_points(topics: &Topics) -> BTreeMap<String, Lsn> {
         let rows = topic.seen().into_iter().filter_map(|seen| point_of_row(&seen.record));
         of_rows = rows.fold(of_rows, Lsn::max);
     }
-    points.values_mut().for_each(|point| *point = of_rows.max(*point));
+    for point in points.values_mut() {
+        *point = of_rows.max(*point);
+    }
     points
 }
 
