@@ -168,7 +168,17 @@ async fn capture_goes_on_while_the_store_is_away_and_the_day_comes_when_it_is_ba
         .unwrap();
     running.kill();
     use_rule(&mut connector, 1);
+    // Now it takes requests, and never answers.
+    proxy.calm();
+    proxy.always("", Fault::Stall);
+    connector.change("lake.s3", "request_timeout_ms", 600_000);
     let mut running = connector.start("run");
+    traffic(&client, 2).await;
+    wait_until(PATIENCE, "capture has begun without the lake", async || {
+        let audit = connector.table_records("audit").await;
+        audit.iter().any(|record| record.value["after"]["line"] == "round 2")
+    })
+    .await;
     proxy.calm();
     running.ready().await;
     end_day(&running, &bucket, &days[1]).await;

@@ -19,6 +19,9 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use super::{capture, deliver, settings, watch};
 
+/// A lake that does not answer is taken for one that is away after this long: capture is not to wait for it.
+const LAKE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Which sides run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sides {
@@ -43,7 +46,9 @@ impl Sides {
 /// Tries the lake, and tells of it: false where time may mend what is wrong.
 async fn lake_answers(lake: &Lake, ops: &Ops) -> Result<bool> {
     let component = ops.component("lake");
-    match lake.probe().await {
+    let tried = tokio::time::timeout(LAKE_PATIENCE, lake.probe()).await;
+    match tried.unwrap_or_else(|_| Err(Error::retry(format!("the lake did not answer in {LAKE_PATIENCE:?}"))))
+    {
         Ok(()) => component.ok(),
         Err(error) if error.class() == Class::Retry => {
             tracing::warn!(%error, "the lake does not answer: trying again");
