@@ -131,7 +131,8 @@ impl Pair {
         }
         let took = if fault == Fault::HalfOpen {
             // Both ask for the slot when the server lets go of it, and either may get it.
-            self.either_streams(one, two, before).await;
+            let before = [began(self.process(one)), before];
+            self.either_streams([one, two], before).await;
             start.elapsed()
         } else {
             self.streams_or_is_locked_out(two, before, fault == Fault::Stop).await;
@@ -139,11 +140,13 @@ impl Pair {
         };
         match fault {
             Fault::Kill | Fault::Leave => {}
-            Fault::Stop => self.process(one).signal(Signal::CONT),
+            Fault::Stop => {
+                // Where it had locked the other one out, both ask for the slot.
+                let before = [began(self.process(one)), before];
+                self.process(one).signal(Signal::CONT);
+                self.either_streams([one, two], before).await;
+            }
             Fault::Stalled | Fault::HalfOpen | Fault::Cut => self.networks[one].set(Network::Up),
-        }
-        if fault == Fault::Stop {
-            self.said_times(two, "\"streaming\"", before + 1).await;
         }
         self.active = if began(self.process(two)) > before { two } else { one };
         if self.active == two && self.processes[one].is_some() {
@@ -153,11 +156,12 @@ impl Pair {
         took
     }
 
-    async fn either_streams(&mut self, one: usize, two: usize, before: usize) {
+    /// Waits until one of two has begun to stream more often than before.
+    async fn either_streams(&mut self, numbers: [usize; 2], before: [usize; 2]) {
         let count = |process: &Process| process.said().matches("\"streaming\"").count();
-        let (start, before_one) = (Instant::now(), count(self.process(one)));
-        while count(self.process(one)) == before_one && count(self.process(two)) == before {
-            assert!(start.elapsed() < PATIENCE, "nobody streams:\n{}", self.process(two).said());
+        let start = Instant::now();
+        while numbers.map(|number| count(self.process(number))) == before {
+            assert!(start.elapsed() < PATIENCE, "nobody streams:\n{}", self.process(numbers[1]).said());
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
