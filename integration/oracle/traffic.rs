@@ -21,6 +21,7 @@ pub struct Traffic {
     committed: Arc<AtomicU64>,
     pause_us: Arc<AtomicU64>,
     sessions: Vec<JoinHandle<()>>,
+    url: String,
 }
 
 impl Traffic {
@@ -38,7 +39,7 @@ impl Traffic {
                 tokio::spawn(async move { session.run(&stop).await })
             })
             .collect();
-        Self { stop, committed, pause_us, sessions }
+        Self { stop, committed, pause_us, sessions, url: url.to_owned() }
     }
 
     /// Each session rests for so long after a transaction, from now on.
@@ -51,12 +52,19 @@ impl Traffic {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Returns after the last commit.
+    /// Returns after the last commit, when it is on the disk: with synchronous_commit = off a transaction is committed,
+    /// and the oracle knows it, while pg_current_wal_lsn() has not reached it.
     pub async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for session in self.sessions {
             session.await.unwrap();
         }
+        let (client, connection) = tokio_postgres::connect(&self.url, NoTls).await.unwrap();
+        let connection = tokio::spawn(connection);
+        // It flushes all that was written before it.
+        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+        drop(client);
+        let _ = connection.await;
     }
 }
 
