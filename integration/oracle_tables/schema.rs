@@ -81,6 +81,7 @@ impl SchemaChange {
         let change = self.change(seed, at, &table)?;
         let why = match self {
             Self::Volatile | Self::Again | Self::Rewrite => Some("rows were written without events"),
+            Self::Widen if !seed.tables[at].leaves.is_empty() => Some("partitions were rewritten"),
             _ if !seed.draw.triggers => Some("what happened is not told"),
             _ => None,
         };

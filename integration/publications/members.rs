@@ -127,6 +127,31 @@ async fn row_filters_and_column_lists_hold_for_copies_as_for_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_comes_into_the_filter_without_its_large_value_is_in_the_days_again_after_a_copy() {
+    const ROWS: &str = "
+        CREATE TABLE orders (id int, state text, body text, PRIMARY KEY (id, state));
+        ALTER TABLE orders ALTER body SET STORAGE EXTERNAL;
+        INSERT INTO orders SELECT i, CASE WHEN i % 2 = 0 THEN 'open' ELSE 'new' END, repeat(i::text || ' ', 3000) FROM generate_series(1, 10) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE orders WHERE (state = 'open');";
+    let mut scene = Scene::on(since_15().await, ROWS, |connector| connector).await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "orders", "id, state, md5(body)", "state = 'open'").await;
+
+    scene.sql("UPDATE orders SET state = 'open' WHERE id = 3; UPDATE orders SET body = 'short', state = 'open' WHERE id = 5").await;
+    scene.copied("orders", 1).await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "orders", "id, state, md5(body)", "state = 'open'").await;
+
+    // The whole old row is logged: the server completes the new one.
+    scene
+        .sql("ALTER TABLE orders REPLICA IDENTITY FULL; UPDATE orders SET state = 'open' WHERE id = 7")
+        .await;
+    let ds = scene.cut().await;
+    scene.same_where(&ds, "orders", "id, state, md5(body)", "state = 'open'").await;
+    assert_eq!(scene.copies("orders"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whatever_is_made_in_a_published_schema_is_carried_if_the_wal_has_it() {
     const TABLES: &str = "
         CREATE TABLE parent (id int PRIMARY KEY, note text);

@@ -295,6 +295,10 @@ async fn is_quiet(client: &mut Client, leaf: &Leaf) -> Result<bool> {
     if leaf.is_born {
         return Ok(true);
     }
+    // Its changes may not come until the stream is taken up again (`capture/publication/routes.rs`).
+    if client.server_version() < 150_000 {
+        return Ok(false);
+    }
     client.execute(&format!("SET statement_timeout = {PATIENCE_MS}; SET lock_timeout = 1000")).await?;
     let quiet = asked_quiet(client, leaf).await;
     client.execute("RESET statement_timeout; RESET lock_timeout").await?;

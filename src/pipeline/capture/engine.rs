@@ -478,6 +478,7 @@ impl Engine {
             new: new.is_some().then_some(&new_values[..]),
         };
         table.note_move(&row);
+        table.note_partial(&row);
         let records = encode(table, &row, &mut self.appender, &self.dead_letters);
         if let Some(transactions) = &mut self.transactions {
             transactions.counted(table, records);

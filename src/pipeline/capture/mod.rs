@@ -68,7 +68,7 @@ use engine::Engine;
 use occupied::{Claim, claim};
 use polled::Polled;
 use promoted::Standby;
-use publication::Publication;
+use publication::{Publication, Routes};
 use registrar::Registrar;
 use session::{Clock, Ended, Session};
 use source::Source;
@@ -166,7 +166,7 @@ impl CaptureSettings {
 }
 
 /// How far this process has come with its source: what may be waited for depends on it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Contact {
     /// The source has taken a session.
     connected: bool,
@@ -178,6 +178,8 @@ struct Contact {
     fenced: u32,
     /// Below it is a transaction that cannot be kept while it is in progress.
     whole_below: Option<Lsn>,
+    /// What held rows of which table when the stream was last taken up for that reason.
+    routes: Option<Routes>,
 }
 
 /// A server that answers, but takes no sessions yet, has this long to begin with.
@@ -210,6 +212,14 @@ pub async fn run(
                 Ok(()) => continue,
                 Err(error) => error,
             },
+            Ok(Ended::Rerouted(routes)) => {
+                tracing::info!(
+                    "partitions have changed, and servers before PostgreSQL 15 may go on to send their changes as before: \
+                     the stream is taken up again"
+                );
+                contact.routes = Some(routes);
+                continue;
+            }
             Err(error) => error,
         };
         if started.elapsed() > Duration::from_secs(60) {
@@ -406,7 +416,7 @@ async fn open<'a>(
         standby,
         registrar,
         backfills,
-        published: Publication::watch(settings, standings, leaves),
+        published: Publication::watch(settings, standings, leaves, contact.routes.clone()),
         polled,
         clock,
         heartbeat_interval: settings.heartbeat_interval,
@@ -416,7 +426,7 @@ async fn open<'a>(
         publication: settings.publication.clone(),
         shutdown: shutdown.clone(),
         in_parts: streaming != Streaming::Off,
-        stream_whole: None,
+        again: None,
     })
 }
 

@@ -96,7 +96,7 @@ pub async fn claim(
             waiting = Some(Waiting { holder, silent_since: Instant::now() });
         }
         if let Some(waiting) = &waiting {
-            match trouble(settings, waiting, patience, *contact) {
+            match trouble(settings, waiting, patience, contact) {
                 None if waiting.holder.streams && contact.walsender == Some(waiting.holder.pid) => component.waiting(format!(
                     "the server still believes in this process's former connection, {}; it lets go after wal_sender_timeout",
                     waiting.holder
@@ -126,7 +126,7 @@ fn trouble(
     settings: &CaptureSettings,
     waiting: &Waiting,
     patience: Option<Duration>,
-    contact: Contact,
+    contact: &Contact,
 ) -> Option<Error> {
     let holder = &waiting.holder;
     let message = format!("replication slot {:?} is in use by {holder}", settings.slot);

@@ -28,12 +28,12 @@ use crate::postgres::wire::{Feedback, ReplicationMessage, ReplicationStream, Ser
 use crate::runtime::{Class, Error, Result, Shutdown};
 
 use super::appender::Progress;
-use super::backfill::{Absence, Backfills, CopyEvent, Whole};
+use super::backfill::{Absence, Backfills, CopyEvent, Reason, Whole};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
 use super::polled::Polled;
 use super::promoted::Standby;
-use super::publication::Publication;
+use super::publication::{Publication, Routes};
 use super::registrar::Registrar;
 use super::source::{self, Source};
 use super::state::{StreamState, TableCount};
@@ -89,8 +89,17 @@ pub struct Session<'a> {
     pub shutdown: Shutdown,
     /// Whether transactions in progress are sent.
     pub in_parts: bool,
-    /// Why the stream has to be taken up again without transactions in progress.
-    pub stream_whole: Option<String>,
+    /// Why the stream has to be taken up again.
+    pub again: Option<Again>,
+}
+
+/// Why a stream is taken up again on another connection.
+#[derive(Debug)]
+pub enum Again {
+    /// Without transactions in progress, for this reason.
+    Whole(String),
+    /// The server remembers other partitions than these.
+    Routes(Routes),
 }
 
 /// Why a session ended without an error.
@@ -105,6 +114,8 @@ pub enum Ended {
         /// How far the stream had been read.
         at: Lsn,
     },
+    /// The server remembers other partitions than these: another connection does not.
+    Rerouted(Routes),
 }
 
 type Waiting = Vec<(Ds, oneshot::Sender<Result<Ds>>)>;
@@ -136,7 +147,7 @@ impl Session<'_> {
         // that comes, such as an error.
         self.engine.set_now(jiff::Timestamp::now().as_millisecond());
         self.drain(feedback, &mut waiting).await?;
-        while self.stream_whole.is_none() {
+        while self.again.is_none() {
             let due = self.engine.appender.due();
             tokio::select! {
                 () = self.shutdown.raised() => break,
@@ -157,12 +168,13 @@ impl Session<'_> {
             }
             self.describe_copies().await?;
         }
-        let Some(reason) = self.stream_whole.take() else {
+        let Some(again) = self.again.take() else {
             return self.leave(feedback).await.map(|()| Ended::Stopped);
         };
-        match self.leave(feedback).await {
-            Err(error) if error.class() != Class::Retry => Err(error),
-            _ => Ok(Ended::StreamWhole { reason, at: feedback.received() }),
+        match (self.leave(feedback).await, again) {
+            (Err(error), _) if error.class() != Class::Retry => Err(error),
+            (_, Again::Whole(reason)) => Ok(Ended::StreamWhole { reason, at: feedback.received() }),
+            (_, Again::Routes(routes)) => Ok(Ended::Rerouted(routes)),
         }
     }
 
@@ -170,7 +182,7 @@ impl Session<'_> {
     async fn drain(&mut self, feedback: &Feedback, waiting: &mut Waiting) -> Result<()> {
         let (mut last, mut wanted) = (None, false);
         let commit_before_us = self.engine.progress().commit_us;
-        while !self.engine.is_replaying() && self.stream_whole.is_none() {
+        while !self.engine.is_replaying() && self.again.is_none() {
             let message = match self.stream.next_message() {
                 Ok(Some(message)) => message,
                 Ok(None) => break,
@@ -222,7 +234,7 @@ impl Session<'_> {
             if !matches!(step, Step::Next) {
                 self.step(step, waiting).await?;
             }
-            if self.stream_whole.is_some() {
+            if self.again.is_some() {
                 return Ok(());
             }
             if self.engine.appender.is_full() {
@@ -268,15 +280,26 @@ impl Session<'_> {
                 Step::Flush => self.engine.flush().await.map_or_else(Step::StreamWhole, |()| Step::Next),
                 Step::Fill => self.engine.fill().await.map_or_else(Step::StreamWhole, |()| Step::Next),
                 Step::StreamWhole(reason) => {
-                    self.stream_whole = Some(reason);
+                    self.again = Some(Again::Whole(reason));
                     Step::Next
                 }
             };
         }
     }
 
+    /// Asks for copies of tables that have a row in the batch of which the stream has only a part.
+    fn copy_partial(&mut self) {
+        let Engine { tables, appender, .. } = &mut self.engine;
+        for table in tables.iter_mut().filter(|table| table.touched) {
+            if let Some(at) = table.partial_at.take() {
+                self.backfills.needed(&Reason::Partial, &table.schema.name, at, appender);
+            }
+        }
+    }
+
     /// Submits the batch with the state that belongs to it.
     pub(super) async fn submit(&mut self) -> Result<()> {
+        self.copy_partial();
         let progress = self.engine.progress();
         self.state.position = progress.position;
         self.state.flush_lsn = progress.flush_lsn;
@@ -309,6 +332,8 @@ impl Session<'_> {
     /// else is appended between the two, since there is one writer. Died in between, the restart reads the
     /// same transaction again and cuts in the same place.
     async fn cut(&mut self, due: Due, lsn: Lsn, reason: &str) -> Result<()> {
+        // Before the cut is told what it lacks.
+        self.copy_partial();
         let open = self.engine.xid();
         let (tables, backfills) = (&self.engine.tables, &self.backfills);
         let lacking = self.published.at_cut(lsn, open, tables, backfills, &mut self.source).await?;
@@ -486,6 +511,11 @@ impl Session<'_> {
     /// Compares the tables with what the source publishes, where the stream has come as far.
     async fn look(&mut self) -> Result<()> {
         let Some(sight) = self.published.pass(self.engine.progress().flush_lsn) else { return Ok(()) };
+        let version = self.source.client().await?.server_version();
+        if let Some(routes) = self.published.stale_routes(&sight, version) {
+            self.again = Some(Again::Routes(routes));
+            return Ok(());
+        }
         let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
         let (backfills, source) = (&mut self.backfills, &mut self.source);
         if self.published.compare(&sight, tables, backfills, source, appender).await? {

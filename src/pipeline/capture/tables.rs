@@ -49,6 +49,8 @@ pub struct Table {
     pub truncated_by: Vec<u32>,
     /// Keys that rows came to without all of their values, while a copy has to know.
     pub moves: Option<Moved>,
+    /// The commit of the last row that came only in part ([`Table::note_partial`]), until a copy is asked for.
+    pub partial_at: Option<Lsn>,
     /// Whether `count` has changed since it was last put into an append.
     pub touched: bool,
     /// For people to watch.
@@ -129,6 +131,15 @@ impl Table {
         self.total.dead_letters += 1;
         self.touched = true;
         self.watch.dead_lettered(1);
+    }
+
+    /// Notes a new row of which the stream has only a part: an UPDATE that carries it into the row filter is sent as an
+    /// INSERT, without the TOAST values that it leaves alone (`pgoutput_row_filter` in
+    /// `src/backend/replication/pgoutput/pgoutput.c` completes it from the old row, as far as that was logged).
+    pub fn note_partial(&mut self, row: &RowChange<'_>) {
+        if row.op == Op::Create && row.new.is_some_and(|new| new.contains(&Value::Unchanged)) {
+            self.partial_at = Some(row.position.commit_lsn);
+        }
     }
 
     /// Shows what has been captured since the last call.
@@ -530,6 +541,7 @@ impl Tables {
             since,
             truncated_by: Vec::new(),
             moves,
+            partial_at: None,
             touched,
             watch,
             wire,

@@ -48,6 +48,8 @@ pub enum Reason {
     },
     /// These rows hold what nobody has told.
     Untold(String),
+    /// An UPDATE carried a row into its row filter, and the server did not send all of the row.
+    Partial,
     /// A range of changes was given up.
     Gap(String),
 }
@@ -90,6 +92,10 @@ impl fmt::Display for Reason {
             Self::Filter => f.write_str("the publication has another row filter for it"),
             Self::Columns => f.write_str("the publication has more of its columns than before"),
             Self::Key { before, after } => write!(f, "it had {}, and has {} now", key(before), key(after)),
+            Self::Partial => f.write_str(
+                "an UPDATE carried a row into the publication's row filter without its large values (TOAST), which the \
+                 server sends only with REPLICA IDENTITY FULL",
+            ),
             Self::Gap(range) => f.write_str(range),
             Self::Untold(rows) => write!(f, "what these rows hold now is not in the stream: {rows}"),
         }

@@ -22,6 +22,7 @@
 
 mod compare;
 mod leaves;
+mod routes;
 mod standing;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -41,6 +42,7 @@ use super::CaptureSettings;
 use super::state::leaves_entry;
 use leaves::Leaves;
 pub use leaves::{Commits, Descriptions, Streamed};
+pub use routes::Routes;
 pub use standing::Standing;
 
 /// Between two sights.
@@ -55,6 +57,8 @@ pub struct Publication {
     settings: CaptureSettings,
     known: BTreeMap<Arc<str>, Standing>,
     leaves: Leaves,
+    /// As the server's process has them, at the latest.
+    routes: Routes,
     /// Those which the stream has not passed, the oldest first.
     sights: VecDeque<Arc<Sight>>,
     /// The last that it has.
@@ -70,21 +74,23 @@ impl Drop for Publication {
 }
 
 impl Publication {
-    /// Begins to watch; goes on from the state that a fence found.
+    /// Begins to watch; goes on from the state that a fence found. `routes`: those at which an earlier session ended.
     pub fn watch(
         settings: &CaptureSettings,
         known: BTreeMap<String, Standing>,
         leaves: BTreeMap<String, Commits>,
+        routes: Option<Routes>,
     ) -> Self {
         let known: BTreeMap<Arc<str>, Standing> =
             known.into_iter().map(|(topic, standing)| (Arc::from(topic), standing)).collect();
         let parts = known.values().flat_map(Standing::known).collect();
+        let routes = routes.unwrap_or_else(|| known.values().flat_map(Standing::routes).collect());
         let (sender, events) = mpsc::channel(1);
         // Without the first copy there is nothing that later ones would complete.
         let watcher =
             settings.backfill.then(|| tokio::spawn(watch(settings.clone(), parts, sender)).abort_handle());
         let (settings, sights, passed) = (settings.clone(), VecDeque::new(), None);
-        Self { settings, known, leaves: Leaves::new(leaves), sights, passed, events, watcher }
+        Self { settings, known, leaves: Leaves::new(leaves), routes, sights, passed, events, watcher }
     }
 
     /// The next sight; for ever when there is none. Cancel-safe.
@@ -118,6 +124,12 @@ impl Publication {
         }
         let leaves = &mut self.leaves;
         self.passed.clone().filter(|passed| leaves.are_due(passed.complete_to))
+    }
+
+    /// Where the server may send changes as those of other tables than a sight saw, since the stream was taken up before:
+    /// the routes with which to take it up again.
+    pub fn stale_routes(&self, sight: &Sight, server_version: u32) -> Option<Routes> {
+        self.routes.stale(sight, server_version)
     }
 
     /// The condition of rows which a table's copy took, if that was not all of them.

@@ -107,6 +107,12 @@ impl Standing {
         self.parts.as_ref().is_some_and(|parts| parts.contains_key(&part))
     }
 
+    /// What holds its rows, and when that was attached.
+    pub fn routes(&self) -> impl Iterator<Item = (u32, u64)> {
+        let own = self.parts.is_none().then_some((self.oid, 0));
+        self.parts.iter().flatten().map(|(oid, (_, joined))| (*oid, *joined)).chain(own)
+    }
+
     /// Parts which need not be looked at.
     pub fn known(&self) -> impl Iterator<Item = ((u32, u64), bool)> {
         self.parts.iter().flatten().map(|(oid, (_, joined))| ((*oid, *joined), true))
