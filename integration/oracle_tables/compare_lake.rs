@@ -73,14 +73,16 @@ impl State {
         let Some(entry) = day["tables"].as_array().unwrap().iter().find(is_ours) else {
             let told = day["missing"].as_array().into_iter().flatten().find(is_ours);
             let told = told.and_then(|told| told["reason"].as_str());
-            // A row came into the filter, of which the server had logged a part.
-            let partial =
-                told.is_some_and(|reason| reason.contains("carried a row into the publication's row filter"));
-            let may_lack =
-                self.table.may_lack.or((partial && self.table.filter.is_some()).then_some("its filter"));
-            return match (told, may_lack) {
+            // A row came into the filter, of which the server had logged a part: at any time, also before the last cut.
+            let is_partial =
+                |reason: &str| reason.contains("carried a row into the publication's row filter");
+            return match (told, self.table.may_lack) {
+                (Some(reason), _) if is_partial(reason) && self.table.filter.is_some() => Ok(false),
                 (Some(_), Some(_)) if !strict => Ok(false),
-                _ => Err(format!("ds={ds}: not a table of the day: {told:?}, may lack it: {may_lack:?}")),
+                _ => Err(format!(
+                    "ds={ds}: not a table of the day: {told:?}, may lack it: {:?}",
+                    self.table.may_lack
+                )),
             };
         };
         if !self.told && !strict && self.table.may_lack.is_some() {
