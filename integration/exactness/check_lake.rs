@@ -180,7 +180,7 @@ fn read_json(path: &Path) -> Json {
 }
 
 /// Every object below a folder with its SHA-256. What an object store's own half-done uploads are called is not
-/// an object.
+/// an object, nor is what a process leaves that was killed while it tried the store.
 pub fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
     let mut objects = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -199,7 +199,8 @@ pub fn objects(folder: &Path) -> BTreeMap<PathBuf, String> {
 
 /// `object_store` writes to `<name>#<number>` and renames.
 fn is_half_done(path: &Path) -> bool {
-    path.file_name().unwrap().to_string_lossy().contains('#')
+    let name = path.file_name().unwrap().to_string_lossy();
+    name.contains('#') || name.starts_with("_probe-")
 }
 
 /// What is published: the days' own manifests and all objects in folders that have a manifest.
