@@ -21,6 +21,7 @@ mod envelope;
 mod expand;
 mod kafka;
 mod problem;
+mod retention;
 mod s3;
 mod secret;
 mod sections;
@@ -37,6 +38,7 @@ use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
 pub use problem::{ConfigErrors, Problem};
+pub use retention::RetentionConfig;
 pub use secret::Secret;
 pub use tables::{NEVER_COPIED, TableFilter, TableGlob};
 pub use url::SourceUrl;
@@ -352,6 +354,8 @@ pub struct LakeConfig {
     pub scratch_dir: PathBuf,
     /// `[lake.s3]`, for a bucket.
     pub s3: S3Config,
+    /// `[lake.retention]`; a `[[table]]` may say otherwise: [`TableFilter::retention`].
+    pub retention: RetentionConfig,
 }
 
 /// A checked `[lake] url`.

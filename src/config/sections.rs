@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 
 use super::document::{Document, Keys, Section};
+use super::retention::{KEEP_ALL, RetentionRule};
 use super::tables::{NEVER_COPIED, TableGlob, TableRule};
 use super::{
     Backfill, BackfillConfig, Config, CutConfig, DdlTrigger, EmbeddedLogConfig, Environment, Failover,
@@ -145,7 +146,8 @@ fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
             section.note("backfill_where", "given beside backfill = false; expected only one of them".into());
         }
         let backfill_where = if copied { backfill_where } else { Some(NEVER_COPIED.to_owned()) };
-        glob.map(|glob| TableRule { glob, exclude, backfill_where })
+        let retention = RetentionRule::read(section);
+        glob.map(|glob| TableRule { glob, exclude, backfill_where, retention })
     };
     let rules = document.list("table").iter().filter_map(rule).collect();
     TableFilter { tables, exclude, rules }
@@ -207,6 +209,7 @@ fn lake(document: &Document<'_>, state: &StateConfig) -> LakeConfig {
         memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
         scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),
         s3: s3::read(document),
+        retention: RetentionRule::read(&document.section("lake.retention")).or(KEEP_ALL),
     }
 }
 

@@ -11,6 +11,7 @@
 //! the log and the cut, and is put by a conditional create for which the same bytes are a success; so any
 //! step may be repeated, by anybody, at any time.
 
+mod expire;
 pub mod layout;
 mod manifest;
 mod merge;
@@ -34,6 +35,7 @@ use manifest::from_bytes;
 use stage::StageLimits;
 use stage::sequence::Sequence;
 
+pub use expire::{ExpiredDay, Retention, Tombstone};
 pub use manifest::{
     AsText, ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
     MissingTable, PartFile,
