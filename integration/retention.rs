@@ -35,7 +35,7 @@ const SHAPE: Shape = Shape {
     keyed: true,
     partitions: 1,
     days: DAYS,
-    changes_per_day: 90,
+    changes_per_day: 300,
     truncates: false,
     copies: false,
     beyond: false,

@@ -29,7 +29,8 @@ def local(root):
         arrow = rows(lambda: pyarrow.dataset.dataset(files, format="parquet").count_rows()) if files else 0
         # Reads every row; counting alone would look at footers only.
         count = f"SELECT count(id) FROM read_parquet('{folder}/*.parquet')"
-        duck = rows(lambda: duckdb.sql(count).fetchone()[0]) if files else 0
+        # A connection that has met an error takes no more questions.
+        duck = rows(lambda: duckdb.connect().sql(count).fetchone()[0]) if files else 0
         found[folder.name.removeprefix("ds=")] = [arrow, duck]
     return found
 
