@@ -20,6 +20,7 @@ mod document;
 mod envelope;
 mod expand;
 mod kafka;
+mod notices;
 mod problem;
 mod retention;
 mod s3;
@@ -37,6 +38,7 @@ use std::path::{Path, PathBuf};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
+pub use notices::{KafkaNoticesConfig, NoticesConfig, WebhookConfig};
 pub use problem::{ConfigErrors, Problem};
 pub use retention::RetentionConfig;
 pub use secret::Secret;
@@ -61,6 +63,8 @@ pub struct Config {
     pub envelope: EnvelopeConfig,
     /// `[lake]`.
     pub lake: LakeConfig,
+    /// `[notices]`.
+    pub notices: NoticesConfig,
     /// `[cut]`.
     pub cut: CutConfig,
     /// `[coordinator]`.

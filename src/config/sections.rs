@@ -11,7 +11,7 @@ use super::{
     Backfill, BackfillConfig, Config, CutConfig, DdlTrigger, EmbeddedLogConfig, Environment, Failover,
     LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, OrcCompression,
     ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
-    Streaming, TableFilter, check, coordinator, envelope, kafka, s3, url,
+    Streaming, TableFilter, check, coordinator, envelope, kafka, notices, s3, url,
 };
 
 const KIB: u64 = 1024;
@@ -32,14 +32,16 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let log = log(&document, &state, name);
     let envelope = envelope::read(&document);
     let lake = lake(&document, &state);
+    let notices = notices::read(&document, &log.kind);
     let cut = cut(&document.section("cut"));
     let coordinator = coordinator::read(&document, &state);
     let ops = ops(&document.section("ops"));
     let (problems, keys) = document.finish();
     match source {
-        Some(source) if problems.is_empty() => {
-            Ok((Config { source, backfill, log, state, envelope, lake, cut, coordinator, ops }, keys))
-        }
+        Some(source) if problems.is_empty() => Ok((
+            Config { source, backfill, log, state, envelope, lake, notices, cut, coordinator, ops },
+            keys,
+        )),
         _ => Err(problems),
     }
 }

@@ -8,6 +8,7 @@
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
+//!   notices/<name>/<endpoint>/_begin.json  ds=D.json                                    (what was told of days)
 //!   expired/<name>/ds=D/<schema>.<table>.json                                          (days that a rule has removed)
 //! ```
 //!
@@ -134,8 +135,8 @@ impl Layout {
     }
 
     /// The folders of everything of this connector.
-    pub fn areas(&self) -> [Path; 5] {
-        ["snapshots", "changes", "dead_letters", "cuts", "expired"]
+    pub fn areas(&self) -> [Path; 6] {
+        ["snapshots", "changes", "dead_letters", "cuts", "expired", "notices"]
             .map(|area| path(format!("{area}/{}", self.name)))
     }
 
@@ -154,6 +155,21 @@ impl Layout {
     pub fn tombstones(&self, ds: Option<Ds>) -> Path {
         let all = format!("expired/{}", self.name);
         path(ds.map_or_else(|| all.clone(), |ds| format!("{all}/ds={ds}")))
+    }
+
+    /// The last day that is not told to an endpoint because it was complete before.
+    pub fn notices_begin(&self, endpoint: &str) -> Path {
+        path(format!("notices/{}/{}/_begin.json", self.name, escape(endpoint)))
+    }
+
+    /// What says that a day was told to an endpoint.
+    pub fn notices_told(&self, endpoint: &str, ds: Ds) -> Path {
+        path(format!("notices/{}/{}/ds={ds}.json", self.name, escape(endpoint)))
+    }
+
+    /// The folder of what says so.
+    pub fn notices(&self, endpoint: &str) -> Path {
+        path(format!("notices/{}/{}", self.name, escape(endpoint)))
     }
 
     /// The folder above the folders of tables' snapshots.

@@ -2,6 +2,7 @@
 //! Knows no other module.
 
 mod error;
+pub mod http;
 mod retry;
 mod shutdown;
 pub(crate) mod sqlite;
