@@ -9,7 +9,7 @@ use sha2::Sha256;
 use ureq::Agent;
 
 use super::Message;
-use crate::runtime::{Error, Result, http};
+use crate::runtime::{Error, Result, hexadecimal, http};
 
 /// What an answer's body may take in an error.
 const TOLD_BYTES_MAX: u64 = 300;
@@ -81,8 +81,7 @@ fn signature(key: &str, body: &[u8]) -> Result<String> {
     let mut mac = <Hmac<Sha256> as KeyInit>::new_from_slice(key.as_bytes())
         .map_err(|error| Error::operator("[notices.webhook] hmac_key is no key").cause(error.to_string()))?;
     mac.update(body);
-    let hexadecimal: String = mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect();
-    Ok(format!("sha256={hexadecimal}"))
+    Ok(format!("sha256={}", hexadecimal(&mac.finalize().into_bytes())))
 }
 
 /// Scheme and host of a URL: what follows, or stands before an `@`, may be secret.

@@ -24,6 +24,7 @@ use crate::runtime::{Class, Error, Result};
 
 use s3::Bucket;
 
+pub use crate::runtime::hexadecimal;
 pub use probe::StoreProbe;
 pub use s3::{Encryption, S3Credentials, S3Options};
 
@@ -365,16 +366,6 @@ fn scheme(url: &str) -> &str {
 /// SHA-256 in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
-}
-
-/// Bytes in lower-case hexadecimal.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 #[cfg(test)]
