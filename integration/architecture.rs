@@ -23,12 +23,13 @@ const ALLOWED: &[(&str, Option<&[&str]>)] = &[
     ("postgres", Some(&["change", "runtime"])),
     ("ops", Some(&["change", "runtime"])),
     ("registry", Some(&["runtime"])),
+    ("notice", Some(&["runtime"])),
     ("envelope", Some(&["change", "runtime", "log"])),
     ("lake", Some(&["change", "runtime", "batch", "coord"])),
     (
         "pipeline",
         Some(&[
-            "change", "runtime", "log", "coord", "batch", "config", "postgres", "ops", "registry",
+            "change", "runtime", "log", "coord", "batch", "config", "postgres", "ops", "registry", "notice",
             "envelope", "lake",
         ]),
     ),

@@ -20,7 +20,8 @@ use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, 
 use tidemark::envelope::{Boundary, DataCollection, TransactionEncoder, TransactionOrder, TransactionRecord};
 use tidemark::lake::{
     AsText, ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, ExactColumn, LogRange,
-    MANIFEST_VERSION, Manifest, MissingTable, PartFile, Payload,
+    MANIFEST_VERSION, Manifest, MissingTable, NOTICE_VERSION, Notice, NoticeKind, PartFile, Payload,
+    Tombstone,
 };
 use tidemark::log::TopicRecords;
 
@@ -193,6 +194,42 @@ fn manifests_are_as_described() {
         ("manifest.json", json!(copied)),
         ("day_manifest.json", json!(day)),
         ("day_manifest.json", json!(incomplete)),
+    ]);
+}
+
+#[test]
+fn notices_and_tombstones_are_as_described() {
+    let cut = cut("midnight");
+    let table = TableName::new("public", "orders");
+    let notice = Notice {
+        notice_version: NOTICE_VERSION,
+        id: "shop/public.orders/ds=2026-11-20/ffffffffffffffff".to_owned(),
+        kind: NoticeKind::Table,
+        name: "shop".to_owned(),
+        database: "shop".to_owned(),
+        table: Some(table.clone()),
+        ds: cut.ds,
+        location: "s3://lake/snapshots/shop/public.orders/ds=2026-11-20".to_owned(),
+        manifest: "s3://lake/snapshots/shop/public.orders/ds=2026-11-20/_manifest.json".to_owned(),
+        manifest_sha256: "ff".repeat(32),
+        rows: 7,
+        missing: Vec::new(),
+    };
+    let day = Notice { kind: NoticeKind::Day, table: None, missing: vec![table.clone()], ..notice.clone() };
+    let tombstone = Tombstone {
+        manifest_version: MANIFEST_VERSION,
+        name: "shop".to_owned(),
+        table,
+        ds: cut.ds,
+        reason: "not among the last 30 days".to_owned(),
+        rows: 7,
+        bytes: 900,
+        manifest_sha256: "ff".repeat(32),
+    };
+    all_are_described(&[
+        ("notice.json", json!(notice)),
+        ("notice.json", json!(day)),
+        ("tombstone.json", json!(tombstone)),
     ]);
 }
 

@@ -11,6 +11,7 @@ pub mod coord;
 pub mod envelope;
 pub mod lake;
 pub mod log;
+pub mod notice;
 pub mod ops;
 pub mod pipeline;
 pub mod postgres;

@@ -119,6 +119,12 @@ impl Connector {
         binary(&self.configure(free_port()), arguments).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// Starts a command of the binary that needs no process, and does not wait for its end.
+    pub fn start_command(&self, arguments: &[&str]) -> Child {
+        let mut command = binary(&self.configure(free_port()), arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// Writes a configuration which listens at that port.
     fn configure(&self, port: u16) -> PathBuf {
         let config = self.folder.path().join(format!("connector-{port}.toml"));

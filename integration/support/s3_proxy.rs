@@ -101,7 +101,7 @@ impl S3Proxy {
         self.state.lock().unwrap().percent = percent;
     }
 
-    /// All requests whose "METHOD target" contains `part` meet that fault from now on.
+    /// All requests whose "METHOD target" contains `part`, or each part between `*`, meet that fault from now on.
     pub fn always(&self, part: &str, fault: Fault) {
         self.state.lock().unwrap().always = Some((part.to_owned(), fault));
     }
@@ -184,7 +184,7 @@ async fn serve(mut client: TcpStream, server: u16, state: Arc<Mutex<State>>) {
 
 fn choose(state: &Mutex<State>, request: &str) -> Fault {
     let mut state = state.lock().unwrap();
-    let always = state.always.as_ref().filter(|(part, _)| request.contains(part.as_str()));
+    let always = state.always.as_ref().filter(|(part, _)| part.split('*').all(|p| request.contains(p)));
     let fault = match always.map(|(_, fault)| *fault) {
         Some(fault) => fault,
         None => {

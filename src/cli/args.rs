@@ -102,6 +102,15 @@ pub enum Command {
         #[arg(long, value_name = "SCHEMA.TABLE")]
         table: Option<TableName>,
     },
+    /// List the published days that the rules of [lake.retention] let go, and remove them with --delete.
+    Expire {
+        /// Remove them; without it nothing is changed.
+        #[arg(long)]
+        delete: bool,
+        /// Of this table only.
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: Option<TableName>,
+    },
     /// Records that could not be processed.
     DeadLetters {
         /// What to do with them.

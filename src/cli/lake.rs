@@ -44,6 +44,11 @@ pub(super) fn wait(
             return Err(Error::operator(format!("ds={ds} is published without {name}{others}: {}", lacks.reason))
                 .mend("It stays so; the days after the table was copied anew are whole. `tidemark verify` lists the day's tables."));
         }
+        let expired = lake.expired_of_day(ds).await?;
+        if let Some(gone) = expired.iter().find(|gone| table.is_none_or(|table| table == *gone)) {
+            return Err(Error::operator(format!("ds={ds} was published, and a rule has removed {gone} of it since"))
+                .mend("`tidemark verify` lists the day's tables, [lake.retention] says what is kept."));
+        }
         if json {
             print_json(&json!({ "ds": ds, "table": table, "published": true }))?;
         } else {
@@ -53,11 +58,15 @@ pub(super) fn wait(
     })
 }
 
-/// Whether the day is published, or it is known that the table is not in it.
+/// Whether the day is published, or was, or it is known that the table is not in it.
 async fn is_published(lake: &Lake, ds: Ds, table: Option<&TableName>) -> Result<bool> {
     Ok(match table {
         Some(table) if lake.manifest(table, ds).await?.is_some() => true,
-        Some(table) => lake.day(ds).await?.is_some_and(|day| day.missing.iter().any(|m| m.table == *table)),
+        Some(table) => {
+            let missing =
+                lake.day(ds).await?.is_some_and(|day| day.missing.iter().any(|m| m.table == *table));
+            missing || lake.tombstone(table, ds).await?.is_some()
+        }
         None => lake.day(ds).await?.is_some(),
     })
 }
@@ -73,7 +82,9 @@ pub(super) fn verify(config: &Config, ds: Ds, table: Option<&TableName>, json: b
             .filter_map(|file| file.problem.as_ref().map(|p| format!("{}: {p}", file.path)));
         let problems: Vec<String> = table.problem.iter().cloned().chain(wrong).collect();
         let bytes: u64 = table.files.iter().map(|file| file.bytes).sum();
-        let (level, message) = if problems.is_empty() {
+        let (level, message) = if let (true, Some(expired)) = (problems.is_empty(), &table.expired) {
+            (Level::Warn, expired.clone())
+        } else if problems.is_empty() {
             (Level::Ok, format!("{} rows in {} files, {bytes} bytes", table.rows, table.files.len()))
         } else {
             (Level::Fail, problems.join("; "))

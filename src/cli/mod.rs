@@ -8,6 +8,7 @@ mod backfill;
 mod client;
 mod cut;
 mod duration;
+mod expire;
 mod findings;
 mod lake;
 mod output;
@@ -64,6 +65,7 @@ pub fn run(args: &Args, config: &Config) -> Result<Outcome> {
         Command::AcceptGap { range } => source::accept_gap(config, range, args.json),
         Command::Wait { ds, table, timeout } => lake::wait(config, *ds, table.as_ref(), *timeout, args.json),
         Command::Verify { ds, table } => lake::verify(config, *ds, table.as_ref(), args.json),
+        Command::Expire { delete, table } => expire::run(config, *delete, table.as_ref(), args.json),
         Command::DeadLetters { command } => lake::dead_letters(config, command, args.json),
     }
 }

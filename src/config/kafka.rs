@@ -75,7 +75,7 @@ pub(super) fn read(document: &Document<'_>, name: &str, state: &StateConfig, nee
     }
 }
 
-fn broker(text: &str) -> Result<String, String> {
+pub(super) fn broker(text: &str) -> Result<String, String> {
     let fits = text.rsplit_once(':').is_some_and(|(host, port)| {
         !host.is_empty() && !text.contains([',', ' ', '/', '@']) && port.parse::<u16>().is_ok()
     });

@@ -20,7 +20,9 @@ mod document;
 mod envelope;
 mod expand;
 mod kafka;
+mod notices;
 mod problem;
+mod retention;
 mod s3;
 mod secret;
 mod sections;
@@ -36,7 +38,9 @@ use std::path::{Path, PathBuf};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
+pub use notices::{KafkaNoticesConfig, NoticesConfig, WebhookConfig};
 pub use problem::{ConfigErrors, Problem};
+pub use retention::RetentionConfig;
 pub use secret::Secret;
 pub use tables::{NEVER_COPIED, TableFilter, TableGlob};
 pub use url::SourceUrl;
@@ -59,6 +63,8 @@ pub struct Config {
     pub envelope: EnvelopeConfig,
     /// `[lake]`.
     pub lake: LakeConfig,
+    /// `[notices]`.
+    pub notices: NoticesConfig,
     /// `[cut]`.
     pub cut: CutConfig,
     /// `[coordinator]`.
@@ -352,6 +358,8 @@ pub struct LakeConfig {
     pub scratch_dir: PathBuf,
     /// `[lake.s3]`, for a bucket.
     pub s3: S3Config,
+    /// `[lake.retention]`; a `[[table]]` may say otherwise: [`TableFilter::retention`].
+    pub retention: RetentionConfig,
 }
 
 /// A checked `[lake] url`.

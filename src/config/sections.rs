@@ -5,12 +5,13 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 
 use super::document::{Document, Keys, Section};
+use super::retention::{KEEP_ALL, RetentionRule};
 use super::tables::{NEVER_COPIED, TableGlob, TableRule};
 use super::{
     Backfill, BackfillConfig, Config, CutConfig, DdlTrigger, EmbeddedLogConfig, Environment, Failover,
     LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, OrcCompression,
     ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
-    Streaming, TableFilter, check, coordinator, envelope, kafka, s3, url,
+    Streaming, TableFilter, check, coordinator, envelope, kafka, notices, s3, url,
 };
 
 const KIB: u64 = 1024;
@@ -31,14 +32,16 @@ pub(super) fn read(text: &str, env: Environment<'_>) -> Result<(Config, Keys), V
     let log = log(&document, &state, name);
     let envelope = envelope::read(&document);
     let lake = lake(&document, &state);
+    let notices = notices::read(&document, &log.kind);
     let cut = cut(&document.section("cut"));
     let coordinator = coordinator::read(&document, &state);
     let ops = ops(&document.section("ops"));
     let (problems, keys) = document.finish();
     match source {
-        Some(source) if problems.is_empty() => {
-            Ok((Config { source, backfill, log, state, envelope, lake, cut, coordinator, ops }, keys))
-        }
+        Some(source) if problems.is_empty() => Ok((
+            Config { source, backfill, log, state, envelope, lake, notices, cut, coordinator, ops },
+            keys,
+        )),
         _ => Err(problems),
     }
 }
@@ -145,7 +148,8 @@ fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
             section.note("backfill_where", "given beside backfill = false; expected only one of them".into());
         }
         let backfill_where = if copied { backfill_where } else { Some(NEVER_COPIED.to_owned()) };
-        glob.map(|glob| TableRule { glob, exclude, backfill_where })
+        let retention = RetentionRule::read(section);
+        glob.map(|glob| TableRule { glob, exclude, backfill_where, retention })
     };
     let rules = document.list("table").iter().filter_map(rule).collect();
     TableFilter { tables, exclude, rules }
@@ -207,6 +211,7 @@ fn lake(document: &Document<'_>, state: &StateConfig) -> LakeConfig {
         memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
         scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),
         s3: s3::read(document),
+        retention: RetentionRule::read(&document.section("lake.retention")).or(KEEP_ALL),
     }
 }
 

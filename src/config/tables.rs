@@ -2,6 +2,7 @@
 
 use globset::{Glob, GlobMatcher};
 
+use super::retention::{RetentionConfig, RetentionRule};
 use crate::change::TableName;
 
 /// A pattern on `schema.table`: a glob on each side of the first dot.
@@ -59,6 +60,7 @@ pub(super) struct TableRule {
     pub(super) exclude: bool,
     /// SQL condition for rows that a copy takes; none: all.
     pub(super) backfill_where: Option<String>,
+    pub(super) retention: RetentionRule,
 }
 
 /// The condition of a table that is never copied.
@@ -82,6 +84,11 @@ impl TableFilter {
     /// SQL condition for the rows of a table that a copy takes; none: all. [`NEVER_COPIED`] takes none.
     pub fn backfill_where(&self, table: &TableName) -> Option<&str> {
         self.rule(table)?.backfill_where.as_deref()
+    }
+
+    /// Which of a table's published days are kept; `general` is `[lake.retention]`.
+    pub fn retention(&self, table: &TableName, general: RetentionConfig) -> RetentionConfig {
+        self.rule(table).map_or(general, |rule| rule.retention.or(general))
     }
 
     /// Whether every table is carried, so that a publication `FOR ALL TABLES` fits.

@@ -285,6 +285,43 @@ fn tables_are_taken_by_patterns() {
 }
 
 #[test]
+fn what_is_kept_of_a_table_is_what_its_rule_says_and_else_what_the_lake_says() {
+    let text = format!(
+        "{MINIMAL}[lake.retention]\nkeep_days = 30\n[[table]]\nmatch = \"public.*\"\nkeep_days = 7\n\
+         [[table]]\nmatch = \"public.audit\"\nkeep_days = 0\nkeep_month_ends = false\n"
+    );
+    let config = parsed(&text).unwrap();
+    let kept = |table: &str| {
+        let kept = config.source.tables.retention(&table.parse().unwrap(), config.lake.retention);
+        (kept.keep_days, kept.keep_month_ends)
+    };
+    assert_eq!(kept("sales.orders"), (30, true));
+    assert_eq!(kept("public.orders"), (7, true));
+    assert_eq!(kept("public.audit"), (0, false));
+    let all = parsed(MINIMAL).unwrap().lake.retention;
+    assert_eq!((all.keep_days, all.keep_month_ends), (0, true));
+    assert!(
+        refused(&format!("{MINIMAL}[lake.retention]\nkeep_days = -1")).contains("[lake.retention] keep_days")
+    );
+}
+
+#[test]
+fn who_is_told_of_days_is_checked_and_no_secret_is_quoted() {
+    let error = refused(&format!(
+        "{MINIMAL}[notices.webhook]\nurl = \"ftp://geheim@h\"\n[notices.kafka]\ntopic = \"t\""
+    ));
+    assert!(error.contains("[notices.webhook] url") && !error.contains("geheim"), "{error}");
+    assert!(error.contains("[notices.kafka] brokers: missing"), "{error}");
+    let error = refused(&format!("{MINIMAL}[notices.webhook]\nbearer_token = \"geheim\""));
+    assert!(error.contains("given without url") && !error.contains("geheim"), "{error}");
+    // A log on Kafka lends its brokers.
+    let kafka = format!(
+        "{MINIMAL}[log]\nkind = \"kafka\"\n[log.kafka]\nbrokers = [\"k:9092\"]\n[notices.kafka]\ntopic = \"t\""
+    );
+    assert_eq!(parsed(&kafka).unwrap().notices.kafka.unwrap().brokers, ["k:9092"]);
+}
+
+#[test]
 fn a_lake_url_prints_as_it_is_read() {
     let LakeUrl::Folder(path) =
         parsed(&format!("{MINIMAL}[lake]\nurl = \"file:///srv/my%20lake\"")).unwrap().lake.url
@@ -317,7 +354,7 @@ fn the_example_file_works_as_it_is() {
 #[test]
 fn the_example_file_shows_every_key_with_its_true_default() {
     let written = with_defaults_written();
-    let keys = ["access_key_id", "secret_access_key", "session_token"];
+    let keys = ["access_key_id", "secret_access_key", "session_token", "bearer_token", "hmac_key"];
     let secret = |line: &&str| ["url_file", "password"].iter().chain(&keys).any(|key| line.starts_with(key));
     let text: String = written.lines().filter(|line| !secret(line)).map(|l| l.to_owned() + "\n").collect();
     let mut config = parsed(&text).unwrap();
@@ -335,6 +372,10 @@ fn the_example_file_shows_every_key_with_its_true_default() {
         (none.region, none.endpoint_url, none.ca_file, none.encryption);
     s3.force_path_style = None;
     config.source.tables.rules.clear();
+    // Nobody is told unless an endpoint is named.
+    let told = std::mem::take(&mut config.notices);
+    assert!(told.webhook.is_some_and(|hook| hook.timeout_ms == 10_000 && hook.ca_file.is_some()));
+    assert!(told.kafka.is_some_and(|kafka| kafka.timeout_ms == 10_000 && kafka.topic == "lake-notices"));
     assert_eq!(config, defaults);
 
     let (_, keys) = sections::read(MINIMAL, &|_| None).unwrap();

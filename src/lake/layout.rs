@@ -8,6 +8,8 @@
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
+//!   notices/<name>/<endpoint>/_begin.json  ds=D.json                                    (what was told of days)
+//!   expired/<name>/ds=D/<schema>.<table>.json                                          (days that a rule has removed)
 //! ```
 //!
 //! Names follow from content alone (table, day, log partition, offset range, part number), so that a step
@@ -133,13 +135,46 @@ impl Layout {
     }
 
     /// The folders of everything of this connector.
-    pub fn areas(&self) -> [Path; 4] {
-        ["snapshots", "changes", "dead_letters", "cuts"].map(|area| path(format!("{area}/{}", self.name)))
+    pub fn areas(&self) -> [Path; 6] {
+        ["snapshots", "changes", "dead_letters", "cuts", "expired", "notices"]
+            .map(|area| path(format!("{area}/{}", self.name)))
     }
 
     /// The database's own manifest of a day.
     pub fn day_manifest(&self, ds: Ds) -> Path {
         path(format!("cuts/{}/ds={ds}.json", self.name))
+    }
+
+    /// What says that a table's day was removed by a rule.
+    pub fn tombstone(&self, table: &TableName, ds: Ds) -> Path {
+        let (schema, name) = (escape(&table.schema), escape(&table.table));
+        path(format!("expired/{}/ds={ds}/{schema}.{name}.json", self.name))
+    }
+
+    /// The folder of what says so, of a day or of all.
+    pub fn tombstones(&self, ds: Option<Ds>) -> Path {
+        let all = format!("expired/{}", self.name);
+        path(ds.map_or_else(|| all.clone(), |ds| format!("{all}/ds={ds}")))
+    }
+
+    /// The last day that is not told to an endpoint because it was complete before.
+    pub fn notices_begin(&self, endpoint: &str) -> Path {
+        path(format!("notices/{}/{}/_begin.json", self.name, escape(endpoint)))
+    }
+
+    /// What says that a day was told to an endpoint.
+    pub fn notices_told(&self, endpoint: &str, ds: Ds) -> Path {
+        path(format!("notices/{}/{}/ds={ds}.json", self.name, escape(endpoint)))
+    }
+
+    /// The folder of what says so.
+    pub fn notices(&self, endpoint: &str) -> Path {
+        path(format!("notices/{}/{}", self.name, escape(endpoint)))
+    }
+
+    /// The folder above the folders of tables' snapshots.
+    pub fn all_snapshots(&self) -> Path {
+        path(format!("snapshots/{}", self.name))
     }
 
     /// The folder of the database's manifests.
@@ -162,9 +197,24 @@ pub fn parse_ds(path: &Path) -> Option<Ds> {
     path.filename()?.strip_prefix("ds=")?.parse().ok()
 }
 
+/// The day in the path of an object in a `ds=YYYY-MM-DD` folder; `None` for any other object.
+pub fn parse_object_ds(path: &Path) -> Option<Ds> {
+    let (folder, _) = path.as_ref().rsplit_once('/')?;
+    folder.rsplit_once('/')?.1.strip_prefix("ds=")?.parse().ok()
+}
+
 /// The table in the path of a table's folder; `None` for any other folder.
 pub fn parse_table(path: &Path) -> Option<TableName> {
-    let (schema, table) = path.filename()?.split_once('.')?;
+    table_in(path.filename()?)
+}
+
+/// The table and the day in the path of a tombstone; `None` for any other object.
+pub fn parse_tombstone(path: &Path) -> Option<(TableName, Ds)> {
+    Some((table_in(path.filename()?.strip_suffix(".json")?)?, parse_object_ds(path)?))
+}
+
+fn table_in(segment: &str) -> Option<TableName> {
+    let (schema, table) = segment.split_once('.')?;
     Some(TableName::new(unescape(schema)?, unescape(table)?))
 }
 
@@ -264,6 +314,9 @@ mod tests {
         assert_eq!(text(layout.day_manifest(ds)), "cuts/shop/ds=2026-11-20.json");
         assert_eq!(parse_change_file(&layout.change_file(&table, ds, 3, range)), Some(range));
         assert_eq!(parse_ds(&layout.snapshot(&table, ds)), Some(ds));
+        for table in [table, TableName::new("a.b", "c=d/e")] {
+            assert_eq!(parse_tombstone(&layout.tombstone(&table, ds)), Some((table, ds)));
+        }
     }
 
     #[test]

@@ -11,9 +11,11 @@
 //! the log and the cut, and is put by a conditional create for which the same bytes are a success; so any
 //! step may be repeated, by anybody, at any time.
 
+mod expire;
 pub mod layout;
 mod manifest;
 mod merge;
+mod notices;
 mod publish;
 mod scratch;
 mod shapes;
@@ -34,10 +36,12 @@ use manifest::from_bytes;
 use stage::StageLimits;
 use stage::sequence::Sequence;
 
+pub use expire::{ExpiredDay, Retention, Tombstone};
 pub use manifest::{
     AsText, ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
     MissingTable, PartFile,
 };
+pub use notices::{NOTICE_VERSION, Notice, NoticeKind};
 pub use shapes::{ReadText, Shapes};
 pub use stage::sequence::{Link, Place};
 pub use stage::{
@@ -196,7 +200,12 @@ impl Lake {
 
     /// Days which are complete, ascending. Cancel-safe.
     pub async fn days(&self) -> Result<Vec<Ds>> {
-        let objects = self.store.list(&self.layout.day_manifests()).await?;
+        self.days_in(&self.layout.day_manifests()).await
+    }
+
+    /// The days of objects `ds=D.json` in a folder, ascending.
+    async fn days_in(&self, folder: &object_store::path::Path) -> Result<Vec<Ds>> {
+        let objects = self.store.list(folder).await?;
         let name = |object: &object_store::ObjectMeta| {
             object.location.filename()?.strip_prefix("ds=")?.strip_suffix(".json")?.parse().ok()
         };

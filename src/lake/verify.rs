@@ -7,6 +7,7 @@ use crate::change::{Ds, TableName};
 use crate::runtime::{Error, Result};
 
 use super::Lake;
+use super::expire::Tombstone;
 use super::manifest::{Manifest, PartFile, from_bytes};
 use super::publish::parse_format;
 use super::store::sha256;
@@ -35,6 +36,8 @@ pub struct VerifiedTable {
     pub files: Vec<VerifiedFile>,
     /// What is wrong with the manifest itself.
     pub problem: Option<String>,
+    /// A rule has removed it, as told here, and there is nothing to compare.
+    pub expired: Option<String>,
 }
 
 impl VerifiedTable {
@@ -64,21 +67,45 @@ impl Lake {
         }
         for missing in day.missing {
             let problem = Some(format!("it is not in the day: {}", missing.reason));
-            tables.push(VerifiedTable { table: missing.table, rows: 0, files: Vec::new(), problem });
+            tables.push(VerifiedTable {
+                table: missing.table,
+                rows: 0,
+                files: Vec::new(),
+                problem,
+                expired: None,
+            });
         }
         Ok(tables)
     }
 
     async fn verify_table(&self, ds: Ds, table: &TableName, named: Option<&str>) -> Result<VerifiedTable> {
         let path = self.layout.manifest(table, ds);
-        let bytes = self.store.get(&path).await?.ok_or_else(|| {
-            Error::operator(format!(
-                "{table} is not published for {ds}: {} is missing",
-                self.store.show(&path)
-            ))
-        })?;
+        let tombstone = self.tombstone(table, ds).await?;
+        let Some(bytes) = self.store.get(&path).await? else {
+            return match (tombstone, named) {
+                (Some(tombstone), _) => self.verify_expired(&tombstone, named).await,
+                (None, Some(_)) => {
+                    let problem = Some(format!(
+                        "{} is missing, and no tombstone says that a rule has removed it: the day is lost",
+                        self.store.show(&path)
+                    ));
+                    Ok(VerifiedTable {
+                        table: table.clone(),
+                        rows: 0,
+                        files: Vec::new(),
+                        problem,
+                        expired: None,
+                    })
+                }
+                (None, None) => Err(Error::operator(format!(
+                    "{table} is not published for {ds}: {} is missing",
+                    self.store.show(&path)
+                ))),
+            };
+        };
         let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
         let problem = manifest_problem(&manifest, named.is_some_and(|named| named != sha256(&bytes)));
+        let problem = problem.or_else(|| tombstone.is_some().then(|| NOT_GONE.to_owned()));
         let mut files = Vec::new();
         for part in &manifest.files {
             files.push(self.verify_part(&manifest, part).await?);
@@ -96,7 +123,21 @@ impl Lake {
                 });
             }
         }
-        Ok(VerifiedTable { table: table.clone(), rows: manifest.rows, files, problem })
+        Ok(VerifiedTable { table: table.clone(), rows: manifest.rows, files, problem, expired: None })
+    }
+
+    /// A day that a rule has removed: nothing of it may be left, and it must have been the one that was published.
+    async fn verify_expired(&self, tombstone: &Tombstone, named: Option<&str>) -> Result<VerifiedTable> {
+        let (table, ds) = (&tombstone.table, tombstone.ds);
+        let left = self.store.list(&self.layout.snapshot(table, ds)).await?;
+        let problem = if named.is_some_and(|named| named != tombstone.manifest_sha256) {
+            Some("a rule has removed it, but not the one which the database's manifest names".to_owned())
+        } else {
+            (!left.is_empty()).then(|| NOT_GONE.to_owned())
+        };
+        let expired =
+            Some(format!("removed by a rule ({}): it had {} rows", tombstone.reason, tombstone.rows));
+        Ok(VerifiedTable { table: table.clone(), rows: 0, files: Vec::new(), problem, expired })
     }
 
     async fn verify_part(&self, manifest: &Manifest, part: &PartFile) -> Result<VerifiedFile> {
@@ -131,6 +172,9 @@ impl Lake {
         })
     }
 }
+
+const NOT_GONE: &str =
+    "a rule lets it go, and its removal was interrupted: run `tidemark expire --delete` again";
 
 fn manifest_problem(manifest: &Manifest, differs: bool) -> Option<String> {
     let changes = manifest.changes;

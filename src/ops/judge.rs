@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::component::ComponentState;
 use super::days::{DayTable, Held};
 use super::human;
+use super::notices;
 use super::report::{ComponentReport, Report, SourceReport, TableReport, Word};
 
 /// The verdict.
@@ -108,6 +109,10 @@ fn component(name: &str, part: &ComponentReport, now: Timestamp) -> Option<Reaso
         ComponentState::Ok | ComponentState::Standby => return None,
         ComponentState::Starting if seconds < STARTING_SECONDS => return None,
         ComponentState::Starting => (Severity::Act, "does not get started".to_owned()),
+        // Whoever is not told waits; days are published all the same.
+        ComponentState::Waiting | ComponentState::Failed if notices::is_endpoint(name) => {
+            (Severity::Watch, text(part))
+        }
         ComponentState::Waiting if seconds < WAITING_SECONDS => (Severity::Watch, text(part)),
         ComponentState::Waiting | ComponentState::Failed => (Severity::Act, text(part)),
     };

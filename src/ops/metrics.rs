@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use super::component::ComponentState;
 use super::judge::Status;
+use super::notices::NoticesReport;
 use super::report::{Report, TableReport};
 use crate::change::{Ds, Lsn};
 
@@ -51,6 +52,7 @@ pub(super) fn render(report: &Report) -> String {
     copies(&mut out, report);
     log(&mut out, report);
     cut(&mut out, report);
+    notices(&mut out, report);
     tables(&mut out, report);
     out.out
 }
@@ -170,6 +172,26 @@ fn log(out: &mut Exposition, report: &Report) {
     );
     let age = log.oldest_undelivered_seconds.unwrap_or(0.0);
     out.gauge("tidemark_log_oldest_undelivered_age_seconds", "Age of the oldest of them.", age);
+}
+
+fn notices(out: &mut Exposition, report: &Report) {
+    type Value = fn(&NoticesReport) -> u64;
+    let families: [(&'static str, &str, &str, Value); 3] = [
+        ("tidemark_notices_sent_total", "counter", "Notices that their endpoint has taken.", |n| n.sent),
+        ("tidemark_notices_failed_total", "counter", "Tries to send a notice that failed.", |n| n.failed),
+        ("tidemark_notices_pending_days", "gauge", "Days that are complete and not told.", |n| {
+            n.pending_days
+        }),
+    ];
+    if report.notices.is_empty() {
+        return;
+    }
+    for (name, kind, help, value) in families {
+        let mut family = out.family(name, kind, help);
+        for (endpoint, told) in &report.notices {
+            family.sample(&[("endpoint", endpoint)], value(told) as f64);
+        }
+    }
 }
 
 fn cut(out: &mut Exposition, report: &Report) {

@@ -21,6 +21,7 @@ pub mod human;
 mod judge;
 mod logging;
 mod metrics;
+mod notices;
 mod page;
 mod progress;
 mod report;
@@ -45,6 +46,7 @@ pub use days::{DayTable, Days};
 pub use http::Server;
 pub use judge::{Reason, Severity, Status};
 pub use logging::{Terminal, init as init_logging};
+pub use notices::{NoticeStats, NoticesReport};
 pub use progress::show_backfill;
 pub use report::{Report, TableReport};
 pub use source::{LogStats, SlotLook, SourceStats, SourceThresholds};
@@ -130,6 +132,7 @@ struct Inner {
     log: LogStats,
     days: Days,
     copies: Copies,
+    notices: notices::Endpoints,
     commands: mpsc::Sender<Command>,
 }
 
@@ -144,6 +147,7 @@ impl Ops {
             components: Mutex::default(),
             tables: RwLock::default(),
             copies: Copies::default(),
+            notices: notices::Endpoints::default(),
             source: SourceStats::default(),
             log: LogStats::default(),
             days: Days::default(),
@@ -178,6 +182,11 @@ impl Ops {
     /// What copies take from the source.
     pub fn copies(&self) -> &Copies {
         &self.inner.copies
+    }
+
+    /// The counters of an endpoint of notices. To be kept by the caller.
+    pub fn notices(&self, endpoint: &'static str) -> Arc<NoticeStats> {
+        Arc::clone(lock(&self.inner.notices).entry(endpoint).or_default())
     }
 
     /// The replication stream's gauges.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::component::{ComponentState, ComponentStatus};
 use super::days::{Day, DayTable};
 use super::judge::{self, Reason, Status};
+use super::notices::{NoticesReport, is_endpoint};
 use super::source::SourceThresholds;
 use super::table::{TableState, TableStats};
 use super::{Inner, lock};
@@ -40,6 +41,9 @@ pub struct Report {
     /// Copies of tables on their way; none in a process that makes none.
     #[serde(default)]
     pub copies: Option<CopiesReport>,
+    /// Notices on published days, by endpoint.
+    #[serde(default)]
+    pub notices: BTreeMap<String, NoticesReport>,
     /// The log.
     pub log: LogReport,
     /// Cuts.
@@ -285,10 +289,11 @@ impl Report {
         tables
     }
 
-    /// Whether all parts have begun their work and none has failed.
+    /// Whether all parts have begun their work and none has failed, but for who is told of days.
     pub fn is_ready(&self) -> bool {
         let bad = |state| matches!(state, ComponentState::Starting | ComponentState::Failed);
-        !self.components.is_empty() && !self.components.values().any(|part| bad(part.state))
+        let stops = |(name, part): (&Word, &ComponentReport)| bad(part.state) && !is_endpoint(name);
+        !self.components.is_empty() && !self.components.iter().any(stops)
     }
 }
 
@@ -365,6 +370,7 @@ pub(super) fn build(inner: &Inner, now_ms: i64) -> Report {
         components: components.into_iter().map(|(name, status)| (name.into(), component(status))).collect(),
         source,
         copies,
+        notices: super::notices::report(&inner.notices),
         log,
         cut,
         days: held.days.iter().rev().map(|(ds, day)| self::day(*ds, day)).collect(),

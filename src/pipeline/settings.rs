@@ -13,6 +13,7 @@ use crate::coord::{Coordinator, SqliteCoordinator, ZookeeperCoordinator, Zookeep
 use crate::envelope::{self, Format, routing};
 use crate::lake::{Encryption, Lake, LakeOptions, S3Credentials, S3Options, Store};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
+use crate::notice::{Endpoint, EndpointOptions, KafkaEndpointOptions, WebhookOptions};
 use crate::ops::SourceThresholds;
 use crate::postgres::ddl::TriggerUse;
 use crate::postgres::slot::Failover;
@@ -98,14 +99,42 @@ pub fn capture(config: &Config) -> Result<CaptureSettings> {
     })
 }
 
-/// For deliver.
-pub fn deliver(config: &Config) -> DeliverSettings {
-    DeliverSettings {
+/// For deliver. Its endpoints of notices are made ready; nothing is sent.
+///
+/// # Errors
+/// An endpoint's: a file that cannot be read, a property that librdkafka does not know.
+pub fn deliver(config: &Config) -> Result<DeliverSettings> {
+    Ok(DeliverSettings {
         name: config.source.name.clone(),
         envelope: envelope(config),
         lease_ttl: Duration::from_millis(config.coordinator.lease_ttl_ms),
         memory_bytes_max: usize::try_from(config.lake.memory_bytes_max).unwrap_or(usize::MAX),
-    }
+        database: config.source.url.database().unwrap_or_default(),
+        endpoints: endpoints(config)?,
+    })
+}
+
+fn endpoints(config: &Config) -> Result<Vec<Endpoint>> {
+    let exposed = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    let webhook = config.notices.webhook.as_ref().map(|webhook| {
+        EndpointOptions::Webhook(WebhookOptions {
+            url: webhook.url.expose().to_owned(),
+            bearer_token: exposed(&webhook.bearer_token),
+            hmac_key: exposed(&webhook.hmac_key),
+            ca_file: webhook.ca_file.clone(),
+            timeout: Duration::from_millis(webhook.timeout_ms),
+        })
+    });
+    let kafka = config.notices.kafka.as_ref().map(|kafka| {
+        let properties = kafka.properties.iter();
+        EndpointOptions::Kafka(KafkaEndpointOptions {
+            brokers: kafka.brokers.clone(),
+            topic: kafka.topic.clone(),
+            properties: properties.map(|(name, value)| (name.clone(), value.expose().to_owned())).collect(),
+            timeout: Duration::from_millis(kafka.timeout_ms),
+        })
+    });
+    webhook.into_iter().chain(kafka).map(Endpoint::open).collect()
 }
 
 /// From where on the source's figures are told.

@@ -82,6 +82,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
             .mend("Run `tidemark capture` for a log of changes alone, or set backfill = \"initial\"."));
     }
     let capture_settings = settings::capture(config)?;
+    let deliver_settings = settings::deliver(config)?;
     let (ops, commands) = Ops::new(&config.source.name);
     ops.source().set_thresholds(settings::thresholds(config));
     let server = Server::bind(&config.ops.listen).await?;
@@ -116,7 +117,7 @@ pub async fn run(config: &Config, sides: Sides, terminal: Terminal, shutdown: Sh
         drop(commands);
     }
     if let Some((coordinator, lake, answers)) = target {
-        let settings = settings::deliver(config);
+        let settings = deliver_settings;
         let (log, ops, shutdown) = (Arc::clone(&log), ops.clone(), shutdown.clone());
         sides_running.spawn(async move {
             if !answers {

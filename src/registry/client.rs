@@ -1,25 +1,18 @@
 //! HTTP to a registry: requests, and what their answers mean.
 
-use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde::Deserialize;
 use serde_json::json;
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use super::{Answer, RegistryOptions};
-use crate::runtime::{Error, Result};
+use crate::runtime::{Error, Result, http};
 
 const CONTENT: &str = "application/vnd.schemaregistry.v1+json";
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
 /// What stays as it is in a subject within a path.
 const SUBJECT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
 /// A list of a hundred thousand subjects is some megabytes.
@@ -56,23 +49,11 @@ struct Refusal {
 
 impl Client {
     pub(super) fn new(options: RegistryOptions) -> Result<Self> {
-        let roots = roots(options.ca_file.as_deref())?;
-        let tls = TlsConfig::builder()
-            .root_certs(RootCerts::Specific(Arc::new(roots)))
-            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .build();
-        let agent = Agent::config_builder()
-            .http_status_as_error(false)
-            .timeout_connect(Some(CONNECT_PATIENCE.min(options.timeout)))
-            .timeout_global(Some(options.timeout))
-            .tls_config(tls)
-            // It stands in the same network as Kafka: never by way of a proxy.
-            .proxy(None)
-            .build();
+        let agent = http::agent("[envelope.registry]", options.ca_file.as_deref(), options.timeout)?;
         let authorization = options.credentials.as_ref().map(|(user, password)| {
             format!("Basic {}", BASE64_STANDARD.encode(format!("{user}:{password}")))
         });
-        Ok(Self { agent: agent.into(), options, authorization, good: AtomicUsize::new(0) })
+        Ok(Self { agent, options, authorization, good: AtomicUsize::new(0) })
     }
 
     pub(super) fn id(&self, subject: &str, schema: &str) -> Result<Answer> {
@@ -216,22 +197,4 @@ fn refused(subject: &str, reply: &Reply) -> Error {
         "Until then the table's changes are dead letters. Loosen the compatibility of the subject (PUT \
              /config/{subject}) or delete its versions there, then start again."
     ))
-}
-
-fn roots(ca_file: Option<&Path>) -> Result<Vec<Certificate<'static>>> {
-    let own = |certificate: &CertificateDer<'_>| Certificate::from_der(certificate).to_owned();
-    let Some(path) = ca_file else {
-        return Ok(rustls_native_certs::load_native_certs().certs.iter().map(own).collect());
-    };
-    let unreadable = |error: &dyn std::fmt::Display| {
-        Error::operator(format!("[envelope.registry] ca_file: {}: {error}", path.display()))
-            .mend("Expected a file with certificates in PEM form.")
-    };
-    let certificates: Result<Vec<_>, _> =
-        CertificateDer::pem_file_iter(path).map_err(|error| unreadable(&error))?.collect();
-    let certificates = certificates.map_err(|error| unreadable(&error))?;
-    if certificates.is_empty() {
-        return Err(unreadable(&"it holds no certificate"));
-    }
-    Ok(certificates.iter().map(own).collect())
 }

@@ -2,6 +2,7 @@
 //! Knows no other module.
 
 mod error;
+pub mod http;
 mod retry;
 mod shutdown;
 pub(crate) mod sqlite;
@@ -9,3 +10,13 @@ pub(crate) mod sqlite;
 pub use error::{Class, Error, Result};
 pub use retry::Backoff;
 pub use shutdown::Shutdown;
+
+/// Bytes in lower-case hexadecimal.
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}

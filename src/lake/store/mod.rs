@@ -24,6 +24,7 @@ use crate::runtime::{Class, Error, Result};
 
 use s3::Bucket;
 
+pub use crate::runtime::hexadecimal;
 pub use probe::StoreProbe;
 pub use s3::{Encryption, S3Credentials, S3Options};
 
@@ -228,6 +229,41 @@ impl Store {
         }
     }
 
+    /// Removes objects, those that are there, in no order; a bucket is asked to remove a thousand at once, and, where it
+    /// does not know how, one by one. Not cancel-safe: some may be gone.
+    pub async fn delete_all(&self, paths: &[Path]) -> Result<()> {
+        if let Some(bucket) = self.bucket.as_ref().filter(|_| paths.len() > 1) {
+            let keys: Vec<_> = paths.iter().map(|path| Ok(bucket.key(path))).collect();
+            let removed = bucket.bulk.delete_stream(futures::stream::iter(keys).boxed());
+            match removed.try_collect::<Vec<_>>().await {
+                Ok(_) => return Ok(()),
+                Err(error) => tracing::debug!(%error, "many objects cannot be removed at once: one by one"),
+            }
+        }
+        let paths: Vec<_> = paths.iter().cloned().map(Ok).collect();
+        let mut removed = self.inner.delete_stream(futures::stream::iter(paths).boxed());
+        while let Some(removed) = removed.next().await {
+            match removed {
+                Ok(_) | Err(StoreError::NotFound { .. }) => {}
+                Err(error) => return Err(self.error("remove objects of", &Path::default(), error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes a local folder that is empty: other readers would take it for a partition. A bucket has none.
+    pub async fn remove_empty(&self, folder: &Path) -> Result<()> {
+        use std::io::ErrorKind::{DirectoryNotEmpty, NotFound};
+        let Some(local) = &self.local else { return Ok(()) };
+        let path = local.path_to_filesystem(folder).map_err(|error| self.error("list", folder, error))?;
+        match tokio::fs::remove_dir(&path).await {
+            Err(error) if !matches!(error.kind(), DirectoryNotEmpty | NotFound) => {
+                Err(Error::retry(format!("cannot remove {}", self.show(folder))).cause(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Aborts uploads in parts below a folder that were begun longer ago than `age` and never completed: how many. Only
     /// for whoever owns what is written there. Cancel-safe.
     pub async fn abort_uploads(&self, folder: &Path, age: Duration) -> Result<usize> {
@@ -330,16 +366,6 @@ fn scheme(url: &str) -> &str {
 /// SHA-256 in lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
     hexadecimal(&Sha256::digest(bytes))
-}
-
-/// Bytes in lower-case hexadecimal.
-pub fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(out, "{byte:02x}");
-        out
-    })
 }
 
 #[cfg(test)]

@@ -104,6 +104,8 @@ impl fmt::Debug for S3Credentials {
 #[derive(Debug)]
 pub struct Bucket {
     pub(super) s3: AmazonS3,
+    /// The same, where many objects are removed by one request. Not every store knows how.
+    pub(super) bulk: AmazonS3,
     /// For the requests which `object_store` does not make.
     pub(super) http: HttpClient,
     pub(super) options: S3Options,
@@ -124,8 +126,10 @@ impl Bucket {
             Error::usage(format!("[lake.s3] does not fit bucket {}", options.bucket)).cause(error)
         };
         let http = ReqwestConnector::default().connect(&client).map_err(failed)?;
-        let s3 = builder(&options, client).build().map_err(failed)?;
-        Ok(Arc::new(Self { s3, http, conditional_parts: OnceCell::new(), options }))
+        let builder = builder(&options, client);
+        let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(failed)?;
+        let s3 = builder.build().map_err(failed)?;
+        Ok(Arc::new(Self { s3, bulk, http, conditional_parts: OnceCell::new(), options }))
     }
 
     /// The key of an object of the lake.
@@ -204,7 +208,7 @@ fn builder(options: &S3Options, client: ClientOptions) -> AmazonS3Builder {
         .with_region(&options.region)
         .with_virtual_hosted_style_request(!options.force_path_style)
         .with_conditional_put(S3ConditionalPut::ETagMatch)
-        // One object at a time is removed here, and not every store knows how to remove many.
+        // One object at a time is removed here; see `Bucket::bulk`.
         .with_disable_bulk_delete(true)
         .with_retry(RetryConfig {
             backoff: BackoffConfig::default(),

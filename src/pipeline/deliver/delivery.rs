@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use crate::change::{BACKFILL_PARTITION, Cut, Ds, TableName};
@@ -57,6 +57,8 @@ pub(super) struct Delivery<'a> {
     bound: bool,
     /// The last day whose own manifest is there.
     day: Option<Ds>,
+    /// The same, for those who tell of it.
+    complete: watch::Sender<Option<Ds>>,
     /// When room was made in the log.
     room_made: Option<Instant>,
     /// Up to where the log was let go of `<name>.transaction`.
@@ -86,9 +88,15 @@ impl<'a> Delivery<'a> {
             day_failed: None,
             bound: false,
             day: None,
+            complete: watch::Sender::new(None),
             room_made: None,
             transactions_trimmed: 0,
         }
+    }
+
+    /// The last complete day, as it changes.
+    pub(super) fn complete(&self) -> watch::Receiver<Option<Ds>> {
+        self.complete.subscribe()
     }
 
     pub(super) async fn run(&mut self, shutdown: &Shutdown) -> Result<()> {
@@ -96,7 +104,12 @@ impl<'a> Delivery<'a> {
         if let Err(error) = self.lake.abort_uploads(UPLOAD_AGE).await {
             tracing::warn!(%error, "uploads that were broken off are not cleared");
         }
+        // Before anything is published: what is complete from here on is told, whoever dies meanwhile.
+        for endpoint in &self.settings.endpoints {
+            self.lake.begin_notices(endpoint.name()).await?;
+        }
         self.day = self.lake.latest_day().await?;
+        self.complete.send_replace(self.day);
         while !shutdown.is_raised() {
             let more = self.round(shutdown).await?;
             if !more {
@@ -357,6 +370,7 @@ impl<'a> Delivery<'a> {
             }
             self.ops.days().published(cut.ds);
             self.day = Some(cut.ds);
+            self.complete.send_replace(self.day);
             published = true;
         }
         Ok(published)

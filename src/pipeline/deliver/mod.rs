@@ -14,6 +14,7 @@ mod delivery;
 mod gap;
 mod journal;
 mod members;
+mod notices;
 mod share;
 mod table;
 
@@ -24,6 +25,7 @@ use crate::coord::Coordinator;
 use crate::envelope::Options;
 use crate::lake::Lake;
 use crate::log::Log;
+use crate::notice::Endpoint;
 use crate::ops::{Component, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
@@ -45,6 +47,10 @@ pub struct DeliverSettings {
     pub lease_ttl: Duration,
     /// Bytes which tables may hold before the fullest gives its up and reads them again.
     pub memory_bytes_max: usize,
+    /// The database, for notices.
+    pub database: String,
+    /// Who is told of complete days.
+    pub endpoints: Vec<Endpoint>,
 }
 
 /// Delivers until the process is to stop. Errors that pass are waited out; a table that fails is isolated.
@@ -77,6 +83,12 @@ pub async fn run(
         };
         let mut delivery = Delivery::new(settings, log, lake, ops, &member);
         // In a task of its own: a turn which computes for long must not hold up the renewal.
+        let mut notifying = tokio::task::JoinSet::new();
+        for endpoint in settings.endpoints.iter().cloned() {
+            let (lake, member, complete) = (lake.clone(), Arc::clone(&member), delivery.complete());
+            let (database, ops) = (settings.database.clone(), ops.clone());
+            notifying.spawn(notices::run(endpoint, database, lake, member, ops, complete));
+        }
         let mut keeper = tokio::task::JoinSet::new();
         let kept = Arc::clone(&member);
         keeper.spawn(async move { kept.run().await });
@@ -92,6 +104,7 @@ pub async fn run(
         };
         drop(delivery);
         keeper.shutdown().await;
+        notifying.shutdown().await;
         member.leave().await;
         let Err(error) = result else { return Ok(()) };
         if !matches!(error.class(), Class::Retry | Class::Fenced) {
