@@ -143,7 +143,7 @@ async fn assert_told(notices: &[Value], connector: &Connector, client: &tokio_po
     assert_eq!((&day["rows"], &day["location"]), (&json!(all), &json!(format!("{lake}/snapshots/{NAME}"))));
 }
 
-fn metric(running: &Running, name: &str) -> f64 {
+fn metric(running: &Running, name: &str) -> u64 {
     let (_, text) = running.get("/metrics").unwrap();
     let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("no {name}"));
     line.rsplit_once(' ').unwrap().1.parse().unwrap()
@@ -192,8 +192,8 @@ async fn a_webhook_is_told_of_every_day_though_it_was_dead_failed_and_answered_l
         !running.output().contains("geheim") && !health.to_string().contains("geheim"),
         "no secret is told"
     );
-    assert!(metric(&running, "tidemark_notices_failed_total{") > 0.0);
-    assert_eq!(metric(&running, "tidemark_notices_pending_days{"), 1.0);
+    assert!(metric(&running, "tidemark_notices_failed_total{") > 0);
+    assert_eq!(metric(&running, "tidemark_notices_pending_days{"), 1);
 
     webhook.answer(Answer::Error);
     webhook.start().await;
@@ -210,8 +210,8 @@ async fn a_webhook_is_told_of_every_day_though_it_was_dead_failed_and_answered_l
     told(&webhook, &days[0]).await;
     assert_told(&webhook.taken(), &connector, &client, &days[0]).await;
     wait_until(PATIENCE, "/health is well again", async || running.health().1["status"] == "ok").await;
-    assert_eq!(metric(&running, "tidemark_notices_pending_days{"), 0.0);
-    assert_eq!(metric(&running, "tidemark_notices_sent_total{"), 3.0);
+    assert_eq!(metric(&running, "tidemark_notices_pending_days{"), 0);
+    assert_eq!(metric(&running, "tidemark_notices_sent_total{"), 3);
     {
         let seen = webhook.seen.lock().unwrap();
         let (headers, bodies): (Vec<_>, Vec<_>) =
@@ -281,7 +281,7 @@ async fn a_topic_is_told_of_days_that_come_and_not_of_those_that_were_there_befo
     .await;
     let new = [NewTopic::new(topic, 1, TopicReplication::Fixed(1))];
     admin.create_topics(&new, &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
-    wait_until(PATIENCE * 2, "it is told", async || metric(&running, "tidemark_notices_sent_total{") >= 3.0)
+    wait_until(PATIENCE * 2, "it is told", async || metric(&running, "tidemark_notices_sent_total{") >= 3)
         .await;
     let told: Vec<Value> =
         kafka.console_consumer(topic, 3).iter().map(|line| serde_json::from_str(line).unwrap()).collect();

@@ -52,8 +52,8 @@ impl Traffic {
         self.committed.load(Ordering::Relaxed)
     }
 
-    /// Returns after the last commit, when it is on the disk: with synchronous_commit = off a transaction is committed,
-    /// and the oracle knows it, while pg_current_wal_lsn() has not reached it.
+    /// Returns after the last commit, when it is on the disk: with `synchronous_commit = off` a transaction is committed,
+    /// and the oracle knows it, while `pg_current_wal_lsn()` has not reached it.
     pub async fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         for session in self.sessions {
