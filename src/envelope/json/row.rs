@@ -7,7 +7,7 @@ use crate::envelope::encode::{EncodeError, Held, OldKind, OldRow};
 use crate::envelope::text::Malformed;
 
 /// A column, and where its values are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::envelope) struct ColumnWriter {
     name: String,
     type_name: String,
@@ -19,7 +19,7 @@ pub(in crate::envelope) struct ColumnWriter {
 }
 
 /// Writes rows and keys of one table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::envelope) struct RowWriter {
     pub columns: Vec<ColumnWriter>,
     pub key: Vec<usize>,

@@ -115,7 +115,7 @@ pub async fn run(
             }
         };
         let ended = if let CopyEvent::End(error) = &event { Some(error.is_some()) } else { None };
-        backfills.take(event, tables, appender)?;
+        backfills.take(event, tables, appender);
         while let Some(ready) = backfills.passed(Lsn(u64::MAX)) {
             let position = at(backfills.rows()).position;
             backfills.describe(ready, position, tables, appender, registrar).await?;

@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 
 use super::asking::Asking;
+use super::copying::RowEncoder;
 use super::event::{CopyEvent, ToCopy};
 use super::point::{self, ConsistentPoint, Facts};
 use super::progress::CopyProgress;
@@ -32,8 +33,8 @@ use crate::postgres::published::{self, Published};
 use crate::postgres::wire::{Client, Session};
 use crate::runtime::Result;
 
-/// Pieces of rows between the readers and those who write.
-const PIECES: usize = 4;
+/// Pieces of rows between the readers and those who write, at least.
+const PIECES_MIN: usize = 4;
 /// However slow the source, a piece has about so many bytes.
 const PIECE_BYTES_MIN: u64 = 8192;
 /// Bytes of a row where nothing is known of them.
@@ -64,7 +65,8 @@ struct Control {
 impl Round {
     /// Begins to read; where it `waits`, once the stream is as far as the server is now.
     pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>, waits: bool) -> Self {
-        let (sender, events) = mpsc::channel(PIECES);
+        // Each session may be encoding one.
+        let (sender, events) = mpsc::channel(PIECES_MIN.max(settings.copy.connections as usize));
         let control = Arc::new(Control::default());
         let reading = read(settings.clone(), tables, sender, Arc::clone(&control), waits);
         Self { events, control, task: tokio::spawn(reading).abort_handle() }
@@ -133,8 +135,17 @@ pub struct Work {
     /// Its rows have no key: they are read in one round, or not at all.
     pub at_once: AtomicBool,
     /// As the first session found it.
-    pub opened: Mutex<Option<TableSchema>>,
+    pub opened: Mutex<Option<Opened>>,
     pub pending: Mutex<Pending>,
+}
+
+/// A table whose rows may come.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Its shape under the lock.
+    pub schema: TableSchema,
+    /// What makes records of its rows.
+    pub encoder: RowEncoder,
 }
 
 /// What was not told as read.
