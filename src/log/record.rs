@@ -11,6 +11,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::blob::{Packed, Piece};
+
 const NULL: u32 = u32::MAX;
 
 /// A record, borrowed from its frame.
@@ -54,10 +56,43 @@ impl<'a> RecordRef<'a> {
 pub struct TopicRecords {
     topic: Arc<str>,
     /// Nothing is added to these any more.
-    taken: Vec<Run>,
+    taken: Vec<Taken>,
     run: Run,
     /// No frame is larger, in bytes. Records that were taken back count, too.
     largest: usize,
+}
+
+/// Records that were encoded elsewhere.
+#[derive(Clone, Debug)]
+enum Taken {
+    Run(Run),
+    /// For a log that stores them so.
+    Packed(Packed),
+}
+
+impl Taken {
+    /// Bytes held.
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Run(run) => run.frames.len(),
+            Self::Packed(packed) => packed.stored.len(),
+        }
+    }
+
+    const fn count(&self) -> u32 {
+        match self {
+            Self::Run(run) => run.count,
+            Self::Packed(packed) => packed.blob.count,
+        }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let (run, packed) = match self {
+            Self::Run(run) => (Some(run), None),
+            Self::Packed(packed) => (None, Some(Piece::Packed(packed))),
+        };
+        run.into_iter().flat_map(Run::whole_pieces).chain(packed)
+    }
 }
 
 /// Frames in one buffer.
@@ -93,26 +128,46 @@ impl TopicRecords {
         &self.topic
     }
 
-    fn runs(&self) -> impl Iterator<Item = &Run> {
-        self.taken.iter().chain([&self.run])
-    }
-
-    /// The frames, in one or more runs of whole ones.
+    /// The frames, in one or more runs of whole ones; without those that a log has packed for itself.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
-        self.runs().map(|run| &run.frames[..])
+        let taken = self.taken.iter().filter_map(|taken| match taken {
+            Taken::Run(run) => Some(run),
+            Taken::Packed(_) => None,
+        });
+        taken.chain([&self.run]).map(|run| &run.frames[..])
     }
 
-    /// Bytes of all frames.
+    /// Bytes held of all records: of their frames, or packed.
     pub fn bytes(&self) -> usize {
-        self.runs().map(|run| run.frames.len()).sum()
+        self.taken.iter().map(Taken::bytes).sum::<usize>() + self.run.frames.len()
     }
 
     /// Number of records.
     pub fn count(&self) -> u32 {
-        self.runs().map(|run| run.count).sum()
+        self.taken.iter().map(Taken::count).sum::<u32>() + self.run.count
     }
 
-    /// The records.
+    /// The records, taken out; the buffer stays.
+    pub(super) fn take(&mut self) -> Self {
+        let room = self.run.frames.capacity();
+        let run =
+            std::mem::replace(&mut self.run, Run { frames: Vec::with_capacity(room), ..Run::default() });
+        let taken = std::mem::take(&mut self.taken);
+        Self { topic: Arc::clone(&self.topic), taken, run, largest: std::mem::take(&mut self.largest) }
+    }
+
+    /// The same, with each piece packed that `pack` does not refuse.
+    pub(super) fn take_packed(&mut self, mut pack: impl FnMut(&[u8], u32) -> Option<Packed>) -> Self {
+        let packed: Option<Vec<_>> = self.run.pieces().map(|(frames, count)| pack(frames, count)).collect();
+        let Some(packed) = packed else { return self.take() };
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.extend(packed.into_iter().map(Taken::Packed));
+        let records = Self { taken, largest: self.largest, ..Self::new(Arc::clone(&self.topic)) };
+        self.clear();
+        records
+    }
+
+    /// The records; without those that a log has packed for itself.
     pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
         self.frames().flat_map(frames)
     }
@@ -134,18 +189,18 @@ impl TopicRecords {
     pub fn take_in(&mut self, records: Self) {
         debug_assert_eq!(self.topic, records.topic, "records go to their own topic");
         if self.run.count > 0 {
-            self.taken.push(std::mem::take(&mut self.run));
+            self.taken.push(Taken::Run(std::mem::take(&mut self.run)));
         }
         self.taken.extend(records.taken);
         if records.run.count > 0 {
-            self.taken.push(records.run);
+            self.taken.push(Taken::Run(records.run));
         }
         self.largest = self.largest.max(records.largest);
     }
 
     /// The frames in pieces of whole frames, about a mebibyte each, with the number of records in each.
-    pub fn pieces(&self) -> impl Iterator<Item = (&[u8], u32)> {
-        self.runs().flat_map(Run::pieces)
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.taken.iter().flat_map(Taken::pieces).chain(self.run.whole_pieces())
     }
 
     /// The largest record since `mark`, in bytes of key, value and headers, if it is larger than `bytes_max`.
@@ -220,6 +275,10 @@ impl TopicRecords {
 impl Run {
     const fn end(&self) -> Mark {
         Mark { bytes: self.frames.len(), count: self.count }
+    }
+
+    fn whole_pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.pieces().map(|(frames, count)| Piece::Frames(frames, count))
     }
 
     fn pieces(&self) -> impl Iterator<Item = (&[u8], u32)> {
@@ -346,7 +405,7 @@ impl RecordBatch {
         self.topics.iter().filter(|t| t.count() > 0)
     }
 
-    /// Bytes of all frames.
+    /// Bytes held of all records.
     pub fn bytes(&self) -> usize {
         self.topics.iter().map(TopicRecords::bytes).sum()
     }
@@ -431,6 +490,13 @@ mod tests {
         records.frames().collect::<Vec<_>>().concat()
     }
 
+    fn frame_pieces(records: &TopicRecords) -> impl Iterator<Item = (&[u8], u32)> {
+        records.pieces().map(|piece| match piece {
+            Piece::Frames(frames, count) => (frames, count),
+            Piece::Packed(_) => panic!("nothing was packed"),
+        })
+    }
+
     fn numbered(number: i64) -> TopicRecords {
         let mut records = TopicRecords::new("t".into());
         let mut record = records.begin(number);
@@ -460,7 +526,7 @@ mod tests {
         records.rewind(mark);
         let numbers: Vec<_> = records.iter().map(|record| record.timestamp_ms).collect();
         assert_eq!((numbers, records.count()), (vec![1, 2, 3, 4], 4));
-        let pieces: Vec<_> = records.pieces().map(|(piece, _)| piece).collect();
+        let pieces: Vec<_> = frame_pieces(&records).map(|(piece, _)| piece).collect();
         assert_eq!((pieces.concat(), records.bytes()), (kept.clone(), kept.len()));
         records.clear();
         assert_eq!((records.count(), records.bytes(), records.pieces().count()), (0, 0, 0));
@@ -538,9 +604,12 @@ mod tests {
             write(&mut records, bytes);
         }
         let counts: Vec<_> =
-            records.pieces().map(|(frames, count)| (count, super::frames(frames).count())).collect();
+            frame_pieces(&records).map(|(frames, count)| (count, super::frames(frames).count())).collect();
         assert_eq!(counts, [(2, 2), (1, 1), (1, 1), (3, 3), (1, 1)]);
-        assert_eq!(records.pieces().map(|(frames, _)| frames).collect::<Vec<_>>().concat(), all(&records));
+        assert_eq!(
+            frame_pieces(&records).map(|(frames, _)| frames).collect::<Vec<_>>().concat(),
+            all(&records)
+        );
         records.clear();
         assert_eq!(records.pieces().count(), 0);
     }

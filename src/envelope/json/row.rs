@@ -129,6 +129,7 @@ impl RowWriter {
 }
 
 impl ColumnWriter {
+    #[inline]
     pub(in crate::envelope) fn value<'v>(&self, values: &[Value<'v>]) -> Result<Value<'v>, EncodeError> {
         match self.wire {
             None => Ok(Value::Null),
@@ -137,6 +138,7 @@ impl ColumnWriter {
     }
 
     /// The value, or that of the old row where it was sent too: a full one has all columns, a key its own.
+    #[inline]
     pub(in crate::envelope) fn completed<'v>(
         &self,
         values: &[Value<'v>],

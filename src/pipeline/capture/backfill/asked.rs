@@ -124,10 +124,18 @@ struct Running {
 }
 
 impl Running {
-    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>, waits: bool) -> Self {
+    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>, waits: bool) -> Result<Self> {
         let tables = to_copy.iter().map(|table| (Arc::clone(&table.topic), None)).collect();
-        let round = Round::begin(settings, to_copy, waits);
-        Self { round, tables, near: None, waiting: Vec::new(), read: Vec::new(), coming: None, ended: false }
+        let round = Round::begin(settings, to_copy, waits)?;
+        Ok(Self {
+            round,
+            tables,
+            near: None,
+            waiting: Vec::new(),
+            read: Vec::new(),
+            coming: None,
+            ended: false,
+        })
     }
 }
 
@@ -206,7 +214,7 @@ impl Backfills {
         states: BTreeMap<String, BackfillState>,
         tables: &mut Tables,
         ops: &Ops,
-    ) -> Self {
+    ) -> Result<Self> {
         let mut backfills = Self::new(settings, BTreeMap::new(), tables, ops);
         backfills.states = states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
         let to_copy = backfills.states.iter().map(|(topic, state)| ToCopy {
@@ -214,9 +222,9 @@ impl Backfills {
             name: state.table.clone(),
             resume: None,
         });
-        backfills.running = Some(Running::new(settings, to_copy.collect(), false));
+        backfills.running = Some(Running::new(settings, to_copy.collect(), false)?);
         backfills.first = Some(First { ordinals: Ordinals::after(0), last: 0 });
-        backfills
+        Ok(backfills)
     }
 
     /// Rows of the first copy so far.
@@ -266,7 +274,7 @@ impl Backfills {
             tables = to_copy.len(),
             "waiting for the transactions that are open now to end: a round of copies begins after them"
         );
-        self.running = Some(Running::new(&self.settings, to_copy, true));
+        self.running = Some(Running::new(&self.settings, to_copy, true)?);
         Ok(())
     }
 

@@ -5,7 +5,8 @@
 //!   reader 2: rows ─ numbers, place in the channel ─ encodes ──┼──> writer: in the order of the numbers
 //! ```
 //!
-//! Encoding is most of the work of a copy, and each reader does it for its own rows. Rows are numbered, and their place
+//! Encoding, and what the log has to do with records before their order is known ([`Log::prepare`]), is most of the work of
+//! a copy, and each reader does it for its own rows. Rows are numbered, and their place
 //! among those of other readers is taken, in one step ([`Ordinals`]) before they are encoded: so positions ascend in the
 //! log, whoever is done first.
 
@@ -69,14 +70,13 @@ impl Copying {
             schema: self.schema.clone(),
             columns,
             encoder,
-            topic,
-            dead_letters,
+            records: TopicRecords::new(topic),
+            dead_letters: TopicRecords::new(dead_letters),
             log,
             ordinals,
             text: CopyText::default(),
             values: Vec::new(),
             rows_bytes: ROWS_BYTES_MAX / 4,
-            records_bytes: 0,
         }
     }
 }
@@ -110,15 +110,14 @@ pub struct RowEncoder {
     schema: TableSchema,
     columns: usize,
     encoder: TableEncoder,
-    topic: Arc<str>,
-    dead_letters: Arc<str>,
+    records: TopicRecords,
+    dead_letters: TopicRecords,
     log: Arc<dyn Log>,
     /// Of the rows of all readers.
     pub ordinals: Ordinals,
     text: CopyText,
     values: Vec<Value<'static>>,
     rows_bytes: usize,
-    records_bytes: usize,
 }
 
 /// Rows as records.
@@ -148,9 +147,7 @@ impl RowEncoder {
     /// `Operator`: a row cannot be read, with its number.
     pub fn encode(&mut self, rows: &Rows, first: u64) -> Result<Encoded> {
         let [bytes_max, dead_letters_max] =
-            [&self.topic, &self.dead_letters].map(|topic| self.log.record_bytes_max(topic));
-        let mut records = TopicRecords::with_capacity(Arc::clone(&self.topic), self.records_bytes);
-        let mut dead_letters = TopicRecords::new(Arc::clone(&self.dead_letters));
+            [&self.records, &self.dead_letters].map(|records| self.log.record_bytes_max(records.topic()));
         let mut ordinal = first;
         for row in rows.iter() {
             self.text.split(row, self.columns).map_err(|error| {
@@ -171,16 +168,17 @@ impl RowEncoder {
                 old: None,
                 new: Some(&new),
             };
-            if let Err(error) = encode_fitting(&mut self.encoder, &change, &mut records, bytes_max) {
-                dead_letter::bury(&mut dead_letters, &self.schema, &change, &error, dead_letters_max);
+            if let Err(error) = encode_fitting(&mut self.encoder, &change, &mut self.records, bytes_max) {
+                dead_letter::bury(&mut self.dead_letters, &self.schema, &change, &error, dead_letters_max);
             }
             self.values = recycle(new);
             ordinal += 1;
         }
-        // A little more than these will do for the next ones.
-        self.records_bytes = (records.bytes() + records.bytes() / 16).min(2 * RECORDS_BYTES);
+        let records_bytes = self.records.bytes().max(1);
         self.rows_bytes =
-            (rows.bytes() * RECORDS_BYTES / records.bytes().max(1)).clamp(ROWS_BYTES_MIN, ROWS_BYTES_MAX);
+            (rows.bytes() * RECORDS_BYTES / records_bytes).clamp(ROWS_BYTES_MIN, ROWS_BYTES_MAX);
+        let records = self.log.prepare(&mut self.records);
+        let dead_letters = self.log.prepare(&mut self.dead_letters);
         let (rows, bytes) = (rows.len() as u64, rows.bytes() as u64);
         Ok(Encoded { records, dead_letters, rows, last: ordinal - 1, bytes })
     }
@@ -209,4 +207,33 @@ pub fn begin_anew(
         new: None,
     };
     encode(table, &row, appender, dead);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_told_in_the_order_of_their_numbers_whoever_takes_them() {
+        let (ordinals, told) = (Ordinals::after(7), Mutex::new(Vec::new()));
+        let mut taken: Vec<(u64, u64)> = std::thread::scope(|scope| {
+            let taking = (0..4).map(|reader| {
+                let (ordinals, told) = (ordinals.clone(), &told);
+                scope.spawn(move || {
+                    let take = |turn| {
+                        let name = reader * 1000 + turn;
+                        (ordinals.take(1 + turn % 3, || told.lock().unwrap().push(name)), name)
+                    };
+                    (0..1000).map(take).collect::<Vec<_>>()
+                })
+            });
+            let taking: Vec<_> = taking.collect();
+            taking.into_iter().flat_map(|reader| reader.join().unwrap()).collect()
+        });
+        taken.sort_unstable();
+        assert_eq!(taken[0].0, 8);
+        let numbers_meet = taken.windows(2).all(|two| two[0].0 + 1 + two[0].1 % 1000 % 3 == two[1].0);
+        assert!(numbers_meet, "no number is left out or given twice");
+        assert_eq!(told.into_inner().unwrap(), taken.into_iter().map(|(_, name)| name).collect::<Vec<_>>());
+    }
 }

@@ -83,7 +83,7 @@ pub async fn run(
         );
     }
     tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
-    let mut backfills = Backfills::first(settings, states, tables, ops);
+    let mut backfills = Backfills::first(settings, states, tables, ops)?;
     let (lsn, timeline) = point(&mut backfills).await?;
     let cut = Cutter::first(&settings.calendar, now_us(sql).await?);
     let at = move |rows| Progress {

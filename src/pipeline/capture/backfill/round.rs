@@ -16,8 +16,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::asking::Asking;
@@ -31,7 +32,7 @@ use super::{CaptureSettings, Wanted, worker};
 use crate::change::{Lsn, TableSchema, Timeline};
 use crate::postgres::published::{self, Published};
 use crate::postgres::wire::{Client, Session};
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
 /// Pieces of rows between the readers and those who write, at least.
 const PIECES_MIN: usize = 4;
@@ -46,12 +47,16 @@ pub struct Round {
     /// What its readers tell.
     pub events: mpsc::Receiver<CopyEvent>,
     control: Arc<Control>,
-    task: AbortHandle,
+    /// Its readers make records of their rows, on as many cores as there are, and hold nobody up who is not one of them.
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Round {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            // Waits for nobody: whoever drops it may be about to read the stream.
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -63,13 +68,21 @@ struct Control {
 }
 
 impl Round {
-    /// Begins to read; where it `waits`, once the stream is as far as the server is now.
-    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>, waits: bool) -> Self {
+    /// Begins to read, on threads of its own; where it `waits`, once the stream is as far as the server is now.
+    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>, waits: bool) -> Result<Self> {
         // Each session may be encoding one.
         let (sender, events) = mpsc::channel(PIECES_MIN.max(settings.copy.connections as usize));
         let control = Arc::new(Control::default());
         let reading = read(settings.clone(), tables, sender, Arc::clone(&control), waits);
-        Self { events, control, task: tokio::spawn(reading).abort_handle() }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(cores.min(settings.copy.connections as usize).max(1))
+            .thread_name("copy")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::operator("cannot start the threads that copy tables").cause(error))?;
+        runtime.spawn(reading);
+        Ok(Self { events, control, runtime: Some(runtime) })
     }
 
     /// Begins no further piece of a table that can be gone on with.
