@@ -118,7 +118,7 @@ struct Running {
     /// All their rows were handed to the appender.
     read: Vec<Arc<str>>,
     /// Rows being encoded.
-    coming: Option<(Arc<str>, oneshot::Receiver<Encoded>)>,
+    coming: Option<(Arc<str>, oneshot::Receiver<Box<Encoded>>)>,
     /// Nothing more is told.
     ended: bool,
 }
@@ -337,10 +337,9 @@ impl Backfills {
             CopyEvent::Ready(ready) if running.tables.contains_key(&ready.topic) => {
                 running.waiting.push(*ready);
             }
-            CopyEvent::Ready(_) => {}
-            // Only the rows themselves are given out.
-            CopyEvent::Coming(..) => {}
-            CopyEvent::Rows(topic, rows) => self.write(&topic, rows, tables, appender),
+            // Of rows that are coming only the rows themselves are given out.
+            CopyEvent::Ready(_) | CopyEvent::Coming(..) => {}
+            CopyEvent::Rows(topic, rows) => self.write(&topic, *rows, tables, appender),
             CopyEvent::Read(topic, left) => self.read(&topic, left, appender),
             CopyEvent::Late(topic) => self.late(&topic, appender),
             CopyEvent::Gone(topic) => self.gone(&topic, tables, appender),

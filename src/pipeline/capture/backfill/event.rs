@@ -43,9 +43,9 @@ pub enum CopyEvent {
     /// A table is locked, and its rows follow once it is answered.
     Ready(Box<Ready>),
     /// Some rows of a table come next.
-    Coming(Arc<str>, oneshot::Receiver<Encoded>),
+    Coming(Arc<str>, oneshot::Receiver<Box<Encoded>>),
     /// They have come.
-    Rows(Arc<str>, Encoded),
+    Rows(Arc<str>, Box<Encoded>),
     /// All rows of a piece were told, and this is left of the table.
     Read(Arc<str>, Vec<Range>),
     /// A piece was not read before its snapshot was too old.

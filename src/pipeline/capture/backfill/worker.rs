@@ -210,7 +210,7 @@ async fn tell_rows(shared: &Shared, work: &Work, encoder: &mut RowEncoder, rows:
         place.send(CopyEvent::Coming(Arc::clone(&work.topic), coming));
     });
     // Whoever waits for them may have left, which the next one who tells is told.
-    let _ = encoded.send(encoder.encode(rows, first)?);
+    let _ = encoded.send(Box::new(encoder.encode(rows, first)?));
     Ok(())
 }
 
