@@ -217,10 +217,10 @@ mod tests {
     fn rows_are_told_in_the_order_of_their_numbers_whoever_takes_them() {
         let (ordinals, told) = (Ordinals::after(7), Mutex::new(Vec::new()));
         let mut taken: Vec<(u64, u64)> = std::thread::scope(|scope| {
-            let taking = (0..4).map(|reader| {
+            let taking = (0..4_u64).map(|reader| {
                 let (ordinals, told) = (ordinals.clone(), &told);
                 scope.spawn(move || {
-                    let take = |turn| {
+                    let take = |turn: u64| {
                         let name = reader * 1000 + turn;
                         (ordinals.take(1 + turn % 3, || told.lock().unwrap().push(name)), name)
                     };
