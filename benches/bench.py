@@ -3,28 +3,27 @@
 
     wide      1,000,000 rows of 16 columns in transactions of 1,000: a prepared slot is drained
     big       2,000,000 such rows in one transaction
-    backfill  1,000,000 such rows by CONNECTIONS connections
+    backfill  1,000,000 such rows by CONNECTIONS connections; backfill_kafka, only if ONLY names it: into a broker
+              (see backfill.py)
     kafka     wide, drained into a Kafka broker; latency, from commit to consumer, through it (see kafka.py)
     debezium  the same two by Debezium; only if ONLY names it
 
-The ceiling of a drain is pg_recvlogical (pgoutput) on a copy of the same slot, to /dev/null; that of a
-backfill is as many COPY ... TO STDOUT of a range of pages each, at once, to /dev/null. Each pair runs in turn ROUNDS times, and medians are compared:
+The ceiling of a drain is pg_recvlogical (pgoutput) on a copy of the same slot, to /dev/null. Each pair runs in turn ROUNDS times, and medians are compared:
 these are whole-process figures, and other load on the machine moves both sides.
 
 Environment: TIDEMARK (binary), PG_BIN, ROUNDS (3), ROWS (1000000), BIG_ROWS (2000000), CONNECTIONS (4), ONLY (names).
 """
 
-import json
 import os
 import pathlib
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
+import backfill
 import kafka
 from harness import (LIMIT_S, TIDEMARK, Postgres, ceiling_drain, copy_slot, cpu_s, drop_slot, fail, free_port, load, median,
                      peak_mb, start, verdict, walsender)
@@ -32,20 +31,17 @@ from harness import (LIMIT_S, TIDEMARK, Postgres, ceiling_drain, copy_slot, cpu_
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 ROWS = int(os.environ.get("ROWS", "1000000"))
 BIG_ROWS = int(os.environ.get("BIG_ROWS", "2000000"))
-CONNECTIONS = int(os.environ.get("CONNECTIONS", "4"))
 ONLY = os.environ.get("ONLY", "wide big backfill kafka latency").split()
 
 
-def config(folder, pg, name, port, backfill):
+def config(folder, pg, name, port):
     (folder / "connector.toml").write_text(f"""
 [source]
 url = "{pg.url()}"
 name = "bench"
 slot = "tidemark_{name}"
 publication = "pub_{name}"
-backfill = "{backfill}"
-[backfill]
-connections = {CONNECTIONS}
+backfill = "none"
 [state]
 dir = "{folder}/state"
 [ops]
@@ -59,7 +55,7 @@ def ours_drain(pg, name, end):
         folder = pathlib.Path(tmp)
         slot = f"tidemark_{name}"
         copy_slot(pg, name, slot)
-        config(folder, pg, name, free_port(), "none")
+        config(folder, pg, name, free_port())
         process = start(folder)
         deadline = time.time() + LIMIT_S
         active = None
@@ -79,39 +75,6 @@ def ours_drain(pg, name, end):
         process.send_signal(signal.SIGTERM)
         process.wait(60)
         drop_slot(pg, slot)
-        return result
-
-
-def ceiling_copy(pg, name):
-    pages = int(pg.ask(f"select pg_relation_size('{name}') / current_setting('block_size')::int")) + 1
-    ends = [pages * n // CONNECTIONS for n in range(CONNECTIONS + 1)]
-    started = time.time()
-    copies = [subprocess.Popen([str(pg.bin / "psql"), "-h", "127.0.0.1", "-p", str(pg.port), "-U", "postgres", "-d", "bench",
-                                "-XAtq", "-c", f"copy (select * from {name} where ctid >= '({begin},0)' and ctid < '({end},0)') to stdout"],
-                               stdout=subprocess.DEVNULL) for begin, end in zip(ends, ends[1:])]
-    if any(copy.wait() for copy in copies):
-        sys.exit("a COPY of the ceiling failed")
-    return dict(seconds=time.time() - started)
-
-
-def ours_backfill(pg, name, rows):
-    with tempfile.TemporaryDirectory() as tmp:
-        folder = pathlib.Path(tmp)
-        port = free_port()
-        config(folder, pg, name, port, "initial")
-        process = start(folder)
-        deadline = time.time() + LIMIT_S
-        while "backfill done" not in (folder / "tidemark.log").read_text():
-            if process.poll() is not None or time.time() > deadline:
-                fail(folder, process, "tidemark did not end its backfill")
-            time.sleep(0.05)
-        line = next(l for l in (folder / "tidemark.log").read_text().splitlines() if "backfill done" in l)
-        fields = json.loads(line)
-        fields = fields.get("fields", fields)
-        result = dict(seconds=float(fields["seconds"]), cpu=cpu_s(process.pid), rss=peak_mb(process.pid))
-        process.send_signal(signal.SIGTERM)
-        process.wait(60)
-        drop_slot(pg, f"tidemark_{name}")
         return result
 
 
@@ -140,23 +103,15 @@ def main():
     try:
         ends = {}
         for name, rows, per in (("wide", ROWS, 1000), ("big", BIG_ROWS, 0)):
-            if name in ONLY or (name == "wide" and {"backfill", "kafka", "debezium"} & set(ONLY)):
+            if name in ONLY or (name == "wide" and {"backfill", "backfill_kafka", "kafka", "debezium"} & set(ONLY)):
                 print(f"loading {name}: {rows:,} rows", flush=True)
                 ends[name] = load(pg, name, rows, per)
         for name, rows in (("wide", ROWS), ("big", BIG_ROWS)):
             if name in ONLY:
                 pairs = [(ceiling_drain(pg, name, ends[name]), ours_drain(pg, name, ends[name])) for _ in range(ROUNDS)]
                 report_drain(name, rows, [c for c, _ in pairs], [o for _, o in pairs])
-        if "backfill" in ONLY:
-            pairs = [(ceiling_copy(pg, "wide"), ours_backfill(pg, "wide", ROWS)) for _ in range(ROUNDS)]
-            ratio = statistics.median(c["seconds"] / o["seconds"] for c, o in pairs)
-            ours = [o for _, o in pairs]
-            print(f"\nbackfill: {ROWS:,} rows by {CONNECTIONS} connections, medians of {ROUNDS} pairs")
-            print(f"  {'COPY to /dev/null, rows/s':34}{ROWS / median([c for c, _ in pairs], 'seconds'):>12,.0f}")
-            print(f"  {'tidemark into the embedded log':34}{ROWS / median(ours, 'seconds'):>12,.0f}{median(ours, 'cpu') / ROWS * 1e6:>15.2f}  CPU s/million (own)")
-            print(f"  {'ratio':34}{ratio:>12.0%}   target >= 75%: {verdict(ratio, 0.75, True)}")
-            rss = median(ours, "rss")
-            print(f"  {'peak RSS, MB':34}{rss:>12.0f}   target <= 200: {verdict(rss, 200, False)}")
+        if {"backfill", "backfill_kafka"} & set(ONLY):
+            backfill.run(pg, folder, ONLY, ROWS, ROUNDS)
         if {"kafka", "latency", "debezium"} & set(ONLY):
             kafka.run(pg, folder, ONLY, ROWS, ROUNDS, ends.get("wide"))
     finally:

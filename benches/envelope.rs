@@ -117,7 +117,7 @@ fn measure(
         }
         Ok(())
     })?;
-    report(&format!("encode {what}"), nanos, out.frames().len());
+    report(&format!("encode {what}"), nanos, out.bytes());
 
     let decoder = TableDecoder::new(&schema, options);
     let nanos = best(|| {
@@ -128,6 +128,6 @@ fn measure(
         }
         Ok(())
     })?;
-    report(&format!("decode {what}"), nanos, out.frames().len());
+    report(&format!("decode {what}"), nanos, out.bytes());
     Ok(())
 }

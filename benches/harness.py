@@ -101,6 +101,14 @@ def cpu_s(pid):
         return None
 
 
+def server_cpu_s(pg):
+    """CPU of the server and its sessions, those that have ended too."""
+    postmaster = (pg.data / "postmaster.pid").read_text().split()[0]
+    fields = open(f"/proc/{postmaster}/stat").read().rsplit(")", 1)[1].split()
+    sessions = open(f"/proc/{postmaster}/task/{postmaster}/children").read().split()
+    return sum(map(int, fields[11:15])) / TICKS + sum(cpu_s(session) or 0.0 for session in sessions)
+
+
 def peak_mb(pid):
     for line in open(f"/proc/{pid}/status"):
         if line.startswith("VmHWM"):

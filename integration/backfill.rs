@@ -14,6 +14,7 @@ use rustix::process::Signal;
 use support::days::{days, use_rule};
 use support::lake::{duckdb, postgres, value};
 use support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use tidemark::change::Position;
 use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
 use tokio_postgres::Client;
 
@@ -287,4 +288,37 @@ async fn a_first_copy_that_is_killed_goes_on_beside_the_stream_and_can_be_held_u
         rest < 30_000 - copied + 4 * 1000,
         "only pieces that were being read are read again: {rest} of {copied}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_several_sessions_read_are_in_the_log_once_and_in_the_order_of_their_positions() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client
+        .batch_execute(
+            "CREATE TABLE big (id int PRIMARY KEY, note text);
+             INSERT INTO big SELECT g, repeat(md5(g::text), 1 + g % 7) FROM generate_series(1, 60000) g;
+             CREATE PUBLICATION tidemark_shop FOR TABLE big",
+        )
+        .await
+        .unwrap();
+    let connector = Connector::new(&server.url()).set("backfill", "chunk_bytes", 131_072).set(
+        "backfill",
+        "connections",
+        4,
+    );
+    let _running = connector.start_ready("capture").await;
+    let records = connector.table_records("big").await;
+    let positions: Vec<Position> = records.iter().map(|record| record.position.parse().unwrap()).collect();
+    assert!(positions.iter().map(|position| position.ordinal).eq(1..=60_000), "numbered in their order");
+    assert!(positions.is_sorted(), "none goes back");
+    let mut found: Vec<(i64, String)> = records
+        .iter()
+        .map(|record| &record.value["after"])
+        .map(|row| (row["id"].as_i64().unwrap(), row["note"].as_str().unwrap().to_owned()))
+        .collect();
+    found.sort_unstable();
+    let rows = client.query("SELECT id::bigint, note FROM big ORDER BY id", &[]).await.unwrap();
+    let expected: Vec<(i64, String)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert!(found == expected, "each row once, as Postgres has it");
 }

@@ -171,7 +171,7 @@ pub struct Envelope<'a> {
 }
 
 /// Encodes the changes of one version of one table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct ChangeEncoder<F> {
     form: F,
     key: Vec<u8>,
@@ -199,10 +199,9 @@ impl<F: Form> ChangeEncoder<F> {
     /// those with a value (tombstones are not counted). On an error `out` is as it was.
     pub fn encode(&mut self, change: &RowChange<'_>, out: &mut TopicRecords) -> Result<u32, EncodeError> {
         let mark = out.mark();
-        let start = out.frames().len();
         self.form.prepare(change);
         let encoded = self.encode_change(change, out).and_then(|count| {
-            let fits = out.frames().len() - start <= CHANGE_BYTES_MAX;
+            let fits = out.since(mark).len() <= CHANGE_BYTES_MAX;
             fits.then_some(count).ok_or(EncodeError::Change("the change is larger than 2 GiB when encoded"))
         });
         if encoded.is_err() {

@@ -53,7 +53,7 @@ impl Options {
 }
 
 /// Encodes the changes of one version of one table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum TableEncoder {
     /// In JSON.
     Json(Box<json::TableEncoder>),

@@ -21,7 +21,7 @@ pub const EXACT: &str = "tidemark.exact";
 pub const EXACT_BEFORE: &str = "tidemark.exact.before";
 
 /// The headers of every record, kept as finished pieces.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct HeaderStamp {
     schema_version: String,
     /// The text of a position up to its ordinal.

@@ -38,6 +38,7 @@ pub async fn run(open: impl Open) {
     reopening_finds_everything(&open).await;
     an_append_wakes_those_who_wait(&open).await;
     an_append_may_be_empty_or_span_many_topics(&open).await;
+    prepared_records_stand_where_they_were_taken_in(&open).await;
 }
 
 /// A batch of numbered records: value `n`, key `k<n % 7>` (none for every fifth), a header or two.
@@ -304,4 +305,23 @@ async fn an_append_may_be_empty_or_span_many_topics(open: &impl Open) {
         let expected: Vec<u64> = (0..10).map(|n| n * 100 + topic).collect();
         assert_eq!(found.into_iter().map(|(_, n)| n).collect::<Vec<_>>(), expected);
     }
+}
+
+async fn prepared_records_stand_where_they_were_taken_in(open: &impl Open) {
+    let log = open("prepared".into()).await;
+    let epoch = log.fence().await.unwrap().epoch;
+    let topic: Arc<str> = TOPIC.into();
+    let mut batch = numbered(TOPIC, 0..3);
+    for numbers in [3..30_000, 30_000..30_001] {
+        let mut some = numbered(TOPIC, numbers);
+        let prepared = log.prepare(some.topic(&topic));
+        assert!(some.is_empty(), "what was taken out is not there any more");
+        batch.topic(&topic).take_in(prepared);
+    }
+    for n in 30_001..30_010 {
+        write_numbered(&mut batch, TOPIC, n);
+    }
+    assert_eq!(batch.count(), 30_010);
+    log.append(epoch, append(batch, &[])).await.unwrap();
+    assert_eq!(values(&*log).await, numbers(0..30_010));
 }

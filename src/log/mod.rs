@@ -12,6 +12,7 @@
 //!
 //! To add a log, implement [`Log`] and run [`conformance`] on it.
 
+mod blob;
 pub mod conformance;
 mod kafka;
 mod record;
@@ -125,6 +126,13 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
     /// written, unless it is `in_doubt`; time can help (a log at its limit, once readers let go). `Operator`:
     /// nothing was written, and a person has to act (a full disk).
     async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected>;
+
+    /// Takes out records to be appended later, with as much done to them as needs no order, such as compressing them: by
+    /// whoever makes records beside others. Blocks for as long as that takes. What is given can be appended to this log,
+    /// and to no other; `records` keep their buffer.
+    fn prepare(&self, records: &mut TopicRecords) -> TopicRecords {
+        records.take()
+    }
 
     /// Every log partition with the offsets that it holds.
     async fn ranges(&self) -> Result<BTreeMap<LogPartition, OffsetRange>>;

@@ -11,6 +11,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::blob::{Packed, Piece};
+
 const NULL: u32 = u32::MAX;
 
 /// A record, borrowed from its frame.
@@ -48,17 +50,59 @@ impl<'a> RecordRef<'a> {
     }
 }
 
-/// Records of one topic, in order.
+/// Records of one topic, in order: those that were encoded elsewhere and taken in as they are, and behind them those that
+/// are written here.
 #[derive(Clone, Debug)]
 pub struct TopicRecords {
     topic: Arc<str>,
+    /// Nothing is added to these any more.
+    taken: Vec<Taken>,
+    run: Run,
+    /// No frame is larger, in bytes. Records that were taken back count, too.
+    largest: usize,
+}
+
+/// Records that were encoded elsewhere.
+#[derive(Clone, Debug)]
+enum Taken {
+    Run(Run),
+    /// For a log that stores them so.
+    Packed(Packed),
+}
+
+impl Taken {
+    /// Bytes held.
+    const fn bytes(&self) -> usize {
+        match self {
+            Self::Run(run) => run.frames.len(),
+            Self::Packed(packed) => packed.stored.len(),
+        }
+    }
+
+    const fn count(&self) -> u32 {
+        match self {
+            Self::Run(run) => run.count,
+            Self::Packed(packed) => packed.blob.count,
+        }
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        let (run, packed) = match self {
+            Self::Run(run) => (Some(run), None),
+            Self::Packed(packed) => (None, Some(Piece::Packed(packed))),
+        };
+        run.into_iter().flat_map(Run::whole_pieces).chain(packed)
+    }
+}
+
+/// Frames in one buffer.
+#[derive(Clone, Debug, Default)]
+struct Run {
     frames: Vec<u8>,
     count: u32,
     /// Where [`TopicRecords::pieces`] are cut. Noted while frames are written: later their headers would have to
     /// be fetched from memory once more.
     cuts: Vec<Mark>,
-    /// No frame is larger, in bytes. Records that were taken back count, too.
-    largest: usize,
 }
 
 /// Frames are cut into pieces of about this size. A larger record is a piece of its own.
@@ -67,7 +111,16 @@ const PIECE_BYTES: usize = 1 << 20;
 impl TopicRecords {
     /// No records yet.
     pub const fn new(topic: Arc<str>) -> Self {
-        Self { topic, frames: Vec::new(), count: 0, cuts: Vec::new(), largest: 0 }
+        Self::over(topic, Vec::new())
+    }
+
+    /// The same, with room for so many bytes of frames.
+    pub fn with_capacity(topic: Arc<str>, bytes: usize) -> Self {
+        Self::over(topic, Vec::with_capacity(bytes))
+    }
+
+    const fn over(topic: Arc<str>, frames: Vec<u8>) -> Self {
+        Self { topic, taken: Vec::new(), run: Run { frames, count: 0, cuts: Vec::new() }, largest: 0 }
     }
 
     /// The topic.
@@ -75,95 +128,131 @@ impl TopicRecords {
         &self.topic
     }
 
-    /// The frames, one after the other.
-    pub fn frames(&self) -> &[u8] {
-        &self.frames
+    /// The frames, in one or more runs of whole ones; without those that a log has packed for itself.
+    pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
+        let taken = self.taken.iter().filter_map(|taken| match taken {
+            Taken::Run(run) => Some(run),
+            Taken::Packed(_) => None,
+        });
+        taken.chain([&self.run]).map(|run| &run.frames[..])
+    }
+
+    /// Bytes held of all records: of their frames, or packed.
+    pub fn bytes(&self) -> usize {
+        self.taken.iter().map(Taken::bytes).sum::<usize>() + self.run.frames.len()
     }
 
     /// Number of records.
-    pub const fn count(&self) -> u32 {
-        self.count
+    pub fn count(&self) -> u32 {
+        self.taken.iter().map(Taken::count).sum::<u32>() + self.run.count
     }
 
-    /// The records.
+    /// The records, taken out; the buffer stays.
+    pub(super) fn take(&mut self) -> Self {
+        let room = self.run.frames.capacity();
+        let run =
+            std::mem::replace(&mut self.run, Run { frames: Vec::with_capacity(room), ..Run::default() });
+        let taken = std::mem::take(&mut self.taken);
+        Self { topic: Arc::clone(&self.topic), taken, run, largest: std::mem::take(&mut self.largest) }
+    }
+
+    /// The same, with each piece packed that `pack` does not refuse.
+    pub(super) fn take_packed(&mut self, mut pack: impl FnMut(&[u8], u32) -> Option<Packed>) -> Self {
+        let packed: Option<Vec<_>> = self.run.pieces().map(|(frames, count)| pack(frames, count)).collect();
+        let Some(packed) = packed else { return self.take() };
+        let mut taken = std::mem::take(&mut self.taken);
+        taken.extend(packed.into_iter().map(Taken::Packed));
+        let records = Self { taken, largest: self.largest, ..Self::new(Arc::clone(&self.topic)) };
+        self.clear();
+        records
+    }
+
+    /// The records; without those that a log has packed for itself.
     pub fn iter(&self) -> impl Iterator<Item = RecordRef<'_>> {
-        frames(&self.frames)
+        self.frames().flat_map(frames)
     }
 
-    /// The frames, taken out.
+    /// The frames, taken out; only of records none of which were taken in.
     pub(super) fn into_frames(self) -> Vec<u8> {
-        self.frames
+        debug_assert!(self.taken.is_empty(), "frames of several runs are taken out as one");
+        self.run.frames
     }
 
     /// Adds one whole frame, its length field included. It may make a piece longer than others.
     pub(super) fn push_frame(&mut self, frame: &[u8]) {
-        self.frames.extend_from_slice(frame);
-        self.count += 1;
+        self.run.frames.extend_from_slice(frame);
+        self.run.count += 1;
         self.largest = self.largest.max(frame.len());
     }
 
+    /// Takes in records of the same topic behind those that are here, without copying them.
+    pub fn take_in(&mut self, records: Self) {
+        debug_assert_eq!(self.topic, records.topic, "records go to their own topic");
+        if self.run.count > 0 {
+            self.taken.push(Taken::Run(std::mem::take(&mut self.run)));
+        }
+        self.taken.extend(records.taken);
+        if records.run.count > 0 {
+            self.taken.push(Taken::Run(records.run));
+        }
+        self.largest = self.largest.max(records.largest);
+    }
+
     /// The frames in pieces of whole frames, about a mebibyte each, with the number of records in each.
-    pub fn pieces(&self) -> impl Iterator<Item = (&[u8], u32)> {
-        let mut from = Mark { bytes: 0, count: 0 };
-        let cuts = self.cuts.iter().copied().chain((self.count > 0).then(|| self.mark()));
-        cuts.map(move |to| {
-            let piece = (&self.frames[from.bytes..to.bytes], to.count - from.count);
-            from = to;
-            piece
-        })
+    pub(super) fn pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.taken.iter().flat_map(Taken::pieces).chain(self.run.whole_pieces())
     }
 
     /// The largest record since `mark`, in bytes of key, value and headers, if it is larger than `bytes_max`.
     pub fn too_large_since(&self, mark: Mark, bytes_max: usize) -> Option<usize> {
-        let since = &self.frames[mark.bytes..];
+        let since = self.since(mark);
         if since.len() <= bytes_max {
             return None;
         }
         frames(since).map(|record| record.bytes()).max().filter(|bytes| *bytes > bytes_max)
     }
 
-    /// The place reached, to go back to with [`TopicRecords::rewind`].
+    /// The place reached, to go back to with [`TopicRecords::rewind`] until records are taken in.
     pub const fn mark(&self) -> Mark {
-        Mark { bytes: self.frames.len(), count: self.count }
+        self.run.end()
+    }
+
+    /// The frames written since `mark`.
+    pub fn since(&self, mark: Mark) -> &[u8] {
+        &self.run.frames[mark.bytes..]
     }
 
     /// Takes back the records written since `mark`, which must be one of these records'.
     pub fn rewind(&mut self, mark: Mark) {
-        debug_assert!(mark.bytes <= self.frames.len(), "a mark lies before the end");
-        self.frames.truncate(mark.bytes);
-        self.count = mark.count;
-        while self.cuts.last().is_some_and(|cut| cut.count >= mark.count) {
-            self.cuts.pop();
-        }
+        debug_assert!(mark.bytes <= self.run.frames.len(), "a mark lies before the end");
+        self.run.rewind(mark);
     }
 
     /// Appends `count` frames as they are; false, and nothing is changed, if the bytes are not exactly those.
     pub(super) fn extend_frames(&mut self, bytes: &[u8], count: u32) -> bool {
         let mark = self.mark();
-        self.frames.extend_from_slice(bytes);
+        self.run.frames.extend_from_slice(bytes);
         let mut at = mark.bytes;
         for length in frame_lengths(bytes) {
-            self.count += 1;
+            self.run.count += 1;
             self.note_frame(at, at + length);
             at += length;
         }
-        let whole = at == self.frames.len() && self.count - mark.count == count;
+        let whole = at == self.run.frames.len() && self.run.count - mark.count == count;
         if !whole {
             self.rewind(mark);
         }
         whole
     }
 
-    /// Cuts a piece before a frame which makes it too long. `count` has the frame already.
+    /// A frame was added, and counted.
     fn note_frame(&mut self, start: usize, end: usize) {
         self.largest = self.largest.max(end - start);
-        let piece_start = self.cuts.last().map_or(0, |cut| cut.bytes);
-        if start > piece_start && end - piece_start > PIECE_BYTES {
-            self.cuts.push(Mark { bytes: start, count: self.count - 1 });
-        }
+        self.run.cut_before(start, end);
     }
 
     fn clear(&mut self) {
+        self.taken.clear();
         self.rewind(Mark { bytes: 0, count: 0 });
         self.largest = 0;
     }
@@ -176,10 +265,46 @@ impl TopicRecords {
     /// Begins a record at the end: write its key, its value and its headers, in that order, then
     /// [`RecordWriter::finish`]. Dropped unfinished, it leaves no trace.
     pub fn begin(&mut self, timestamp_ms: i64) -> RecordWriter<'_> {
-        let start = self.frames.len();
-        self.frames.extend_from_slice(&[0; 4]);
-        self.frames.extend_from_slice(&timestamp_ms.to_le_bytes());
+        let start = self.run.frames.len();
+        self.run.frames.extend_from_slice(&[0; 4]);
+        self.run.frames.extend_from_slice(&timestamp_ms.to_le_bytes());
         RecordWriter { records: self, start, headers_at: None, finished: false }
+    }
+}
+
+impl Run {
+    const fn end(&self) -> Mark {
+        Mark { bytes: self.frames.len(), count: self.count }
+    }
+
+    fn whole_pieces(&self) -> impl Iterator<Item = Piece<'_>> {
+        self.pieces().map(|(frames, count)| Piece::Frames(frames, count))
+    }
+
+    fn pieces(&self) -> impl Iterator<Item = (&[u8], u32)> {
+        let mut from = Mark { bytes: 0, count: 0 };
+        let cuts = self.cuts.iter().copied().chain((self.count > 0).then(|| self.end()));
+        cuts.map(move |to| {
+            let piece = (&self.frames[from.bytes..to.bytes], to.count - from.count);
+            from = to;
+            piece
+        })
+    }
+
+    /// Cuts a piece before a frame which makes it too long. `count` has the frame already.
+    fn cut_before(&mut self, start: usize, end: usize) {
+        let piece_start = self.cuts.last().map_or(0, |cut| cut.bytes);
+        if start > piece_start && end - piece_start > PIECE_BYTES {
+            self.cuts.push(Mark { bytes: start, count: self.count - 1 });
+        }
+    }
+
+    fn rewind(&mut self, mark: Mark) {
+        self.frames.truncate(mark.bytes);
+        self.count = mark.count;
+        while self.cuts.last().is_some_and(|cut| cut.count >= mark.count) {
+            self.cuts.pop();
+        }
     }
 }
 
@@ -202,12 +327,12 @@ pub struct RecordWriter<'a> {
 impl RecordWriter<'_> {
     /// A null key or value.
     pub fn null(&mut self) {
-        self.records.frames.extend_from_slice(&NULL.to_le_bytes());
+        self.records.run.frames.extend_from_slice(&NULL.to_le_bytes());
     }
 
     /// A key or value, appended to the buffer by `write`, which must only append.
     pub fn field<R>(&mut self, write: impl FnOnce(&mut Vec<u8>) -> R) -> R {
-        let buffer = &mut self.records.frames;
+        let buffer = &mut self.records.run.frames;
         let at = buffer.len();
         buffer.extend_from_slice(&[0; 4]);
         let result = write(buffer);
@@ -220,28 +345,28 @@ impl RecordWriter<'_> {
     pub fn header(&mut self, name: &str, write: impl FnOnce(&mut Vec<u8>)) {
         debug_assert!(name.len() <= 255, "header name too long: {name}");
         let at = self.headers_at();
-        self.records.frames[at] += 1;
-        self.records.frames.push(name.len() as u8);
-        self.records.frames.extend_from_slice(name.as_bytes());
+        self.records.run.frames[at] += 1;
+        self.records.run.frames.push(name.len() as u8);
+        self.records.run.frames.extend_from_slice(name.as_bytes());
         self.field(write);
     }
 
     /// Ends the record and gives its frame's size in bytes.
     pub fn finish(mut self) -> usize {
         self.headers_at();
-        let length = self.records.frames.len() - self.start - 4;
+        let length = self.records.run.frames.len() - self.start - 4;
         let records = &mut *self.records;
-        records.frames[self.start..self.start + 4].copy_from_slice(&(length as u32).to_le_bytes());
-        records.count += 1;
-        records.note_frame(self.start, records.frames.len());
+        records.run.frames[self.start..self.start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        records.run.count += 1;
+        records.note_frame(self.start, records.run.frames.len());
         self.finished = true;
         length + 4
     }
 
     fn headers_at(&mut self) -> usize {
         *self.headers_at.get_or_insert_with(|| {
-            self.records.frames.push(0);
-            self.records.frames.len() - 1
+            self.records.run.frames.push(0);
+            self.records.run.frames.len() - 1
         })
     }
 }
@@ -249,7 +374,7 @@ impl RecordWriter<'_> {
 impl Drop for RecordWriter<'_> {
     fn drop(&mut self) {
         if !self.finished {
-            self.records.frames.truncate(self.start);
+            self.records.run.frames.truncate(self.start);
         }
     }
 }
@@ -277,27 +402,27 @@ impl RecordBatch {
 
     /// Topics with at least one record.
     pub fn topics(&self) -> impl Iterator<Item = &TopicRecords> {
-        self.topics.iter().filter(|t| t.count > 0)
+        self.topics.iter().filter(|t| t.count() > 0)
     }
 
-    /// Bytes of all frames.
+    /// Bytes held of all records.
     pub fn bytes(&self) -> usize {
-        self.topics.iter().map(|t| t.frames.len()).sum()
+        self.topics.iter().map(TopicRecords::bytes).sum()
     }
 
     /// Number of records.
     pub fn count(&self) -> u64 {
-        self.topics.iter().map(|t| u64::from(t.count)).sum()
+        self.topics.iter().map(|t| u64::from(t.count())).sum()
     }
 
     /// Whether there is no record.
     pub fn is_empty(&self) -> bool {
-        self.topics.iter().all(|t| t.count == 0)
+        self.topics.iter().all(|t| t.count() == 0)
     }
 
     /// Forgets the records and keeps up to `keep_bytes` of buffers for the next ones.
     pub fn clear(&mut self, keep_bytes: usize) {
-        let held: usize = self.topics.iter().map(|t| t.frames.capacity()).sum();
+        let held: usize = self.topics.iter().map(|t| t.run.frames.capacity()).sum();
         if held > keep_bytes {
             *self = Self::default();
         } else {
@@ -361,6 +486,52 @@ impl<'a> Cursor<'a> {
 mod tests {
     use super::*;
 
+    fn all(records: &TopicRecords) -> Vec<u8> {
+        records.frames().collect::<Vec<_>>().concat()
+    }
+
+    fn frame_pieces(records: &TopicRecords) -> impl Iterator<Item = (&[u8], u32)> {
+        records.pieces().map(|piece| match piece {
+            Piece::Frames(frames, count) => (frames, count),
+            Piece::Packed(_) => panic!("nothing was packed"),
+        })
+    }
+
+    fn numbered(number: i64) -> TopicRecords {
+        let mut records = TopicRecords::new("t".into());
+        let mut record = records.begin(number);
+        record.null();
+        record.null();
+        record.finish();
+        records
+    }
+
+    #[test]
+    fn records_taken_in_stand_between_those_before_and_those_behind() {
+        let mut records = numbered(1);
+        let mut two = numbered(2);
+        two.take_in(numbered(3));
+        records.take_in(two);
+        records.take_in(TopicRecords::new("t".into()));
+        let mut record = records.begin(4);
+        record.null();
+        record.null();
+        record.finish();
+        let (mark, kept) = (records.mark(), all(&records));
+        drop(records.begin(5));
+        let mut record = records.begin(6);
+        record.null();
+        record.null();
+        record.finish();
+        records.rewind(mark);
+        let numbers: Vec<_> = records.iter().map(|record| record.timestamp_ms).collect();
+        assert_eq!((numbers, records.count()), (vec![1, 2, 3, 4], 4));
+        let pieces: Vec<_> = frame_pieces(&records).map(|(piece, _)| piece).collect();
+        assert_eq!((pieces.concat(), records.bytes()), (kept.clone(), kept.len()));
+        records.clear();
+        assert_eq!((records.count(), records.bytes(), records.pieces().count()), (0, 0, 0));
+    }
+
     #[test]
     fn a_record_reads_back_as_written() {
         let mut batch = RecordBatch::default();
@@ -394,7 +565,7 @@ mod tests {
         let mut record = records.begin(1);
         record.field(|b| b.extend_from_slice(b"half"));
         drop(record);
-        assert_eq!((records.count(), records.frames().len()), (0, 0));
+        assert_eq!((records.count(), records.bytes()), (0, 0));
     }
 
     #[test]
@@ -407,11 +578,11 @@ mod tests {
             record.finish()
         };
         write(&mut records, 1);
-        let (mark, frames) = (records.mark(), records.frames().to_vec());
+        let (mark, frames) = (records.mark(), all(&records));
         write(&mut records, 2);
         write(&mut records, 3);
         records.rewind(mark);
-        assert_eq!((records.count(), records.frames()), (1, frames.as_slice()));
+        assert_eq!((records.count(), all(&records)), (1, frames));
     }
 
     #[test]
@@ -433,9 +604,12 @@ mod tests {
             write(&mut records, bytes);
         }
         let counts: Vec<_> =
-            records.pieces().map(|(frames, count)| (count, super::frames(frames).count())).collect();
+            frame_pieces(&records).map(|(frames, count)| (count, super::frames(frames).count())).collect();
         assert_eq!(counts, [(2, 2), (1, 1), (1, 1), (3, 3), (1, 1)]);
-        assert_eq!(records.pieces().map(|(frames, _)| frames).collect::<Vec<_>>().concat(), records.frames());
+        assert_eq!(
+            frame_pieces(&records).map(|(frames, _)| frames).collect::<Vec<_>>().concat(),
+            all(&records)
+        );
         records.clear();
         assert_eq!(records.pieces().count(), 0);
     }
@@ -447,7 +621,7 @@ mod tests {
         record.null();
         record.null();
         record.finish();
-        let whole = records.frames();
+        let whole = all(&records);
         for length in 0..whole.len() {
             assert_eq!(frames(&whole[..length]).count(), 0);
         }

@@ -25,7 +25,7 @@ pub struct SchemaIds {
 }
 
 /// Records in Avro.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct AvroForm {
     stamp: Stamp,
     rows: RowWriter,
@@ -38,7 +38,7 @@ pub struct AvroForm {
 }
 
 /// What is left for the headers of a record, each a list of JSON whose items begin with a comma.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Asides {
     unchanged: Vec<u8>,
     exact: Vec<u8>,

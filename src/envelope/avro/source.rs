@@ -14,7 +14,7 @@ pub(super) const NULL: u8 = 0;
 pub(super) const SOME: u8 = 2;
 
 /// Writes a record's constant parts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stamp {
     /// `version`, `connector`, `name`.
     source_start: Vec<u8>,

@@ -27,7 +27,7 @@ pub(super) enum Fit {
 }
 
 /// Buffers to be used again.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Scratch {
     text: Vec<u8>,
     items: Vec<u8>,

@@ -13,7 +13,7 @@ use crate::log::RecordWriter;
 pub type TableEncoder = ChangeEncoder<JsonForm>;
 
 /// Records in JSON.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct JsonForm {
     stamp: Stamp,
     rows: RowWriter,

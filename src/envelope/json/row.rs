@@ -7,7 +7,7 @@ use crate::envelope::encode::{EncodeError, Held, OldKind, OldRow};
 use crate::envelope::text::Malformed;
 
 /// A column, and where its values are.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::envelope) struct ColumnWriter {
     name: String,
     type_name: String,
@@ -19,7 +19,7 @@ pub(in crate::envelope) struct ColumnWriter {
 }
 
 /// Writes rows and keys of one table.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(in crate::envelope) struct RowWriter {
     pub columns: Vec<ColumnWriter>,
     pub key: Vec<usize>,
@@ -129,6 +129,7 @@ impl RowWriter {
 }
 
 impl ColumnWriter {
+    #[inline]
     pub(in crate::envelope) fn value<'v>(&self, values: &[Value<'v>]) -> Result<Value<'v>, EncodeError> {
         match self.wire {
             None => Ok(Value::Null),
@@ -137,6 +138,7 @@ impl ColumnWriter {
     }
 
     /// The value, or that of the old row where it was sent too: a full one has all columns, a key its own.
+    #[inline]
     pub(in crate::envelope) fn completed<'v>(
         &self,
         values: &[Value<'v>],

@@ -14,7 +14,7 @@ use crate::envelope::transaction;
 use crate::log::RecordWriter;
 
 /// Writes a record's constant parts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Stamp {
     /// `{"version":…,"name":…,"ts_ms":`
     source_start: Vec<u8>,

@@ -7,7 +7,7 @@ use crate::envelope::connect;
 use crate::envelope::source::SourceInfo;
 
 /// What precedes a payload; a closing brace follows it.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Schemas {
     pub key: Vec<u8>,
     pub value: Vec<u8>,

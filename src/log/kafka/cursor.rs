@@ -251,8 +251,7 @@ impl<'a> Reading<'a> {
     }
 
     fn full(&self) -> bool {
-        self.pending.is_some()
-            || (!self.offsets.is_empty() && self.records.frames().len() >= self.task.bytes_max)
+        self.pending.is_some() || (!self.offsets.is_empty() && self.records.bytes() >= self.task.bytes_max)
     }
 
     fn take(&mut self, message: &BorrowedMessage<'_>) -> Result<()> {
@@ -261,13 +260,12 @@ impl<'a> Reading<'a> {
             return Ok(());
         }
         let mark = self.records.mark();
-        let before = self.records.frames().len();
         write(&mut self.records, message)?;
-        let fits = self.offsets.is_empty() || self.records.frames().len() <= self.task.bytes_max;
+        let fits = self.offsets.is_empty() || self.records.bytes() <= self.task.bytes_max;
         if fits && offset < self.task.end {
             self.took(offset);
         } else {
-            self.pending = Some((offset, self.records.frames()[before..].to_vec()));
+            self.pending = Some((offset, self.records.since(mark).to_vec()));
             self.records.rewind(mark);
             if offset >= self.task.end {
                 self.next = self.task.end;

@@ -21,7 +21,8 @@ pub(super) fn write(append: &Append, out: &mut Vec<u8>) {
     for topic in append.records.topics() {
         bytes(out, topic.topic().as_bytes());
         out.extend_from_slice(&topic.count().to_le_bytes());
-        bytes(out, topic.frames());
+        number(out, topic.bytes());
+        topic.frames().for_each(|frames| out.extend_from_slice(frames));
     }
 }
 
@@ -88,12 +89,17 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::log::TopicRecords;
     use crate::log::conformance::numbered;
+
+    fn all(records: &TopicRecords) -> Vec<u8> {
+        records.frames().collect::<Vec<_>>().concat()
+    }
 
     fn append() -> Append {
         let mut records = numbered("a", 0..7);
         for record in numbered("b", 3..4).topics() {
-            assert!(records.topic(record.topic()).extend_frames(record.frames(), record.count()));
+            assert!(records.topic(record.topic()).extend_frames(&all(record), record.count()));
         }
         let state = vec![("stream".to_owned(), b"x".to_vec()), ("gone".to_owned(), Vec::new())];
         Append { records, state }
@@ -107,7 +113,7 @@ mod tests {
         assert_eq!(found.state, append().state);
         for (found, expected) in found.records.topics().zip(append().records.topics()) {
             assert_eq!((found.topic(), found.count()), (expected.topic(), expected.count()));
-            assert_eq!(found.frames(), expected.frames());
+            assert_eq!(all(found), all(expected));
         }
         for length in 0..written.len() {
             assert!(read(&written[..length]).is_none(), "{length}");

@@ -27,7 +27,6 @@
 //! Any number of processes may have the file open. SQLite's write lock orders appends, fences and trims;
 //! readers wait for nobody.
 
-mod blob;
 mod reader;
 mod retention;
 mod writer;
@@ -35,13 +34,14 @@ mod writer;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected};
+use super::blob::{self, Packer};
+use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected, TopicRecords};
 use crate::runtime::Result;
 use crate::runtime::sqlite::{self, Kind};
 
@@ -103,6 +103,8 @@ pub struct SqliteLog {
     changed: Arc<Notify>,
     bytes_max: Option<u64>,
     record_bytes_max: usize,
+    /// For records that are packed beforehand: as many as that is done at once.
+    packers: Mutex<Vec<Packer>>,
     /// Held for as long as the log is open.
     _lock: Option<File>,
 }
@@ -121,7 +123,22 @@ impl SqliteLog {
         let connection = sqlite::open(&options.path, &KIND)?;
         let readers = Arc::new(Readers::new(options.path.clone()));
         let writer = Writer::start(options, connection, Arc::clone(&changed))?;
-        Ok(Self { writer, readers, changed, bytes_max, record_bytes_max, _lock: lock })
+        Ok(Self {
+            writer,
+            readers,
+            changed,
+            bytes_max,
+            record_bytes_max,
+            packers: Mutex::default(),
+            _lock: lock,
+        })
+    }
+}
+
+impl SqliteLog {
+    fn packers(&self) -> MutexGuard<'_, Vec<Packer>> {
+        // Buffers, which a panic leaves as good as any.
+        self.packers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -133,6 +150,13 @@ impl Log for SqliteLog {
 
     async fn append(&self, epoch: Epoch, append: Append) -> Result<Append, Rejected> {
         self.writer.append(epoch, append).await
+    }
+
+    fn prepare(&self, records: &mut TopicRecords) -> TopicRecords {
+        let mut packer = self.packers().pop().unwrap_or_default();
+        let prepared = records.take_packed(|frames, count| packer.pack_piece(frames, count));
+        self.packers().push(packer);
+        prepared
     }
 
     async fn ranges(&self) -> Result<BTreeMap<LogPartition, OffsetRange>> {

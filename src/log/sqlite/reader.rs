@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rusqlite::{Connection, MAIN_DB, OptionalExtension, params};
 use tokio::sync::Semaphore;
 
-use super::blob::{self, Head};
+use super::super::blob::{self, Head};
 use crate::log::{Fetched, LogPartition, Offset, OffsetRange, record};
 use crate::runtime::{Error, Result, sqlite};
 

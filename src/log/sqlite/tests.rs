@@ -180,7 +180,7 @@ async fn a_record_of_tens_of_megabytes_comes_back_whether_it_compresses_or_not()
     record.field(|buffer| (0..4_000_000_u32).for_each(|i| buffer.extend_from_slice(&(i / 16).to_le_bytes())));
     record.finish();
     for (offset, batch) in [(0, text), (1, noise(20 << 20))] {
-        let expected = batch.topics().next().unwrap().frames().to_vec();
+        let expected = batch.topics().next().unwrap().frames().collect::<Vec<_>>().concat();
         log.append(epoch, now(batch)).await.unwrap();
         log.append(epoch, now(numbered("other", 0..10))).await.unwrap();
         assert!(log.read(&partition(), offset, 1).await.unwrap().frames == expected, "offset {offset}");

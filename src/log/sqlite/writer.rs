@@ -10,8 +10,8 @@ use rusqlite::types::ToSqlOutput;
 use rusqlite::{Connection, ErrorCode, MAIN_DB, OptionalExtension, params};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-use super::blob::Packer;
 use super::{KIND, SqliteLogOptions, retention};
+use crate::log::blob::{Blob, Packer, Piece};
 use crate::log::{Append, Epoch, Fenced, LogPartition, Offset, Rejected, TopicRecords};
 use crate::runtime::{Error, Result, sqlite};
 
@@ -185,7 +185,7 @@ impl WriterThread {
         self.packer.clear();
         let mut blobs = Vec::new();
         for records in append.records.topics() {
-            blobs.push((records, self.packer.pack(records)?));
+            blobs.push((records, self.packer.pack(records.topic(), records.pieces())?));
         }
         let packer = std::mem::take(&mut self.packer);
         let expected = self.expected.filter(|(e, _)| *e == epoch).map(|(_, appends)| appends);
@@ -282,7 +282,7 @@ fn count_append(c: &Connection, epoch: Epoch, expected: Option<u64>) -> rusqlite
 fn insert_batches(
     c: &Connection,
     records: &TopicRecords,
-    blobs: impl Iterator<Item = super::blob::Blob>,
+    blobs: impl Iterator<Item = Blob>,
     packer: &Packer,
 ) -> rusqlite::Result<()> {
     let topic = &**records.topic();
@@ -296,8 +296,12 @@ fn insert_batches(
                               crc, blob) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
     )?;
     let appended_ms = now_ms();
-    for (blob, (frames, _)) in blobs.zip(records.pieces()) {
-        let stored = match packer.stored(&blob) {
+    for (blob, piece) in blobs.zip(records.pieces()) {
+        let stored = match piece {
+            Piece::Packed(packed) => Some(&packed.stored[..]),
+            Piece::Frames(..) => packer.stored(&blob),
+        };
+        let stored = match stored {
             Some(stored) => ToSqlOutput::from(stored),
             None => ToSqlOutput::ZeroBlob(blob.bytes as u64),
         };
@@ -313,7 +317,7 @@ fn insert_batches(
             blob.crc,
             stored
         ])?;
-        if later {
+        if let (true, Piece::Frames(frames, _)) = (later, piece) {
             let mut out = c.blob_open(MAIN_DB, c"batches", c"blob", c.last_insert_rowid(), false)?;
             Packer::write(&blob, frames, &mut out).map_err(of_blob)?;
         }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::change::{Lsn, Position};
-use crate::log::{Append, Epoch, Log, RecordBatch, Rejected};
+use crate::log::{Append, Epoch, Log, RecordBatch, Rejected, TopicRecords};
 use crate::ops::Component;
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
@@ -113,6 +113,14 @@ impl Appender {
     /// Sets state with the next append; the last value of a key counts.
     pub fn set(&mut self, (key, value): (String, Vec<u8>)) {
         self.state.insert(key, value);
+    }
+
+    /// Adds records that were encoded elsewhere.
+    pub fn take_in(&mut self, records: TopicRecords) {
+        if records.count() > 0 {
+            self.batch.topic(records.topic()).take_in(records);
+            self.added();
+        }
     }
 
     /// Notes that a record was added to `batch`.

@@ -5,16 +5,32 @@ use base64::prelude::BASE64_STANDARD;
 use serde_json::{Map, Value as Json, json};
 
 use crate::change::{TableSchema, Value};
-use crate::envelope::RowChange;
+use crate::envelope::{EncodeError, RowChange};
 use crate::log::TopicRecords;
 
 /// What is kept of a value where a letter would be too large for its own topic.
 const KEPT_BYTES: usize = 256;
 
+/// Has a change that cannot be carried as a dead letter, and says so.
+pub fn bury(
+    topic: &mut TopicRecords,
+    schema: &TableSchema,
+    row: &RowChange<'_>,
+    error: &EncodeError,
+    bytes_max: Option<usize>,
+) {
+    // Of a table that is refused as a whole it has been told when that was found.
+    if !matches!(error, EncodeError::Refused(_)) {
+        tracing::error!(table = %schema.name, position = %row.position, %error,
+            "a change cannot be carried and went to the dead letters");
+    }
+    write(topic, schema, row, &error.to_string(), bytes_max);
+}
+
 /// Appends a change to the topic of dead letters: position, reason, and each column as Postgres sent it, or the
 /// beginnings of the long ones and their lengths where the letter would have more than `bytes_max` bytes. The
 /// columns of the key are always whole.
-pub fn write(
+fn write(
     topic: &mut TopicRecords,
     schema: &TableSchema,
     row: &RowChange<'_>,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use crate::change::{Lsn, Op, Position, SchemaChange, TableSchema, Value};
 use crate::envelope::{EncodeError, OldKind, OldRow, RowChange, TableEncoder};
+use crate::log::TopicRecords;
 use crate::postgres::assemble::{Assembler, ChangeMessage, Event, Positioned, Transaction};
 use crate::postgres::ddl;
 use crate::postgres::pgoutput::{self, Message, OldTuple, Relation};
@@ -513,49 +514,37 @@ pub(super) fn encode(
 ) -> u32 {
     let topic = Arc::clone(&table.topic);
     let (encoder, schema) = table.encoder();
-    match write(encoder, schema, &topic, row, appender, dead_letters) {
-        Some(records) => {
+    let bytes_max = appender.log().record_bytes_max(&topic);
+    let encoded = encode_fitting(encoder, row, appender.batch.topic(&topic), bytes_max);
+    appender.added();
+    match encoded {
+        Ok(records) => {
             table.counted(records, row.position, row.commit_us);
             records
         }
-        None => {
-            table.dead_lettered();
+        Err(error) => {
+            let bytes_max = appender.log().record_bytes_max(dead_letters);
+            dead_letter::bury(appender.batch.topic(dead_letters), schema, row, &error, bytes_max);
+            table.dead_lettered(1);
             0
         }
     }
 }
 
-/// Writes a change's records to a topic and gives their number; none when it became a dead letter.
-pub(super) fn write(
+/// Appends the records of a change and gives their number; none of them may have more than `bytes_max` bytes. On an error
+/// `records` are as they were.
+pub(super) fn encode_fitting(
     encoder: &mut TableEncoder,
-    schema: &TableSchema,
-    topic: &Arc<str>,
     row: &RowChange<'_>,
-    appender: &mut Appender,
-    dead_letters: &Arc<str>,
-) -> Option<u32> {
-    let bytes_max = appender.log().record_bytes_max(topic);
-    let records = appender.batch.topic(topic);
+    records: &mut TopicRecords,
+    bytes_max: Option<usize>,
+) -> Result<u32, EncodeError> {
     let mark = records.mark();
-    let encoded = encoder.encode(row, records).and_then(|count| {
-        let bytes_max = bytes_max.unwrap_or(usize::MAX);
-        let Some(bytes) = records.too_large_since(mark, bytes_max) else { return Ok(count) };
-        records.rewind(mark);
-        Err(EncodeError::TooLarge { bytes, bytes_max })
-    });
-    appender.added();
-    let error = match encoded {
-        Ok(records) => return Some(records),
-        Err(error) => error,
-    };
-    // Of a table that is refused as a whole it has been told once.
-    if !matches!(error, EncodeError::Refused(_)) {
-        tracing::error!(table = %schema.name, position = %row.position, %error,
-            "a change cannot be carried and went to the dead letters");
-    }
-    let bytes_max = appender.log().record_bytes_max(dead_letters);
-    dead_letter::write(appender.batch.topic(dead_letters), schema, row, &error.to_string(), bytes_max);
-    None
+    let count = encoder.encode(row, records)?;
+    let bytes_max = bytes_max.unwrap_or(usize::MAX);
+    let Some(bytes) = records.too_large_since(mark, bytes_max) else { return Ok(count) };
+    records.rewind(mark);
+    Err(EncodeError::TooLarge { bytes, bytes_max })
 }
 
 /// An empty vector of another lifetime in the same buffer, so that a row costs no allocation.

@@ -449,7 +449,7 @@ impl Session<'_> {
     /// Takes a piece of a copy; one that fills the batch is written at once.
     async fn copied(&mut self, event: CopyEvent) -> Result<()> {
         let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
-        self.backfills.take(event, tables, appender)?;
+        self.backfills.take(event, tables, appender);
         if self.engine.appender.is_full() { self.submit().await } else { Ok(()) }
     }
 

@@ -84,7 +84,7 @@ impl Table {
         self.shaped_by
     }
 
-    /// Counts what a change became.
+    /// Counts the records of a change, or of rows, the last of which stands there.
     pub const fn counted(&mut self, records: u32, position: Position, commit_us: i64) {
         self.count.changes += records as u64;
         self.total.changes += records as u64;
@@ -125,12 +125,13 @@ impl Table {
         self.truncated_by.push(xid);
     }
 
-    /// Counts a change that became a dead letter.
-    pub fn dead_lettered(&mut self) {
-        self.count.dead_letters += 1;
-        self.total.dead_letters += 1;
+    /// Counts changes that became dead letters.
+    pub fn dead_lettered(&mut self, changes: u32) {
+        let changes = u64::from(changes);
+        self.count.dead_letters += changes;
+        self.total.dead_letters += changes;
         self.touched = true;
-        self.watch.dead_lettered(1);
+        self.watch.dead_lettered(changes);
     }
 
     /// Notes a new row of which the stream has only a part: an UPDATE that carries it into the row filter is sent as an

@@ -49,8 +49,8 @@ use super::super::state::{BackfillState, TableCount};
 use super::super::tables::{Table, Tables};
 use super::super::told::{Grown, Told};
 use super::super::{ends_by_topic, write_schema_change};
-use super::copying::{Copying, begin_anew};
-use super::event::{CopyEvent, Ready, Rows, ToCopy};
+use super::copying::{Copying, Encoded, Ordinals, begin_anew};
+use super::event::{CopyEvent, Go, Ready, ToCopy};
 use super::needed::{show, show_trouble};
 use super::point::before;
 use super::progress::{Began, CopyProgress};
@@ -81,8 +81,16 @@ pub struct Backfills {
     again_at: Instant,
     /// Nor, with a table that failed, before this.
     held_off: BTreeMap<Arc<str>, Instant>,
-    /// Of the first copy, whose rows go to the tables' own topics, the rows so far; also the ordinal of the last one.
-    first: Option<u64>,
+    /// Of the first copy, whose rows go to the tables' own topics.
+    first: Option<First>,
+}
+
+/// The rows of a first copy.
+struct First {
+    /// Of the rows of all tables.
+    ordinals: Ordinals,
+    /// The last that was written.
+    last: u64,
 }
 
 /// A copy that is whole.
@@ -109,15 +117,46 @@ struct Running {
     waiting: Vec<Ready>,
     /// All their rows were handed to the appender.
     read: Vec<Arc<str>>,
+    /// Rows being encoded.
+    coming: Option<(Arc<str>, oneshot::Receiver<Box<Encoded>>)>,
     /// Nothing more is told.
     ended: bool,
 }
 
 impl Running {
-    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>, waits: bool) -> Self {
+    fn new(settings: &CaptureSettings, to_copy: Vec<ToCopy>, waits: bool) -> Result<Self> {
         let tables = to_copy.iter().map(|table| (Arc::clone(&table.topic), None)).collect();
-        let round = Round::begin(settings, to_copy, waits);
-        Self { round, tables, near: None, waiting: Vec::new(), read: Vec::new(), ended: false }
+        let round = Round::begin(settings, to_copy, waits)?;
+        Ok(Self {
+            round,
+            tables,
+            near: None,
+            waiting: Vec::new(),
+            read: Vec::new(),
+            coming: None,
+            ended: false,
+        })
+    }
+}
+
+impl Running {
+    /// What is told next. Cancel-safe.
+    async fn event(&mut self) -> CopyEvent {
+        loop {
+            if let Some((topic, rows)) = &mut self.coming {
+                let (topic, rows) = (Arc::clone(topic), rows.await);
+                self.coming = None;
+                // A reader that fails before they are there tells why.
+                if let Ok(rows) = rows {
+                    return CopyEvent::Rows(topic, rows);
+                }
+            }
+            match self.round.events.recv().await {
+                Some(CopyEvent::Coming(topic, rows)) => self.coming = Some((topic, rows)),
+                Some(event) => return event,
+                None => return CopyEvent::End(Some(Error::retry("the task that copies tables died"))),
+            }
+        }
     }
 }
 
@@ -175,7 +214,7 @@ impl Backfills {
         states: BTreeMap<String, BackfillState>,
         tables: &mut Tables,
         ops: &Ops,
-    ) -> Self {
+    ) -> Result<Self> {
         let mut backfills = Self::new(settings, BTreeMap::new(), tables, ops);
         backfills.states = states.into_iter().map(|(topic, state)| (Arc::from(topic), state)).collect();
         let to_copy = backfills.states.iter().map(|(topic, state)| ToCopy {
@@ -183,14 +222,14 @@ impl Backfills {
             name: state.table.clone(),
             resume: None,
         });
-        backfills.running = Some(Running::new(settings, to_copy.collect(), false));
-        backfills.first = Some(0);
-        backfills
+        backfills.running = Some(Running::new(settings, to_copy.collect(), false)?);
+        backfills.first = Some(First { ordinals: Ordinals::after(0), last: 0 });
+        Ok(backfills)
     }
 
     /// Rows of the first copy so far.
     pub fn rows(&self) -> u64 {
-        self.first.unwrap_or(0)
+        self.first.as_ref().map_or(0, |first| first.last)
     }
 
     /// What goes on as later copies.
@@ -235,7 +274,7 @@ impl Backfills {
             tables = to_copy.len(),
             "waiting for the transactions that are open now to end: a round of copies begins after them"
         );
-        self.running = Some(Running::new(&self.settings, to_copy, true));
+        self.running = Some(Running::new(&self.settings, to_copy, true)?);
         Ok(())
     }
 
@@ -284,25 +323,23 @@ impl Backfills {
     /// What the readers tell next; for ever when none runs. Cancel-safe.
     pub async fn event(&mut self) -> CopyEvent {
         match &mut self.running {
-            Some(running) if !running.ended => {
-                let died = || CopyEvent::End(Some(Error::retry("the task that copies tables died")));
-                running.round.events.recv().await.unwrap_or_else(died)
-            }
+            Some(running) if !running.ended => running.event().await,
             _ => std::future::pending().await,
         }
     }
 
     /// Takes what a reader told.
-    pub fn take(&mut self, event: CopyEvent, tables: &mut Tables, appender: &mut Appender) -> Result<()> {
-        let Some(running) = &mut self.running else { return Ok(()) };
+    pub fn take(&mut self, event: CopyEvent, tables: &mut Tables, appender: &mut Appender) {
+        let Some(running) = &mut self.running else { return };
         match event {
             CopyEvent::Near { pass, go } => running.near = Some((pass, go)),
             CopyEvent::Point { .. } => self.ops.copies().began(self.settings.copy.connections),
             CopyEvent::Ready(ready) if running.tables.contains_key(&ready.topic) => {
                 running.waiting.push(*ready);
             }
-            CopyEvent::Ready(_) => {}
-            CopyEvent::Rows(topic, rows) => self.write(&topic, &rows, tables, appender)?,
+            // Of rows that are coming only the rows themselves are given out.
+            CopyEvent::Ready(_) | CopyEvent::Coming(..) => {}
+            CopyEvent::Rows(topic, rows) => self.write(&topic, *rows, tables, appender),
             CopyEvent::Read(topic, left) => self.read(&topic, left, appender),
             CopyEvent::Late(topic) => self.late(&topic, appender),
             CopyEvent::Gone(topic) => self.gone(&topic, tables, appender),
@@ -322,45 +359,33 @@ impl Backfills {
                 self.running.take_if(|running| running.read.is_empty());
             }
         }
-        Ok(())
     }
 
-    fn write(
-        &mut self,
-        topic: &Arc<str>,
-        rows: &Rows,
-        tables: &mut Tables,
-        appender: &mut Appender,
-    ) -> Result<()> {
+    fn write(&mut self, topic: &Arc<str>, rows: Encoded, tables: &mut Tables, appender: &mut Appender) {
         let copying = self.running.as_mut().and_then(|running| running.tables.get_mut(topic)?.as_mut());
         let progress = self.states.get_mut(topic).and_then(|state| state.progress.as_mut());
-        let (Some(copying), Some(progress)) = (copying, progress) else { return Ok(()) };
-        let mut table = tables.by_name(&copying.schema.name);
-        for row in rows.iter() {
-            progress.read += 1;
-            let ordinal = match &mut self.first {
-                Some(rows) => {
-                    *rows += 1;
-                    *rows
-                }
-                None => progress.read,
-            };
-            let records = copying.write(row, ordinal, appender, &self.dead_letters)?;
-            match (records, table.as_mut().filter(|_| self.first.is_some())) {
-                (Some(records), Some(table)) => {
-                    table.counted(records, copying.at(ordinal), copying.commit_us);
-                }
-                (None, Some(table)) => table.dead_lettered(),
-                (Some(records), None) => progress.rows += u64::from(records),
-                (None, None) => progress.dead_letters += 1,
-            }
-        }
-        progress.bytes += rows.bytes() as u64;
+        let (Some(copying), Some(progress)) = (copying, progress) else { return };
+        let (records, dead_letters) = (rows.records.count(), rows.dead_letters.count());
+        progress.read += rows.rows;
+        progress.bytes += rows.bytes;
         copying.touched = true;
-        if let Some(table) = table {
-            table.watch.backfilled(rows.len() as u64, rows.bytes() as u64);
+        let table = tables.by_name(&copying.schema.name);
+        if let Some(first) = &mut self.first {
+            first.last = rows.last;
+        } else {
+            progress.rows += u64::from(records);
+            progress.dead_letters += u64::from(dead_letters);
         }
-        Ok(())
+        if let Some(table) = table {
+            if self.first.is_some() {
+                table.counted(records, copying.at(rows.last), copying.commit_us);
+                table.dead_lettered(dead_letters);
+            }
+            table.watch.backfilled(rows.rows, rows.bytes);
+        }
+        for records in [rows.records, rows.dead_letters] {
+            appender.take_in(records);
+        }
     }
 
     /// A piece was read: the state says so with the append of its last rows, or a later one.
@@ -487,12 +512,17 @@ impl Backfills {
             Some(_) => Arc::clone(&topic),
             None => routing::backfill_topic(&self.settings.name, &name).into(),
         };
-        let copying =
-            Copying::new(position, commit_us, table.schema.clone(), columns.len(), encoder, rows_topic);
+        let copying = Copying::new(position, commit_us, table.schema.clone());
+        let ordinals = match &self.first {
+            Some(first) => first.ordinals.clone(),
+            None => Ordinals::after(done.read),
+        };
+        let (dead_letters, log) = (Arc::clone(&self.dead_letters), Arc::clone(appender.log()));
+        let encoder = copying.rows(columns.len(), encoder, rows_topic, dead_letters, log, ordinals);
         appender.set(state.entry(&topic));
         running.tables.insert(topic, Some(copying));
         // The reader may have gone, which its next event tells.
-        let _ = go.send(keys);
+        let _ = go.send(Go { keys, encoder });
         Ok(())
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::oneshot;
 
 use super::super::publication::Standing;
+use super::copying::{Encoded, RowEncoder};
 use super::point::Storage;
 use super::range::{Key, Range};
 use crate::change::{Lsn, TableName, TableSchema, Timeline};
@@ -21,7 +22,7 @@ pub struct ToCopy {
     pub resume: Option<super::progress::CopyProgress>,
 }
 
-/// What a round tells, of each table in this order: `Ready`, any number of `Rows` and `Read`; `Gone` or `Failed` at any
+/// What a round tells, of each table in this order: `Ready`, any number of `Coming` and `Read`; `Gone` or `Failed` at any
 /// time ends it for the round.
 #[derive(Debug)]
 pub enum CopyEvent {
@@ -41,8 +42,10 @@ pub enum CopyEvent {
     },
     /// A table is locked, and its rows follow once it is answered.
     Ready(Box<Ready>),
-    /// Some rows of a table.
-    Rows(Arc<str>, Rows),
+    /// Some rows of a table come next.
+    Coming(Arc<str>, oneshot::Receiver<Box<Encoded>>),
+    /// They have come.
+    Rows(Arc<str>, Box<Encoded>),
     /// All rows of a piece were told, and this is left of the table.
     Read(Arc<str>, Vec<Range>),
     /// A piece was not read before its snapshot was too old.
@@ -84,8 +87,17 @@ pub struct Ready {
     pub pass: Lsn,
     /// How many rows the server expects in the table; zero when it does not know.
     pub rows_estimated: u64,
-    /// Lets the rows come, and these keys' first; dropped, the table is left to a later round.
-    pub go: oneshot::Sender<Vec<Key>>,
+    /// Lets the rows come; dropped, the table is left to a later round.
+    pub go: oneshot::Sender<Go>,
+}
+
+/// How rows are to come.
+#[derive(Debug)]
+pub struct Go {
+    /// Those with these keys first.
+    pub keys: Vec<Key>,
+    /// By it.
+    pub encoder: RowEncoder,
 }
 
 /// Rows of a COPY, one after the other.
@@ -100,6 +112,15 @@ impl Rows {
     pub fn push(&mut self, row: &[u8]) {
         self.bytes.extend_from_slice(row);
         self.ends.push(self.bytes.len());
+    }
+
+    /// Forgets them, and keeps up to `keep_bytes` of their buffer.
+    pub fn clear(&mut self, keep_bytes: usize) {
+        if self.bytes.capacity() > keep_bytes {
+            self.bytes = Vec::new();
+        }
+        self.bytes.clear();
+        self.ends.clear();
     }
 
     /// Bytes of all.

@@ -83,7 +83,7 @@ pub async fn run(
         );
     }
     tracing::info!("waiting for the transactions that are open now to end: the copy begins after them");
-    let mut backfills = Backfills::first(settings, states, tables, ops);
+    let mut backfills = Backfills::first(settings, states, tables, ops)?;
     let (lsn, timeline) = point(&mut backfills).await?;
     let cut = Cutter::first(&settings.calendar, now_us(sql).await?);
     let at = move |rows| Progress {
@@ -115,7 +115,7 @@ pub async fn run(
             }
         };
         let ended = if let CopyEvent::End(error) = &event { Some(error.is_some()) } else { None };
-        backfills.take(event, tables, appender)?;
+        backfills.take(event, tables, appender);
         while let Some(ready) = backfills.passed(Lsn(u64::MAX)) {
             let position = at(backfills.rows()).position;
             backfills.describe(ready, position, tables, appender, registrar).await?;

@@ -16,11 +16,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Mutex, mpsc, oneshot};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use super::asking::Asking;
+use super::copying::RowEncoder;
 use super::event::{CopyEvent, ToCopy};
 use super::point::{self, ConsistentPoint, Facts};
 use super::progress::CopyProgress;
@@ -30,10 +32,10 @@ use super::{CaptureSettings, Wanted, worker};
 use crate::change::{Lsn, TableSchema, Timeline};
 use crate::postgres::published::{self, Published};
 use crate::postgres::wire::{Client, Session};
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
-/// Pieces of rows between the readers and those who write.
-const PIECES: usize = 4;
+/// Pieces of rows between the readers and those who write, at least.
+const PIECES_MIN: usize = 4;
 /// However slow the source, a piece has about so many bytes.
 const PIECE_BYTES_MIN: u64 = 8192;
 /// Bytes of a row where nothing is known of them.
@@ -45,12 +47,16 @@ pub struct Round {
     /// What its readers tell.
     pub events: mpsc::Receiver<CopyEvent>,
     control: Arc<Control>,
-    task: AbortHandle,
+    /// Its readers make records of their rows, on as many cores as there are, and hold nobody up who is not one of them.
+    runtime: Option<Runtime>,
 }
 
 impl Drop for Round {
     fn drop(&mut self) {
-        self.task.abort();
+        if let Some(runtime) = self.runtime.take() {
+            // Waits for nobody: whoever drops it may be about to read the stream.
+            runtime.shutdown_background();
+        }
     }
 }
 
@@ -62,12 +68,21 @@ struct Control {
 }
 
 impl Round {
-    /// Begins to read; where it `waits`, once the stream is as far as the server is now.
-    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>, waits: bool) -> Self {
-        let (sender, events) = mpsc::channel(PIECES);
+    /// Begins to read, on threads of its own; where it `waits`, once the stream is as far as the server is now.
+    pub fn begin(settings: &CaptureSettings, tables: Vec<ToCopy>, waits: bool) -> Result<Self> {
+        // Each session may be encoding one.
+        let (sender, events) = mpsc::channel(PIECES_MIN.max(settings.copy.connections as usize));
         let control = Arc::new(Control::default());
         let reading = read(settings.clone(), tables, sender, Arc::clone(&control), waits);
-        Self { events, control, task: tokio::spawn(reading).abort_handle() }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(cores.min(settings.copy.connections as usize).max(1))
+            .thread_name("copy")
+            .enable_all()
+            .build()
+            .map_err(|error| Error::operator("cannot start the threads that copy tables").cause(error))?;
+        runtime.spawn(reading);
+        Ok(Self { events, control, runtime: Some(runtime) })
     }
 
     /// Begins no further piece of a table that can be gone on with.
@@ -133,8 +148,17 @@ pub struct Work {
     /// Its rows have no key: they are read in one round, or not at all.
     pub at_once: AtomicBool,
     /// As the first session found it.
-    pub opened: Mutex<Option<TableSchema>>,
+    pub opened: Mutex<Option<Opened>>,
     pub pending: Mutex<Pending>,
+}
+
+/// A table whose rows may come.
+#[derive(Clone, Debug)]
+pub struct Opened {
+    /// Its shape under the lock.
+    pub schema: TableSchema,
+    /// What makes records of its rows.
+    pub encoder: RowEncoder,
 }
 
 /// What was not told as read.

@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 use super::copy::{copy_out, lock_as_it_was};
-use super::event::{CopyEvent, Ready, Rows};
-use super::range::{Key, Range};
-use super::round::{Shared, Work};
+use super::copying::RowEncoder;
+use super::event::{CopyEvent, Go, Ready, Rows};
+use super::range::Range;
+use super::round::{Opened, Shared, Work};
 use crate::change::{Lsn, TableSchema};
 use crate::postgres::wire::{Client, Session};
 use crate::runtime::{Error, Result};
@@ -21,8 +22,8 @@ use super::super::publication::Standing;
 /// Prefix of the logical message which shows that the stream has come as far as a lock.
 pub const PASS_PREFIX: &str = "tidemark.backfill";
 
-/// Bytes of rows in one piece of the channel, about.
-const PIECE_BYTES: usize = 256 << 10;
+/// Of the buffer of rows that were told, so much is kept for the next ones.
+const ROWS_BYTES_KEPT: usize = 1 << 20;
 
 /// How a table was left.
 enum Left {
@@ -74,15 +75,16 @@ pub async fn read(shared: Arc<Shared>) -> Result<()> {
 async fn table(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Left> {
     let opened = tokio::time::timeout_at(shared.end, open(shared, sql, work)).await;
     let Ok(opened) = opened else { return Ok(Left::Unopened) };
-    let Some(schema) = opened? else { return Ok(Left::Changed) };
-    let key: Vec<String> = key_of(&schema);
+    let Some(mut opened) = opened? else { return Ok(Left::Changed) };
+    let Opened { schema, encoder } = &mut opened;
+    let key: Vec<String> = key_of(schema);
     let at_once = work.at_once.load(Ordering::Relaxed);
     while (at_once || shared.goes_on()) && !shared.has_stopped(work) {
         let Some(piece) = work.next(sql, &key).await? else {
             work.over.store(true, Ordering::Relaxed);
             return Ok(Left::Done);
         };
-        let read = read_piece(shared, sql, work, &schema, &piece);
+        let read = read_piece(shared, sql, work, schema, encoder, &piece);
         let read = if at_once {
             read.await
         } else {
@@ -103,8 +105,8 @@ fn key_of(schema: &TableSchema) -> Vec<String> {
     schema.key_columns().map(|column| column.source_name().to_owned()).collect()
 }
 
-/// Opens a table: from here on it keeps its shape, which is given, and may be read. None: it is another one by now.
-async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<TableSchema>> {
+/// Opens a table: from here on it keeps its shape and may be read. None: it is another one by now.
+async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<Opened>> {
     sql.execute(&shared.begin).await?;
     if !lock_as_it_was(sql, &work.wanted).await? {
         return Ok(None);
@@ -113,9 +115,9 @@ async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<T
     // Other sessions wait until the first has an answer.
     let mut opened = work.opened.lock().await;
     if let Some(known) = &*opened {
-        return Ok((*known == schema).then_some(schema));
+        return Ok((known.schema == schema).then(|| known.clone()));
     }
-    let Some(moved) = first(shared, work, &schema).await? else { return Ok(None) };
+    let Some(Go { keys: moved, encoder }) = first(shared, work, &schema).await? else { return Ok(None) };
     let mut pending = work.pending.lock().await;
     if !moved.is_empty() {
         pending.left.push_front(Range::Rows { keys: moved });
@@ -125,12 +127,11 @@ async fn open(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Option<T
         tell(shared, CopyEvent::Read(Arc::clone(&work.topic), Vec::new())).await?;
     }
     drop(pending);
-    *opened = Some(schema.clone());
-    Ok(Some(schema))
+    Ok(Some(opened.insert(Opened { schema, encoder }).clone()))
 }
 
-/// Tells of a table, and waits until its rows may come; gives the keys that are to be read besides. None: they may not.
-async fn first(shared: &Shared, work: &Work, schema: &TableSchema) -> Result<Option<Vec<Key>>> {
+/// Tells of a table, and waits until its rows may come. None: they may not.
+async fn first(shared: &Shared, work: &Work, schema: &TableSchema) -> Result<Option<Go>> {
     let key = key_of(schema);
     let by_key = shared.asking.is_comparable(work, &key).await?;
     work.at_once.store(work.is_at_once(&key, by_key), Ordering::Relaxed);
@@ -165,6 +166,7 @@ async fn read_piece(
     sql: &mut Client,
     work: &Work,
     schema: &TableSchema,
+    encoder: &mut RowEncoder,
     piece: &Range,
 ) -> Result<bool> {
     let condition = piece.condition(&key_of(schema));
@@ -181,11 +183,11 @@ async fn read_piece(
             }
             None => true,
         };
-        if some.bytes() >= PIECE_BYTES || (ended && some.len() > 0) {
-            let some = std::mem::take(&mut some);
+        if some.bytes() >= encoder.rows_bytes() || (ended && some.len() > 0) {
             let (rows, size) = (some.len() as u64, some.bytes() as u64);
             (count, bytes) = (count + rows, bytes + size);
-            tell(shared, CopyEvent::Rows(Arc::clone(&work.topic), some)).await?;
+            tell_rows(shared, work, encoder, &some).await?;
+            some.clear(ROWS_BYTES_KEPT);
             shared.rate.took(size).await;
         }
         if ended {
@@ -200,7 +202,22 @@ async fn read_piece(
     Ok(true)
 }
 
+/// Encodes rows and tells them. Cancel-safe: from the moment they have numbers on nothing waits.
+async fn tell_rows(shared: &Shared, work: &Work, encoder: &mut RowEncoder, rows: &Rows) -> Result<()> {
+    let place = shared.events.reserve().await.map_err(|_| nobody_waits())?;
+    let (encoded, coming) = oneshot::channel();
+    let first = encoder.ordinals.take(rows.len() as u64, || {
+        place.send(CopyEvent::Coming(Arc::clone(&work.topic), coming));
+    });
+    // Whoever waits for them may have left, which the next one who tells is told.
+    let _ = encoded.send(Box::new(encoder.encode(rows, first)?));
+    Ok(())
+}
+
 async fn tell(shared: &Shared, event: CopyEvent) -> Result<()> {
-    let left = |_| Error::retry("nobody waits for the copy any more");
-    shared.events.send(event).await.map_err(left)
+    shared.events.send(event).await.map_err(|_| nobody_waits())
+}
+
+fn nobody_waits() -> Error {
+    Error::retry("nobody waits for the copy any more")
 }

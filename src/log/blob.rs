@@ -1,12 +1,12 @@
 //! Runs of frames as they are stored: pieces of about a mebibyte, so that a reader holds no more than that beyond
-//! what it asked for; compressed where that helps, with a checksum. Pure.
+//! what it asked for; compressed where that helps, with a checksum. Pure. What is packed beforehand, by whoever makes
+//! the records, only has to be stored.
 //!
 //! A record of hundreds of megabytes is a piece of its own, and held once: it is compressed twice, a run at a time, first
 //! to learn its length and checksum, then on its way into the file ([`Packer::write`]); and it is read in the same way.
 
 use std::io::{self, Read, Write};
 
-use super::super::TopicRecords;
 use crate::runtime::{Error, Result};
 
 /// LZ4 looks back 64 KiB; runs of that length compress a fifth faster than a whole blob, for 2% more bytes.
@@ -31,6 +31,24 @@ pub(super) enum Codec {
     Raw = 0,
     /// Runs of 64 KiB, the last one shorter: length u32 little-endian, and so many bytes in LZ4's block format.
     Lz4 = 1,
+}
+
+/// Whole frames that become a blob.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Piece<'a> {
+    /// The frames, and how many they are.
+    Frames(&'a [u8], u32),
+    /// Packed already.
+    Packed(&'a Packed),
+}
+
+/// A blob with its stored bytes.
+#[derive(Clone, Debug)]
+pub(super) struct Packed {
+    /// The blob.
+    pub blob: Blob,
+    /// Its stored bytes.
+    pub stored: Vec<u8>,
 }
 
 /// A blob ready to be stored.
@@ -69,13 +87,34 @@ impl Packer {
         }
     }
 
-    /// Packs the records of one topic and gives the range of their blobs.
-    pub fn pack(&mut self, records: &TopicRecords) -> Result<std::ops::Range<usize>> {
+    /// Packs the records of one topic and gives the range of their blobs, one a piece.
+    pub fn pack<'a>(
+        &mut self,
+        topic: &str,
+        pieces: impl Iterator<Item = Piece<'a>>,
+    ) -> Result<std::ops::Range<usize>> {
         let first = self.blobs.len();
-        for (frames, count) in records.pieces() {
-            self.push(records, frames, count)?;
+        for piece in pieces {
+            match piece {
+                Piece::Frames(frames, count) => self.push(topic, frames, count)?,
+                Piece::Packed(packed) => {
+                    self.bytes += packed.blob.bytes;
+                    self.blobs.push(packed.blob);
+                }
+            }
         }
         Ok(first..self.blobs.len())
+    }
+
+    /// Packs one piece beforehand; none: it is too large to be held packed.
+    pub fn pack_piece(&mut self, frames: &[u8], count: u32) -> Option<Packed> {
+        if frames.len() > WHOLE_BYTES_MAX {
+            return None;
+        }
+        self.clear();
+        let blob = self.pack_in_memory(frames, count);
+        let stored = self.stored(&blob)?.to_vec();
+        Some(Packed { blob: Blob { at: None, ..blob }, stored })
     }
 
     /// A packed blob.
@@ -101,23 +140,16 @@ impl Packer {
         self.bytes
     }
 
-    fn push(&mut self, records: &TopicRecords, frames: &[u8], count: u32) -> Result<()> {
+    fn push(&mut self, topic: &str, frames: &[u8], count: u32) -> Result<()> {
         let blob = if frames.len() > WHOLE_BYTES_MAX {
             measure(frames, count)
         } else {
-            let (codec, bytes) = self.pack_whole(frames);
-            let at = self.used;
-            let mut hasher = crc32fast::Hasher::new();
-            hasher.update(&self.arena[at..at + bytes]);
-            self.used += bytes;
-            let crc = checksum(hasher, codec as i64, count, frames.len());
-            Blob { count, frames_bytes: frames.len(), codec, crc, bytes, at: Some(at) }
+            self.pack_in_memory(frames, count)
         };
         if blob.bytes > STORED_BYTES_MAX {
             return Err(Error::operator(format!(
-                "a record of topic {} has {} bytes ({} stored), while the embedded log holds records of up \
+                "a record of topic {topic} has {} bytes ({} stored), while the embedded log holds records of up \
                  to {STORED_BYTES_MAX} bytes; nothing was written",
-                records.topic(),
                 frames.len(),
                 blob.bytes,
             ))
@@ -126,6 +158,16 @@ impl Packer {
         self.bytes += blob.bytes;
         self.blobs.push(blob);
         Ok(())
+    }
+
+    fn pack_in_memory(&mut self, frames: &[u8], count: u32) -> Blob {
+        let (codec, bytes) = self.pack_whole(frames);
+        let at = self.used;
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&self.arena[at..at + bytes]);
+        self.used += bytes;
+        let crc = checksum(hasher, codec as i64, count, frames.len());
+        Blob { count, frames_bytes: frames.len(), codec, crc, bytes, at: Some(at) }
     }
 
     /// Packs a piece behind those that are in the arena.
