@@ -87,8 +87,9 @@ impl Division {
             rewritten[part] |= rewritten[part + 1] && small(part);
         }
         let mut runs: Vec<Run> = Vec::new();
-        for part in 0..parts {
-            match (runs.last_mut(), rewritten[part]) {
+        let beyond = rewritten.pop().unwrap_or_default();
+        for (part, rewritten) in rewritten.into_iter().enumerate() {
+            match (runs.last_mut(), rewritten) {
                 (Some(Run::Rewritten(range)), true) | (Some(Run::Carried(range)), false) => {
                     range.end = part + 1;
                 }
@@ -96,7 +97,7 @@ impl Division {
                 (_, false) => runs.push(Run::Carried(part..part + 1)),
             }
         }
-        if rewritten[parts] && !matches!(runs.last(), Some(Run::Rewritten(_))) {
+        if beyond && !matches!(runs.last(), Some(Run::Rewritten(_))) {
             runs.push(Run::Rewritten(parts..parts));
         }
         runs
@@ -115,9 +116,12 @@ fn sizes(parts: &[PartFile]) -> Vec<u64> {
     parts.iter().map(|part| part.bytes).collect()
 }
 
+/// First and last key of a part.
+type Bounds = (Vec<u8>, Vec<u8>);
+
 /// First and last keys of parts whose ranges ascend; none when a part does not tell them. `Operator`: they overlap.
-pub(super) fn bounds(parts: &[PartFile]) -> Result<Option<Vec<(Vec<u8>, Vec<u8>)>>> {
-    let mut bounds: Vec<(Vec<u8>, Vec<u8>)> = Vec::with_capacity(parts.len());
+pub(super) fn bounds(parts: &[PartFile]) -> Result<Option<Vec<Bounds>>> {
+    let mut bounds: Vec<Bounds> = Vec::with_capacity(parts.len());
     for part in parts {
         let (Some(min), Some(max)) = (&part.min_order, &part.max_order) else { return Ok(None) };
         let (Some(min), Some(max)) = (bytes(min), bytes(max)) else {
@@ -176,7 +180,9 @@ mod tests {
         let parts = [part(b"a", b"f", 100), part(b"h", b"k", 100), part(b"m", b"p", 100)];
         let runs = |keys: &[&str]| {
             let mut division = Division::new(&parts, true, 100).unwrap();
-            keys.iter().for_each(|key| division.touch(key.as_bytes()));
+            for key in keys {
+                division.touch(key.as_bytes());
+            }
             division.runs()
         };
         let (carried, rewritten) = (Run::Carried, Run::Rewritten);
@@ -197,7 +203,9 @@ mod tests {
             sizes.iter().enumerate().map(|(at, bytes)| part(&key(at), &key(at), *bytes)).collect();
         let runs = |touched: &[u8]| {
             let mut division = Division::new(&parts, true, 100).unwrap();
-            touched.iter().for_each(|key| division.touch(&[*key]));
+            for key in touched {
+                division.touch(&[*key]);
+            }
             division.runs()
         };
         let (carried, rewritten) = (Run::Carried, Run::Rewritten);
@@ -244,7 +252,9 @@ mod tests {
             let changed: Vec<Vec<u8>> = (0..random.random_range(0..4))
                 .map(|_| (0..random.random_range(0..4)).map(|_| random.random_range(0..3)).collect())
                 .collect();
-            changed.iter().for_each(|key| division.touch(key));
+            for key in &changed {
+                division.touch(key);
+            }
             let bounds = bounds(&parts).unwrap().unwrap();
             let (mut at, mut taken) = (0, 0);
             for run in division.runs() {

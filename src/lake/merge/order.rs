@@ -171,7 +171,18 @@ mod tests {
         assert_eq!(arrays.iter().map(bytes).collect::<Vec<_>>(), GOLDEN);
     }
 
-    const GOLDEN: [&str; 10] = ["", "", "", "", "", "", "", "", "", ""];
+    const GOLDEN: [&str; 10] = [
+        "0101",
+        "017ffe",
+        "0180000003",
+        "017ffffffffffffffc",
+        "01401fffffffffffff",
+        "0180000005",
+        "026bc3a9790000000004",
+        "02006100000000000002",
+        "017ffffffffffffffffffffffffffffffa",
+        "00",
+    ];
 
     #[test]
     fn places_sort_as_their_bytes_and_come_back() {
