@@ -495,9 +495,15 @@ mod tests {
         assert_eq!(store.get(&to).await.unwrap().unwrap(), "one");
         let error = store.copy_once(&from, &Path::from("e"), content).await.unwrap_err();
         assert!(error.class() == Class::Operator && error.to_string().contains("a/b"), "{error}");
-        // A folder cannot be linked, nor read: the second way was taken, and says so.
-        let error = store.copy_once(&Path::from("c"), &Path::from("e"), content).await.unwrap_err();
-        assert!(error.to_string().contains("read"), "{error}");
+        // No link leads to another file system: the content goes through here, and is looked at.
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("elsewhere")).unwrap();
+        let far = Path::from("elsewhere/b");
+        assert_eq!(store.copy_once(&to, &far, content).await.unwrap(), Put::Created);
+        assert_eq!(store.copy_once(&to, &far, content).await.unwrap(), Put::Same);
+        assert_eq!(store.get(&far).await.unwrap().unwrap(), "one");
+        let error = store.copy_once(&other, &Path::from("elsewhere/c"), content).await.unwrap_err();
+        assert!(error.to_string().contains("SHA-256"), "{error}");
     }
 
     #[test]
