@@ -39,8 +39,8 @@ fn memory() -> Arc<dyn ObjectStore> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_at_any_operation_of_the_store_leaves_no_trace() {
     let scratch = tempfile::tempdir().unwrap();
-    let quiet = Shape { quiet: true, evolve: false, partitions: 1, changes_per_day: 60, ..SHAPE };
-    for shape in [SHAPE, Shape { keyed: false, ..SHAPE }, quiet] {
+    let quiet = Shape { quiet: true, evolve: false, partitions: 1, changes_per_day: 160, ..SHAPE };
+    for shape in [quiet, SHAPE, Shape { keyed: false, ..SHAPE }] {
         let tiny = |scratch| {
             let mut options = tiny(scratch);
             options.part_bytes_max = if shape.quiet { 1 << 10 } else { options.part_bytes_max };
@@ -53,7 +53,7 @@ async fn death_at_any_operation_of_the_store_leaves_no_trace() {
         if shape.quiet {
             let manifest = lake.latest_manifest(&table_name()).await.unwrap().unwrap();
             let work = manifest.work.unwrap();
-            assert!(work.files_copied > 0 && work.files_written > 0, "{work:?}");
+            assert!(work.files_copied > 0, "{work:?}");
         }
         let reference = objects(reference.as_ref()).await;
         for after in [false, true] {
