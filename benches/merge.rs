@@ -2,6 +2,9 @@
 //!
 //! `cargo bench --profile fast --bench merge`; `MERGE_ROWS` (5,000,000) and `MERGE_CHANGED` (1, per cent) set
 //! the size. The first day is all backfill and so measures the external sort; the second merges the changes.
+//!
+//! `MERGE_CURVE=1`: what a day costs by the share of changed rows, of narrow rows, with changed keys side by side and
+//! strewn; each once with all parts written, as for a new format, and once with those copied that have no changes.
 
 #![allow(clippy::expect_used, reason = "constants of the bench are well-formed")]
 
@@ -25,8 +28,9 @@ fn main() {
     let quick = std::env::args().any(|argument| argument == "--test");
     let rows = setting("MERGE_ROWS", if quick { 20_000 } else { 5_000_000 });
     let changed = setting("MERGE_CHANGED", 1);
+    let curve = quick || setting("MERGE_CURVE", 0) > 0;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    if let Err(error) = runtime.expect("a runtime starts").block_on(run(rows, changed)) {
+    if let Err(error) = runtime.expect("a runtime starts").block_on(run(rows, changed, curve)) {
         eprintln!("{error}");
         std::process::exit(1);
     }
@@ -36,9 +40,12 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-async fn run(rows: u64, changed: u64) -> Result<()> {
+async fn run(rows: u64, changed: u64, curve: bool) -> Result<()> {
     let folder = std::env::temp_dir().join(format!("tidemark-bench-merge-{}", std::process::id()));
-    let result = days(&folder, rows, changed).await;
+    let mut result = days(&folder.join("days"), rows, changed).await;
+    if curve && result.is_ok() {
+        result = cost_curve(&folder.join("curve"), rows).await;
+    }
     let _ = std::fs::remove_dir_all(&folder);
     result
 }
@@ -79,6 +86,95 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let manifest = timed(&lake, &shapes, &second, Some(&previous), "merge of a day").await?;
     println!("{} rows in {} parts, {} MiB", manifest.rows, manifest.files.len(), manifest.bytes() >> 20);
     Ok(())
+}
+
+/// A first day, and one day after the other with more changes.
+async fn cost_curve(folder: &Path, rows: u64) -> Result<()> {
+    let calendar = Calendar::new(jiff::civil::Time::midnight(), TimeZone::UTC);
+    let options = LakeOptions::new(folder.join("scratch"), calendar);
+    let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options)?;
+    let schema = Arc::new(narrow());
+    let shapes = shapes(&[Arc::clone(&schema)]);
+    let mut stager = lake.stager(&schema.name, 0, 0).await?;
+    for id in 0..rows {
+        push_narrow(&mut stager, &schema, Op::Read, id, 0).await?;
+    }
+    let mut ds: Ds = "2026-11-20".parse().expect("a date");
+    let mut end = stager.next_offset();
+    let first = cut(&ds.to_string(), rows, end);
+    stager.close(end, first.at.as_microsecond()).await?;
+    let mut held = lake.merge_and_publish(&shapes, &first, TOPIC, None).await?;
+    println!("{rows} rows of {} columns, {} parts", schema.columns.len(), held.files.len());
+    println!("changed  keys       parts        read MiB  written MiB  copied MiB    CPU s   wall s  RSS MiB");
+    for (per_mille, strewn) in [1, 10, 100].into_iter().flat_map(|share| [(share, false), (share, true)]) {
+        for copied in [false, true] {
+            ds = ds.tomorrow().expect("a date");
+            let changes = (rows * per_mille / 1000).max(1);
+            let mut stager = lake.stager(&schema.name, 0, end).await?;
+            for n in 0..changes {
+                let id = if strewn { n * 1_000_003 % rows } else { rows / 3 + n };
+                push_narrow(&mut stager, &schema, Op::Update, id, end).await?;
+            }
+            end = stager.next_offset();
+            let cut = cut(&ds.to_string(), changes, end);
+            stager.close(end, cut.at.as_microsecond()).await?;
+            if !copied {
+                // As if it had been written by an older version.
+                held.written = None;
+            }
+            let _ = std::fs::write("/proc/self/clear_refs", "5");
+            let (started, cpu) = (Instant::now(), cpu_seconds());
+            held = lake.merge_and_publish(&shapes, &cut, TOPIC, Some(&held)).await?;
+            let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+            let work = held.work.unwrap_or_default();
+            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            println!(
+                "{:>6.1}%  {:<9}  {:>4} of {:>4} {:>10.1} {:>12.1} {:>11.1} {cpu:>8.2} {wall:>8.2} {:>8}",
+                per_mille as f64 / 10.0,
+                if strewn { "strewn" } else { "clustered" },
+                work.files_written,
+                held.files.len(),
+                mib(work.bytes_read),
+                mib(work.bytes_written),
+                mib(work.bytes_copied),
+                peak_rss_mib(),
+            );
+        }
+    }
+    Ok(())
+}
+
+fn cpu_seconds() -> f64 {
+    let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9
+}
+
+fn narrow() -> TableSchema {
+    let columns = vec![
+        column("id", ColumnType::Int64),
+        column("customer", ColumnType::Int32),
+        column("total", ColumnType::Decimal { precision: 12, scale: 2 }),
+        column("placed_at", ColumnType::TimestampTz { precision: 0 }),
+    ];
+    TableSchema::new(TableName::new("public", "orders"), 1, columns, vec![0], ReplicaIdentity::Default)
+}
+
+async fn push_narrow(
+    stager: &mut Stager,
+    schema: &Arc<TableSchema>,
+    op: Op,
+    id: u64,
+    version: u64,
+) -> Result<()> {
+    let mixed = (id ^ version << 32).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let total = ((mixed >> 20) as u32).to_be_bytes();
+    let row = [
+        Datum::Int(id as i64),
+        Datum::Int((mixed >> 44) as i64),
+        Datum::Decimal(total[1..].into()),
+        Datum::Timestamp(1_700_000_000_000_000 + i128::from(mixed >> 30)),
+    ];
+    push_row(stager, schema, op, &row).await
 }
 
 fn shapes(versions: &[Arc<TableSchema>]) -> Shapes {
@@ -156,6 +252,10 @@ async fn push(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, id: u64, v
         Datum::Date((mixed % 20_000) as i32),
         Datum::Int((mixed % 30) as i64),
     ];
+    push_row(stager, schema, op, &row).await
+}
+
+async fn push_row(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, row: &[Datum<'_>]) -> Result<()> {
     let offset = stager.next_offset();
     stager
         .push(&StagedChange {
@@ -166,7 +266,7 @@ async fn push(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, id: u64, v
             schema,
             old_key: None,
             before: None,
-            row: &row,
+            row,
             raw_key: None,
             raw_value: None,
         })

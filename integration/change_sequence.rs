@@ -79,6 +79,7 @@ async fn check(seed: u64) {
         evolve: seed.is_multiple_of(2),
         beyond: false,
         copies: false,
+        quiet: false,
     };
     let history = history(shape);
     let lake_of = |number: u64| {

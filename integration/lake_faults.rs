@@ -27,6 +27,7 @@ const SHAPE: Shape = Shape {
     changes_per_day: 90,
     truncates: false,
     copies: false,
+    quiet: false,
     beyond: false,
     evolve: true,
 };
@@ -38,10 +39,22 @@ fn memory() -> Arc<dyn ObjectStore> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_at_any_operation_of_the_store_leaves_no_trace() {
     let scratch = tempfile::tempdir().unwrap();
-    for keyed in [true, false] {
-        let history = history(Shape { keyed, ..SHAPE });
+    let quiet = Shape { quiet: true, evolve: false, partitions: 1, changes_per_day: 160, ..SHAPE };
+    for shape in [quiet, SHAPE, Shape { keyed: false, ..SHAPE }] {
+        let tiny = |scratch| {
+            let mut options = tiny(scratch);
+            options.part_bytes_max = if shape.quiet { 1 << 10 } else { options.part_bytes_max };
+            options
+        };
+        let history = history(shape);
         let reference = memory();
-        deliver(&lake_on(Arc::clone(&reference), tiny(scratch.path())), &history).await.unwrap();
+        let lake = lake_on(Arc::clone(&reference), tiny(scratch.path()));
+        deliver(&lake, &history).await.unwrap();
+        if shape.quiet {
+            let manifest = lake.latest_manifest(&table_name()).await.unwrap().unwrap();
+            let work = manifest.work.unwrap();
+            assert!(work.files_copied > 0, "{work:?}");
+        }
         let reference = objects(reference.as_ref()).await;
         for after in [false, true] {
             let mut at = 0;
@@ -68,10 +81,21 @@ async fn death_at_any_operation_of_the_store_leaves_no_trace() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn several_at_once_publish_what_one_would() {
     let scratch = tempfile::tempdir().unwrap();
+    for shape in [SHAPE, Shape { quiet: true, evolve: false, days: 5, changes_per_day: 400, ..SHAPE }] {
+        at_once(&scratch, shape).await;
+    }
+}
+
+async fn at_once(scratch: &tempfile::TempDir, shape: Shape) {
     let folder = tempfile::tempdir().unwrap();
-    let history = Arc::new(history(SHAPE));
+    let history = Arc::new(history(shape));
     let reference = memory();
-    deliver(&lake_on(Arc::clone(&reference), tiny(scratch.path())), &history).await.unwrap();
+    let lake = lake_on(Arc::clone(&reference), tiny(scratch.path()));
+    deliver(&lake, &history).await.unwrap();
+    if shape.quiet {
+        let manifest = lake.latest_manifest(&table_name()).await.unwrap().unwrap();
+        assert!(manifest.work.unwrap().files_copied > 0, "{manifest:#?}");
+    }
 
     let url = format!("file://{}", folder.path().display());
     let mut tasks = tokio::task::JoinSet::new();

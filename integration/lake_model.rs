@@ -6,13 +6,16 @@
 
 mod lake;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use lake::history::{Shape, history};
 use lake::{deliver, difference, expected, objects, rows, tiny};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tidemark::batch::{Format, OrcCompression};
+use tidemark::lake::{Lake, Manifest, Work};
 
 const SHAPE: Shape = Shape {
     seed: 0,
@@ -24,9 +27,10 @@ const SHAPE: Shape = Shape {
     evolve: false,
     beyond: false,
     copies: false,
+    quiet: false,
 };
 
-async fn check(shape: Shape) {
+async fn check(shape: Shape) -> (Lake, BTreeMap<String, Bytes>) {
     let scratch = tempfile::tempdir().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let history = history(shape);
@@ -58,6 +62,7 @@ async fn check(shape: Shape) {
         }
     }
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "scratch files are left");
+    (lake, objects)
 }
 
 fn seeds() -> std::ops::Range<u64> {
@@ -138,6 +143,51 @@ async fn columns_that_come_and_go_between_the_points_of_a_copy_are_carried() {
 async fn copies_of_rows_without_a_key_are_the_table() {
     for seed in seeds() {
         check(Shape { seed, copies: true, keyed: false, truncates: seed % 2 == 0, ..SHAPE }).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_without_changes_are_those_of_the_day_before() {
+    let mut work = Work::default();
+    for seed in seeds() {
+        let quiet = Shape { seed, quiet: true, days: 10, changes_per_day: 500, ..SHAPE };
+        let (lake, objects) =
+            check(Shape { beyond: seed % 2 == 0, partitions: 1 + seed as usize % 3, ..quiet }).await;
+        for ds in lake.days().await.unwrap() {
+            let manifest = lake.manifest(&lake::table_name(), ds).await.unwrap().unwrap();
+            copies_are_alike(&lake, &objects, &manifest);
+            if let Some(today) = manifest.work.filter(|_| manifest.previous_ds.is_some()) {
+                work.files_written += today.files_written;
+                work.files_copied += today.files_copied;
+            }
+        }
+        check(Shape { truncates: true, evolve: seed % 2 == 0, changes_per_day: 200, ..quiet }).await;
+    }
+    assert!(work.files_copied > work.files_written, "{work:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_without_a_key_is_that_of_the_day_before_when_nothing_has_changed() {
+    for seed in seeds() {
+        let shape = Shape { seed, keyed: false, ..SHAPE };
+        let (lake, objects) = check(shape).await;
+        for ds in lake.days().await.unwrap() {
+            let manifest = lake.manifest(&lake::table_name(), ds).await.unwrap().unwrap();
+            copies_are_alike(&lake, &objects, &manifest);
+            let work = manifest.work.unwrap();
+            assert_eq!(work.files_written == 0, manifest.changes.taken == 0, "{shape:?} {ds}: {work:?}");
+        }
+    }
+}
+
+/// Each part that the manifest calls one of an earlier day is that, byte for byte.
+fn copies_are_alike(lake: &Lake, objects: &BTreeMap<String, Bytes>, manifest: &Manifest) {
+    let object = |ds, name: &str| &objects[lake.layout().snapshot_object(&manifest.table, ds, name).as_ref()];
+    for part in &manifest.files {
+        if let Some(from) = &part.copied_from {
+            assert_eq!(Some(from.ds), manifest.previous_ds);
+            assert!(object(from.ds, &from.path) == object(manifest.ds, &part.path), "{part:?}");
+        }
     }
 }
 

@@ -38,6 +38,7 @@ const SHAPE: Shape = Shape {
     changes_per_day: 300,
     truncates: false,
     copies: false,
+    quiet: false,
     beyond: false,
     evolve: false,
 };

@@ -19,9 +19,9 @@ use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
 use tidemark::envelope::{Boundary, DataCollection, TransactionEncoder, TransactionOrder, TransactionRecord};
 use tidemark::lake::{
-    AsText, ChangeCounts, CutPoint, DayManifest, DayTable, DeadLetter, ExactColumn, LogRange,
+    AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, DeadLetter, ExactColumn, LogRange,
     MANIFEST_VERSION, Manifest, MissingTable, NOTICE_VERSION, Notice, NoticeKind, PartFile, Payload,
-    Tombstone,
+    Tombstone, Work, Written,
 };
 use tidemark::log::TopicRecords;
 
@@ -140,6 +140,10 @@ fn manifests_are_as_described() {
         sha256: "0a".repeat(32),
         min_key: min_key.map(str::to_owned),
         max_key: min_key.map(str::to_owned),
+        min_order: min_key.map(|_| "010a".to_owned()),
+        max_order: min_key.map(|_| "010aff".to_owned()),
+        exact: BTreeMap::new(),
+        copied_from: None,
     };
     let manifest = Manifest {
         manifest_version: MANIFEST_VERSION,
@@ -151,16 +155,31 @@ fn manifests_are_as_described() {
         as_text: Vec::new(),
         exact: None,
         format: "parquet".to_owned(),
+        written: None,
         files: vec![part(Some("[1]")), part(None)],
         rows: 10,
+        work: None,
         changes,
         log: vec![LogRange { topic: "shop.public.orders".to_owned(), partition: 0, from: 3, end: 9 }],
         previous_ds: None,
         backfill: None,
         backfill_where: Some("id > 5".to_owned()),
     };
+    let taken_over = PartFile {
+        exact: [("price".to_owned(), 3)].into(),
+        copied_from: Some(CopiedFrom { ds: cut.ds, path: "part-00003.parquet".to_owned() }),
+        ..part(Some("[1]"))
+    };
     let next = Manifest {
         previous_ds: Some(cut.ds),
+        written: Some(Written {
+            compression: Some("zstd(3)".to_owned()),
+            part_bytes_max: 64 << 20,
+            row_group_bytes: 16 << 20,
+            key_order: 1,
+        }),
+        files: vec![taken_over, part(Some("[2]"))],
+        work: Some(Work { files_written: 1, files_copied: 1, ..Work::default() }),
         as_text: vec![AsText {
             column: "total".to_owned(),
             type_name: "numeric".to_owned(),
@@ -381,11 +400,12 @@ fn all_are_described(documents: &[(&str, Json)]) {
 /// The document without each of its fields in turn, and with one that nobody knows.
 fn spoil<'a>(schema: &'a str, document: &Json) -> Vec<(&'a str, Json)> {
     // A key may have any columns; the headers that name another key are there in key changes only, and what tells of
-    // copies, gaps and texts where there were any.
+    // copies, gaps, texts and work where there were any.
     let fields = document.as_object().unwrap();
     let optional = |name: &str| {
         name.starts_with("__debezium")
-            || ["backfill", "backfill_where", "missing", "as_text", "exact"].contains(&name)
+            || ["backfill", "backfill_where", "missing", "as_text", "exact", "written", "work"]
+                .contains(&name)
     };
     let needed = fields.keys().filter(|name| schema != "key.json" && !optional(name));
     let mut spoilt: Vec<_> = needed

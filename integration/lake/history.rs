@@ -80,6 +80,8 @@ pub struct Shape {
     pub beyond: bool,
     /// The table is copied, at first and again.
     pub copies: bool,
+    /// From the second day on there are few changes a day, or none.
+    pub quiet: bool,
 }
 
 fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
@@ -178,12 +180,16 @@ impl Maker {
         self.today = day;
         let ds: Ds = "2026-11-20".parse().unwrap();
         let ds = ds.saturating_add(jiff::Span::new().days(day as i64));
-        let count = if day == 3 { 0 } else { self.shape.changes_per_day };
+        let count = match day {
+            3 => 0,
+            1.. if self.shape.quiet => self.random.random_range(0..5),
+            _ => self.shape.changes_per_day,
+        };
         for step in 0..count {
             if self.random.random_ratio(1, 3) || step == 0 {
                 self.commit();
             }
-            if self.shape.evolve && self.random.random_ratio(4, count as u32) {
+            if self.shape.evolve && self.random.random_ratio(4, count.max(20) as u32) {
                 self.evolve();
             }
             self.position.ordinal += 1;

@@ -22,6 +22,7 @@ const SHAPE: Shape = Shape {
     changes_per_day: 60,
     truncates: false,
     copies: false,
+    quiet: false,
     beyond: false,
     evolve: true,
 };

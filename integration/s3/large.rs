@@ -141,3 +141,63 @@ async fn uploads_that_were_broken_off_are_aborted_and_those_of_others_are_not() 
     // Their step is done again.
     assert_eq!(lake.store().put_once(&large("broken"), mine).await.unwrap(), Put::Created);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_part_is_copied_within_the_store_and_replaces_nothing() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    // One that goes up at once, and one in parts, in a folder whose name needs care.
+    for (name, length) in [("small", 70_000), ("large", 12 << 20)] {
+        let (mine, yours) = (noise(1, length), noise(2, length));
+        let sha256 = tidemark::lake::sha256(&mine);
+        let content = (length as u64, sha256.as_str());
+        let from = Path::parse(format!("snapshots/shop/public.Odd n%C3%A4me+x=1&%3F/{name}")).unwrap();
+        let to = Path::parse(format!("snapshots/shop/public.Odd n%C3%A4me+x=1&%3F/to-{name}")).unwrap();
+        lake.store().put_same(&from, mine.clone()).await.unwrap();
+        let sent = proxy.carried().len();
+        assert_eq!(lake.store().copy_once(&from, &to, content).await.unwrap(), Put::Created);
+        for request in &proxy.carried()[sent..] {
+            let probe = request.target.contains("_probe-");
+            assert!(probe || request.method != "GET", "{request:?}");
+        }
+        assert_eq!(lake.store().copy_once(&from, &to, content).await.unwrap(), Put::Same);
+        let taken = large(name);
+        lake.store().put_same(&taken, yours.clone()).await.unwrap();
+        assert_eq!(lake.store().copy_once(&from, &taken, content).await.unwrap(), Put::Differs);
+        let found = in_bucket(&bucket).await;
+        assert!(found[to.as_ref()] == mine && found[taken.as_ref()] == yours, "{name}");
+        let missing = large("missing");
+        let error = lake.store().copy_once(&missing, &large("more"), content).await.unwrap_err();
+        assert_eq!(error.class(), Class::Operator, "{error}");
+        assert!(error.to_string().contains(missing.as_ref()), "{error}");
+    }
+    assert_eq!(open_uploads(&proxy), 0);
+    proxy.assert_nothing_was_replaced();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_whose_end_was_not_heard_of_is_recognised_as_ones_own() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let mine = noise(1, 1 << 20);
+    let sha256 = tidemark::lake::sha256(&mine);
+    let content = (mine.len() as u64, sha256.as_str());
+    let from = large("first");
+    lake.store().put_once(&from, mine.clone()).await.unwrap();
+    lake.store().copy_once(&from, &large("second"), content).await.unwrap();
+    for (name, fault) in [("cut", Fault::CutAfter), ("error", Fault::ErrorAfter), ("half", Fault::HalfAnswer)]
+    {
+        proxy.always(&end_of(name), fault);
+        let first = lake.store().copy_once(&from, &large(name), content).await;
+        assert!(first.as_ref().is_ok_and(|put| *put == Put::Same) || first.is_err(), "{name}: {first:?}");
+        proxy.calm();
+        assert_eq!(lake.store().copy_once(&from, &large(name), content).await.unwrap(), Put::Same, "{name}");
+        assert!(in_bucket(&bucket).await[large(name).as_ref()] == mine, "{name}");
+    }
+}

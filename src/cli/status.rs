@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use super::client::Client;
 use super::output::{columns, print, print_json};
 use super::{Outcome, Style};
+use crate::change::Ds;
 use crate::config::Config;
 use crate::ops::{ComponentState, Report, Severity, Status, TableReport, human};
 use crate::runtime::Result;
@@ -167,8 +168,17 @@ fn one_table(name: &str, table: &TableReport, now: Timestamp) -> Vec<String> {
         human::count(table.undelivered()),
         if table.dead_letters == 0 { dash() } else { human::count(table.dead_letters) },
         table.last_commit.map_or_else(dash, |at| format!("{} ago", ago(now, at))),
-        table.published_ds.map_or_else(dash, |ds| ds.to_string()),
+        table.published_ds.map_or_else(dash, |ds| published(ds, table)),
     ]
+}
+
+/// The day, and how much of it was written where the rest is the day before's.
+fn published(ds: Ds, table: &TableReport) -> String {
+    let (written, copied) = (table.published_bytes_written, table.published_bytes_copied);
+    match (written * 100).checked_div(written + copied) {
+        Some(percent) if copied > 0 => format!("{ds} ({percent}% written)"),
+        _ => ds.to_string(),
+    }
 }
 
 fn ago(now: Timestamp, at: Timestamp) -> String {

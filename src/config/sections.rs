@@ -206,7 +206,7 @@ fn lake(document: &Document<'_>, state: &StateConfig) -> LakeConfig {
     LakeConfig {
         url,
         format: lake_format(section),
-        part_bytes_max: section.integer("part_bytes_max", "bytes", MIB, GIB, 64 * MIB),
+        part_bytes_max: section.integer("part_bytes_max", "bytes", 4 * KIB, GIB, 64 * MIB),
         stage_bytes_max: section.integer("stage_bytes_max", "bytes", 64 * KIB, GIB, 32 * MIB),
         memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
         scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),

@@ -39,10 +39,16 @@ pub struct Manifest {
     pub exact: Option<ExactColumn>,
     /// `parquet` or `csv`.
     pub format: String,
+    /// How the parts were written: a later day takes over only such as it would write itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub written: Option<Written>,
     /// The parts, in the order of their rows. There is at least one.
     pub files: Vec<PartFile>,
     /// Rows of all parts.
     pub rows: u64,
+    /// What making the parts took.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work: Option<Work>,
     /// Where the changes since the day before went.
     pub changes: ChangeCounts,
     /// What was read of the log.
@@ -96,10 +102,12 @@ pub struct ExactColumn {
 }
 
 impl ExactColumn {
-    /// By the counts of values of each column.
-    pub(super) fn new(schema: &TableSchema, counts: &[u64]) -> Self {
-        let values = schema.columns.iter().zip(counts).filter(|(_, count)| **count > 0);
-        let values = values.map(|(column, count)| (column.name.clone(), *count)).collect();
+    /// By the counts of the parts.
+    pub(super) fn of(files: &[PartFile]) -> Self {
+        let mut values = BTreeMap::new();
+        for (column, count) in files.iter().flat_map(|file| &file.exact) {
+            *values.entry(column.clone()).or_default() += count;
+        }
         Self { column: EXACT.to_owned(), values }
     }
 }
@@ -157,6 +165,63 @@ pub struct PartFile {
     pub min_key: Option<String>,
     /// The last row's key as a JSON array.
     pub max_key: Option<String>,
+    /// The first row's key as the bytes by which rows are ordered ([`Written::key_order`]), whole, in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_order: Option<String>,
+    /// The last row's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_order: Option<String>,
+    /// How many of its values stand in the column of single values ([`Manifest::exact`]), by the column they are of.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub exact: BTreeMap<String, u64>,
+    /// The part of the day before that this one is byte for byte; none: it was written for this day.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copied_from: Option<CopiedFrom>,
+}
+
+/// A part of an earlier day.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopiedFrom {
+    /// The day.
+    pub ds: Ds,
+    /// Name within its folder.
+    pub path: String,
+}
+
+/// How parts are written, besides their format and the shape of their rows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The format's compression; none where it has but one.
+    pub compression: Option<String>,
+    /// About how many bytes a part has.
+    pub part_bytes_max: usize,
+    /// Most bytes of a row group or stripe.
+    pub row_group_bytes: usize,
+    /// Version of the bytes by which rows are ordered.
+    pub key_order: u32,
+}
+
+/// What making a day's parts took. Follows from the day's inputs, like everything here.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Parts that were written.
+    pub files_written: u64,
+    /// Parts that are those of the day before.
+    pub files_copied: u64,
+    /// Bytes of change files and of parts of the day before that were read.
+    pub bytes_read: u64,
+    /// Bytes of the parts written.
+    pub bytes_written: u64,
+    /// Bytes of the parts copied.
+    pub bytes_copied: u64,
+}
+
+impl Work {
+    /// The share of the snapshot's bytes that were written, 0 to 1.
+    pub fn share_written(&self) -> f64 {
+        let all = self.bytes_written + self.bytes_copied;
+        if all == 0 { 0.0 } else { self.bytes_written as f64 / all as f64 }
+    }
 }
 
 /// Changes in = changes applied + dead letters.

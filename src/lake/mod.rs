@@ -38,8 +38,8 @@ use stage::sequence::Sequence;
 
 pub use expire::{ExpiredDay, Retention, Tombstone};
 pub use manifest::{
-    AsText, ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
-    MissingTable, PartFile,
+    AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, ExactColumn, LogRange,
+    MANIFEST_VERSION, Manifest, MissingTable, PartFile, Work, Written,
 };
 pub use notices::{NOTICE_VERSION, Notice, NoticeKind};
 pub use shapes::{ReadText, Shapes};
@@ -55,7 +55,7 @@ pub use verify::{VerifiedFile, VerifiedTable};
 pub struct LakeOptions {
     /// Format of the snapshots.
     pub format: Format,
-    /// A part ends when it reaches this size, at most a quarter of `memory_bytes_max`.
+    /// About how many bytes a part has, at most a quarter of `memory_bytes_max`.
     pub part_bytes_max: usize,
     /// Memory of one merge, roughly, for everything.
     pub memory_bytes_max: usize,

@@ -9,7 +9,8 @@
 //! Why two at once do no harm: the plan is created once and followed by everybody, so all make the same
 //! parts and the same manifest, and each create finds its own bytes. Until the manifest exists nobody reads
 //! the folder, so leftovers may be cleared; from then on nothing in it is touched. A plan by another version
-//! of the program, whose files may come out otherwise, is thrown away with its parts. There the lease which the
+//! of the program, whose files may come out otherwise, is thrown away with its parts. Parts that are taken over from the day
+//! before are named by the plan, that day's manifest and the changes alone, so everybody takes the same ones. There the lease which the
 //! caller holds is what keeps the other version from working at the same time: one of the other version that was paused
 //! in a merge beyond its lease may leave a part beside those of the manifest, which `verify` finds.
 
@@ -29,10 +30,10 @@ use super::Lake;
 use super::layout::parse_change_file;
 use super::manifest::{
     ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
-    MissingTable, columns_as_text, from_bytes, to_bytes,
+    MissingTable, Written, columns_as_text, from_bytes, to_bytes,
 };
 use super::merge::blocking::Blocking;
-use super::merge::{MergeFile, MergeInput, Merged, merge};
+use super::merge::{KEY_ORDER, MergeFile, MergeInput, Merged, merge};
 use super::scratch::Scratch;
 use super::shapes::Shapes;
 use super::stage::{chain, covering, read_lines};
@@ -46,6 +47,18 @@ struct Plan {
     compression: Option<String>,
     part_bytes_max: usize,
     row_group_bytes: usize,
+    /// Version of the order by which parts without changes are told and taken over; none: all are written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    key_order: Option<u32>,
+}
+
+impl Plan {
+    /// What the manifest says of it.
+    fn written(&self) -> Option<Written> {
+        let Self { part_bytes_max, row_group_bytes, .. } = *self;
+        let compression = self.compression.clone();
+        Some(Written { compression, part_bytes_max, row_group_bytes, key_order: self.key_order? })
+    }
 }
 
 impl Lake {
@@ -101,10 +114,12 @@ impl Lake {
             cut: CutPoint::from(cut),
             schema: schema.clone(),
             as_text: columns_as_text(schema, &parse_format(&plan.format, None)?),
-            exact: merged.exact.map(|counts| ExactColumn::new(schema, &counts)),
+            exact: merged.exact.then(|| ExactColumn::of(&merged.files)),
             format: plan.format.clone(),
+            written: plan.written(),
             rows: merged.files.iter().map(|file| file.rows).sum(),
             files: merged.files,
+            work: Some(merged.work),
             changes,
             log,
             previous_ds: previous.map(|manifest| manifest.ds),
@@ -223,6 +238,7 @@ impl Lake {
             compression,
             part_bytes_max,
             row_group_bytes: part_bytes_max / 4,
+            key_order: Some(KEY_ORDER),
         };
         let path = self.layout.snapshot_object(table, ds, "_plan.json");
         let bytes = to_bytes(&plan)?;
@@ -250,8 +266,11 @@ impl Lake {
         (previous, replaced, left_out): (Option<&Manifest>, Option<Range<Position>>, Option<String>),
         files: Vec<MergeFile>,
     ) -> Result<Merged> {
+        let written = plan.written();
+        let carry = written.is_some()
+            && previous.is_some_and(|held| held.format == plan.format && held.written == written);
         let previous = match previous {
-            Some(manifest) => Some((manifest.clone(), parse_format(&manifest.format, None)?)),
+            Some(manifest) => Some((Arc::new(manifest.clone()), parse_format(&manifest.format, None)?)),
             None => None,
         };
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -263,6 +282,7 @@ impl Lake {
             shapes: shapes.clone(),
             ds,
             previous,
+            carry,
             replaced,
             left_out,
             files,
@@ -295,12 +315,21 @@ impl Lake {
             return Ok(());
         }
         let folder = self.layout.snapshot(&manifest.table, manifest.ds);
+        let mut wanted: BTreeMap<&str, u64> =
+            manifest.files.iter().map(|file| (file.path.as_str(), file.bytes)).collect();
         for object in self.store.list(&folder).await? {
             let name = object.location.filename().unwrap_or_default();
-            let ours = name.starts_with('_') || manifest.files.iter().any(|file| file.path == name);
-            if !ours {
-                self.store.delete(&object.location).await?;
+            match wanted.remove(name) {
+                Some(bytes) if bytes == object.size => {}
+                // A copy of a part that was altered since it was written.
+                Some(_) => return Err(self.store.altered(&object.location)),
+                None if name.starts_with('_') => {}
+                None => self.store.delete(&object.location).await?,
             }
+        }
+        if let Some(name) = wanted.keys().next() {
+            let path = self.layout.snapshot_object(&manifest.table, manifest.ds, name);
+            return Err(Error::retry(format!("{} was made, and is gone", self.store.show(&path))));
         }
         self.store.sweep(&folder).await?;
         let written: Vec<_> = (0..dead_letter_objects)

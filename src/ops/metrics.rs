@@ -224,7 +224,7 @@ fn cut(out: &mut Exposition, report: &Report) {
 
 type Column = (&'static str, &'static str, &'static str, fn(&TableReport) -> Option<f64>);
 
-const COLUMNS: [Column; 15] = [
+const COLUMNS: [Column; 17] = [
     ("tidemark_table_changes_total", "counter", "Changes captured.", |t| Some(t.changes as f64)),
     ("tidemark_table_records_total", "counter", "Records that became of them.", |t| Some(t.records as f64)),
     ("tidemark_table_dead_letters", "gauge", "Records that could not be processed and wait.", |t| {
@@ -277,6 +277,18 @@ const COLUMNS: [Column; 15] = [
         "gauge",
         "The table's last published day, as its midnight UTC.",
         |t| t.published_ds.and_then(midnight),
+    ),
+    (
+        "tidemark_table_last_published_written_bytes",
+        "gauge",
+        "Bytes of that day's files which were written for it.",
+        |t| t.published_ds.map(|_| t.published_bytes_written as f64),
+    ),
+    (
+        "tidemark_table_last_published_copied_bytes",
+        "gauge",
+        "Bytes of that day's files which are the day before's, copied.",
+        |t| t.published_ds.map(|_| t.published_bytes_copied as f64),
     ),
 ];
 

@@ -207,6 +207,12 @@ pub struct TableReport {
     pub staged_offset: u64,
     /// The last day that was published.
     pub published_ds: Option<Ds>,
+    /// Bytes of its files that were written for it.
+    #[serde(default)]
+    pub published_bytes_written: u64,
+    /// Bytes of its files that are the day before's.
+    #[serde(default)]
+    pub published_bytes_copied: u64,
 }
 
 /// What is lost of a table, until it is copied anew.
@@ -469,6 +475,7 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         rows => rows as f64 / copied.max(0.001),
     };
     let left = backfill.rows_estimated.saturating_sub(backfill.rows);
+    let (published_bytes_written, published_bytes_copied) = stats.published_bytes();
     TableReport {
         state: state.into(),
         since: timestamp(since_ms),
@@ -515,6 +522,8 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         end_offset: stats.end_offset(),
         staged_offset: stats.staged_offset(),
         published_ds: stats.published(),
+        published_bytes_written,
+        published_bytes_copied,
     }
 }
 

@@ -76,6 +76,8 @@ pub struct TableStats {
     staged: AtomicU64,
     owned: AtomicBool,
     published: AtomicI32,
+    written_bytes: AtomicU64,
+    copied_bytes: AtomicU64,
     state: Mutex<(TableState, i64)>,
     /// As long as capture refuses the table, it is failed, whatever else happens to it.
     refused: Mutex<Option<(TableState, i64)>>,
@@ -127,6 +129,8 @@ impl Default for TableStats {
             staged: AtomicU64::new(0),
             owned: AtomicBool::new(false),
             published: AtomicI32::new(NONE_DAYS),
+            written_bytes: AtomicU64::new(0),
+            copied_bytes: AtomicU64::new(0),
             state: Mutex::new((TableState::Streaming, now_ms())),
             refused: Mutex::default(),
             gap: Mutex::default(),
@@ -243,6 +247,12 @@ impl TableStats {
         self.published.fetch_max(days, Relaxed);
     }
 
+    /// Bytes of that snapshot which were written for it, and of those which are the day before's.
+    pub fn set_published_bytes(&self, written: u64, copied: u64) {
+        self.written_bytes.store(written, Relaxed);
+        self.copied_bytes.store(copied, Relaxed);
+    }
+
     /// The table is isolated.
     pub fn failed(&self, error: &Error) {
         self.set_state(failure(error));
@@ -333,6 +343,11 @@ impl TableStats {
     pub(super) fn published(&self) -> Option<Ds> {
         let days = self.published.load(Relaxed);
         if days == NONE_DAYS { None } else { EPOCH.checked_add(days.days()).ok() }
+    }
+
+    /// Bytes of the last published snapshot: written, copied.
+    pub(super) fn published_bytes(&self) -> (u64, u64) {
+        (self.written_bytes.load(Relaxed), self.copied_bytes.load(Relaxed))
     }
 
     pub(super) fn backfill(&self) -> Backfill {

@@ -1,5 +1,6 @@
 //! The snapshot of the day before, part after part, with a cursor that finds keys in its sorted rows.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use arrow_row::Rows;
 use arrow_schema::SchemaRef;
 
 use crate::batch::{FileReader, Format, Origin, ReaderOptions};
-use crate::runtime::{Error, Result};
+use crate::runtime::Result;
 
 use super::super::layout::Layout;
 use super::super::manifest::{Manifest, PartFile};
@@ -32,21 +33,25 @@ pub(super) struct Base {
     shape: Shape,
     /// What its rows hold in each of the table's columns.
     origins: Vec<Origin>,
-    manifest: Manifest,
-    next_part: usize,
+    manifest: Arc<Manifest>,
+    /// Of its parts, those that are still to be read, by their numbers.
+    parts: VecDeque<usize>,
     reader: Option<FileReader>,
 }
 
 impl Base {
+    /// `parts` are numbers of the manifest's.
     pub(super) fn new(
         store: Blocking,
         layout: Layout,
         scratch: Arc<Scratch>,
         (shapes, shape): (&Shapes, Shape),
-        (manifest, format): (Manifest, Format),
+        (manifest, format): (Arc<Manifest>, Format),
+        parts: impl IntoIterator<Item = usize>,
     ) -> Result<Self> {
         let origins = shapes.origins(manifest.schema.version)?;
-        Ok(Self { store, layout, scratch, format, shape, origins, manifest, next_part: 0, reader: None })
+        let parts = parts.into_iter().collect();
+        Ok(Self { store, layout, scratch, format, shape, origins, manifest, parts, reader: None })
     }
 
     /// The next batch that has rows.
@@ -61,9 +66,9 @@ impl Base {
                     None => self.reader = None,
                 }
             }
-            let Some(part) = self.manifest.files.get(self.next_part).cloned() else { return Ok(None) };
-            self.next_part += 1;
-            self.reader = Some(self.open(&part)?);
+            let next = self.parts.pop_front();
+            let Some(part) = next.and_then(|part| self.manifest.files.get(part)) else { return Ok(None) };
+            self.reader = Some(self.open(part)?);
         }
     }
 
@@ -74,11 +79,7 @@ impl Base {
         let (local, mut file) = self.scratch.create("base")?;
         let sha256 = self.store.download(&path, &mut file, &local)?;
         if sha256 != part.sha256 {
-            let shown = self.store.store().show(&path);
-            return Err(Error::operator(format!(
-                "{shown} is not what its manifest says: its SHA-256 differs"
-            ))
-            .mend("Restore the object; `tidemark verify` lists all which differ."));
+            return Err(self.store.store().altered(&path));
         }
         let open = || {
             let file = File::open(&local)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use object_store::PutPayload;
 use object_store::path::Path;
 use sha2::{Digest, Sha256};
@@ -16,6 +16,18 @@ use tokio::runtime::Handle;
 use super::super::scratch::failed;
 use super::super::store::{Put, Store, hexadecimal};
 use crate::runtime::{Error, Result};
+
+/// Copies that are on their way at once.
+const COPIES_AT_ONCE: usize = 8;
+
+/// An object that becomes another one as it is.
+#[derive(Clone, Debug)]
+pub(super) struct Carried {
+    pub(super) from: Path,
+    pub(super) to: Path,
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+}
 
 /// A store whose calls wait. Only for threads of `spawn_blocking`.
 #[derive(Clone, Debug)]
@@ -48,11 +60,6 @@ impl Blocking {
         self.handle.block_on(self.store.get_existing(path))
     }
 
-    pub(in crate::lake) fn delete(&self, path: &Path) -> Result<()> {
-        self.check()?;
-        self.handle.block_on(self.store.delete(path))
-    }
-
     /// Puts an object which nobody may see before `manifest` is there: a leftover with other content gives way.
     ///
     /// Whoever was overtaken (paused past its lease, and by another version, which makes other bytes) finds the manifest,
@@ -64,15 +71,38 @@ impl Blocking {
         manifest: &Path,
     ) -> Result<()> {
         self.check()?;
-        if self.handle.block_on(self.store.put_once(path, bytes.clone()))? != Put::Differs {
-            return Ok(());
-        }
-        if self.handle.block_on(self.store.get(manifest))?.is_some() {
+        self.handle.block_on(async {
+            if self.store.put_once(path, bytes.clone()).await? != Put::Differs {
+                return Ok(());
+            }
+            self.give_way(path, manifest).await?;
+            self.store.put_same(path, bytes.clone()).await
+        })
+    }
+
+    /// Copies objects to where nobody may see them before `manifest` is there, as [`Self::put_unpublished`] puts one.
+    pub(super) fn copy_unpublished(&self, objects: Vec<Carried>, manifest: &Path) -> Result<()> {
+        let copy = async |object: Carried| {
+            self.check()?;
+            let Carried { from, to, bytes, sha256 } = &object;
+            if self.store.copy_once(from, to, (*bytes, sha256)).await? != Put::Differs {
+                return Ok(());
+            }
+            self.give_way(to, manifest).await?;
+            self.store.copy_same(from, to, (*bytes, sha256)).await
+        };
+        let copies = futures::stream::iter(objects).map(copy).buffer_unordered(COPIES_AT_ONCE);
+        self.handle.block_on(copies.try_collect())
+    }
+
+    /// Removes a leftover, unless it is of a day that is published.
+    async fn give_way(&self, path: &Path, manifest: &Path) -> Result<()> {
+        if self.store.get(manifest).await?.is_some() {
             let path = self.store.show(path);
             return Err(Error::fenced(format!("{path} was published by another process in the meantime")));
         }
-        self.delete(path)?;
-        self.handle.block_on(self.store.put_same(path, bytes.clone()))
+        self.check()?;
+        self.store.delete(path).await
     }
 
     /// Copies an object into a local file and gives its SHA-256.

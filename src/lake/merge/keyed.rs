@@ -25,7 +25,6 @@ use super::order::Seq;
 /// Everything the join reads and writes.
 pub(super) struct KeyedMerge<'a, S> {
     pub(super) schema: &'a TableSchema,
-    pub(super) base: BaseCursor,
     pub(super) changes: Sorted,
     /// Values that a key change left in the old key's row.
     pub(super) completions: Option<Completions>,
@@ -40,20 +39,23 @@ pub(super) struct KeyedMerge<'a, S> {
 }
 
 impl<S: Sink> KeyedMerge<'_, S> {
-    /// Joins; gives back the sink and the dead letters.
-    pub(super) fn run(mut self) -> Result<(S, DeadWriter)> {
+    /// Joins a stretch of the base with the changes up to a key (none: all).
+    pub(super) fn run(&mut self, mut base: BaseCursor, upper: Option<&[u8]>) -> Result<()> {
         let mut key = Vec::new();
         while let Some(cursor) = self.changes.peek() {
+            let next = Seq::split(cursor.sort()).0;
+            if upper.is_some_and(|upper| next > upper) {
+                break;
+            }
             key.clear();
-            key.extend_from_slice(Seq::split(cursor.sort()).0);
-            self.base.copy_below(Some(&key), &mut self.out)?;
-            let held = self.base.take(&key)?.map(|whole| Row { whole, patches: Vec::new() });
+            key.extend_from_slice(next);
+            base.copy_below(Some(&key), &mut self.out)?;
+            let held = base.take(&key)?.map(|whole| Row { whole, patches: Vec::new() });
             if let Some(row) = self.apply(&key, held)? {
                 self.out.row(&row)?;
             }
         }
-        self.base.copy_below(None, &mut self.out)?;
-        Ok((self.out.finish()?, self.dead))
+        base.copy_below(None, &mut self.out)
     }
 
     /// Applies all changes of a key to the row held.

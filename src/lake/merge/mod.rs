@@ -2,21 +2,26 @@
 //!
 //! ```text
 //!   change files ──> sort by (key, position) ──┐
-//!       └─ key changes with values left behind ┤ moves     (only when there are any)
-//!   yesterday's parts, sorted by key ──────────┴─> join ──> chunks ──> parts ──> put
-//!                                                    └──> dead letters
+//!       ├─ key changes with values left behind ┤ moves     (only when there are any)
+//!       └─> division: which parts have changes │
+//!   yesterday's parts, sorted by key           │
+//!       ├─ with changes ───────────────────────┴─> join ──> chunks ──> parts ──> put
+//!       └─ without ──> copied                        └──> dead letters
 //! ```
 //!
 //! Why it is exact: a change file's rows carry their position, so each key's changes are applied in commit
 //! order whatever the files' division; the base is the state at the cut before, by induction. A new copy of the table
 //! stands instead of a base: its rows have positions too, each just below the point at which it was read, so that of
-//! each key the newest counts (see [`keyed`] for changes that come ahead of their row). Why it can be repeated: output depends on nothing but these inputs and the plan (see `publish`). Memory: the sort
+//! each key the newest counts (see [`keyed`] for changes that come ahead of their row). [`division`] argues why a part
+//! that is copied has nothing to be changed; the bounds of all parts are compared once more before they are published.
+//! Why it can be repeated: output depends on nothing but these inputs and the plan (see `publish`). Memory: the sort
 //! buffer, one batch of each run or of the base, one part being written; everything else is on scratch.
 
 mod base;
 pub(super) mod blocking;
 mod changes;
 mod dead;
+mod division;
 mod gather;
 mod key_json;
 mod keyed;
@@ -37,15 +42,16 @@ use crate::change::{Ds, Op, Position};
 use crate::runtime::{Error, Result};
 
 use super::layout::Layout;
-use super::manifest::{Manifest, PartFile};
+use super::manifest::{Manifest, PartFile, Work};
 use super::scratch::Scratch;
 use super::shapes::Shapes;
-use super::sort::{SortLimits, Sorter, arrow_error};
+use super::sort::{SortLimits, Sorted, Sorter, arrow_error, sort_column};
 use super::stage::ChangeFile;
 use base::{Base, BaseCursor};
 use blocking::Blocking;
 use changes::{ChangeReader, Found};
 use dead::DeadWriter;
+use division::{Division, Run, bounds};
 use gather::Gather;
 use keyed::KeyedMerge;
 use moves::{Completions, Moves};
@@ -53,6 +59,8 @@ use multiset::MultisetMerge;
 use order::{KeyOrder, Seq, same_order};
 use parts::{PartOptions, PartWriter};
 use shape::Shape;
+
+pub(super) use order::KEY_ORDER;
 
 /// Bytes of rows handed to the writer at once, unless parts are small.
 const CHUNK_BYTES_MAX: usize = 4 << 20;
@@ -66,7 +74,9 @@ pub(super) struct MergeInput {
     pub(super) shapes: Shapes,
     pub(super) ds: Ds,
     /// The day before, and its format.
-    pub(super) previous: Option<(Manifest, Format)>,
+    pub(super) previous: Option<(Arc<Manifest>, Format)>,
+    /// Whether its parts without changes may be taken over, but for their shape.
+    pub(super) carry: bool,
     /// A new copy of the table is among the files: nothing below the start counts, and changes below the end may come
     /// ahead of the row that they need.
     pub(super) replaced: Option<Range<Position>>,
@@ -90,8 +100,9 @@ pub(super) struct MergeFile {
 /// What a merge has made.
 pub(super) struct Merged {
     pub(super) files: Vec<PartFile>,
-    /// By column: how many values stand as text beside their column; none if the files have no column of texts.
-    pub(super) exact: Option<Vec<u64>>,
+    /// Whether the files have the column of texts.
+    pub(super) exact: bool,
+    pub(super) work: Work,
     /// Records in the change files.
     pub(super) records: u64,
     /// Of them, those which no row could be made of.
@@ -133,68 +144,168 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
 
     let truncated = input.replaced.as_ref().map(|copy| copy.start);
     let mut found = Found { truncated, ..Found::default() };
+    let mut division = input.division(exact)?;
     let mut moves = None;
-    input.each_batch(&reader, &mut found, |batch, found| {
+    let bytes_changes = input.each_batch(&reader, &mut found, |batch, found| {
         if found.moves {
             input.moves(&shape, &mut moves)?.note_moved(&batch)?;
         }
+        sort_column(&batch).iter().flatten().for_each(|sort| division.touch(Seq::split(sort).0));
         sorter.push(batch)
     })?;
     if found.exact && !exact {
         return Ok(None);
     }
+    if found.truncated.is_some() {
+        division = Division::whole(&[]);
+    }
+    let runs = division.runs();
 
     let completions = match moves {
-        Some(moves) => Some(input.resolve(&shape, moves, &reader, &order, &found)?),
+        Some(moves) => Some(input.resolve(&shape, moves, (&reader, &order), (&found, &runs))?),
         None => None,
     };
     let sorted_alike = found.truncated.is_some() || input.sorted_alike()?;
-    let base = if sorted_alike {
-        input.base(&shape, &found)?
-    } else {
+    if !sorted_alike {
         input.each_base_row(&shape, &found, &order, &reader, |batch| sorter.push(batch))?;
-        None
-    };
-    let base = BaseCursor::new(base, Arc::clone(&order), shape.rows());
-
+    }
     let changes = sorter.finish()?;
-    let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
-    let out = Gather::new(shape.rows(), chunk_bytes, input.parts(shape));
-    let scratch = Arc::clone(&input.scratch);
-    let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), scratch, input.ds, schema);
-    let truncated = found.truncated;
-    let (left_out, in_part) = (input.left_out.as_deref(), input.left_out.is_some());
-    let (parts, dead) = if schema.key.is_empty() {
-        let all_equal = schema.columns.iter().all(|column| !column.dropped);
-        MultisetMerge { base, changes, all_equal, truncated, in_part, out, dead }.run()?
-    } else {
-        let settled = input.replaced.as_ref().map(|copy| copy.end);
-        KeyedMerge { schema, base, changes, completions, truncated, settled, left_out, out, dead }.run()?
-    };
-    let (files, counts) = parts.finish()?;
+    let join = Join { input, shape: &shape, order: &order, found: &found, sorted_alike };
+    let (parts, dead) = join.run(&division, &runs, changes, completions)?;
+    let files = parts.finish()?;
+    if !schema.key.is_empty() {
+        bounds(&files)?;
+    }
     let (dead_letters, dead_letter_objects) = dead.finish()?;
-    let exact = exact.then_some(counts);
-    Ok(Some(Merged { files, exact, records: found.records, dead_letters, dead_letter_objects }))
+    let work = input.work(&files, bytes_changes, &runs);
+    Ok(Some(Merged { files, exact, work, records: found.records, dead_letters, dead_letter_objects }))
+}
+
+/// What joining takes.
+struct Join<'a> {
+    input: &'a MergeInput,
+    shape: &'a Shape,
+    order: &'a Arc<KeyOrder>,
+    found: &'a Found,
+    sorted_alike: bool,
+}
+
+impl Join<'_> {
+    /// Makes the parts, stretch by stretch.
+    fn run(
+        &self,
+        division: &Division,
+        runs: &[Run],
+        changes: Sorted,
+        completions: Option<Completions>,
+    ) -> Result<(PartWriter, DeadWriter)> {
+        let (input, schema) = (self.input, self.shape.table.as_ref());
+        let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
+        let out = Gather::new(self.shape.rows(), chunk_bytes, input.parts(self.shape, self.order));
+        let scratch = Arc::clone(&input.scratch);
+        let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), scratch, input.ds, schema);
+        let truncated = self.found.truncated;
+        let (left_out, in_part) = (input.left_out.as_deref(), input.left_out.is_some());
+        if schema.key.is_empty() {
+            let all_equal = schema.columns.iter().all(|column| !column.dropped);
+            let mut merge = MultisetMerge { changes, all_equal, truncated, in_part, out, dead };
+            for run in runs {
+                match run {
+                    Run::Carried(parts) => input.carry(merge.out.boundary()?, parts)?,
+                    Run::Rewritten(parts) => merge.run(self.base(parts)?)?,
+                }
+            }
+            return Ok((merge.out.finish()?, merge.dead));
+        }
+        let settled = input.replaced.as_ref().map(|copy| copy.end);
+        let mut merge = KeyedMerge { schema, changes, completions, truncated, settled, left_out, out, dead };
+        for run in runs {
+            match run {
+                Run::Carried(parts) => input.carry(merge.out.boundary()?, parts)?,
+                Run::Rewritten(parts) => {
+                    let upper = division.upper(parts);
+                    merge.out.boundary()?.begin(input.files(parts), upper.is_none())?;
+                    merge.run(self.base(parts)?, upper)?;
+                }
+            }
+        }
+        if merge.changes.peek().is_some() {
+            return Err(Error::operator("a merge has changes left over; please report it"));
+        }
+        Ok((merge.out.finish()?, merge.dead))
+    }
+
+    fn base(&self, parts: &Range<usize>) -> Result<BaseCursor> {
+        let parts = self.sorted_alike.then(|| parts.clone());
+        let base = match parts {
+            Some(parts) => self.input.base(self.shape, self.found, parts)?,
+            None => None,
+        };
+        Ok(BaseCursor::new(base, Arc::clone(self.order), self.shape.rows()))
+    }
 }
 
 impl MergeInput {
-    /// Reads all change files, unless there is a value that the reader's shape cannot hold.
+    /// Yesterday's parts, of which those may be taken over that are as today's would be.
+    fn division(&self, exact: bool) -> Result<Division> {
+        let Some((manifest, _)) = &self.previous else { return Ok(Division::whole(&[])) };
+        let now = self.shapes.now();
+        if !self.carry || manifest.schema != **now || manifest.exact.is_some() != exact {
+            return Ok(Division::whole(&manifest.files));
+        }
+        Division::new(&manifest.files, !now.key.is_empty(), self.part_bytes_max)
+    }
+
+    /// Some of yesterday's parts.
+    fn files(&self, parts: &Range<usize>) -> &[PartFile] {
+        let files = self.previous.as_ref().map(|(manifest, _)| manifest.files.as_slice());
+        files.and_then(|files| files.get(parts.clone())).unwrap_or_default()
+    }
+
+    fn carry(&self, out: &mut PartWriter, parts: &Range<usize>) -> Result<()> {
+        match &self.previous {
+            Some((manifest, _)) => out.carry(manifest, parts.clone()),
+            None => Ok(()),
+        }
+    }
+
+    fn work(&self, files: &[PartFile], bytes_changes: u64, runs: &[Run]) -> Work {
+        let mut work = Work { bytes_read: bytes_changes, ..Work::default() };
+        for run in runs {
+            if let Run::Rewritten(parts) = run {
+                work.bytes_read += self.files(parts).iter().map(|file| file.bytes).sum::<u64>();
+            }
+        }
+        for file in files {
+            let (files, bytes) = match file.copied_from {
+                Some(_) => (&mut work.files_copied, &mut work.bytes_copied),
+                None => (&mut work.files_written, &mut work.bytes_written),
+            };
+            *files += 1;
+            *bytes += file.bytes;
+        }
+        work
+    }
+
+    /// Reads all change files, unless there is a value that the reader's shape cannot hold; how many bytes they have.
     fn each_batch(
         &self,
         reader: &ChangeReader,
         found: &mut Found,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<u64> {
+        let mut size = 0;
         for MergeFile { file, offsets } in &self.files {
             if found.exact && !reader.holds_all() {
-                return Ok(());
+                return Ok(size);
             }
             let bytes = self.store.get_existing(&file.path)?;
+            size += bytes.len() as u64;
             reader
                 .read(bytes, file.range.partition, offsets, found, &mut take)
                 .map_err(|error| error.context(self.store.store().show(&file.path)))?;
         }
-        Ok(())
+        Ok(size)
     }
 
     fn moves<'a>(&self, shape: &Shape, moves: &'a mut Option<Moves>) -> Result<&'a mut Moves> {
@@ -212,14 +323,18 @@ impl MergeInput {
         &self,
         shape: &Shape,
         mut moves: Moves,
-        reader: &ChangeReader,
-        order: &Arc<KeyOrder>,
-        found: &Found,
+        (reader, order): (&ChangeReader, &Arc<KeyOrder>),
+        (found, runs): (&Found, &[Run]),
     ) -> Result<Completions> {
         // Each reading finds the same things; they are counted once.
         self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_old_keys(&batch))?;
         if self.sorted_alike()? {
-            let base = self.base(shape, found)?;
+            // A key that was left is one that changed: its row is in none of the others.
+            let rewritten = |run: &Run| match run {
+                Run::Rewritten(parts) => parts.clone(),
+                Run::Carried(_) => 0..0,
+            };
+            let base = self.base(shape, found, runs.iter().flat_map(rewritten))?;
             moves.load_base(&mut BaseCursor::new(base, Arc::clone(order), shape.rows()))?;
         } else {
             self.each_base_row(shape, found, order, reader, |batch| moves.note_changes(&batch, None))?;
@@ -229,14 +344,19 @@ impl MergeInput {
         moves.replay()
     }
 
-    /// Yesterday's rows; none when a truncate has emptied the table since.
-    fn base(&self, shape: &Shape, found: &Found) -> Result<Option<Base>> {
+    /// The rows of some of yesterday's parts; none when a truncate has emptied the table since.
+    fn base(
+        &self,
+        shape: &Shape,
+        found: &Found,
+        parts: impl IntoIterator<Item = usize>,
+    ) -> Result<Option<Base>> {
         let Some(previous) = self.previous.clone().filter(|_| found.truncated.is_none()) else {
             return Ok(None);
         };
         let Self { store, layout, scratch, shapes, .. } = self;
         let shapes = (shapes, shape.clone());
-        Base::new(store.clone(), layout.clone(), Arc::clone(scratch), shapes, previous).map(Some)
+        Base::new(store.clone(), layout.clone(), Arc::clone(scratch), shapes, previous, parts).map(Some)
     }
 
     /// Whether yesterday's rows are in the order of today's.
@@ -256,7 +376,8 @@ impl MergeInput {
         reader: &ChangeReader,
         mut take: impl FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        let Some(mut base) = self.base(shape, found)? else { return Ok(()) };
+        let Some((manifest, _)) = &self.previous else { return Ok(()) };
+        let Some(mut base) = self.base(shape, found, 0..manifest.files.len())? else { return Ok(()) };
         let mut row = 0;
         while let Some(batch) = base.next()? {
             take(base_rows(&batch, row, order, reader)?)?;
@@ -265,7 +386,7 @@ impl MergeInput {
         Ok(())
     }
 
-    fn parts(&self, shape: Shape) -> PartWriter {
+    fn parts(&self, shape: &Shape, order: &Arc<KeyOrder>) -> PartWriter {
         let options = PartOptions {
             layout: self.layout.clone(),
             ds: self.ds,
@@ -273,7 +394,8 @@ impl MergeInput {
             part_bytes_max: self.part_bytes_max,
             row_group_bytes: self.row_group_bytes,
         };
-        PartWriter::new(self.store.clone(), options, shape)
+        let order = (!shape.table.key.is_empty()).then(|| Arc::clone(order));
+        PartWriter::new(self.store.clone(), options, shape.clone(), order)
     }
 }
 

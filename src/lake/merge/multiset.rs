@@ -13,7 +13,6 @@ use super::order::Seq;
 
 /// Everything the merge reads and writes.
 pub(super) struct MultisetMerge<S> {
-    pub(super) base: BaseCursor,
     pub(super) changes: Sorted,
     /// Rows of one kind are equal in every column (not when a column was dropped: it no longer tells them apart).
     pub(super) all_equal: bool,
@@ -26,24 +25,23 @@ pub(super) struct MultisetMerge<S> {
 }
 
 impl<S: Sink> MultisetMerge<S> {
-    /// Merges; gives back the sink and the dead letters.
-    pub(super) fn run(mut self) -> Result<(S, DeadWriter)> {
+    /// Merges all changes with the base.
+    pub(super) fn run(&mut self, mut base: BaseCursor) -> Result<()> {
         let mut key = Vec::new();
         while let Some(cursor) = self.changes.peek() {
             key.clear();
             key.extend_from_slice(Seq::split(cursor.sort()).0);
-            self.base.copy_below(Some(&key), &mut self.out)?;
-            self.kind(&key)?;
+            base.copy_below(Some(&key), &mut self.out)?;
+            self.kind(&mut base, &key)?;
         }
-        self.base.copy_below(None, &mut self.out)?;
-        Ok((self.out.finish()?, self.dead))
+        base.copy_below(None, &mut self.out)
     }
 
     /// Merges rows of one kind.
     ///
     /// A deletion takes the newest creation first, and a row of the base only when there is none: then the
     /// base gives its rows in order, however many they are, and one creation stands for all its equals.
-    fn kind(&mut self, key: &[u8]) -> Result<()> {
+    fn kind(&mut self, base: &mut BaseCursor, key: &[u8]) -> Result<()> {
         let mut added: Vec<(RowRef, u64)> = Vec::new();
         while let Some(cursor) = self.changes.peek() {
             let (change_key, seq) = Seq::split(cursor.sort());
@@ -52,7 +50,7 @@ impl<S: Sink> MultisetMerge<S> {
             }
             if self.truncated.is_none_or(|truncated| seq.position >= truncated) {
                 match op_and_unchanged(cursor.batch(), cursor.row()).0 {
-                    Some(Op::Delete) | None => self.delete(key, seq, &mut added)?,
+                    Some(Op::Delete) | None => self.delete(base, (key, seq), &mut added)?,
                     Some(_) => match added.last_mut() {
                         Some((_, count)) if self.all_equal => *count += 1,
                         _ => {
@@ -64,7 +62,7 @@ impl<S: Sink> MultisetMerge<S> {
             }
             self.changes.advance()?;
         }
-        while let Some(row) = self.base.take(key)? {
+        while let Some(row) = base.take(key)? {
             self.out.slice(&row.batch, row.skip, row.row, 1)?;
         }
         for (row, count) in added {
@@ -75,7 +73,12 @@ impl<S: Sink> MultisetMerge<S> {
         Ok(())
     }
 
-    fn delete(&mut self, key: &[u8], seq: Seq, added: &mut Vec<(RowRef, u64)>) -> Result<()> {
+    fn delete(
+        &mut self,
+        base: &mut BaseCursor,
+        (key, seq): (&[u8], Seq),
+        added: &mut Vec<(RowRef, u64)>,
+    ) -> Result<()> {
         if let Some((_, count)) = added.last_mut() {
             *count -= 1;
             if *count == 0 {
@@ -83,7 +86,7 @@ impl<S: Sink> MultisetMerge<S> {
             }
             return Ok(());
         }
-        if self.base.take(key)?.is_none() && !self.in_part {
+        if base.take(key)?.is_none() && !self.in_part {
             self.dead.push(seq, None, "the deleted row is not in the table held".to_owned())?;
         }
         Ok(())

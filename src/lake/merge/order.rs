@@ -21,6 +21,10 @@ use crate::runtime::Result;
 use super::super::sort::arrow_error;
 use super::shape::Shape;
 
+/// Version of the key bytes, which manifests hold as the bounds of parts. Bounds of another one are not compared: raised
+/// whenever the same key gets other bytes.
+pub(in crate::lake) const KEY_ORDER: u32 = 1;
+
 /// Place of a row among all changes of the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Seq {
@@ -139,6 +143,46 @@ fn key_columns(schema: &TableSchema) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Manifests hold these bytes. Whoever makes them others, such as by a newer arrow-row, has to raise [`KEY_ORDER`].
+    #[test]
+    fn the_bytes_of_keys_are_those_that_manifests_hold() {
+        use arrow_array::{
+            Date32Array, Decimal128Array, Float64Array, Int16Array, Int32Array, Int64Array, StringArray,
+        };
+        let arrays: Vec<ArrayRef> = vec![
+            Arc::new(arrow_array::BooleanArray::from(vec![true])),
+            Arc::new(Int16Array::from(vec![-2])),
+            Arc::new(Int32Array::from(vec![3])),
+            Arc::new(Int64Array::from(vec![-4])),
+            Arc::new(Float64Array::from(vec![-0.5])),
+            Arc::new(Date32Array::from(vec![5])),
+            Arc::new(StringArray::from(vec!["kéy"])),
+            Arc::new(BinaryArray::from(vec![&b"\x00a"[..]])),
+            Arc::new(Decimal128Array::from(vec![-6]).with_precision_and_scale(12, 2).unwrap()),
+            Arc::new(StringArray::from(vec![None::<&str>])),
+        ];
+        let bytes = |array: &ArrayRef| {
+            let converter = RowConverter::new(vec![SortField::new(array.data_type().clone())]).unwrap();
+            let rows = converter.convert_columns(&[Arc::clone(array)]).unwrap();
+            super::super::super::store::hexadecimal(rows.row(0).data())
+        };
+        assert_eq!(KEY_ORDER, 1);
+        assert_eq!(arrays.iter().map(bytes).collect::<Vec<_>>(), GOLDEN);
+    }
+
+    const GOLDEN: [&str; 10] = [
+        "0101",
+        "017ffe",
+        "0180000003",
+        "017ffffffffffffffc",
+        "01401fffffffffffff",
+        "0180000005",
+        "026bc3a9790000000004",
+        "02006100000000000002",
+        "017ffffffffffffffffffffffffffffffa",
+        "00",
+    ];
 
     #[test]
     fn places_sort_as_their_bytes_and_come_back() {

@@ -15,8 +15,8 @@ use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path;
 use object_store::{
-    Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    local::LocalFileSystem, prefix::PrefixStore,
+    CopyMode, CopyOptions, Error as StoreError, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions,
+    PutPayload, local::LocalFileSystem, prefix::PrefixStore,
 };
 use sha2::{Digest, Sha256};
 
@@ -104,18 +104,22 @@ impl Store {
     async fn create(&self, path: &Path, bytes: &PutPayload) -> Result<(), StoreError> {
         if let Some(bucket) = self.in_parts(path, bytes.content_length()).await? {
             // Done before, as after a restart: nothing has to be sent.
-            match self.inner.head(path).await {
-                Err(StoreError::NotFound { .. }) => {}
-                Err(error) => return Err(error),
-                Ok(_) => {
-                    let source = "found before the upload".into();
-                    return Err(StoreError::AlreadyExists { path: path.to_string(), source });
-                }
+            if self.exists(path).await? {
+                let source = "found before the upload".into();
+                return Err(StoreError::AlreadyExists { path: path.to_string(), source });
             }
             return multipart::create(bucket, &bucket.key(path), bytes).await;
         }
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         self.inner.put_opts(path, bytes.clone(), options).await.map(|_| ())
+    }
+
+    async fn exists(&self, path: &Path) -> Result<bool, StoreError> {
+        match self.inner.head(path).await {
+            Ok(_) => Ok(true),
+            Err(StoreError::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether the object is of those bytes, read piece by piece: both may be large.
@@ -160,12 +164,93 @@ impl Store {
     pub async fn put_same(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<()> {
         match self.put_once(path, bytes).await? {
             Put::Created | Put::Same => Ok(()),
-            Put::Differs => Err(Error::operator(format!(
-                "{} exists with other content than this step makes; published and staged objects are never overwritten",
-                self.show(path)
-            ))
-            .mend("Find out what wrote it: another connector of the same name, or other limits in [lake]. Move it away to have it written again.")),
+            Put::Differs => Err(self.differs(path)),
         }
+    }
+
+    fn differs(&self, path: &Path) -> Error {
+        Error::operator(format!(
+            "{} exists with other content than this step makes; published and staged objects are never overwritten",
+            self.show(path)
+        ))
+        .mend("Find out what wrote it: another connector of the same name, or other limits in [lake]. Move it away to have it written again.")
+    }
+
+    /// An object that is not what its manifest says.
+    pub fn altered(&self, path: &Path) -> Error {
+        Error::operator(format!("{} is not what its manifest says: its SHA-256 differs", self.show(path)))
+            .mend("Restore the object; `tidemark verify` lists all which differ.")
+    }
+
+    /// Creates the object `to` with the content of `from`, whose size and SHA-256 are known, unless its path is taken; then
+    /// compares. In a folder by a hard link, in a bucket by the store itself; where there is neither, through this process.
+    /// Only the size of what is copied is looked at, and its checksum where it comes through here. Cancel-safe: the object
+    /// is there or not.
+    pub async fn copy_once(&self, from: &Path, to: &Path, (bytes, sha256): (u64, &str)) -> Result<Put> {
+        match self.copy(from, to, bytes).await {
+            Ok(true) => Ok(Put::Created),
+            Ok(false) => {
+                let content = self.get_existing(from).await?;
+                if content.len() as u64 != bytes || self::sha256(&content) != sha256 {
+                    return Err(self.altered(from));
+                }
+                self.put_once(to, content).await
+            }
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                // As in `holds`.
+                if !self.exists(to).await.map_err(|error| self.error("read", to, error))? {
+                    let to = self.show(to);
+                    return Err(Error::retry(format!("{to} was refused as existing, and is not there")));
+                }
+                let same = self.hash(to).await? == (bytes, sha256.to_owned());
+                Ok(if same { Put::Same } else { Put::Differs })
+            }
+            Err(error) if is_absent(&error) => Err(self.missing(from)),
+            Err(error) => Err(self.error("copy", from, error)),
+        }
+    }
+
+    /// One conditional copy; `false` where the store has none.
+    async fn copy(&self, from: &Path, to: &Path, bytes: u64) -> Result<bool, StoreError> {
+        if let Some(bucket) = &self.bucket {
+            if !self.has_conditional_parts(bucket, to).await? {
+                return Ok(false);
+            }
+            if self.exists(to).await? {
+                let source = "found before the copy".into();
+                return Err(StoreError::AlreadyExists { path: to.to_string(), source });
+            }
+            return multipart::copy(bucket, (&bucket.key(from), bytes), &bucket.key(to)).await.map(|()| true);
+        }
+        let options = CopyOptions { mode: CopyMode::Create, ..CopyOptions::default() };
+        match self.inner.copy_opts(from, to, options).await {
+            Ok(()) => Ok(true),
+            // File systems without links, or without room for one more.
+            Err(StoreError::Generic { .. } | StoreError::NotSupported { .. }) if self.local.is_some() => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Copies the object, or finds it with the same bytes; anything else is an error for the operator.
+    pub async fn copy_same(&self, from: &Path, to: &Path, content: (u64, &str)) -> Result<()> {
+        match self.copy_once(from, to, content).await? {
+            Put::Created | Put::Same => Ok(()),
+            Put::Differs => Err(self.differs(to)),
+        }
+    }
+
+    /// Size and SHA-256 of an object, which must be there; it is read piece by piece. Cancel-safe.
+    pub async fn hash(&self, path: &Path) -> Result<(u64, String)> {
+        let mut stream = self.stream_existing(path).await?;
+        let (mut size, mut hash) = (0, Sha256::new());
+        while let Some(bytes) = stream.next().await {
+            let bytes = bytes?;
+            size += bytes.len() as u64;
+            hash.update(&bytes);
+        }
+        Ok((size, hexadecimal(&hash.finalize())))
     }
 
     /// The whole object; `None` when it is not there. Cancel-safe.
@@ -390,6 +475,35 @@ mod tests {
         assert_eq!(store.get(&path).await.unwrap().unwrap(), "one");
         assert_eq!(store.get(&Path::from("none")).await.unwrap(), None);
         assert!(store.list(&Path::from("none")).await.unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_object_is_copied_once_by_a_link_and_through_here_where_there_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(&format!("file://{}", folder.path().display())).unwrap();
+        let (from, to, other) = (Path::from("a/b"), Path::from("c/d"), Path::from("other"));
+        let sha256 = sha256(b"one");
+        let content = (3, sha256.as_str());
+        store.put_same(&from, Bytes::from("one")).await.unwrap();
+        store.put_same(&other, Bytes::from("two")).await.unwrap();
+        assert_eq!(store.copy_once(&from, &to, content).await.unwrap(), Put::Created);
+        assert_eq!(store.copy_once(&from, &to, content).await.unwrap(), Put::Same);
+        assert_eq!(store.copy_once(&from, &other, content).await.unwrap(), Put::Differs);
+        assert_eq!(store.get(&other).await.unwrap().unwrap(), "two");
+        // One name of the two goes, the content stays.
+        store.delete(&from).await.unwrap();
+        assert_eq!(store.get(&to).await.unwrap().unwrap(), "one");
+        let error = store.copy_once(&from, &Path::from("e"), content).await.unwrap_err();
+        assert!(error.class() == Class::Operator && error.to_string().contains("a/b"), "{error}");
+        // No link leads to another file system: the content goes through here, and is looked at.
+        let elsewhere = tempfile::tempdir_in("/dev/shm").unwrap();
+        std::os::unix::fs::symlink(elsewhere.path(), folder.path().join("elsewhere")).unwrap();
+        let far = Path::from("elsewhere/b");
+        assert_eq!(store.copy_once(&to, &far, content).await.unwrap(), Put::Created);
+        assert_eq!(store.copy_once(&to, &far, content).await.unwrap(), Put::Same);
+        assert_eq!(store.get(&far).await.unwrap().unwrap(), "one");
+        let error = store.copy_once(&other, &Path::from("elsewhere/c"), content).await.unwrap_err();
+        assert!(error.to_string().contains("SHA-256"), "{error}");
     }
 
     #[test]

@@ -1,7 +1,11 @@
 //! Large objects in parts, completed only if nothing has the key; and what is left of uploads that were broken off.
 //!
 //! `object_store` completes uploads without a condition and does not list them. These two requests are made here, signed
-//! by it; all others are its own.
+//! by it, and so is the one that copies a part of another object; all others are its own.
+//!
+//! A copy is an upload whose parts the store takes from another object. The one request that copies at once would be
+//! shorter, but stores that speak S3's language, and AWS itself until of late, ignore the condition there and replace what
+//! is.
 //!
 //! An upload that is neither completed nor aborted costs money and is seen by nobody. One that fails is aborted at once;
 //! those of a process that died are aborted by whoever owns the tables next ([`abort_older`]). Aborting one that is still
@@ -12,12 +16,13 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use http::header::IF_NONE_MATCH;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use object_store::client::HttpRequest;
 use object_store::multipart::{MultipartStore, PartId};
 use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
 use object_store::{Error as StoreError, PutPayload};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC};
 use serde::{Deserialize, Serialize};
 
 use super::s3::Bucket;
@@ -26,8 +31,15 @@ use crate::runtime::Backoff;
 /// Parts of one object that are on their way at once.
 const AT_ONCE: usize = 4;
 
+/// What does not stand for itself in the name of an object that is copied.
+const COPY_SOURCE: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+
 /// How long a signed request may be sent. Each try is signed anew.
 const SIGNED_FOR: Duration = Duration::from_secs(300);
+
+/// Most bytes of a part that is copied: S3 takes five GiB.
+const COPIED_BYTES_MAX: u64 = 4 << 30;
 
 type Result<T> = std::result::Result<T, StoreError>;
 
@@ -43,13 +55,77 @@ pub(super) async fn create(bucket: &Bucket, key: &Path, payload: &PutPayload) ->
         complete(bucket, key, &id, &parts).await
     };
     let result = uploaded.await;
+    ended(bucket, key, &id, result).await
+}
+
+/// Creates the object with the content of another one, of so many bytes, as [`create`] does. `NotFound`: that one is not
+/// there.
+pub(super) async fn copy(bucket: &Bucket, (from, bytes): (&Path, u64), key: &Path) -> Result<()> {
+    let id = bucket.s3.create_multipart(key).await?;
+    let copied = async {
+        let parts = futures::stream::iter(ranges(bytes).into_iter().enumerate())
+            .map(|(index, range)| copy_part(bucket, (from, range), (key, &id, index)));
+        let parts: Vec<PartId> = parts.buffered(AT_ONCE).try_collect().await?;
+        complete(bucket, key, &id, &parts).await
+    };
+    let result = copied.await;
+    ended(bucket, key, &id, result).await
+}
+
+/// Aborts an upload that failed.
+async fn ended(bucket: &Bucket, key: &Path, id: &String, result: Result<()>) -> Result<()> {
     if result.is_err()
-        && let Err(error) = bucket.s3.abort_multipart(key, &id).await
+        && let Err(error) = bucket.s3.abort_multipart(key, id).await
         && !matches!(error, StoreError::NotFound { .. })
     {
         tracing::warn!(%key, %error, "an upload could not be aborted; it is again when the tables are opened");
     }
     result
+}
+
+/// The bytes of an object in ranges that can be copied, first and last of each; none: all at once.
+fn ranges(bytes: u64) -> Vec<Option<(u64, u64)>> {
+    if bytes <= COPIED_BYTES_MAX {
+        return vec![None];
+    }
+    let starts = (0..bytes).step_by(COPIED_BYTES_MAX as usize);
+    starts.map(|start| Some((start, bytes.min(start + COPIED_BYTES_MAX) - 1))).collect()
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Copied {
+    #[serde(rename = "ETag")]
+    e_tag: String,
+}
+
+/// Has the store take a part of an upload from another object: a range of it, or (as S3 wants it of small objects) all.
+async fn copy_part(
+    bucket: &Bucket,
+    (from, range): (&Path, Option<(u64, u64)>),
+    (key, id, index): (&Path, &String, usize),
+) -> Result<PartId> {
+    let source = percent_encoding::utf8_percent_encode(from.as_ref(), COPY_SOURCE);
+    let source = format!("{}/{source}", bucket.options.bucket);
+    let range = range.map(|(first, last)| ("x-amz-copy-source-range", format!("bytes={first}-{last}")));
+    let headers = std::iter::once(("x-amz-copy-source", source)).chain(range);
+    let values =
+        headers.map(|(name, value)| Ok((HeaderName::from_static(name), value.parse().map_err(generic)?)));
+    let headers: HeaderMap<HeaderValue> = values.collect::<Result<_>>()?;
+    let number = (index + 1).to_string();
+    let query = [("partNumber", number.as_str()), ("uploadId", id.as_str())];
+    match send(bucket, Method::PUT, key, &query, (headers, None)).await? {
+        (200, answer) => {
+            let copied: Copied = quick_xml::de::from_str(&answer).map_err(generic)?;
+            Ok(PartId { content_id: copied.e_tag })
+        }
+        // An upload that is gone was aborted: the whole step is tried again.
+        (404, answer) if answer.contains("NoSuchKey") => {
+            Err(StoreError::NotFound { path: from.to_string(), source: answer.into() })
+        }
+        (403, answer) => Err(StoreError::PermissionDenied { path: from.to_string(), source: answer.into() }),
+        (status, answer) => Err(generic(format!("{status}: {answer}"))),
+    }
 }
 
 /// Cuts a payload without copying it.
@@ -93,7 +169,8 @@ async fn complete(bucket: &Bucket, key: &Path, id: &str, parts: &[PartId]) -> Re
     let part =
         numbered.iter().map(|(part_number, e_tag)| Part { e_tag, part_number: *part_number }).collect();
     let body = quick_xml::se::to_string(&Complete { part }).map_err(generic)?;
-    match send(bucket, Method::POST, key, &[("uploadId", id)], Some(&body)).await? {
+    let headers = HeaderMap::from_iter([(IF_NONE_MATCH, HeaderValue::from_static("*"))]);
+    match send(bucket, Method::POST, key, &[("uploadId", id)], (headers, Some(&body))).await? {
         (200, _) => Ok(()),
         // An upload that is gone was completed by a try whose answer was lost, or aborted: the object says which.
         (409 | 412 | 404, answer) => {
@@ -110,12 +187,12 @@ async fn send(
     method: Method,
     key: &Path,
     query: &[(&str, &str)],
-    body: Option<&str>,
+    (headers, body): (HeaderMap, Option<&str>),
 ) -> Result<(u16, String)> {
     let started = tokio::time::Instant::now();
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(15));
     loop {
-        let tried = send_once(bucket, &method, key, query, body).await;
+        let tried = send_once(bucket, &method, key, query, (&headers, body)).await;
         let passes = match &tried {
             Ok((status, answer)) => {
                 *status >= 500
@@ -139,11 +216,11 @@ async fn send_once(
     method: &Method,
     key: &Path,
     query: &[(&str, &str)],
-    body: Option<&str>,
+    (headers, body): (&HeaderMap, Option<&str>),
 ) -> Result<(u16, String)> {
     let mut options = SignedUrlOptions::new().with_query(query.iter().copied());
-    if body.is_some() {
-        options = options.with_signed_header(IF_NONE_MATCH, HeaderValue::from_static("*"));
+    for (name, value) in headers {
+        options = options.with_signed_header(name.clone(), value.clone());
     }
     let url = bucket.s3.signed_url_opts(method.clone(), key, SIGNED_FOR, &options).await?;
     let mut request = HttpRequest::new(body.unwrap_or_default().to_owned().into());
@@ -193,7 +270,8 @@ pub(super) async fn abort_older(bucket: &Arc<Bucket>, folder: &Path, age: Durati
             ("upload-id-marker", &id_marker),
         ];
         let query = if key_marker.is_empty() { &query[..2] } else { &query[..] };
-        let (status, answer) = send(bucket, Method::GET, &Path::default(), query, None).await?;
+        let (status, answer) =
+            send(bucket, Method::GET, &Path::default(), query, (HeaderMap::new(), None)).await?;
         if status != 200 {
             return Err(generic(format!("{status}: {answer}")));
         }
@@ -233,5 +311,12 @@ mod tests {
             .collect();
         assert_eq!(cut, [b"abcd".to_vec(), b"efgh".to_vec(), b"i".to_vec()]);
         assert_eq!(chunks(&PutPayload::default(), 4).len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_large_for_one_copy_is_copied_in_ranges() {
+        assert_eq!(ranges(4 << 30), [None]);
+        let (first, second) = ((0, (4 << 30) - 1), (4 << 30, (4 << 30) + 6));
+        assert_eq!(ranges((4 << 30) + 7), [Some(first), Some(second)]);
     }
 }

@@ -112,8 +112,16 @@ impl Store {
         if bytes <= bucket.options.multipart_threshold_bytes {
             return Ok(None);
         }
-        let conditional = bucket.conditional_parts.get_or_try_init(|| self.try_parts(bucket, path)).await?;
-        Ok(conditional.then_some(bucket))
+        Ok(self.has_conditional_parts(bucket, path).await?.then_some(bucket))
+    }
+
+    /// Whether the end of an upload in parts is refused where something is, tried once, beside the object.
+    pub(super) async fn has_conditional_parts(
+        &self,
+        bucket: &Bucket,
+        path: &Path,
+    ) -> Result<bool, StoreError> {
+        bucket.conditional_parts.get_or_try_init(|| self.try_parts(bucket, path)).await.copied()
     }
 
     async fn try_parts(&self, bucket: &Bucket, beside: &Path) -> Result<bool, StoreError> {

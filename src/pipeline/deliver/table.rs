@@ -80,7 +80,7 @@ impl TableDelivery {
     ) -> Result<Self> {
         let published = lake.latest_manifest(name).await?;
         if let Some(manifest) = &published {
-            watch.set_published(manifest.ds);
+            tell_published(&watch, manifest);
         }
         let mut missing = told.unwrap_or_default().missing;
         missing.retain(|ds, _| Some(*ds) > day);
@@ -364,10 +364,14 @@ impl TableDelivery {
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let started = std::time::Instant::now();
         let manifest = lake.merge_and_publish(&shapes, cut, &self.topic, self.published.as_ref()).await?;
-        self.watch.set_published(manifest.ds);
+        tell_published(&self.watch, &manifest);
+        let work = manifest.work.unwrap_or_default();
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,
-            dead_letters = manifest.changes.dead_letters, seconds = started.elapsed().as_secs_f64(), "published"
+            dead_letters = manifest.changes.dead_letters, files_written = work.files_written,
+            files_copied = work.files_copied, bytes_read = work.bytes_read, bytes_written = work.bytes_written,
+            bytes_copied = work.bytes_copied, share_written = work.share_written(),
+            seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
         self.read_bytes = 0;
@@ -389,6 +393,13 @@ impl TableDelivery {
             }
         }
         Ok(())
+    }
+}
+
+fn tell_published(watch: &TableStats, manifest: &Manifest) {
+    watch.set_published(manifest.ds);
+    if let Some(work) = manifest.work {
+        watch.set_published_bytes(work.bytes_written, work.bytes_copied);
     }
 }
 
