@@ -7,7 +7,8 @@ use clap::{Parser, Subcommand};
 
 use super::duration;
 use crate::change::{Ds, TableName};
-use crate::config::TableGlob;
+use crate::config::{LakeUrl, TableGlob};
+use crate::pipeline::deliver::From;
 
 /// Streams every change of a Postgres database into a durable log, and turns it into write-once daily snapshots.
 #[derive(Clone, Debug, Parser)]
@@ -111,6 +112,18 @@ pub enum Command {
         #[arg(long, value_name = "SCHEMA.TABLE")]
         table: Option<TableName>,
     },
+    /// Make the change history again in another lake, from what the log still holds.
+    Replay {
+        /// A day, from its first change on, or a position such as 1/0/16B3748/12.
+        #[arg(long, value_name = "D|POSITION", value_parser = beginning)]
+        from: From,
+        /// Of this table only.
+        #[arg(long, value_name = "SCHEMA.TABLE")]
+        table: Option<TableName>,
+        /// An absolute folder, or a bucket and prefix which is reached as [lake.s3] says.
+        #[arg(long, value_name = "URL", value_parser = lake)]
+        to_lake: LakeUrl,
+    },
     /// Records that could not be processed.
     DeadLetters {
         /// What to do with them.
@@ -148,6 +161,18 @@ pub enum DeadLettersCommand {
 /// What the running process takes for a pattern on tables.
 fn tables(text: &str) -> Result<String, String> {
     TableGlob::parse(text).map(|_| text.to_owned()).map_err(|expected| format!("expected {expected}"))
+}
+
+fn lake(text: &str) -> Result<LakeUrl, String> {
+    LakeUrl::parse(text).map_err(|expected| format!("expected {expected}"))
+}
+
+fn beginning(text: &str) -> Result<From, String> {
+    match (day(text), text.parse()) {
+        (Ok(ds), _) => Ok(From::Day(ds)),
+        (_, Ok(position)) => Ok(From::Position(position)),
+        _ => Err("expected a day such as 2026-11-20, or a position such as 1/0/16B3748/12".to_owned()),
+    }
 }
 
 /// jiff reads more than days; only `YYYY-MM-DD` is one.

@@ -12,6 +12,7 @@ mod expire;
 mod findings;
 mod lake;
 mod output;
+mod replay;
 mod run;
 mod signals;
 mod source;
@@ -66,6 +67,9 @@ pub fn run(args: &Args, config: &Config) -> Result<Outcome> {
         Command::Wait { ds, table, timeout } => lake::wait(config, *ds, table.as_ref(), *timeout, args.json),
         Command::Verify { ds, table } => lake::verify(config, *ds, table.as_ref(), args.json),
         Command::Expire { delete, table } => expire::run(config, *delete, table.as_ref(), args.json),
+        Command::Replay { from, table, to_lake } => {
+            replay::run(config, *from, table.as_ref(), to_lake, args.json)
+        }
         Command::DeadLetters { command } => lake::dead_letters(config, command, args.json),
     }
 }

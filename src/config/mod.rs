@@ -376,6 +376,16 @@ pub enum LakeUrl {
     },
 }
 
+impl LakeUrl {
+    /// Reads `file:///…` or `s3://bucket/prefix`.
+    ///
+    /// # Errors
+    /// What was expected.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        url::lake(text)
+    }
+}
+
 /// As a URL.
 impl fmt::Display for LakeUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -247,6 +247,11 @@ pub fn open_zookeeper(zookeeper: &ZookeeperConfig) -> ZookeeperCoordinator {
 
 /// Opens the lake. A bucket is reached with its first use, not here.
 pub fn open_lake(config: &Config) -> Result<Lake> {
+    open_lake_at(config, &config.lake.url)
+}
+
+/// The same somewhere else.
+pub fn open_lake_at(config: &Config, url: &LakeUrl) -> Result<Lake> {
     let lake = &config.lake;
     let options = LakeOptions {
         format: match lake.format {
@@ -273,8 +278,8 @@ pub fn open_lake(config: &Config) -> Result<Lake> {
         memory_bytes_max: lake.memory_bytes_max as usize,
         scratch_dir: lake.scratch_dir.clone(),
     };
-    let store = match &lake.url {
-        LakeUrl::Folder(_) => Store::open(&lake.url.to_string())?,
+    let store = match url {
+        LakeUrl::Folder(_) => Store::open(&url.to_string())?,
         LakeUrl::Bucket { bucket, prefix } => Store::s3(s3(&lake.s3, bucket, prefix))?,
     };
     Ok(Lake::on(store, &config.source.name, options))
@@ -337,7 +342,8 @@ pub fn registry(config: &Config) -> Result<Option<Registry>> {
     Registry::new(options).map(Some)
 }
 
-fn envelope(config: &Config) -> envelope::Options {
+/// How values are written in the log.
+pub fn envelope(config: &Config) -> envelope::Options {
     envelope::Options {
         format: match config.envelope.format {
             EnvelopeFormat::Json { schemas_enable: false } => Format::Json,

@@ -403,7 +403,8 @@ async fn until(due: Option<Instant>) {
     }
 }
 
-fn by_topic(ranges: BTreeMap<LogPartition, OffsetRange>) -> HashMap<String, Partitions> {
+/// Ranges of log partitions, by topic.
+pub(super) fn by_topic(ranges: BTreeMap<LogPartition, OffsetRange>) -> HashMap<String, Partitions> {
     let mut topics: HashMap<String, Partitions> = HashMap::new();
     for (partition, range) in ranges {
         let of_topic = topics.entry(partition.topic.to_string()).or_default();

@@ -15,6 +15,7 @@ mod gap;
 mod journal;
 mod members;
 mod notices;
+mod replay;
 mod share;
 mod table;
 
@@ -30,6 +31,10 @@ use crate::ops::{Component, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
 use delivery::Delivery;
+use table::Partitions;
+
+pub use replay::{From, Replayed, replay};
+
 use members::Membership;
 
 /// How long a step in progress (a merge, a lake that hangs) may take when the process is to stop. Whatever is

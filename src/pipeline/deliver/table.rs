@@ -262,6 +262,53 @@ impl TableDelivery {
         Ok(())
     }
 
+    /// Stages a log partition again from an offset on, divided at cuts, up to its end; see [`super::replay`].
+    pub async fn stage_again(
+        &mut self,
+        log: &dyn Log,
+        lake: &Lake,
+        journal: &Journal,
+        number: u32,
+        of: (&LogPartition, OffsetRange),
+        (from, cuts): (Offset, &[Arc<Cut>]),
+    ) -> Result<()> {
+        self.open_stager(lake, number, from).await?;
+        for cut in cuts {
+            let end = self.cut_end(cut, number);
+            if end <= from || end > of.1.end {
+                continue;
+            }
+            self.stage_up_to(log, journal, number, of, end).await?;
+            if let Some(stager) = self.stagers.get_mut(&number).filter(|stager| stager.durable() <= end) {
+                stager.close(end, cut.at.as_microsecond()).await?;
+            }
+        }
+        self.stage_up_to(log, journal, number, of, of.1.end).await?;
+        self.flush().await
+    }
+
+    async fn stage_up_to(
+        &mut self,
+        log: &dyn Log,
+        journal: &Journal,
+        number: u32,
+        of: (&LogPartition, OffsetRange),
+        target: Offset,
+    ) -> Result<()> {
+        let next = |of: &Self| of.stagers.get(&number).map_or(target, Stager::next_offset);
+        loop {
+            let before = next(self);
+            if before >= target {
+                return Ok(());
+            }
+            self.stage(log, journal, number, of, target).await?;
+            // Nothing but markers of transactions is left.
+            if next(self) == before {
+                return Ok(());
+            }
+        }
+    }
+
     fn lost(&mut self, number: u32, gap: std::ops::Range<Offset>) {
         let (from, to) = (gap.start, gap.end);
         if self.gaps.note(number, gap) {
@@ -430,7 +477,7 @@ fn dead<'a>(offset: Offset, record: &RecordRef<'a>, reason: &'a str) -> DeadReco
 
 /// Whether the log does not hold any more what comes next. One offset alone may be a transaction's marker, unless it is
 /// the last before `target`, which is just past a record: then the sum at the cut tells whether a record was there.
-fn is_lost(next: Offset, range: OffsetRange, target: Offset) -> bool {
+pub(super) fn is_lost(next: Offset, range: OffsetRange, target: Offset) -> bool {
     let held = range.start.min(target);
     next < held && (held == target || next + 1 < held)
 }
