@@ -181,7 +181,7 @@ fn a_key_in_the_place_of_a_section_is_told() {
     );
     assert!(refused("table = 1").contains("line 1: table: found an integer; expected [[table]] sections"));
     assert!(refused("url = \"x\"").contains(
-        "line 1: url: unknown key; did you mean `[envelope.registry] url` or `[lake] url` or `[source] url`?"
+        "line 1: url: unknown key; did you mean `[envelope.registry] url` or `[lake] url` or `[notices.webhook] url` or `[source] url`?"
     ));
 }
 
