@@ -62,7 +62,6 @@ impl State {
         reader: &mut Reader,
         connector: &Connector,
         ds: &str,
-        strict: bool,
         is_orc: bool,
     ) -> Result<bool, String> {
         let Table { schema, name, .. } = &self.table;
@@ -78,14 +77,14 @@ impl State {
                 |reason: &str| reason.contains("carried a row into the publication's row filter");
             return match (told, self.table.may_lack) {
                 (Some(reason), _) if is_partial(reason) && self.table.filter.is_some() => Ok(false),
-                (Some(_), Some(_)) if !strict => Ok(false),
+                (Some(_), Some(_)) => Ok(false),
                 _ => Err(format!(
                     "ds={ds}: not a table of the day: {told:?}, may lack it: {:?}",
                     self.table.may_lack
                 )),
             };
         };
-        if !self.told && !strict && self.table.may_lack.is_some() {
+        if !self.told && self.table.may_lack.is_some() {
             // A change of its shape may not have been seen yet.
             return Ok(false);
         }
