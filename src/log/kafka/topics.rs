@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::client::{self, Context};
@@ -207,31 +209,44 @@ fn command(
     text
 }
 
-/// Looks at the settings which exactness hangs on; gives the largest record that the topic takes.
-fn check(shared: &Shared, admin: &AdminClient<Context>, topic: &str) -> Result<usize> {
+/// The settings of a topic as a broker has them; none where they may not be read. A broker that hears of the topic only now
+/// may not know it, or answer without its settings: it is asked again for a while. Blocks.
+fn describe(shared: &Shared, admin: &AdminClient<Context>, topic: &str) -> Result<Option<ConfigResource>> {
     let limits = AdminOptions::new().request_timeout(Some(PATIENCE));
     let resource = [ResourceSpecifier::Topic(topic)];
-    let described = block_on(admin.describe_configs(resource.iter(), &limits));
-    let described = described.and_then(|mut found| found.pop().transpose().map_err(KafkaError::AdminOp));
-    let largest = shared.options.record_bytes_max();
-    let described = match described {
-        Ok(Some(described)) => described,
-        Ok(None) => return Ok(largest),
-        Err(error) if client::code(&error) == Some(Code::TopicAuthorizationFailed) => {
-            tracing::warn!(
-                topic,
-                "the settings of the topic cannot be read: the right DescribeConfigs is missing"
-            );
-            return Ok(largest);
-        }
-        Err(error) => {
-            return Err(client::error(
-                &format!("read the settings of topic {topic}"),
-                &error,
-                &shared.trouble,
-            ));
-        }
+    let is_whole = |described: &ConfigResource| {
+        described.get("cleanup.policy").is_some_and(|entry| entry.value.is_some())
     };
+    let started = Instant::now();
+    loop {
+        let described = block_on(admin.describe_configs(resource.iter(), &limits));
+        let described = described.and_then(|mut found| found.pop().transpose().map_err(KafkaError::AdminOp));
+        let is_late = started.elapsed() > PATIENCE;
+        match described {
+            Ok(Some(described)) if is_whole(&described) => return Ok(Some(described)),
+            Ok(_) if is_late => {
+                return Err(Error::retry(format!("the brokers do not tell the settings of topic {topic}")));
+            }
+            Err(error) if client::code(&error) == Some(Code::TopicAuthorizationFailed) => {
+                tracing::warn!(
+                    topic,
+                    "the settings of the topic cannot be read: the right DescribeConfigs is missing"
+                );
+                return Ok(None);
+            }
+            Err(error) if is_late || client::code(&error) != Some(Code::UnknownTopicOrPartition) => {
+                let action = format!("read the settings of topic {topic}");
+                return Err(client::error(&action, &error, &shared.trouble));
+            }
+            Ok(_) | Err(_) => std::thread::sleep(Duration::from_millis(20)),
+        }
+    }
+}
+
+/// Looks at the settings which exactness hangs on; gives the largest record that the topic takes.
+fn check(shared: &Shared, admin: &AdminClient<Context>, topic: &str) -> Result<usize> {
+    let largest = shared.options.record_bytes_max();
+    let Some(described) = describe(shared, admin, topic)? else { return Ok(largest) };
     let get = |name: &str| described.get(name).and_then(|entry| entry.value.as_deref()).unwrap_or_default();
     let wanted: &[(&str, &str)] = match shared.options.kind(topic) {
         Kind::State => &[("cleanup.policy", "compact")],
