@@ -1,5 +1,6 @@
 //! The same in a bucket, with the process killed between its requests.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -55,11 +56,16 @@ async fn a_process_that_is_killed_between_its_requests_leaves_each_day_whole_or_
     for step in steps {
         let stalled = proxy.faults().get(&Fault::Stall).copied().unwrap_or(0);
         proxy.always(step, Fault::Stall);
-        let mut process = connector.start_command(&["expire", "--delete"]);
+        let process = RefCell::new(connector.start_command(&["expire", "--delete"]));
         wait_until(PATIENCE, step, async || {
+            // As long as the lease of the one before lasts, the command refuses and ends.
+            if process.borrow_mut().try_wait().unwrap().is_some() {
+                process.replace(connector.start_command(&["expire", "--delete"]));
+            }
             proxy.faults().get(&Fault::Stall).copied().unwrap_or(0) > stalled
         })
         .await;
+        let mut process = process.into_inner();
         process.kill().unwrap();
         process.wait().unwrap();
         proxy.calm();
