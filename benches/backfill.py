@@ -2,9 +2,11 @@
 once, to /dev/null. Into the embedded log, and into a Kafka broker of this machine, which shares its cores.
 
 Where the cores are what is short, no more of the ceiling can be reached than the CPU time allows that the server takes
-besides our own: the last line of each report.
+besides our own: the last line of each report. So the embedded log is measured a second time with the server on one half
+of the machine's cores and its clients, psql or tidemark, on the other, as they are where each has a machine of its own.
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -20,6 +22,21 @@ import kafka
 from harness import LIMIT_S, cpu_s, drop_slot, fail, free_port, median, peak_mb, server_cpu_s, start, verdict
 
 CONNECTIONS = int(os.environ.get("CONNECTIONS", "4"))
+
+
+@contextlib.contextmanager
+def apart(pg):
+    """The server and its new sessions on the first half of the cores, this process and what it starts on the other."""
+    cores = sorted(os.sched_getaffinity(0))
+    half = len(cores) // 2
+    postmaster = int((pg.data / "postmaster.pid").read_text().split()[0])
+    os.sched_setaffinity(postmaster, cores[:half])
+    os.sched_setaffinity(0, cores[half:])
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(postmaster, cores)
+        os.sched_setaffinity(0, cores)
 
 
 def ceiling(pg, name):
@@ -88,7 +105,7 @@ def ours(pg, name, number, broker):
         return result
 
 
-def report(into, rows, ceilings, results):
+def report(into, rows, ceilings, results, shared=True):
     million = 1e6 / rows
     ratio = statistics.median(c["seconds"] / o["seconds"] for c, o in zip(ceilings, results))
     of_ceiling = (median(ceilings, "server") + median(ceilings, "cpu")) * million
@@ -98,7 +115,8 @@ def report(into, rows, ceilings, results):
     print(f"  {'tidemark, rows/s':34}{rows / median(results, 'seconds'):>12,.0f}{own + server + broker:>15.2f}  CPU s/million "
           f"(own {own:.2f}, server {server:.2f}{f', broker {broker:.2f}' if broker else ''})")
     print(f"  {'ratio of rows/s':34}{ratio:>12.0%}   target >= 75%: {verdict(ratio, 0.75, True)}")
-    print(f"  {'ratio that CPU time allows':34}{of_ceiling / (own + server + broker):>12.0%}   where the cores are what is short")
+    if shared:
+        print(f"  {'ratio that CPU time allows':34}{of_ceiling / (own + server + broker):>12.0%}   where the cores are what is short")
     rss = median(results, "rss")
     print(f"  {'peak RSS, MB':34}{rss:>12.0f}   target <= 200: {verdict(rss, 200, False)}", flush=True)
 
@@ -111,6 +129,11 @@ def run(pg, folder, only, rows, rounds):
         try:
             pairs = [(ceiling(pg, "wide"), ours(pg, "wide", number, broker)) for number in range(rounds)]
             report(into, rows, [c for c, _ in pairs], [o for _, o in pairs])
+            if broker is None and len(os.sched_getaffinity(0)) > 1:
+                with apart(pg):
+                    pairs = [(ceiling(pg, "wide"), ours(pg, "wide", rounds + number, None)) for number in range(rounds)]
+                report(f"{into}, server and clients on cores of their own", rows, [c for c, _ in pairs],
+                       [o for _, o in pairs], shared=False)
         finally:
             if broker:
                 broker.stop()
