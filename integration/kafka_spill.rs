@@ -131,7 +131,7 @@ async fn a_full_disk_under_the_spill_is_named_and_all_that_was_confirmed_arrives
         let spill =
             SqliteLogOptions { retention_ms: 0, retention_bytes: Some(0), ..SqliteLogOptions::new(&path) };
         let spill = Arc::new(SqliteLog::open(spill).unwrap());
-        SpillLog::new(Arc::new(KafkaLog::open(options).unwrap()), spill, "tidemark-full")
+        SpillLog::new(Arc::new(KafkaLog::open(options).unwrap()), spill, "tidemark-full", |_, _| false)
     };
     let log = open();
     let epoch = log.fence().await.unwrap().epoch;

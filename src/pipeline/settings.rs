@@ -21,7 +21,7 @@ use crate::postgres::wire::{ConnectOptions, Streaming};
 use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
 
-use super::capture::{CaptureSettings, CopyLimits};
+use super::capture::{CaptureSettings, CopyLimits, has_passed};
 use super::deliver::DeliverSettings;
 use super::watch::{LogFile, WatchedSlot};
 
@@ -191,7 +191,7 @@ pub fn capture_log(config: &Config, log: &Arc<dyn Log>) -> Result<Arc<dyn Log>> 
                     "One process captures, and each connector needs a [state] dir, or a [log.kafka] spill_path, of its own.",
                 ),
             })?;
-            Ok(Arc::new(SpillLog::new(Arc::clone(log), Arc::new(spill), &kafka.transactional_id)))
+            Ok(Arc::new(SpillLog::new(Arc::clone(log), Arc::new(spill), &kafka.transactional_id, has_passed)))
         }
         LogKind::Kafka(_) | LogKind::Embedded(_) => Ok(Arc::clone(log)),
     }

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::super::{Append, Epoch, Log, LogPartition, Offset, Rejected};
-use super::{State, codec, note};
-use crate::log::RecordBatch;
+use super::{Passed, State, codec, hash, note};
+use crate::log::{RecordBatch, RecordRef};
 use crate::runtime::{Backoff, Class, Error, Result};
 
 /// The remote log's state which says how far a spill has arrived: its name, and the offset of the last append.
@@ -93,9 +93,18 @@ impl Spill {
         Ok(())
     }
 
-    /// Lets go of what the remote log has. `arrived` is what its state says of a spill, `state` the hash of the
-    /// rest. Fails when what is left belongs to another course of the log.
-    pub async fn resume(&self, arrived: Option<&[u8]>, state: &[u8]) -> Result<()> {
+    /// Lets go of what the remote log has. `arrived` is what its state says of a spill, `state` the rest. Fails when what
+    /// is left belongs to another course of the log, and that has not passed it.
+    ///
+    /// # Errors
+    /// `Fenced`, without `anew`: it has been passed, and so has whoever kept it.
+    pub async fn resume(
+        &self,
+        arrived: Option<&[u8]>,
+        state: &State,
+        passed: Passed,
+        anew: bool,
+    ) -> Result<()> {
         let (owner, name, base, after, first) = {
             let known = self.known();
             let hashes = (known.base.clone(), known.after.clone());
@@ -125,9 +134,10 @@ impl Spill {
                     .map_err(|_| Error::operator(format!("the log's state {STATE:?} cannot be read: {last:?}")))?;
                 self.arrived(last).await
             }
-            None if self.is_empty().await? || base == state => Ok(()),
+            None if self.is_empty().await? || base == hash(state) => Ok(()),
             // The one in doubt had arrived.
-            None if after == state => self.arrived(first).await,
+            None if after == hash(state) => self.arrived(first).await,
+            None if self.is_passed(state, passed).await? => self.let_go(anew).await,
             None => Err(Error::operator(
                 "another process has gone on with the log since appends were kept on the local disk: they do not \
                  fit any more, and are left where they are",
@@ -137,6 +147,36 @@ impl Spill {
                  passed those changes, the next start names the gap.",
             )),
         }
+    }
+
+    /// Whether another writer has brought the remote log, which is in that state, beyond all that is kept.
+    async fn is_passed(&self, state: &State, passed: Passed) -> Result<bool> {
+        let (mut next, end) = self.range().await?;
+        while next < end {
+            let fetched = self.local.read(&self.partition, next, READ_BYTES).await?;
+            for (offset, record) in fetched.iter() {
+                if !passed(state, &read_kept(offset, record)?.state) {
+                    return Ok(false);
+                }
+            }
+            next = fetched.next;
+        }
+        Ok(true)
+    }
+
+    /// Lets go of all that is kept, which the remote log has from somebody else.
+    async fn let_go(&self, anew: bool) -> Result<()> {
+        let (next, end) = self.range().await?;
+        if !anew {
+            return Err(Error::fenced(
+                "another process has gone on with the log since appends were kept on the local disk, and beyond them",
+            ));
+        }
+        tracing::warn!(
+            appends = end - next,
+            "another process has brought the log beyond what was kept on the local disk: that is let go of"
+        );
+        self.arrived(end - 1).await
     }
 
     /// Spilling begins from a remote log in the state of the hash `base`; or, if the first append that is going to be
@@ -244,11 +284,7 @@ impl Spill {
         while next < end {
             let fetched = self.local.read(&self.partition, next, READ_BYTES).await?;
             for (offset, record) in fetched.iter() {
-                let read = record.value.and_then(codec::read);
-                let mut append = read.ok_or_else(|| {
-                    Error::operator(format!("append {offset} that was kept on the local disk cannot be read"))
-                        .mend("Restore the spill's file, or check the disk that holds it.")
-                })?;
+                let mut append = read_kept(offset, record)?;
                 note(state, &append.state);
                 append.state.push((STATE.to_owned(), format!("{name} {offset}").into_bytes()));
                 match remote.append(epoch, append).await {
@@ -289,6 +325,13 @@ impl Spill {
     fn known(&self) -> std::sync::MutexGuard<'_, Known> {
         self.fenced.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn read_kept(offset: Offset, record: RecordRef<'_>) -> Result<Append> {
+    record.value.and_then(codec::read).ok_or_else(|| {
+        Error::operator(format!("append {offset} that was kept on the local disk cannot be read"))
+            .mend("Restore the spill's file, or check the disk that holds it.")
+    })
 }
 
 /// Whether a record is larger than its topic takes, as far as the log knows.

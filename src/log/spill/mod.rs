@@ -21,8 +21,10 @@
 //!
 //! Why the right spill meets the right log: when spilling begins, the spill notes a hash of the state which the
 //! remote log is in. What it holds is appended only to a log in this very state, or in one that it has made.
-//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept. So is one that was made for
-//! another log, whose name it notes: two connectors may have been given one file.
+//! Another writer that went on meanwhile makes it differ, and the spill is refused, and kept; unless that writer has
+//! come beyond everything in it ([`Passed`]): then the log has those changes from there, and the spill is let go of by
+//! the next fence of capture. A spill is refused, too, that was made for another log, whose name it notes: two connectors
+//! may have been given one file.
 //!
 //! The ends of log partitions are known only when all has arrived: a cut waits for the remote log, too.
 
@@ -48,12 +50,16 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
 type State = BTreeMap<String, Vec<u8>>;
 
+/// Whether a log in that state has, from another writer, all that an append which sets such entries was to bring.
+pub type Passed = fn(&BTreeMap<String, Vec<u8>>, &[(String, Vec<u8>)]) -> bool;
+
 /// A remote log with a local one to fall back on. For the one process that captures; others use the remote log.
 #[derive(Debug)]
 pub struct SpillLog {
     remote: Arc<dyn Log>,
     course: Arc<Mutex<Course>>,
     spill: Spill,
+    passed: Passed,
 }
 
 /// Where appends go, and what is known of the log.
@@ -91,8 +97,8 @@ impl Drop for Spilling {
 impl SpillLog {
     /// Puts a local log, which is for this alone, beside a remote one. `owner` names the remote log: what was kept for
     /// another one is not brought into it.
-    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>, owner: &str) -> Self {
-        Self { remote, course: Arc::default(), spill: Spill::new(local, owner) }
+    pub fn new(remote: Arc<dyn Log>, local: Arc<dyn Log>, owner: &str, passed: Passed) -> Self {
+        Self { remote, course: Arc::default(), spill: Spill::new(local, owner), passed }
     }
 
     /// Appends to the spill, behind what is there. `course` is locked.
@@ -127,14 +133,15 @@ impl SpillLog {
         if let (None, Some(epoch)) = (&spilling.drainer, course.remote_epoch) {
             let (remote, spill) = (Arc::clone(&self.remote), self.spill.clone());
             let known = (!spilling.in_doubt).then_some(epoch);
-            spilling.drainer = Some(tokio::spawn(drain(remote, spill, known, Arc::downgrade(&self.course))));
+            spilling.drainer =
+                Some(tokio::spawn(drain(remote, spill, self.passed, known, Arc::downgrade(&self.course))));
         }
         Ok(append)
     }
 }
 
 /// Fences the remote log, waiting while it is away, and lets go of what has arrived there; the new epoch.
-async fn settle(remote: &dyn Log, spill: &Spill) -> Result<Epoch, Halt> {
+async fn settle(remote: &dyn Log, spill: &Spill, passed: Passed) -> Result<Epoch, Halt> {
     let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
     let mut fenced = loop {
         match remote.fence().await {
@@ -144,16 +151,22 @@ async fn settle(remote: &dyn Log, spill: &Spill) -> Result<Epoch, Halt> {
         }
     };
     let arrived = fenced.state.remove(drain::STATE);
-    spill.resume(arrived.as_deref(), &hash(&fenced.state)).await?;
+    spill.resume(arrived.as_deref(), &fenced.state, passed, false).await?;
     Ok(fenced.epoch)
 }
 
 /// Moves what is spilled until nothing is left, or nobody can.
-async fn drain(remote: Arc<dyn Log>, spill: Spill, mut epoch: Option<Epoch>, course: Weak<Mutex<Course>>) {
+async fn drain(
+    remote: Arc<dyn Log>,
+    spill: Spill,
+    passed: Passed,
+    mut epoch: Option<Epoch>,
+    course: Weak<Mutex<Course>>,
+) {
     loop {
         let drained = match epoch {
             Some(epoch) => spill.drain(remote.as_ref(), epoch).await,
-            None => settle(remote.as_ref(), &spill).await.map(|fenced| epoch = Some(fenced)),
+            None => settle(remote.as_ref(), &spill, passed).await.map(|fenced| epoch = Some(fenced)),
         };
         let Some(course) = course.upgrade() else { return };
         let mut course = course.lock().await;
@@ -226,7 +239,7 @@ impl Log for SpillLog {
         self.spill.fence().await?;
         let arrived = fenced.state.remove(drain::STATE);
         course.told = arrived.is_some();
-        self.spill.resume(arrived.as_deref(), &hash(&fenced.state)).await?;
+        self.spill.resume(arrived.as_deref(), &fenced.state, self.passed, true).await?;
         if !self.spill.is_empty().await? {
             tracing::info!("bringing what a former process kept on the local disk into the log");
             let drained = self.spill.drain_once(self.remote.as_ref(), fenced.epoch, &mut fenced.state).await;

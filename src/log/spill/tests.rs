@@ -4,7 +4,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::super::conformance::{self, numbered, read_numbered};
-use super::super::{RecordBatch, SqliteLog, SqliteLogOptions};
+use super::super::{SqliteLog, SqliteLogOptions};
 use super::*;
 
 const TOPIC: &str = "t";
@@ -73,6 +73,13 @@ impl Log for Flaky {
     }
 }
 
+/// Here the number is all that tells how far a log is; of one that is a multiple of a hundred nobody knows.
+fn passed(log: &State, set: &[(String, Vec<u8>)]) -> bool {
+    let number = |text: &[u8]| std::str::from_utf8(text).unwrap().parse::<u64>().unwrap();
+    let log = log.get("n").map_or(0, |text| number(text));
+    set.iter().filter(|(key, _)| key == "n").all(|(_, text)| number(text) <= log && log % 100 != 0)
+}
+
 /// Both files, and a process on them.
 struct World {
     dir: tempfile::TempDir,
@@ -99,7 +106,7 @@ impl World {
             doubt: Mutex::default(),
             to_be_fenced: AtomicBool::new(false),
         });
-        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"), OWNER);
+        let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"), OWNER, passed);
         Self { dir, remote, log }
     }
 
@@ -149,7 +156,7 @@ async fn it_conforms_while_the_remote_log_is_there() {
     conformance::run(|name| {
         let (remote, local) =
             (sqlite(&dir, &format!("{name}.db")), sqlite(&dir, &format!("{name}-spill.db")));
-        async move { Arc::new(SpillLog::new(remote, local, OWNER)) as Arc<dyn Log> }
+        async move { Arc::new(SpillLog::new(remote, local, OWNER, passed)) as Arc<dyn Log> }
     })
     .await;
 }
@@ -220,21 +227,71 @@ async fn an_append_without_an_answer_is_kept_and_arrives_once_whatever_became_of
     }
 }
 
-#[tokio::test]
-async fn a_log_that_another_writer_went_on_with_is_not_given_what_was_kept() {
+/// Two appends are kept, and another writer brings the log to that number.
+async fn gone_on(to: u64) -> World {
     let world = World::new();
     let epoch = world.log.fence().await.unwrap().epoch;
     world.append(epoch, 0).await.unwrap();
     world.away(true);
+    for n in 1..3 {
+        world.append(epoch, n).await.unwrap();
+    }
+    let other = world.remote.log.fence().await.unwrap().epoch;
+    let state = vec![("n".to_owned(), to.to_string().into_bytes())];
+    world.remote.log.append(other, Append { records: numbered(TOPIC, 1..to), state }).await.unwrap();
+    world
+}
+
+#[tokio::test]
+async fn a_log_that_another_writer_went_on_with_is_not_given_what_was_kept() {
+    for to in [1, 100] {
+        let world = gone_on(to).await.again();
+        let before = world.numbers().await;
+        for _ in 0..2 {
+            let error = world.log.fence().await.unwrap_err();
+            assert_eq!(error.class(), Class::Operator);
+            assert!(error.to_string().contains("another process has gone on"), "{error}");
+        }
+        assert_eq!(world.numbers().await, before);
+    }
+}
+
+#[tokio::test]
+async fn what_another_writer_has_brought_into_the_log_is_let_go_of() {
+    let world = gone_on(7).await.again();
+    let fenced = world.log.fence().await.unwrap();
+    assert_eq!(n(&fenced), Some(7));
+    world.append(fenced.epoch, 7).await.unwrap();
+    assert!(world.numbers().await.into_iter().eq(0..8), "none of them twice");
+    let world = world.again();
+    assert_eq!(n(&world.log.fence().await.unwrap()), Some(7), "and none later");
+    assert!(world.numbers().await.into_iter().eq(0..8));
+}
+
+#[tokio::test]
+async fn a_writer_in_doubt_that_was_overtaken_lets_go_only_when_it_begins_anew() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.append(epoch, 0).await.unwrap();
+    world.doubt(false).await;
     world.append(epoch, 1).await.unwrap();
     let other = world.remote.log.fence().await.unwrap().epoch;
-    let append = Append { records: RecordBatch::default(), state: vec![("n".to_owned(), b"7".to_vec())] };
-    world.remote.log.append(other, append).await.unwrap();
-    let world = world.again();
-    let error = world.log.fence().await.unwrap_err();
-    assert_eq!(error.class(), Class::Operator);
-    assert!(error.to_string().contains("another process has gone on"), "{error}");
-    assert_eq!(world.numbers().await, [0]);
+    let state = vec![("n".to_owned(), b"3".to_vec())];
+    world.remote.log.append(other, Append { records: numbered(TOPIC, 1..4), state }).await.unwrap();
+    world.away(false);
+    let start = std::time::Instant::now();
+    let error = loop {
+        match world.append(epoch, 2).await {
+            Err(error) => break error,
+            Ok(()) => assert!(start.elapsed() < Duration::from_secs(60), "nobody told it"),
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(error.class(), Class::Fenced, "{error}");
+    let fenced = world.log.fence().await.unwrap();
+    assert_eq!(n(&fenced), Some(3));
+    world.append(fenced.epoch, 4).await.unwrap();
+    assert!(world.numbers().await.into_iter().eq(0..5));
 }
 
 #[tokio::test]
@@ -303,7 +360,7 @@ async fn what_was_kept_for_another_log_is_left_alone_although_both_are_new() {
     let (dir, remote) = (world.dir, Arc::clone(&world.remote));
     drop(world.log);
     let other = sqlite(&dir, "other.db");
-    let log = SpillLog::new(Arc::clone(&other), sqlite(&dir, "spill.db"), "tidemark-other");
+    let log = SpillLog::new(Arc::clone(&other), sqlite(&dir, "spill.db"), "tidemark-other", passed);
     let error = log.fence().await.unwrap_err();
     assert_eq!(error.class(), Class::Operator);
     let text = error.to_string();
@@ -311,12 +368,12 @@ async fn what_was_kept_for_another_log_is_left_alone_although_both_are_new() {
     assert!(read_numbered(other.as_ref(), TOPIC, 0, 1 << 20).await.unwrap().is_empty());
     drop(log);
     remote.away.store(false, Ordering::Relaxed);
-    let log = SpillLog::new(remote.clone(), sqlite(&dir, "spill.db"), OWNER);
+    let log = SpillLog::new(remote.clone(), sqlite(&dir, "spill.db"), OWNER, passed);
     log.fence().await.unwrap();
     let found = read_numbered(remote.log.as_ref(), TOPIC, 0, 1 << 20).await.unwrap();
     assert_eq!(found, [(0, 0)], "it is brought into the log that it was kept for");
     // Then the file is free for the other one.
     drop(log);
-    let log = SpillLog::new(other, sqlite(&dir, "spill.db"), "tidemark-other");
+    let log = SpillLog::new(other, sqlite(&dir, "spill.db"), "tidemark-other", passed);
     assert_eq!(n(&log.fence().await.unwrap()), None);
 }

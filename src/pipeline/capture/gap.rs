@@ -267,6 +267,7 @@ pub fn after(state: &StreamState, identity: &SystemIdentity, start: Lsn, gap: &G
         flush_lsn: start,
         last_end_lsn: None,
         set_back: None,
+        resumed_at: Some(at(lift)),
         given_up: Some(format!("the range {} was given up: {}", gap.range, gap.what)),
         ..state.clone()
     }
@@ -288,6 +289,7 @@ mod tests {
             lift: 0,
             given_up: None,
             set_back: None,
+            resumed_at: None,
         }
     }
 

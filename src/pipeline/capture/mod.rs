@@ -72,6 +72,7 @@ use publication::{Publication, Routes};
 use registrar::Registrar;
 use session::{Clock, Ended, Session};
 use source::Source;
+pub use state::has_passed;
 use state::{BackfillState, CaptureState, StreamState};
 use tables::Tables;
 pub use tables::{RowFilter, TableFilter};
@@ -603,5 +604,6 @@ fn first_state(settings: &CaptureSettings, system_identifier: u64, progress: Pro
         lift: 0,
         given_up: None,
         set_back: None,
+        resumed_at: None,
     }
 }

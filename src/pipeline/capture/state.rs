@@ -49,6 +49,9 @@ pub struct StreamState {
     /// Where the WAL of a source ended that was found to have been set back, until that is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_back: Option<Lsn>,
+    /// Where the stream went on after the last gap that was accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumed_at: Option<Position>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -179,6 +182,21 @@ impl CaptureState {
     }
 }
 
+/// Whether another process, which went on from the same state of the log by the same slot, has come beyond an append that
+/// sets such entries: its changes are in the log then. What a process knows beside the stream goes on as if the append had
+/// not been made. Where a gap was accepted since, nobody can tell: the slot may have passed what only the append has.
+pub fn has_passed(log: &BTreeMap<String, Vec<u8>>, set: &[(String, Vec<u8>)]) -> bool {
+    let stream = |text: &[u8]| serde_json::from_slice::<StreamState>(text).ok();
+    let Some((_, set)) = set.iter().find(|(key, _)| key == STREAM) else { return true };
+    let (Some(log), Some(kept)) = (log.get(STREAM).and_then(|text| stream(text)), stream(set)) else {
+        return false;
+    };
+    (&log.system_id, &log.database, &log.slot) == (&kept.system_id, &kept.database, &kept.slot)
+        && log.position >= kept.position
+        && log.flush_lsn >= kept.flush_lsn
+        && log.resumed_at.is_none_or(|at| at < kept.position)
+}
+
 fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
     serde_json::from_slice(value).map_err(|error| {
         Error::operator(format!("the state {key:?} in the log cannot be read"))
@@ -282,6 +300,7 @@ mod tests {
             lift: 0,
             given_up: None,
             set_back: None,
+            resumed_at: None,
         };
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
         let within = TransactionCount { commit_lsn: Lsn(16), changes: 2 };
@@ -302,6 +321,33 @@ mod tests {
             b"{\"changes\":3,\"dead_letters\":1}",
             "as it was before there were any"
         );
+    }
+
+    #[test]
+    fn what_was_kept_is_passed_by_the_same_stream_without_a_gap_since() {
+        let at = |commit, flush| StreamState {
+            system_id: "7".into(),
+            database: "shop".into(),
+            slot: "s".into(),
+            timeline: 1,
+            position: Position { timeline: 1, commit_lsn: Lsn(commit), ordinal: 2 },
+            flush_lsn: Lsn(flush),
+            last_end_lsn: None,
+            lift: 0,
+            given_up: None,
+            set_back: None,
+            resumed_at: None,
+        };
+        let passed = |log: &StreamState| has_passed(&[log.entry()].into(), &[at(100, 90).entry()]);
+        assert!(passed(&at(100, 90)) && passed(&at(200, 190)));
+        assert!(!passed(&at(99, 90)), "not so far");
+        assert!(!passed(&at(100, 89)), "the server may have been told more");
+        assert!(!passed(&StreamState { slot: "other".into(), ..at(200, 190) }));
+        let resumed_at = |commit| StreamState { resumed_at: Some(at(commit, 0).position), ..at(200, 190) };
+        assert!(passed(&resumed_at(50)), "a gap of long ago");
+        assert!(!passed(&resumed_at(150)), "the gap may be what was kept");
+        assert!(!has_passed(&BTreeMap::new(), &[at(1, 1).entry()]), "a log that knows nothing");
+        assert!(has_passed(&BTreeMap::new(), &[]), "nothing of the stream was kept");
     }
 
     #[test]
