@@ -55,7 +55,12 @@ impl Campaign {
         let ds = jiff::Timestamp::now().strftime("%Y-%m-%d").to_string();
         self.running().cut(&ds);
         let mut deliver = self.connectors[self.home].start("deliver");
-        self.connectors[self.home].wait_published(&ds).await;
+        // After hundreds of rounds the largest table has half a million rows, of many copies.
+        let started = Instant::now();
+        while !self.connectors[self.home].day(&ds).exists() {
+            assert!(started.elapsed() < PATIENCE * 5, "ds={ds} is not published\n{}", deliver.output());
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
         let sql = self.server.connect().await;
         let mut reader = Reader::start();
         for table in TABLES {

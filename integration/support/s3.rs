@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::signer::Signer;
 use serde_json::json;
 use tidemark::lake::{S3Credentials, S3Options};
@@ -122,15 +122,7 @@ impl S3 {
     pub async fn bucket(&self) -> String {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let bucket = format!("lake-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        let signer = AmazonS3Builder::new()
-            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
-            .with_allow_http(true)
-            .with_region(REGION)
-            .with_bucket_name(&bucket)
-            .with_access_key_id(Self::KEY)
-            .with_secret_access_key(Self::SECRET)
-            .build()
-            .unwrap();
+        let signer = self.client_of(&bucket);
         let root = object_store::path::Path::default();
         let url = signer.signed_url(http::Method::PUT, &root, Duration::from_secs(60)).await.unwrap();
         let began = Instant::now();
@@ -140,6 +132,23 @@ impl S3 {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         bucket
+    }
+
+    /// Reads and writes a bucket of the shared store as nobody's proxy.
+    pub fn client(bucket: &str) -> AmazonS3 {
+        Self::shared().client_of(bucket)
+    }
+
+    fn client_of(&self, bucket: &str) -> AmazonS3 {
+        AmazonS3Builder::new()
+            .with_endpoint(format!("http://127.0.0.1:{}", self.port))
+            .with_allow_http(true)
+            .with_region(REGION)
+            .with_bucket_name(bucket)
+            .with_access_key_id(Self::KEY)
+            .with_secret_access_key(Self::SECRET)
+            .build()
+            .unwrap()
     }
 
     /// How the lake reaches a bucket, at the store itself or at a proxy before it.

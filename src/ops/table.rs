@@ -219,6 +219,11 @@ impl TableStats {
         self.owned.store(true, Relaxed);
     }
 
+    /// Nobody here delivers the table until delivery begins again; what is known of it still stands.
+    pub fn interrupted(&self) {
+        self.owned.store(false, Relaxed);
+    }
+
     /// Another process delivers the table: what was known of its delivery is that one's to tell.
     pub fn left(&self) {
         self.owned.store(false, Relaxed);

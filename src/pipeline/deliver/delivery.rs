@@ -209,12 +209,18 @@ impl<'a> Delivery<'a> {
     /// Another process has the table: nothing of it is held here, nor told.
     fn leave(&mut self, topic: &str, name: &TableName) {
         self.asked.remove(topic);
-        let failed = self.failed.remove(topic).is_some();
-        if failed {
+        self.tables.remove(topic);
+        if self.failed.remove(topic).is_some() {
             self.ops.table(name).set_state(TableState::Streaming);
         }
-        if self.tables.remove(topic).is_some() || failed {
-            self.ops.table(name).left();
+        // Also of what a delivery told that was interrupted.
+        self.ops.table(name).left();
+    }
+
+    /// Delivery is interrupted, or at its end: the leases are given back.
+    pub fn interrupt(self) {
+        for (_, name) in self.journal.tables() {
+            self.ops.table(name).interrupted();
         }
     }
 

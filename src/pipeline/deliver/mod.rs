@@ -107,7 +107,7 @@ pub async fn run(
                 Ok(())
             }
         };
-        drop(delivery);
+        delivery.interrupt();
         keeper.shutdown().await;
         notifying.shutdown().await;
         member.leave().await;
