@@ -192,19 +192,21 @@ fn copies_are_alike(lake: &Lake, objects: &BTreeMap<String, Bytes>, manifest: &M
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn memory_does_not_change_a_byte() {
+async fn neither_memory_nor_threads_change_a_byte() {
     for (seed, keyed, beyond) in [(21, true, false), (22, false, false), (23, true, true), (24, false, true)]
     {
         let history = history(Shape { seed, keyed, beyond, ..SHAPE });
         let mut stores = Vec::new();
-        for memory in [64 << 10, 16 << 20] {
+        for (memory, threads) in [(64 << 10, 1), (16 << 20, 1), (16 << 20, 7)] {
             let scratch = tempfile::tempdir().unwrap();
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             let mut options = tiny(scratch.path());
             options.memory_bytes_max = memory;
+            options.merge_threads = threads;
             deliver(&lake::lake(Arc::clone(&store), options), &history).await.unwrap();
             stores.push(objects(store.as_ref()).await);
         }
         assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "seed {seed}");
+        assert_eq!(difference(&stores[0], &stores[2]), Vec::<String>::new(), "seed {seed}, several threads");
     }
 }

@@ -36,6 +36,7 @@ pub fn tiny(scratch: &LocalPath) -> LakeOptions {
     options.part_bytes_max = 6 << 10;
     options.memory_bytes_max = 64 << 10;
     options.stage_bytes_max = 8 << 10;
+    options.merge_threads = 3;
     options
 }
 

@@ -354,6 +354,8 @@ pub struct LakeConfig {
     pub stage_bytes_max: u64,
     /// Memory for sorting and merging, of the process.
     pub memory_bytes_max: u64,
+    /// Ranges of keys that a merge writes at once.
+    pub merge_threads: u64,
     /// Folder for runs that do not fit into memory.
     pub scratch_dir: PathBuf,
     /// `[lake.s3]`, for a bucket.

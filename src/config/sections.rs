@@ -203,12 +203,14 @@ fn lake(document: &Document<'_>, state: &StateConfig) -> LakeConfig {
     let below =
         |name: &str| std::path::absolute(state.dir.join(name)).unwrap_or_else(|_| Path::new("/").join(name));
     let url = section.text("url", url::lake).unwrap_or_else(|| LakeUrl::Folder(below("lake")));
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u64).min(256);
     LakeConfig {
         url,
         format: lake_format(section),
         part_bytes_max: section.integer("part_bytes_max", "bytes", 4 * KIB, GIB, 64 * MIB),
         stage_bytes_max: section.integer("stage_bytes_max", "bytes", 64 * KIB, GIB, 32 * MIB),
         memory_bytes_max: section.integer("memory_bytes_max", "bytes", 32 * MIB, TIB, 256 * MIB),
+        merge_threads: section.integer("merge_threads", "threads", 1, 256, cores),
         scratch_dir: section.text("scratch_dir", check::path).unwrap_or_else(|| state.dir.join("scratch")),
         s3: s3::read(document),
         retention: RetentionRule::read(&document.section("lake.retention")).or(KEEP_ALL),

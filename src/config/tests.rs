@@ -362,6 +362,8 @@ fn the_example_file_shows_every_key_with_its_true_default() {
     let LakeUrl::Folder(lake) = &config.lake.url else { panic!("{}", config.lake.url) };
     assert!(lake.is_absolute());
     config.lake.url = defaults.lake.url.clone();
+    // As many as the machine has.
+    config.lake.merge_threads = defaults.lake.merge_threads;
     // What has no default but the environment's, or the bucket's.
     let none = defaults.lake.s3.clone();
     let s3 = &mut config.lake.s3;

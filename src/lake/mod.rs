@@ -59,6 +59,8 @@ pub struct LakeOptions {
     pub part_bytes_max: usize,
     /// Memory of one merge, roughly, for everything.
     pub memory_bytes_max: usize,
+    /// Ranges of keys that a merge writes at once, as far as its memory allows.
+    pub merge_threads: usize,
     /// A change file ends when its decoded rows reach this size (or a million rows).
     pub stage_bytes_max: usize,
     /// Local folder for files that live as long as a merge.
@@ -68,16 +70,24 @@ pub struct LakeOptions {
 }
 
 impl LakeOptions {
-    /// Parquet with zstd in parts of 64 MiB, merged in 256 MiB; change files of at most 16 MiB decoded.
+    /// Parquet with zstd in parts of 64 MiB, merged by one thread in 256 MiB; change files of at most 16 MiB decoded.
     pub const fn new(scratch_dir: PathBuf, calendar: Calendar) -> Self {
         Self {
             format: Format::Parquet { compression: Compression::Zstd(3) },
             part_bytes_max: 64 << 20,
             memory_bytes_max: 256 << 20,
+            merge_threads: 1,
             stage_bytes_max: 16 << 20,
             scratch_dir,
             calendar,
         }
+    }
+
+    /// How many threads write parts of that size: each has a row group of a quarter of it in memory, encoded and as it was,
+    /// with the rows on their way, and half the memory is theirs.
+    fn threads(&self, part_bytes_max: usize) -> usize {
+        let each = (part_bytes_max / 3 * 2).max(1);
+        self.merge_threads.min(self.memory_bytes_max / 2 / each).max(1)
     }
 }
 

@@ -290,6 +290,7 @@ impl Lake {
             part_bytes_max: plan.part_bytes_max,
             row_group_bytes: plan.row_group_bytes,
             sort_bytes_max: self.options.memory_bytes_max / 4,
+            threads: self.options.threads(plan.part_bytes_max),
         };
         let shown = format!("merging {} for {ds}", shapes.now().name);
         tokio::task::spawn_blocking(move || merge(&input))

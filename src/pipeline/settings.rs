@@ -276,6 +276,7 @@ pub fn open_lake_at(config: &Config, url: &LakeUrl) -> Result<Lake> {
         part_bytes_max: lake.part_bytes_max as usize,
         stage_bytes_max: lake.stage_bytes_max as usize,
         memory_bytes_max: lake.memory_bytes_max as usize,
+        merge_threads: lake.merge_threads as usize,
         scratch_dir: lake.scratch_dir.clone(),
     };
     let store = match url {

@@ -12,8 +12,10 @@
 //! again today), so the only part that may hold a key's row is the one it belongs to; and every change marks the part its
 //! key belongs to, a change of key both. Bounds are the bytes by which rows are ordered, whole; no statistics.
 //!
-//! Small parts beside rewritten ones are rewritten with them, so that they are joined again. Everything follows from
-//! yesterday's manifest, the plan and the keys that changed.
+//! Small parts beside rewritten ones are rewritten with them, so that they are joined again. Each part that is rewritten
+//! is a stretch of its own, but for small ones, which go with the one before them: what is made of a stretch depends on
+//! nothing outside it, so stretches can be made at once, or before the day ends. Everything follows from yesterday's
+//! manifest, the plan and the keys that changed.
 
 use std::ops::Range;
 
@@ -50,6 +52,13 @@ impl Division {
         Self { last_keys: None, bytes: sizes(parts), part_bytes: 0, touched: vec![true; parts.len() + 1] }
     }
 
+    /// All of them are rewritten, and told apart by their bounds, which have to be of today's order.
+    pub(super) fn all(parts: &[PartFile], part_bytes: usize) -> Result<Self> {
+        let mut all = Self::new(parts, true, part_bytes)?;
+        all.touched.fill(true);
+        Ok(all)
+    }
+
     /// Those that nothing touches are carried. With `keyed`, parts are told apart by their bounds, where they have any.
     pub(super) fn new(parts: &[PartFile], keyed: bool, part_bytes: usize) -> Result<Self> {
         let bounds = if keyed { bounds(parts)? } else { None };
@@ -61,20 +70,36 @@ impl Division {
         })
     }
 
+    /// Which part a key belongs to, their number if it is beyond all of them; none when keys do not tell.
+    pub(super) fn part_of(&self, key: &[u8]) -> Option<usize> {
+        Some(self.last_keys.as_ref()?.partition_point(|last| last.as_slice() < key))
+    }
+
+    /// The last key that belongs to a part; none when all that follow do.
+    pub(super) fn upper(&self, part: usize) -> Option<&[u8]> {
+        self.last_keys.as_ref().and_then(|keys| keys.get(part)).map(Vec::as_slice)
+    }
+
     /// Notes that something changed at a key.
     pub(super) fn touch(&mut self, key: &[u8]) {
-        match &self.last_keys {
-            Some(last_keys) => {
-                let part = last_keys.partition_point(|last| last.as_slice() < key);
-                self.touched[part] = true;
-            }
+        match self.part_of(key) {
+            Some(part) => self.touched[part] = true,
             None => self.touched.fill(true),
         }
+    }
+
+    /// Whether a stretch has what is beyond all parts.
+    pub(super) const fn is_last(&self, parts: &Range<usize>) -> bool {
+        parts.end == self.bytes.len()
     }
 
     /// The stretches, in the order of keys.
     pub(super) fn runs(&self) -> Vec<Run> {
         let parts = self.bytes.len();
+        if self.last_keys.is_none() {
+            let rewritten = self.touched.contains(&true);
+            return vec![if rewritten { Run::Rewritten(0..parts) } else { Run::Carried(0..parts) }];
+        }
         let mut rewritten = self.touched.clone();
         let small = |part: usize| self.bytes[part] < self.part_bytes / SMALL;
         if parts > 0 && rewritten[parts] && self.bytes[parts - 1] < self.part_bytes / 2 {
@@ -90,7 +115,8 @@ impl Division {
         let beyond = rewritten.pop().unwrap_or_default();
         for (part, rewritten) in rewritten.into_iter().enumerate() {
             match (runs.last_mut(), rewritten) {
-                (Some(Run::Rewritten(range)), true) | (Some(Run::Carried(range)), false) => {
+                (Some(Run::Carried(range)), false) => range.end = part + 1,
+                (Some(Run::Rewritten(range)), true) if small(part) || range.clone().all(small) => {
                     range.end = part + 1;
                 }
                 (_, true) => runs.push(Run::Rewritten(part..part + 1)),
@@ -101,14 +127,6 @@ impl Division {
             runs.push(Run::Rewritten(parts..parts));
         }
         runs
-    }
-
-    /// The last key that belongs to a stretch; none when all that follow do.
-    pub(super) fn upper(&self, run: &Range<usize>) -> Option<&[u8]> {
-        if run.end == self.bytes.len() {
-            return None;
-        }
-        self.last_keys.as_ref().and_then(|keys| keys.get(run.end.checked_sub(1)?)).map(Vec::as_slice)
     }
 }
 
@@ -189,7 +207,7 @@ mod tests {
         assert_eq!(runs(&[]), [carried(0..3)]);
         assert_eq!(runs(&["", "f"]), [rewritten(0..1), carried(1..3)]);
         assert_eq!(runs(&["f\0"]), [carried(0..1), rewritten(1..2), carried(2..3)]);
-        assert_eq!(runs(&["k", "kz"]), [carried(0..1), rewritten(1..3)]);
+        assert_eq!(runs(&["k", "kz"]), [carried(0..1), rewritten(1..2), rewritten(2..3)]);
         assert_eq!(runs(&["p"]), [carried(0..2), rewritten(2..3)]);
         assert_eq!(runs(&["p\0", "z"]), [carried(0..3), rewritten(3..3)]);
         assert_eq!(runs(&["n", "z"]), [carried(0..2), rewritten(2..3)]);
@@ -227,6 +245,9 @@ mod tests {
         assert_eq!(division.runs(), [Run::Rewritten(0..2)]);
         assert_eq!(Division::whole(&parts).runs(), [Run::Rewritten(0..2)]);
         assert_eq!(Division::whole(&[]).runs(), [Run::Rewritten(0..0)]);
+        let parts = [part(b"a", b"f", 1), part(b"g", b"k", 9), part(b"l", b"m", 9)];
+        let all = Division::all(&parts, 10).unwrap().runs();
+        assert_eq!(all, [Run::Rewritten(0..2), Run::Rewritten(2..3)]);
     }
 
     /// Against looking at every key of every part.
@@ -270,14 +291,17 @@ mod tests {
                     Run::Rewritten(range) => {
                         assert_eq!(range.start, at, "seed {seed}, round {round}");
                         at = range.end;
-                        // In the order of keys, each change goes to the stretch that is at work.
-                        let lower = range.start.checked_sub(1).map(|before| &bounds[before].1);
-                        let upper = division.upper(&range);
-                        taken += changed
-                            .iter()
-                            .filter(|key| lower.is_none_or(|lower| *key > lower))
-                            .filter(|key| upper.is_none_or(|upper| key.as_slice() <= upper))
-                            .count();
+                        // Each change belongs to one stretch.
+                        let last = range.end == parts.len();
+                        let of = |key: &&Vec<u8>| division.part_of(key).unwrap();
+                        let within = |part: &usize| range.contains(part) || (last && *part == range.end);
+                        taken += changed.iter().filter(|key| within(&of(key))).count();
+                        let (lower, upper) = (range.start.checked_sub(1), range.end.checked_sub(1));
+                        for key in changed.iter().filter(|key| within(&of(key))) {
+                            assert!(lower.is_none_or(|before| *key > bounds[before].1), "seed {seed}");
+                            let upper = upper.and_then(|last| division.upper(last)).filter(|_| !last);
+                            assert!(upper.is_none_or(|upper| key.as_slice() <= upper), "seed {seed}");
+                        }
                     }
                 }
             }

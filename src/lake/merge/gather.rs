@@ -150,12 +150,6 @@ impl<S: Sink> Gather<S> {
         Ok(self.sink)
     }
 
-    /// Hands over what is left, whatever follows begins a chunk, and gives the sink.
-    pub(super) fn boundary(&mut self) -> Result<&mut S> {
-        self.flush()?;
-        Ok(&mut self.sink)
-    }
-
     fn added(&mut self, rows: usize, bytes: u64) -> Result<()> {
         self.rows += rows;
         self.bytes += bytes;

@@ -10,13 +10,15 @@
 //! is void if the key's row of a later point comes, which has what it did, or if the key is gone by the last point: its
 //! dead letter is held back until the one or the other is seen, or neither. From the last point on all rows are there.
 
+use std::sync::{Mutex, PoisonError};
+
 use crate::change::{Op, Position, TableSchema};
 use crate::runtime::Result;
 
 use super::super::sort::Sorted;
 use super::base::BaseCursor;
 use super::changes::{SKIP, columns_in, op_and_unchanged};
-use super::dead::DeadWriter;
+use super::dead::Letters;
 use super::gather::{Gather, Row, RowRef, Sink};
 use super::key_json::key_json;
 use super::moves::Completions;
@@ -27,7 +29,7 @@ pub(super) struct KeyedMerge<'a, S> {
     pub(super) schema: &'a TableSchema,
     pub(super) changes: Sorted,
     /// Values that a key change left in the old key's row.
-    pub(super) completions: Option<Completions>,
+    pub(super) completions: Option<&'a Mutex<Completions>>,
     /// Changes below this position are gone.
     pub(super) truncated: Option<Position>,
     /// The last point at which a new copy was read: changes below it may come ahead of their row.
@@ -35,20 +37,16 @@ pub(super) struct KeyedMerge<'a, S> {
     /// Rows for which this does not hold were left out of the table's copy.
     pub(super) left_out: Option<&'a str>,
     pub(super) out: Gather<S>,
-    pub(super) dead: DeadWriter,
+    pub(super) dead: Letters,
 }
 
 impl<S: Sink> KeyedMerge<'_, S> {
-    /// Joins a stretch of the base with the changes up to a key (none: all).
-    pub(super) fn run(&mut self, mut base: BaseCursor, upper: Option<&[u8]>) -> Result<()> {
+    /// Joins a stretch of the base with the changes that belong to it.
+    pub(super) fn run(&mut self, mut base: BaseCursor) -> Result<()> {
         let mut key = Vec::new();
         while let Some(cursor) = self.changes.peek() {
-            let next = Seq::split(cursor.sort()).0;
-            if upper.is_some_and(|upper| next > upper) {
-                break;
-            }
             key.clear();
-            key.extend_from_slice(next);
+            key.extend_from_slice(Seq::split(cursor.sort()).0);
             base.copy_below(Some(&key), &mut self.out)?;
             let held = base.take(&key)?.map(|whole| Row { whole, patches: Vec::new() });
             if let Some(row) = self.apply(&key, held)? {
@@ -76,8 +74,12 @@ impl<S: Sink> KeyedMerge<'_, S> {
                     (Some(Op::Delete) | None, _) => None,
                     (_, None) => Some(Row { whole, patches: Vec::new() }),
                     (_, Some(bits)) => {
-                        let completed = match (&mut self.completions, moved) {
-                            (Some(completions), true) => completions.complete(cursor.sort(), &whole, bits)?,
+                        let completed = match (self.completions, moved) {
+                            (Some(completions), true) => {
+                                let mut completions =
+                                    completions.lock().unwrap_or_else(PoisonError::into_inner);
+                                completions.complete(cursor.sort(), &whole, bits)?
+                            }
                             (None, true) => None,
                             (_, false) => completed(&whole, bits, held.as_ref()),
                         };

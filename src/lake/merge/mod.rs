@@ -1,12 +1,12 @@
 //! Merging a day: yesterday's snapshot and the changes up to the cut, in; parts of today's, out.
 //!
 //! ```text
-//!   change files ──> sort by (key, position) ──┐
-//!       ├─ key changes with values left behind ┤ moves     (only when there are any)
-//!       └─> division: which parts have changes │
-//!   yesterday's parts, sorted by key           │
-//!       ├─ with changes ───────────────────────┴─> join ──> chunks ──> parts ──> put
-//!       └─ without ──> copied                        └──> dead letters
+//!   change files ──> sort by (key, position) ──> divided by part ──┐
+//!       ├─ key changes with values left behind ┤ moves             │        (only when there are any)
+//!       └─> division: which parts have changes │                   │
+//!   yesterday's parts, sorted by key           │                   │
+//!       ├─ with changes ───────────────────────┴───────────────────┴─> join ──> chunks ──> parts ──> put
+//!       └─ without ──> copied                                            └──> dead letters
 //! ```
 //!
 //! Why it is exact: a change file's rows carry their position, so each key's changes are applied in commit
@@ -14,25 +14,30 @@
 //! stands instead of a base: its rows have positions too, each just below the point at which it was read, so that of
 //! each key the newest counts (see [`keyed`] for changes that come ahead of their row). [`division`] argues why a part
 //! that is copied has nothing to be changed; the bounds of all parts are compared once more before they are published.
-//! Why it can be repeated: output depends on nothing but these inputs and the plan (see `publish`). Memory: the sort
-//! buffer, one batch of each run or of the base, one part being written; everything else is on scratch.
+//! Why it can be repeated: output depends on nothing but these inputs and the plan (see `publish`), nor on how many
+//! stretches are made at once. Memory: the sort buffer, then for each stretch at work one batch of each run and of the
+//! base and a row group being written, and one part on its way into the lake; everything else is on scratch.
 
+mod at_once;
 mod base;
 pub(super) mod blocking;
 mod changes;
 mod dead;
 mod division;
 mod gather;
+mod join;
 mod key_json;
 mod keyed;
 mod moves;
 mod multiset;
 mod order;
 mod parts;
+mod place;
 mod shape;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow_array::{ArrayRef, RecordBatch, UInt8Array, new_null_array};
 use arrow_schema::DataType;
@@ -45,19 +50,15 @@ use super::layout::Layout;
 use super::manifest::{Manifest, PartFile, Work};
 use super::scratch::Scratch;
 use super::shapes::Shapes;
-use super::sort::{SortLimits, Sorted, Sorter, arrow_error, sort_column};
+use super::sort::{SortLimits, Sorter, arrow_error, sort_column};
 use super::stage::ChangeFile;
 use base::{Base, BaseCursor};
 use blocking::Blocking;
 use changes::{ChangeReader, Found};
-use dead::DeadWriter;
 use division::{Division, Run, bounds};
-use gather::Gather;
-use keyed::KeyedMerge;
+use join::{Changes, Join, by_part};
 use moves::{Completions, Moves};
-use multiset::MultisetMerge;
-use order::{KeyOrder, Seq, same_order};
-use parts::{PartOptions, PartWriter};
+use order::{KeyOrder, Seq, same_bytes, same_order};
 use shape::Shape;
 
 pub(super) use order::KEY_ORDER;
@@ -89,6 +90,8 @@ pub(super) struct MergeInput {
     pub(super) row_group_bytes: usize,
     /// Bytes that sorting may take.
     pub(super) sort_bytes_max: usize,
+    /// Stretches that are made at once.
+    pub(super) threads: usize,
 }
 
 /// A change file, and which of its offsets count.
@@ -162,7 +165,7 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
     let runs = division.runs();
 
     let completions = match moves {
-        Some(moves) => Some(input.resolve(&shape, moves, (&reader, &order), (&found, &runs))?),
+        Some(moves) => Some(Mutex::new(input.resolve(&shape, moves, (&reader, &order), (&found, &runs))?)),
         None => None,
     };
     let sorted_alike = found.truncated.is_some() || input.sorted_alike()?;
@@ -170,79 +173,27 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
         input.each_base_row(&shape, &found, &order, &reader, |batch| sorter.push(batch))?;
     }
     let changes = sorter.finish()?;
-    let join = Join { input, shape: &shape, order: &order, found: &found, sorted_alike };
-    let (parts, dead) = join.run(&division, &runs, changes, completions)?;
-    let files = parts.finish()?;
+    let several = runs.iter().filter(|run| matches!(run, Run::Rewritten(_))).count() > 1;
+    let changes = if several {
+        Changes::Rounds(vec![by_part(changes, &division, (input, &reader))?])
+    } else {
+        Changes::Whole(changes)
+    };
+    let (shape, order, found, division) = (&shape, &order, &found, &division);
+    let join = Join { input, shape, order, found, division, completions, sorted_alike };
+    let joined = join.run(&runs, changes, BTreeMap::new())?;
     if !schema.key.is_empty() {
-        bounds(&files)?;
+        bounds(&joined.files)?;
     }
-    let (dead_letters, dead_letter_objects) = dead.finish()?;
-    let work = input.work(&files, bytes_changes, &runs);
-    Ok(Some(Merged { files, exact, work, records: found.records, dead_letters, dead_letter_objects }))
-}
-
-/// What joining takes.
-struct Join<'a> {
-    input: &'a MergeInput,
-    shape: &'a Shape,
-    order: &'a Arc<KeyOrder>,
-    found: &'a Found,
-    sorted_alike: bool,
-}
-
-impl Join<'_> {
-    /// Makes the parts, stretch by stretch.
-    fn run(
-        &self,
-        division: &Division,
-        runs: &[Run],
-        changes: Sorted,
-        completions: Option<Completions>,
-    ) -> Result<(PartWriter, DeadWriter)> {
-        let (input, schema) = (self.input, self.shape.table.as_ref());
-        let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
-        let out = Gather::new(self.shape.rows(), chunk_bytes, input.parts(self.shape, self.order));
-        let scratch = Arc::clone(&input.scratch);
-        let dead = DeadWriter::new(input.store.clone(), input.layout.clone(), scratch, input.ds, schema);
-        let truncated = self.found.truncated;
-        let (left_out, in_part) = (input.left_out.as_deref(), input.left_out.is_some());
-        if schema.key.is_empty() {
-            let all_equal = schema.columns.iter().all(|column| !column.dropped);
-            let mut merge = MultisetMerge { changes, all_equal, truncated, in_part, out, dead };
-            for run in runs {
-                match run {
-                    Run::Carried(parts) => input.carry(merge.out.boundary()?, parts)?,
-                    Run::Rewritten(parts) => merge.run(self.base(parts)?)?,
-                }
-            }
-            return Ok((merge.out.finish()?, merge.dead));
-        }
-        let settled = input.replaced.as_ref().map(|copy| copy.end);
-        let mut merge = KeyedMerge { schema, changes, completions, truncated, settled, left_out, out, dead };
-        for run in runs {
-            match run {
-                Run::Carried(parts) => input.carry(merge.out.boundary()?, parts)?,
-                Run::Rewritten(parts) => {
-                    let upper = division.upper(parts);
-                    merge.out.boundary()?.begin(input.files(parts), upper.is_none())?;
-                    merge.run(self.base(parts)?, upper)?;
-                }
-            }
-        }
-        if merge.changes.peek().is_some() {
-            return Err(Error::operator("a merge has changes left over; please report it"));
-        }
-        Ok((merge.out.finish()?, merge.dead))
-    }
-
-    fn base(&self, parts: &Range<usize>) -> Result<BaseCursor> {
-        let parts = self.sorted_alike.then(|| parts.clone());
-        let base = match parts {
-            Some(parts) => self.input.base(self.shape, self.found, parts)?,
-            None => None,
-        };
-        Ok(BaseCursor::new(base, Arc::clone(self.order), self.shape.rows()))
-    }
+    let work = input.work(&joined.files, bytes_changes, &runs);
+    Ok(Some(Merged {
+        files: joined.files,
+        exact,
+        work,
+        records: found.records,
+        dead_letters: joined.dead_letters,
+        dead_letter_objects: joined.dead_letter_objects,
+    }))
 }
 
 impl MergeInput {
@@ -250,23 +201,23 @@ impl MergeInput {
     fn division(&self, exact: bool) -> Result<Division> {
         let Some((manifest, _)) = &self.previous else { return Ok(Division::whole(&[])) };
         let now = self.shapes.now();
-        if !self.carry || manifest.schema != **now || manifest.exact.is_some() != exact {
+        if manifest.exact.is_some() != exact {
             return Ok(Division::whole(&manifest.files));
         }
-        Division::new(&manifest.files, !now.key.is_empty(), self.part_bytes_max)
+        if self.carry && manifest.schema == **now {
+            return Division::new(&manifest.files, !now.key.is_empty(), self.part_bytes_max);
+        }
+        let by_these_bytes = manifest.written.as_ref().is_some_and(|written| written.key_order == KEY_ORDER);
+        if by_these_bytes && same_bytes(&manifest.schema, now) && self.sorted_alike()? {
+            return Division::all(&manifest.files, self.part_bytes_max);
+        }
+        Ok(Division::whole(&manifest.files))
     }
 
     /// Some of yesterday's parts.
     fn files(&self, parts: &Range<usize>) -> &[PartFile] {
         let files = self.previous.as_ref().map(|(manifest, _)| manifest.files.as_slice());
         files.and_then(|files| files.get(parts.clone())).unwrap_or_default()
-    }
-
-    fn carry(&self, out: &mut PartWriter, parts: &Range<usize>) -> Result<()> {
-        match &self.previous {
-            Some((manifest, _)) => out.carry(manifest, parts.clone()),
-            None => Ok(()),
-        }
     }
 
     fn work(&self, files: &[PartFile], bytes_changes: u64, runs: &[Run]) -> Work {
@@ -384,18 +335,6 @@ impl MergeInput {
             row += batch.num_rows() as u64;
         }
         Ok(())
-    }
-
-    fn parts(&self, shape: &Shape, order: &Arc<KeyOrder>) -> PartWriter {
-        let options = PartOptions {
-            layout: self.layout.clone(),
-            ds: self.ds,
-            format: self.format,
-            part_bytes_max: self.part_bytes_max,
-            row_group_bytes: self.row_group_bytes,
-        };
-        let order = (!shape.table.key.is_empty()).then(|| Arc::clone(order));
-        PartWriter::new(self.store.clone(), options, shape.clone(), order)
     }
 }
 

@@ -7,7 +7,7 @@ use crate::runtime::Result;
 use super::super::sort::Sorted;
 use super::base::BaseCursor;
 use super::changes::{SKIP, op_and_unchanged};
-use super::dead::DeadWriter;
+use super::dead::Letters;
 use super::gather::{Gather, RowRef, Sink};
 use super::order::Seq;
 
@@ -21,7 +21,7 @@ pub(super) struct MultisetMerge<S> {
     /// Some rows were left out of the table's copy: what deletes one has nothing to do.
     pub(super) in_part: bool,
     pub(super) out: Gather<S>,
-    pub(super) dead: DeadWriter,
+    pub(super) dead: Letters,
 }
 
 impl<S: Sink> MultisetMerge<S> {

@@ -132,6 +132,11 @@ pub(super) fn same_order(before: &TableSchema, now: &TableSchema, origins: &[Ori
     before.key.is_empty() == now.key.is_empty() && held.eq(wanted)
 }
 
+/// Whether the bytes of a key are the same in both shapes, where [`same_order`] holds: it has the same columns.
+pub(super) fn same_bytes(before: &TableSchema, now: &TableSchema) -> bool {
+    !now.key.is_empty() && before.key.len() == now.key.len()
+}
+
 fn key_columns(schema: &TableSchema) -> Vec<usize> {
     if schema.key.is_empty() {
         (0..schema.columns.len()).filter(|index| !schema.columns[*index].dropped).collect()

@@ -1,25 +1,22 @@
-//! Chunks to part files, and part files to the store; between them, the parts of the day before that are taken over.
-//!
-//! Those are copied in the end, several at once: where they come to stand follows from how many parts lie before them.
+//! Chunks to part files, in the scratch folder: what is made of one stretch. [`super::place`] brings them into the lake,
+//! once it is known how many lie before them.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
-use bytes::Bytes;
-use object_store::PutPayload;
-use object_store::path::Path;
 use sha2::{Digest, Sha256};
 
 use crate::batch::{FileWriter, Format, WriterOptions, large_columns};
-use crate::change::Ds;
 use crate::runtime::Result;
 
-use super::super::layout::{Layout, part_name};
-use super::super::manifest::{CopiedFrom, Manifest, PartFile};
+use super::super::manifest::PartFile;
+use super::super::scratch::{Scratch, failed};
 use super::super::store::hexadecimal;
-use super::blocking::{Blocking, Carried};
+use super::blocking::Blocking;
 use super::division::SMALL;
 use super::gather::Sink;
 use super::key_json::key_json;
@@ -29,8 +26,7 @@ use super::shape::Shape;
 /// Where and how parts are written.
 #[derive(Clone, Debug)]
 pub(super) struct PartOptions {
-    pub(super) layout: Layout,
-    pub(super) ds: Ds,
+    pub(super) scratch: Arc<Scratch>,
     pub(super) format: Format,
     /// A part ends after the chunk with which it reaches this size, or a little later where next to nothing would be left
     /// for another one before those that are taken over.
@@ -39,7 +35,15 @@ pub(super) struct PartOptions {
     pub(super) row_group_bytes: usize,
 }
 
-/// Writes parts one after the other; the bytes of one are held in memory.
+/// A part in the scratch folder.
+#[derive(Clone, Debug)]
+pub(super) struct LocalPart {
+    pub(super) path: PathBuf,
+    /// What the manifest is to say of it; it has no name yet.
+    pub(super) file: PartFile,
+}
+
+/// Writes the parts of a stretch one after the other; a row group is held in memory.
 pub(super) struct PartWriter {
     store: Blocking,
     options: PartOptions,
@@ -50,22 +54,27 @@ pub(super) struct PartWriter {
     /// Rows and bytes that are still to be expected before parts that are taken over; none when there is no end to see.
     rest: Option<Rest>,
     /// Parts so far.
-    parts: Vec<PartFile>,
+    parts: Vec<LocalPart>,
 }
 
 /// What is left of a stretch of the day before, about.
 #[derive(Clone, Copy, Debug)]
-struct Rest {
+pub(super) struct Rest {
     rows: u64,
     bytes_per_row: u64,
 }
 
+impl Rest {
+    /// Of a stretch that is made of these parts of the day before; others follow.
+    pub(super) fn of(parts: &[PartFile]) -> Self {
+        let (rows, bytes) = parts.iter().fold((0, 0), |sum, part| (sum.0 + part.rows, sum.1 + part.bytes));
+        Self { rows, bytes_per_row: bytes / rows.max(1) }
+    }
+}
+
 struct OpenPart {
     writer: FileWriter,
-    /// The file so far, in the pieces in which the writer let go of it: one buffer that grows would at
-    /// times hold three times as much.
-    pieces: Vec<Bytes>,
-    hash: Sha256,
+    out: Out,
     rows: u64,
     bytes_decoded: u64,
     /// Keys of the first and the last row.
@@ -77,6 +86,22 @@ struct OpenPart {
     exact: Vec<u64>,
 }
 
+/// A part's file, as far as it is written.
+struct Out {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    hash: Sha256,
+}
+
+impl Out {
+    fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
+        self.file.write_all(bytes).map_err(|error| failed("write", &self.path, error))
+    }
+}
+
 /// A row's key, as JSON and in hexadecimal as the bytes of its order.
 struct Key {
     json: String,
@@ -84,54 +109,26 @@ struct Key {
 }
 
 impl PartWriter {
-    pub(super) fn new(
+    pub(super) const fn new(
         store: Blocking,
         options: PartOptions,
         shape: Shape,
         order: Option<Arc<KeyOrder>>,
+        rest: Option<Rest>,
     ) -> Self {
-        Self { store, options, shape, order, open: None, rest: None, parts: Vec::new() }
+        Self { store, options, shape, order, open: None, rest, parts: Vec::new() }
     }
 
-    /// Begins a stretch that is made of these parts of the day before; others that are taken over follow, unless it is the
-    /// `last`.
-    pub(super) fn begin(&mut self, parts: &[PartFile], last: bool) -> Result<()> {
+    /// Ends the last part.
+    pub(super) fn finish(mut self) -> Result<Vec<LocalPart>> {
         self.end_part()?;
-        let (rows, bytes) = parts.iter().fold((0, 0), |sum, part| (sum.0 + part.rows, sum.1 + part.bytes));
-        self.rest = (!last).then_some(Rest { rows, bytes_per_row: bytes / rows.max(1) });
-        Ok(())
-    }
-
-    /// Takes over parts of the day before.
-    pub(super) fn carry(&mut self, manifest: &Manifest, parts: Range<usize>) -> Result<()> {
-        self.end_part()?;
-        for part in &manifest.files[parts] {
-            let path = part_name(self.parts.len(), self.options.format.extension());
-            let copied_from = Some(CopiedFrom { ds: manifest.ds, path: part.path.clone() });
-            self.parts.push(PartFile { path, copied_from, ..part.clone() });
-        }
-        Ok(())
-    }
-
-    /// Ends the last part, and copies those that are taken over. There is always at least one part.
-    pub(super) fn finish(mut self) -> Result<Vec<PartFile>> {
-        if self.parts.is_empty() && self.open.is_none() {
-            self.open = Some(self.open_part(Vec::new())?);
-        }
-        self.end_part()?;
-        let (layout, table) = (&self.options.layout, &self.shape.table.name);
-        let carried = |part: &PartFile| {
-            let from = part.copied_from.as_ref()?;
-            Some(Carried {
-                from: layout.snapshot_object(table, from.ds, &from.path),
-                to: self.path(part),
-                bytes: part.bytes,
-                sha256: part.sha256.clone(),
-            })
-        };
-        let manifest = layout.manifest(table, self.options.ds);
-        self.store.copy_unpublished(self.parts.iter().filter_map(carried).collect(), &manifest)?;
         Ok(self.parts)
+    }
+
+    /// A part without rows.
+    pub(super) fn finish_empty(mut self) -> Result<Vec<LocalPart>> {
+        self.open = Some(self.open_part(Vec::new())?);
+        self.finish()
     }
 
     fn open_part(&self, plain: Vec<usize>) -> Result<OpenPart> {
@@ -142,10 +139,10 @@ impl PartWriter {
             ..WriterOptions::default()
         };
         let writer = FileWriter::new(&self.options.format, self.shape.file(), &options)?;
+        let (path, file) = self.options.scratch.create("part")?;
         Ok(OpenPart {
             writer,
-            pieces: Vec::new(),
-            hash: Sha256::new(),
+            out: Out { path, file, bytes: 0, hash: Sha256::new() },
             rows: 0,
             bytes_decoded: 0,
             first: None,
@@ -157,21 +154,18 @@ impl PartWriter {
 
     fn end_part(&mut self) -> Result<()> {
         let Some(mut part) = self.open.take() else { return Ok(()) };
-        let name = part_name(self.parts.len(), self.options.format.extension());
-        let last = Bytes::from(part.writer.finish()?);
-        part.hash.update(&last);
-        part.pieces.push(last);
-        let bytes = PutPayload::from_iter(part.pieces);
+        part.out.append(&part.writer.finish()?)?;
+        let Out { path, bytes, hash, .. } = part.out;
         let names = self.shape.table.columns.iter().map(|column| &column.name);
         let exact = names.zip(part.exact).filter(|(_, count)| *count > 0);
         let (min_key, min_order) = part.first.map(|key| (key.json, key.order)).unzip();
         let (max_key, max_order) = part.last.map(|key| (key.json, key.order)).unzip();
         let file = PartFile {
-            path: name,
+            path: String::new(),
             rows: part.rows,
-            bytes: bytes.content_length() as u64,
+            bytes,
             bytes_decoded: part.bytes_decoded,
-            sha256: hexadecimal(&part.hash.finalize()),
+            sha256: hexadecimal(&hash.finalize()),
             min_key,
             max_key,
             min_order,
@@ -179,9 +173,7 @@ impl PartWriter {
             exact: exact.map(|(name, count)| (name.clone(), count)).collect::<BTreeMap<_, _>>(),
             copied_from: None,
         };
-        let manifest = self.options.layout.manifest(&self.shape.table.name, self.options.ds);
-        self.store.put_unpublished(&self.path(&file), &bytes, &manifest)?;
-        self.parts.push(file);
+        self.parts.push(LocalPart { path, file });
         Ok(())
     }
 
@@ -200,10 +192,6 @@ impl PartWriter {
         let Some(json) = key_json(&self.shape.table, chunk, row) else { return Ok(None) };
         let bytes = order.rows(chunk, 0, row, 1)?;
         Ok(Some(Key { json, order: hexadecimal(bytes.row(0).data()) }))
-    }
-
-    fn path(&self, file: &PartFile) -> Path {
-        self.options.layout.snapshot_object(&self.shape.table.name, self.options.ds, &file.path)
     }
 }
 
@@ -224,12 +212,7 @@ impl Sink for PartWriter {
         let rows = chunk.num_rows();
         part.last = self.key(&chunk, rows - 1)?;
         part.writer.write(&self.shape.written(chunk, &mut part.exact)?)?;
-        let written = part.writer.take();
-        if !written.is_empty() {
-            let written = Bytes::from(written.into_boxed_slice());
-            part.hash.update(&written);
-            part.pieces.push(written);
-        }
+        part.out.append(&part.writer.take())?;
         part.rows += rows as u64;
         part.bytes_decoded += bytes;
         let full = self.is_full(part.writer.bytes_written(), rows as u64);

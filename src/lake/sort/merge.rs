@@ -4,10 +4,12 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 
 use arrow_array::{Array, BinaryArray, RecordBatch};
+use arrow_schema::SchemaRef;
 use arrow_select::interleave::interleave_record_batch;
 
+use super::super::scratch::Scratch;
 use super::run::Run;
-use super::{arrow_error, sort_column};
+use super::{BATCH_ROWS_MAX, SortLimits, arrow_error, sort_column};
 use crate::runtime::Result;
 
 type Batches = Box<dyn Iterator<Item = Result<RecordBatch>> + Send>;
@@ -92,9 +94,38 @@ impl Sorted {
         Ok(sorted)
     }
 
-    pub(super) fn of_runs(runs: &[Run]) -> Result<Self> {
-        let readers: Result<Vec<_>> = runs.iter().map(Run::read).collect();
+    pub(super) fn of_runs(runs: &[Run], kept: bool) -> Result<Self> {
+        let readers: Result<Vec<_>> = runs.iter().map(|run| run.read(kept)).collect();
         Self::new(readers?)
+    }
+
+    /// The rows of several series of runs. Those of a series follow each other; each is opened when its turn comes, and
+    /// removed then unless they are to be `kept`.
+    pub fn of_series(series: Vec<Vec<Run>>, kept: bool) -> Result<Self> {
+        let chained = |runs: Vec<Run>| {
+            runs.into_iter().flat_map(move |run| -> Batches {
+                match run.read(kept) {
+                    Ok(batches) => Box::new(batches),
+                    Err(error) => Box::new(std::iter::once(Err(error))),
+                }
+            })
+        };
+        Self::new(series.into_iter().map(chained).collect())
+    }
+
+    /// Writes the next rows as a run, as long as their sort bytes are `within`.
+    pub fn run(
+        &mut self,
+        schema: &SchemaRef,
+        scratch: &Scratch,
+        limits: SortLimits,
+        within: impl Fn(&[u8]) -> bool,
+    ) -> Result<Run> {
+        let mut run = Run::create(schema, scratch)?;
+        while let Some(batch) = self.next_batch(limits.batch_bytes, BATCH_ROWS_MAX, &within)? {
+            run.write(&batch)?;
+        }
+        run.finish()
     }
 
     /// The smallest row, if there is one left.
@@ -113,14 +144,21 @@ impl Sorted {
         Ok(())
     }
 
-    /// The next rows as a batch of about `bytes` bytes and at most `rows_max` rows.
-    pub(super) fn next_batch(&mut self, bytes: usize, rows_max: usize) -> Result<Option<RecordBatch>> {
+    /// The next rows as a batch of about `bytes` bytes and at most `rows_max` rows, as long as their sort bytes are
+    /// `within`.
+    pub(super) fn next_batch(
+        &mut self,
+        bytes: usize,
+        rows_max: usize,
+        within: impl Fn(&[u8]) -> bool,
+    ) -> Result<Option<RecordBatch>> {
         let mut sources: Vec<Arc<RecordBatch>> = Vec::new();
         let mut places = Vec::new();
         let mut taken = 0;
         while let Some(cursor) = self.peek()
             && taken < bytes
             && places.len() < rows_max
+            && within(cursor.sort())
         {
             let known = sources.iter().rposition(|s| Arc::ptr_eq(s, cursor.batch()));
             let source = known.unwrap_or_else(|| {

@@ -23,7 +23,7 @@ use super::scratch::Scratch;
 use crate::runtime::{Error, Result};
 
 pub use merge::Sorted;
-use run::Run;
+pub use run::Run;
 
 /// Name of the first column of every batch: `Binary`, without nulls.
 pub const SORT: &str = "__sort";
@@ -91,14 +91,10 @@ impl Sorter {
         self.spill()?;
         while self.runs.len() > fan_in {
             let several: Vec<_> = self.runs.drain(..fan_in).collect();
-            let mut merged = Sorted::of_runs(&several)?;
-            let mut longer = Run::create(&self.schema, &self.scratch)?;
-            while let Some(batch) = merged.next_batch(self.limits.batch_bytes, BATCH_ROWS_MAX)? {
-                longer.write(&batch)?;
-            }
-            self.runs.push(longer.finish()?);
+            let mut merged = Sorted::of_runs(&several, false)?;
+            self.runs.push(merged.run(&self.schema, &self.scratch, self.limits, |_| true)?);
         }
-        Sorted::of_runs(&self.runs)
+        Sorted::of_runs(&self.runs, false)
     }
 
     fn spill(&mut self) -> Result<()> {
