@@ -1,6 +1,5 @@
 //! Tables that change, the processes that deliver them, and what happens to all of these.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -11,9 +10,7 @@ use tokio_postgres::Client;
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{Rows, duckdb, hashes, postgres};
-use crate::support::{
-    Connector, Kafka, Mirror, PATIENCE, Postgres, Running, S3, S3Proxy, Zookeeper, wait_until,
-};
+use crate::support::{Connector, Kafka, Mirror, PATIENCE, Postgres, Running, S3, S3Proxy, Zookeeper};
 
 /// What a process waits for an answer of the bucket.
 const REQUEST_TIMEOUT_MS: u64 = 3000;
@@ -209,13 +206,14 @@ impl World {
     }
 
     pub async fn all_owned(&self, what: &str) {
-        let owned = RefCell::new(Vec::new());
-        let all = wait_until(PATIENCE, what, async || {
-            owned.replace(self.owned());
-            owned.borrow().iter().sum::<usize>() as u64 == self.tables
-        });
-        if tokio::time::timeout(PATIENCE - Duration::from_secs(1), all).await.is_err() {
-            panic!("waited in vain until {what}: {:?}", owned.into_inner());
+        let began = Instant::now();
+        loop {
+            let owned = self.owned();
+            if owned.iter().sum::<usize>() as u64 == self.tables {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "waited in vain until {what}: {owned:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 

@@ -60,7 +60,7 @@ async fn a_process_that_is_killed_between_its_requests_leaves_each_day_whole_or_
         wait_until(PATIENCE, step, async || {
             // As long as the lease of the one before lasts, the command refuses and ends.
             if process.borrow_mut().try_wait().unwrap().is_some() {
-                process.replace(connector.start_command(&["expire", "--delete"]));
+                *process.borrow_mut() = connector.start_command(&["expire", "--delete"]);
             }
             proxy.faults().get(&Fault::Stall).copied().unwrap_or(0) > stalled
         })
