@@ -70,8 +70,14 @@ async fn a_promotion_without_the_slot_is_told_with_the_exact_range_and_ends_with
     a_promotion_without_the_slot(18).await;
 }
 
-/// A backup is taken, changes are captured after it, and the backup is restored.
+/// A backup is taken, changes are captured after it, and the backup is restored; what Tidemark says of that.
 async fn restored(major: u32, recovery: bool) -> (Postgres, Days, Lsn, String) {
+    let (server, days, backed_up) = restored_unseen(major, recovery).await;
+    let said = days.refused().await;
+    (server, days, backed_up, said)
+}
+
+async fn restored_unseen(major: u32, recovery: bool) -> (Postgres, Days, Lsn) {
     let mut server = primary(major).await;
     let client = server.connect().await;
     let days = Days::of(&server.url(), &client).await;
@@ -94,8 +100,7 @@ async fn restored(major: u32, recovery: bool) -> (Postgres, Days, Lsn, String) {
     server.stop(Stop::Fast);
     server.restore(recovery);
     server.start_again().await;
-    let said = days.refused().await;
-    (server, days, backed_up, said)
+    (server, days, backed_up)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,6 +138,39 @@ async fn a_source_set_back_within_its_timeline_stays_refused_after_it_has_outgro
     let running = accept_and_go_on(&mut days, &server, &range, true).await;
     let ds = days.cut(running).await;
     days.same(&client, &ds, &["t", "calm"]).await;
+}
+
+/// Nobody looked in between. Its slot is what shows it: that does not have what the log has.
+async fn outgrown(major: u32, idle: bool) {
+    let (server, mut days, backed_up) = restored_unseen(major, false).await;
+    let client = server.connect().await;
+    if idle {
+        client.batch_execute("SELECT pg_switch_wal()").await.unwrap();
+        client.batch_execute("CHECKPOINT; SELECT pg_switch_wal()").await.unwrap();
+    } else {
+        let insert = "INSERT INTO t SELECT i, 2, repeat('x', 1000) FROM generate_series(3000, 9000) i";
+        client.batch_execute(insert).await.unwrap();
+    }
+    let now: Lsn = value(&client, "SELECT pg_current_wal_lsn()").await.parse().unwrap();
+    let log = days.log_is_exact("t").await.commit_lsn;
+    // What was confirmed without a change is far less.
+    assert!(now.bytes_since(log) > 2 << 20, "{now} {log}");
+    let said = days.refused().await;
+    assert!(said.contains("was set back"), "{said}");
+    let range = range_in(&said);
+    let from: Lsn = range.split("..").next().unwrap().parse().unwrap();
+    assert!(from <= backed_up, "{range} begins where the backup was taken, {backed_up}, or before");
+    assert_eq!(range_in(&days.refused().await), range, "the same range as before");
+    let running = accept_and_go_on(&mut days, &server, &range, true).await;
+    let ds = days.cut(running).await;
+    days.same(&client, &ds, &["t", "calm"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_source_that_was_set_back_and_has_outgrown_the_log_unseen_is_known_by_its_slot() {
+    for (major, idle) in [(14, false), (17, true)] {
+        outgrown(major, idle).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,9 @@ use crate::runtime::{Error, Result};
 use super::appender::{Appender, Progress};
 use super::cutter::{Cutter, Due, MARKER_PREFIX, Marker};
 use super::dead_letter;
+use super::gap::Expected;
 use super::publication::{Descriptions, Streamed};
+use super::state::Witness;
 use super::tables::{Table, Tables};
 use super::transactions::Transactions;
 
@@ -58,6 +60,8 @@ pub enum Step {
     Fill,
     /// Take the stream up again without transactions in progress, for this reason.
     StreamWhole(String),
+    /// The source does not have a transaction of the log.
+    SetBack(Expected),
 }
 
 /// Turns the stream into records.
@@ -93,6 +97,10 @@ pub struct Engine {
     transaction: Option<Transaction>,
     /// The end of the last transaction that came to its end, where known.
     pub last_end_lsn: Option<Lsn>,
+    /// The last transaction with a change.
+    pub witness: Option<Witness>,
+    /// What the server has to send first. Until it has, nothing may be confirmed to it.
+    pub expected: Option<Expected>,
     marker: Option<Marker>,
     /// The transaction with the marker of the cut that is being made.
     passing: Option<Ended>,
@@ -146,6 +154,8 @@ impl Engine {
             progress,
             transaction: None,
             last_end_lsn: None,
+            witness: None,
+            expected: None,
             marker: None,
             passing: None,
             last_table: None,
@@ -188,14 +198,24 @@ impl Engine {
     /// Between two transactions everything below `wal_end` has been handed to the appender, or is of a transaction that
     /// commits beyond it, and is durable before this progress is: an idle database keeps no WAL, also while rows of a
     /// copy are always on their way.
-    pub fn keepalive(&mut self, wal_end: Lsn) {
+    pub fn keepalive(&mut self, wal_end: Lsn) -> Step {
         if self.in_transaction() {
-            return;
+            return Step::Next;
+        }
+        if let Some(expected) = self.expected.filter(|expected| wal_end > expected.witness.commit_lsn) {
+            return Step::SetBack(expected);
         }
         self.release_at(wal_end);
         if wal_end > self.progress.flush_lsn {
             self.progress.flush_lsn = wal_end;
         }
+        Step::Next
+    }
+
+    /// Whether a transaction that begins shows that the source was set back.
+    fn contradicts(&mut self, transaction: Transaction) -> Option<Expected> {
+        let passed = |expected: &mut Expected| transaction.commit_lsn >= expected.witness.commit_lsn;
+        self.expected.take_if(passed).filter(|expected| expected.witness != transaction.into())
     }
 
     /// Takes one pgoutput message; `lsn` is its own.
@@ -279,6 +299,9 @@ impl Engine {
                 self.change(&change, lsn)?;
             }
             Event::Begin { transaction, seen } => {
+                if let Some(expected) = self.contradicts(transaction) {
+                    return Ok(Step::SetBack(expected));
+                }
                 self.transaction = Some(transaction);
                 if let Some(transactions) = &mut self.transactions {
                     transactions.begin(transaction, lsn, seen, &self.tables);
@@ -346,9 +369,13 @@ impl Engine {
     }
 
     fn commit(&mut self, ended: Ended) -> Step {
-        let Ended { transaction, end_lsn, .. } = ended;
+        let Ended { transaction, end_lsn, last, .. } = ended;
         self.transaction = None;
         self.last_end_lsn = Some(end_lsn);
+        let witness = self.witness.filter(|witness| witness.commit_lsn > transaction.commit_lsn);
+        if last.ordinal > 0 {
+            self.witness = witness.or_else(|| Some(transaction.into()));
+        }
         let marker = self.marker.take().filter(|_| transaction.commit_lsn >= self.whole_from);
         if let Some(due) = marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
             self.passing = Some(ended);

@@ -12,6 +12,11 @@
 //! as far, on the new timeline: a transaction of which the log holds a part comes again with the same commit LSN and
 //! the same ordinals, and goes on after that part. Positions only grow, since their timeline does.
 //!
+//! A server that was set back without a new timeline (a disk, or a machine, as it was some time ago) is known by its WAL,
+//! which ends before the log does; and when it has grown past that, by its slot: it was set back, too, and stands before
+//! the last transaction of the log ([`expected`]), which that server then does not send. Until it has been sent, nothing
+//! is appended, nor confirmed.
+//!
 //! Everything else is a [`Gap`]: a range of which the log and the source tell different things, or which nobody can
 //! tell any more. It is never passed over. Whoever accepts it ([`super::accept`]) gives up that very range, and every
 //! table is copied anew.
@@ -23,7 +28,7 @@ use std::fmt;
 use crate::change::{Lsn, Position, Timeline};
 use crate::postgres::slot::{SlotState, SystemIdentity, WalStatus};
 
-use super::state::StreamState;
+use super::state::{StreamState, Witness};
 
 /// What the source is to the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -194,12 +199,37 @@ fn diverged(state: &StreamState, seen: Seen<'_>, switch: Lsn) -> Gap {
 
 fn returned(state: &StreamState, end: Lsn) -> Gap {
     let what = format!(
-        "the source was set back: its WAL ended at {end}, the log holds changes up to {} (position {}); what the log \
-         holds beyond {end} never happened there, and what is written there now is not in the log",
+        "the source was set back: what the log holds beyond {end}, up to {} (position {}), did not happen there, or not \
+         so, and what was written there instead is not in the log",
         state.flush_lsn, state.position
     );
     let range = Range { from: end, to: End::At(state.flush_lsn) };
     Gap { what, range, resume: None, set_back: Some(end) }
+}
+
+/// A slot that stands before the log's end has to send the witness again, unless the source was set back, and has grown
+/// past the log since: nothing else shows that. None: the slot stands behind it, as always while the server lives. Where
+/// prepared transactions hold the slot back that says nothing.
+pub fn expected(state: &StreamState, slot: Option<&SlotState>) -> Option<Expected> {
+    let confirmed = slot.filter(|slot| !slot.two_phase)?.confirmed_flush_lsn?;
+    let witness = state.witness.filter(|witness| confirmed <= witness.commit_lsn)?;
+    Some(Expected { witness, confirmed })
+}
+
+/// What the stream has to send before anything that is not in the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// The transaction.
+    pub witness: Witness,
+    /// Where the slot stood.
+    pub confirmed: Lsn,
+}
+
+impl Expected {
+    /// The source does not have it.
+    pub fn missed(self, state: &StreamState) -> Gap {
+        returned(state, self.confirmed)
+    }
 }
 
 fn moved_on(state: &StreamState, name: &str, confirmed: Lsn) -> Gap {
@@ -267,6 +297,7 @@ pub fn after(state: &StreamState, identity: &SystemIdentity, start: Lsn, gap: &G
         flush_lsn: start,
         last_end_lsn: None,
         set_back: None,
+        witness: None,
         resumed_at: Some(at(lift)),
         given_up: Some(format!("the range {} was given up: {}", gap.range, gap.what)),
         ..state.clone()
@@ -289,6 +320,7 @@ mod tests {
             lift: 0,
             given_up: None,
             set_back: None,
+            witness: None,
             resumed_at: None,
         }
     }

@@ -372,7 +372,8 @@ async fn open<'a>(
 
     let (position, flush_lsn) = (stream_state.position, stream_state.flush_lsn);
     let slot = slot::slot_state(source.client().await?, &settings.slot).await?;
-    let held = slot.is_some_and(|slot| slot.two_phase);
+    let held = slot.as_ref().is_some_and(|slot| slot.two_phase);
+    let expected = gap::expected(&stream_state, slot.as_ref());
     let durable = Progress { position, flush_lsn, commit_us: 0, held };
     let (streaming, spool) = spool(settings, flush_lsn, held, contact);
     let cutter = Cutter::new(settings.calendar.clone(), cut_state);
@@ -388,6 +389,7 @@ async fn open<'a>(
         Engine::new(tables, appender(durable), cutter, assembler, spool, settings.slot.clone(), dead_letters);
     engine.transactions = transactions;
     engine.last_end_lsn = stream_state.last_end_lsn;
+    (engine.witness, engine.expected) = (stream_state.witness, expected);
     // A stream that began at its slot has its first day in the log with its first record: from then on it has begun.
     engine.appender.set(cut_state.entry());
     if let Some(reason) = given_up {
@@ -398,8 +400,8 @@ async fn open<'a>(
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
-    // With prepared transactions before it, the slot stands further back, and begins there.
-    let from = if held { Lsn::ZERO } else { flush_lsn };
+    // With prepared transactions before it, the slot stands further back, and begins there; after a crash of the server, too.
+    let from = if held || expected.is_some() { Lsn::ZERO } else { flush_lsn };
     let (stream, standby) =
         start(settings, &mut source, &stream_state, from, streaming, contact, claim).await?;
     contact.streamed = true;
@@ -604,6 +606,7 @@ fn first_state(settings: &CaptureSettings, system_identifier: u64, progress: Pro
         lift: 0,
         given_up: None,
         set_back: None,
+        witness: None,
         resumed_at: None,
     }
 }

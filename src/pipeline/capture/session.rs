@@ -31,6 +31,7 @@ use super::appender::Progress;
 use super::backfill::{Absence, Backfills, CopyEvent, Reason, Whole};
 use super::cutter::{Due, Marker};
 use super::engine::{Engine, Step};
+use super::gap::Expected;
 use super::polled::Polled;
 use super::promoted::Standby;
 use super::publication::{Publication, Routes};
@@ -195,9 +196,8 @@ impl Session<'_> {
                 }
                 ReplicationMessage::Keepalive { wal_end, server_time_us, reply_requested } => {
                     last = Some((wal_end, server_time_us));
-                    self.engine.keepalive(wal_end);
                     wanted |= reply_requested;
-                    Step::Next
+                    self.engine.keepalive(wal_end)
                 }
             };
             if !matches!(step, Step::Next) {
@@ -283,6 +283,7 @@ impl Session<'_> {
                     self.again = Some(Again::Whole(reason));
                     Step::Next
                 }
+                Step::SetBack(expected) => return Err(self.set_back(expected).await?),
             };
         }
     }
@@ -304,6 +305,7 @@ impl Session<'_> {
         self.state.position = progress.position;
         self.state.flush_lsn = progress.flush_lsn;
         self.state.last_end_lsn = self.engine.last_end_lsn;
+        self.state.witness = self.engine.witness;
         self.engine.appender.set(self.state.entry());
         for streamed in self.engine.streamed() {
             let Some(root) = self.engine.tables.of_oid(streamed.root) else { continue };
@@ -322,7 +324,21 @@ impl Session<'_> {
         self.engine.appender.submit(progress).await
     }
 
+    /// The source was set back: that is remembered, since its slot may be moved on by somebody else.
+    async fn set_back(&mut self, expected: Expected) -> Result<Error> {
+        let gap = expected.missed(&self.state);
+        let progress = self.engine.appender.durable();
+        self.state.set_back = gap.set_back;
+        self.engine.appender.set(self.state.entry());
+        self.engine.appender.submit(progress).await?;
+        self.engine.appender.settle().await?;
+        Ok(Error::operator(gap.what.clone()).mend(gap.mend()))
+    }
+
     fn acknowledge(&self, feedback: &Feedback, Progress { flush_lsn, commit_us, held, .. }: Progress) {
+        if self.engine.expected.is_some() {
+            return;
+        }
         feedback.hold(held);
         feedback.set_flushed(flush_lsn);
         self.ops.source().durable(flush_lsn, (commit_us > 0).then_some(commit_us / 1000));

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use serde::{Deserialize, Serialize};
 
 use crate::change::{CutBackfill, Ds, Lsn, Position, TableName, Timeline};
+use crate::postgres::assemble::Transaction;
 use crate::runtime::{Error, Result};
 
 use super::backfill::{Absence, CopyProgress};
@@ -49,9 +50,30 @@ pub struct StreamState {
     /// Where the WAL of a source ended that was found to have been set back, until that is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_back: Option<Lsn>,
+    /// The last transaction that is wholly in the log and had a change: a server that sends again what lies before it
+    /// has to send it, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<Witness>,
     /// Where the stream went on after the last gap that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed_at: Option<Position>,
+}
+
+/// A transaction, as a server always sends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Witness {
+    /// Where its commit record begins.
+    pub commit_lsn: Lsn,
+    /// Its id.
+    pub xid: u32,
+    /// When it committed, microseconds since 1970.
+    pub commit_us: i64,
+}
+
+impl From<Transaction> for Witness {
+    fn from(Transaction { commit_lsn, commit_us, xid }: Transaction) -> Self {
+        Self { commit_lsn, xid, commit_us }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
@@ -300,6 +322,7 @@ mod tests {
             lift: 0,
             given_up: None,
             set_back: None,
+            witness: None,
             resumed_at: None,
         };
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
@@ -336,6 +359,7 @@ mod tests {
             lift: 0,
             given_up: None,
             set_back: None,
+            witness: None,
             resumed_at: None,
         };
         let passed = |log: &StreamState| has_passed(&[log.entry()].into(), &[at(100, 90).entry()]);
