@@ -17,6 +17,10 @@ async fn an_immediate_restart_of_postgres_is_survived() {
     for how in [Stop::Immediate, Stop::Fast, Stop::Immediate] {
         let client = server.connect().await;
         insert(&client, last + 1, last + 300).await;
+        if last == 10 {
+            // They are in the log, and confirmed, which the server forgets.
+            assert_each_row_once(&connector, last + 300).await;
+        }
         server.stop(how);
         wait_until(PATIENCE, "health tells of it", async || {
             running.health().1["components"]["source"]["state"] == "waiting"
@@ -29,6 +33,7 @@ async fn an_immediate_restart_of_postgres_is_survived() {
         assert_each_row_once(&connector, last).await;
     }
     assert!(running.is_running());
+    assert!(running.output().contains("has to be sent again first"), "{}", running.output());
     wait_until(PATIENCE, "health is well again", async || running.health().1["status"] == "ok").await;
 }
 

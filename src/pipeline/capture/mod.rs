@@ -400,6 +400,11 @@ async fn open<'a>(
     let server_us = backfill::now_us(source.client().await?).await?;
     let clock = Clock::new(server_us);
     let polled = Polled::new(settings.schema_poll_interval, has_trigger(&mut source).await?);
+    if let Some(gap::Expected { witness, confirmed }) = expected {
+        tracing::info!(slot = settings.slot, %confirmed, commit_lsn = %witness.commit_lsn, xid = witness.xid,
+            "the slot stands before the end of the log, as after a crash of the server: the log's last transaction has to \
+             be sent again first");
+    }
     // With prepared transactions before it, the slot stands further back, and begins there; after a crash of the server, too.
     let from = if held || expected.is_some() { Lsn::ZERO } else { flush_lsn };
     let (stream, standby) =
