@@ -278,7 +278,9 @@ impl Engine {
 
     fn bytes(&mut self, bytes: &[u8], lsn: Lsn) -> Result<Step> {
         let message = pgoutput::decode(bytes).map_err(|error| protocol_error(lsn, error))?;
+        // What the log has already may be of a shape that the table has no more.
         if !self.announced.is_empty()
+            && self.assembler.next_position().is_some()
             && let Some(relation) = message.relations().iter().find_map(|oid| self.announced.remove(oid))
         {
             self.waiting = Some((bytes.to_vec(), lsn));

@@ -383,7 +383,7 @@ async fn open<'a>(
     let of_copies = CaptureSettings { origin, ..settings.clone() };
     let mut backfills = backfill::Backfills::new(&of_copies, backfills, &mut tables, ops);
     let given_up = stream_state.given_up.take();
-    let assembler = Assembler::new(stream_state.timeline, stream_state.position);
+    let assembler = Assembler::new(stream_state.timeline, stream_state.passed());
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
     let mut engine =
         Engine::new(tables, appender(durable), cutter, assembler, spool, settings.slot.clone(), dead_letters);

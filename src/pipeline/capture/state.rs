@@ -239,6 +239,14 @@ impl StreamState {
         self.timeline - self.lift
     }
 
+    /// Up to where nothing of the stream is new: transactions that end before `flush_lsn` are done, with or without a
+    /// change of theirs in the log.
+    pub fn passed(&self) -> Position {
+        let below = Lsn(self.flush_lsn.0.saturating_sub(1));
+        let done = Position { timeline: self.timeline, commit_lsn: below, ordinal: u64::MAX };
+        self.position.max(done)
+    }
+
     /// As an entry of an append.
     pub fn entry(&self) -> (String, Vec<u8>) {
         entry(STREAM.to_owned(), self)
