@@ -118,6 +118,11 @@ async fn a_network_that_breaks_or_stalls_or_loses_one_side_is_survived() {
         .await;
     proxy.set(Network::Up);
     assert_each_row_once(&connector, 30).await;
+    // The rows may have come by the connection that the server has given up.
+    wait_until(PATIENCE, "it streams by a new connection", async || {
+        walsender(&client).await.is_some() && running.health().1["components"]["source"]["state"] == "ok"
+    })
+    .await;
 
     proxy.set(Network::HalfOpen);
     insert(&client, 31, 40).await;

@@ -29,7 +29,7 @@ use crate::runtime::{Error, Result};
 
 pub use kafka::{KafkaLog, KafkaLogOptions, Probe, RESERVED};
 pub use record::{Mark, RecordBatch, RecordRef, RecordWriter, TopicRecords};
-pub use spill::{Passed, SpillLog};
+pub use spill::{Passed, STATE as SPILL_STATE, SpillLog};
 pub use sqlite::{SqliteLog, SqliteLogOptions};
 
 /// Place of a record in its log partition, from 0. Offsets only grow; a log may leave gaps.

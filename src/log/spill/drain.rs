@@ -8,8 +8,9 @@ use super::{Passed, State, codec, hash, note};
 use crate::log::{RecordBatch, RecordRef};
 use crate::runtime::{Backoff, Class, Error, Result};
 
-/// The remote log's state which says how far a spill has arrived: its name, and the offset of the last append.
-pub(super) const STATE: &str = "spill";
+/// The remote log's state which says how far a spill has arrived: its name, and the offset of the last append. Whoever
+/// writes to the log without a spill takes it away: what is left of that spill does not follow any more.
+pub const STATE: &str = "spill";
 
 /// The spill's own state: its name, the hash of the remote log's state when spilling began, and the offset of the
 /// first append since; the hash of the state with that one, if nobody knows whether it arrived; and the name of the
@@ -174,7 +175,8 @@ impl Spill {
         }
         tracing::warn!(
             appends = end - next,
-            "another process has brought the log beyond what was kept on the local disk: that is let go of"
+            "another process has brought the log beyond what was kept on the local disk: that is let go of (copies that were \
+             asked for, paused or resumed meanwhile: see `tidemark status`)"
         );
         self.arrived(end - 1).await
     }

@@ -43,6 +43,7 @@ use tokio::task::JoinHandle;
 use super::{Append, Epoch, Fenced, Fetched, Log, LogPartition, Offset, OffsetRange, Rejected};
 use crate::runtime::{Backoff, Class, Error, Result};
 
+pub use drain::STATE;
 use drain::{Halt, Spill};
 
 /// How long a question about the ends of the log waits for the spill to be drained.

@@ -23,10 +23,11 @@ use crate::postgres::wire::{Client, Session};
 use crate::postgres::{claim, slot};
 use crate::runtime::{Error, Result};
 
+use super::CaptureSettings;
 use super::gap::{self, Gap, Verdict};
+use super::open::known_tables;
 use super::state::CaptureState;
 use super::verify::examine;
-use super::{CaptureSettings, known_tables};
 
 /// The server believes in a process that has just ended for a moment.
 const CLAIM_PATIENCE: Duration = Duration::from_secs(5);

@@ -97,7 +97,7 @@ pub struct Engine {
     transaction: Option<Transaction>,
     /// The end of the last transaction that came to its end, where known.
     pub last_end_lsn: Option<Lsn>,
-    /// The last transaction with a change.
+    /// The transaction that the position lies in.
     pub witness: Option<Witness>,
     /// What the server has to send first. Until it has, nothing may be confirmed to it.
     pub expected: Option<Expected>,
@@ -336,8 +336,11 @@ impl Engine {
     }
 
     /// What stands there is in the batch: with the next append it need not come again.
-    pub const fn applied(&mut self, position: Position) {
+    pub fn applied(&mut self, position: Position) {
         self.progress.position = position;
+        if let Some(transaction) = self.transaction {
+            self.witness = Some(transaction.into());
+        }
     }
 
     /// The open transaction.
@@ -371,13 +374,9 @@ impl Engine {
     }
 
     fn commit(&mut self, ended: Ended) -> Step {
-        let Ended { transaction, end_lsn, last, .. } = ended;
+        let Ended { transaction, end_lsn, .. } = ended;
         self.transaction = None;
         self.last_end_lsn = Some(end_lsn);
-        let witness = self.witness.filter(|witness| witness.commit_lsn > transaction.commit_lsn);
-        if last.ordinal > 0 {
-            self.witness = witness.or_else(|| Some(transaction.into()));
-        }
         let marker = self.marker.take().filter(|_| transaction.commit_lsn >= self.whole_from);
         if let Some(due) = marker.and_then(|marker| self.cutter.due_after(&marker, transaction.commit_us)) {
             self.passing = Some(ended);
@@ -515,7 +514,7 @@ impl Engine {
         }
         self.old = recycle(old_values);
         self.new = recycle(new_values);
-        self.progress.position = position;
+        self.applied(position);
         Ok(())
     }
 

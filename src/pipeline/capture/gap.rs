@@ -14,8 +14,8 @@
 //!
 //! A server that was set back without a new timeline (a disk, or a machine, as it was some time ago) is known by its WAL,
 //! which ends before the log does; and when it has grown past that, by its slot: it was set back, too, and stands before
-//! the last transaction of the log ([`expected`]), which that server then does not send. Until it has been sent, nothing
-//! is appended, nor confirmed.
+//! the transaction that the log's position lies in ([`expected`]), which that server then does not send. Until it has been
+//! sent nothing is confirmed; what comes before it is below the position, and so not taken, and copies wait.
 //!
 //! Everything else is a [`Gap`]: a range of which the log and the source tell different things, or which nobody can
 //! tell any more. It is never passed over. Whoever accepts it ([`super::accept`]) gives up that very range, and every
@@ -126,6 +126,7 @@ pub fn judge(state: &StreamState, seen: Seen<'_>) -> Verdict {
         now.position.timeline = now.timeline;
         now.flush_lsn = state.flush_lsn.min(switch);
         now.last_end_lsn = state.last_end_lsn.filter(|end| *end <= switch);
+        now.witness = state.witness.filter(|witness| witness.commit_lsn < switch);
     } else if let Some(end) = set_back(state, seen) {
         return Verdict::Gap(returned(state, end));
     }
@@ -207,12 +208,13 @@ fn returned(state: &StreamState, end: Lsn) -> Gap {
     Gap { what, range, resume: None, set_back: Some(end) }
 }
 
-/// A slot that stands before the log's end has to send the witness again, unless the source was set back, and has grown
-/// past the log since: nothing else shows that. None: the slot stands behind it, as always while the server lives. Where
-/// prepared transactions hold the slot back that says nothing.
-pub fn expected(state: &StreamState, slot: Option<&SlotState>) -> Option<Expected> {
+/// A slot that stands before the log's position has to send the witness again, unless the source was set back, and has
+/// grown past the log since: nothing else shows that. None: the slot stands behind it, as mostly while the server lives.
+/// Where prepared transactions hold the slot back, and by another publication, that says nothing.
+pub fn expected(state: &StreamState, slot: Option<&SlotState>, publication: &str) -> Option<Expected> {
     let confirmed = slot.filter(|slot| !slot.two_phase)?.confirmed_flush_lsn?;
-    let witness = state.witness.filter(|witness| confirmed <= witness.commit_lsn)?;
+    let same = state.publication.as_deref() == Some(publication);
+    let witness = state.witness.filter(|witness| same && confirmed <= witness.commit_lsn)?;
     Some(Expected { witness, confirmed })
 }
 
@@ -298,6 +300,7 @@ pub fn after(state: &StreamState, identity: &SystemIdentity, start: Lsn, gap: &G
         last_end_lsn: None,
         set_back: None,
         witness: None,
+        publication: None,
         resumed_at: Some(at(lift)),
         given_up: Some(format!("the range {} was given up: {}", gap.range, gap.what)),
         ..state.clone()
@@ -321,6 +324,7 @@ mod tests {
             given_up: None,
             set_back: None,
             witness: None,
+            publication: None,
             resumed_at: None,
         }
     }

@@ -130,9 +130,10 @@ impl Session<'_> {
     /// that may never be committed. A transaction that is sent after its commit has no such parts.
     pub async fn run(self) -> Result<Ended> {
         let (feedback, in_parts) = (self.stream.feedback(), self.in_parts);
+        let begun = self.state.flush_lsn;
         match Box::pin(self.stream_on(&feedback)).await {
             Err(error) if in_parts && server_error(&error).is_some_and(ServerError::is_of_its_own) => {
-                Ok(Ended::StreamWhole { reason: error.to_string(), at: feedback.received() })
+                Ok(Ended::StreamWhole { reason: error.to_string(), at: feedback.received().max(begun) })
             }
             ended => ended,
         }
@@ -141,6 +142,8 @@ impl Session<'_> {
     /// The loop.
     async fn stream_on(mut self, feedback: &Feedback) -> Result<Ended> {
         let mut waiting: Waiting = Vec::new();
+        // Where the stream begins before that, the server sends again what lies between.
+        let begun = self.state.flush_lsn;
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut done = Housekeeping { saved: Instant::now(), marker: None, heartbeat: Instant::now() };
@@ -149,13 +152,15 @@ impl Session<'_> {
         self.engine.set_now(jiff::Timestamp::now().as_millisecond());
         self.drain(feedback, &mut waiting).await?;
         while self.again.is_none() {
+            // What is copied of a server that was set back would be of another history.
+            let fits = self.engine.expected.is_none();
             let due = self.engine.appender.due();
             tokio::select! {
                 () = self.shutdown.raised() => break,
                 settled = self.engine.appender.settled() => self.acknowledge(feedback, settled?),
                 () = until(due) => self.submit().await?,
                 Some(command) = self.commands.recv() => self.command(command, &mut done, &mut waiting).await?,
-                event = self.backfills.event() => self.copied(event).await?,
+                event = self.backfills.event(), if fits => self.copied(event).await?,
                 sight = self.published.seen() => self.published.take(sight),
                 _ = tick.tick() => self.housekeep(&mut done, &waiting).await?,
                 () = std::future::ready(()), if self.engine.is_replaying() => {
@@ -167,14 +172,18 @@ impl Session<'_> {
                     self.drain(feedback, &mut waiting).await?;
                 }
             }
-            self.describe_copies().await?;
+            if fits {
+                self.describe_copies().await?;
+            }
         }
         let Some(again) = self.again.take() else {
             return self.leave(feedback).await.map(|()| Ended::Stopped);
         };
         match (self.leave(feedback).await, again) {
             (Err(error), _) if error.class() != Class::Retry => Err(error),
-            (_, Again::Whole(reason)) => Ok(Ended::StreamWhole { reason, at: feedback.received() }),
+            (_, Again::Whole(reason)) => {
+                Ok(Ended::StreamWhole { reason, at: feedback.received().max(begun) })
+            }
             (_, Again::Routes(routes)) => Ok(Ended::Rerouted(routes)),
         }
     }
@@ -327,7 +336,9 @@ impl Session<'_> {
     /// The source was set back: that is remembered, since its slot may be moved on by somebody else.
     async fn set_back(&mut self, expected: Expected) -> Result<Error> {
         let gap = expected.missed(&self.state);
-        let progress = self.engine.appender.durable();
+        let progress = self.engine.appender.settle().await?;
+        // What was described meanwhile is of that server.
+        self.engine.appender.batch.clear(0);
         self.state.set_back = gap.set_back;
         self.engine.appender.set(self.state.entry());
         self.engine.appender.submit(progress).await?;
@@ -549,9 +560,11 @@ impl Session<'_> {
             self.submit().await?;
         }
         self.follow_promotion().await?;
-        self.look().await?;
-        self.advance_copies().await?;
-        self.poll().await?;
+        if self.engine.expected.is_none() {
+            self.look().await?;
+            self.advance_copies().await?;
+            self.poll().await?;
+        }
         let past_midnight = self.clock.now_us() >= self.engine.cutter.boundary_us();
         let asked = waiting.first().map(|(ds, _)| *ds);
         if (past_midnight || asked.is_some())

@@ -50,10 +50,12 @@ pub struct StreamState {
     /// Where the WAL of a source ended that was found to have been set back, until that is accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub set_back: Option<Lsn>,
-    /// The last transaction that is wholly in the log and had a change: a server that sends again what lies before it
-    /// has to send it, too.
+    /// The transaction that `position` lies in: a server that sends again what lies before it has to send it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<Witness>,
+    /// By which it came: another publication need not send it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication: Option<String>,
     /// Where the stream went on after the last gap that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumed_at: Option<Position>,
@@ -206,7 +208,7 @@ impl CaptureState {
 
 /// Whether another process, which went on from the same state of the log by the same slot, has come beyond an append that
 /// sets such entries: its changes are in the log then. What a process knows beside the stream goes on as if the append had
-/// not been made. Where a gap was accepted since, nobody can tell: the slot may have passed what only the append has.
+/// not been made. Where a gap was accepted since, nobody can tell: what only the append has may lie in it.
 pub fn has_passed(log: &BTreeMap<String, Vec<u8>>, set: &[(String, Vec<u8>)]) -> bool {
     let stream = |text: &[u8]| serde_json::from_slice::<StreamState>(text).ok();
     let Some((_, set)) = set.iter().find(|(key, _)| key == STREAM) else { return true };
@@ -216,7 +218,7 @@ pub fn has_passed(log: &BTreeMap<String, Vec<u8>>, set: &[(String, Vec<u8>)]) ->
     (&log.system_id, &log.database, &log.slot) == (&kept.system_id, &kept.database, &kept.slot)
         && log.position >= kept.position
         && log.flush_lsn >= kept.flush_lsn
-        && log.resumed_at.is_none_or(|at| at < kept.position)
+        && log.resumed_at == kept.resumed_at
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(key: &str, value: &[u8]) -> Result<T> {
@@ -331,6 +333,7 @@ mod tests {
             given_up: None,
             set_back: None,
             witness: None,
+            publication: None,
             resumed_at: None,
         };
         let cut = CutState { last_ds: None, next_ds: "2026-11-20".parse().unwrap() };
@@ -368,6 +371,7 @@ mod tests {
             given_up: None,
             set_back: None,
             witness: None,
+            publication: None,
             resumed_at: None,
         };
         let passed = |log: &StreamState| has_passed(&[log.entry()].into(), &[at(100, 90).entry()]);
@@ -375,9 +379,10 @@ mod tests {
         assert!(!passed(&at(99, 90)), "not so far");
         assert!(!passed(&at(100, 89)), "the server may have been told more");
         assert!(!passed(&StreamState { slot: "other".into(), ..at(200, 190) }));
-        let resumed_at = |commit| StreamState { resumed_at: Some(at(commit, 0).position), ..at(200, 190) };
-        assert!(passed(&resumed_at(50)), "a gap of long ago");
-        assert!(!passed(&resumed_at(150)), "the gap may be what was kept");
+        let resumed = StreamState { resumed_at: Some(at(50, 0).position), ..at(200, 190) };
+        assert!(!passed(&resumed), "what was kept may be of the gap");
+        let kept = StreamState { resumed_at: resumed.resumed_at, ..at(100, 90) };
+        assert!(has_passed(&[resumed.entry()].into(), &[kept.entry()]), "a gap of before");
         assert!(!has_passed(&BTreeMap::new(), &[at(1, 1).entry()]), "a log that knows nothing");
         assert!(has_passed(&BTreeMap::new(), &[]), "nothing of the stream was kept");
     }
