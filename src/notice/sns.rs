@@ -95,7 +95,7 @@ impl Sns {
                 let builder = AmazonS3Builder::new()
                     .with_access_key_id(&keys.access_key_id)
                     .with_secret_access_key(&keys.secret_access_key);
-                keys.session_token.iter().fold(builder, |builder, token| builder.with_token(token))
+                keys.session_token.iter().fold(builder, AmazonS3Builder::with_token)
             }
         };
         // It wants a bucket, and is never asked for one.
@@ -166,7 +166,7 @@ fn form(topic_arn: &str, message: &Message) -> String {
     // Ids may be longer than what SNS takes, and have other characters.
     let deduplication = hexadecimal(&Sha256::digest(message.id.as_bytes()));
     let group = hexadecimal(&Sha256::digest(message.group.as_bytes()));
-    if topic_arn.ends_with(".fifo") {
+    if topic_arn.rsplit_once('.').is_some_and(|(_, end)| end == "fifo") {
         fields.extend([("MessageGroupId", group.as_str()), ("MessageDeduplicationId", &deduplication)]);
     }
     let pairs =
