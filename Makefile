@@ -4,7 +4,7 @@ export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help kafka registry debezium postgres s3 orc zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
+.PHONY: help kafka registry debezium postgres s3 orc spark trino readers zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -15,9 +15,9 @@ demo: deps venv ## a throwaway Postgres with traffic, a published day, and both 
 demo-kafka: deps venv kafka registry ## Postgres with traffic, Kafka, a schema registry and Tidemark on them, to be tried out (Ctrl-C)
 	@demo/kafka.sh
 
-test: deps venv kafka registry debezium postgres s3 orc zookeeper ## format check, clippy, unit and integration tests against real servers
+test: deps venv kafka registry debezium postgres s3 orc spark zookeeper ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --test reader_trino -- -D warnings
 	cargo test --locked
 
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
@@ -52,6 +52,15 @@ zookeeper: deps ## a ZooKeeper server for the tests, in .zookeeper
 orc: deps ## Apache ORC's own reader for the tests, in .orc
 	@scripts/fetch-orc
 
+spark: deps ## Spark for the tests, in .spark
+	@scripts/fetch-spark
+
+trino: deps ## Trino for `make readers`, in .trino (a download of 820 MB; it wants Java 25)
+	@scripts/fetch-trino
+
+readers: deps venv spark trino ## what pyarrow, DuckDB, Spark and Trino see in snapshots, beside Postgres
+	cargo test --locked --test readers --test reader_matrix --test reader_trino
+
 s3: deps venv ## an S3-compatible store for the tests, in .s3
 	@scripts/fetch-s3
 
@@ -68,7 +77,7 @@ fmt: ## format the code
 
 lint: ## format check and clippy
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --all-targets --test reader_trino -- -D warnings
 
 deny: deps ## licences, bans and sources of all dependencies (installs cargo-deny when it is missing)
 	@command -v cargo-deny >/dev/null || cargo install --locked cargo-deny
@@ -76,7 +85,7 @@ deny: deps ## licences, bans and sources of all dependencies (installs cargo-den
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf $(VENV) .kafka .registry .debezium .postgres .s3 .orc .zookeeper
+	rm -rf $(VENV) .kafka .registry .debezium .postgres .s3 .orc .spark .trino .zookeeper
 
 deps:
 	@scripts/install-deps

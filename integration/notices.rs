@@ -2,10 +2,12 @@
 //! all the same.
 //!
 //! The webhook is a server of the test, signatures are checked by Python's `hmac`; what is in Kafka is read by Kafka's own
-//! console consumer; counts are Postgres's, checksums are those of the files.
+//! console consumer, what went by SNS by AWS's client; counts are Postgres's, checksums are those of the files.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "notices/sns.rs"]
+mod sns;
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -66,7 +68,10 @@ impl Webhook {
 
     async fn start(&mut self) {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", self.port)).await.unwrap();
-        let router = Router::new().route("/hook", post(take)).with_state(Arc::clone(&self.seen));
+        let router = Router::new()
+            .route("/hook", post(take))
+            .route("/", post(take))
+            .with_state(Arc::clone(&self.seen));
         self.serving = Some(tokio::spawn(async move { axum::serve(listener, router).await.unwrap() }));
     }
 

@@ -6,6 +6,7 @@
     values.py csv-pandas      FILE COLUMNS    columns: values as text; COLUMNS names those with instants
     values.py orc-pyarrow FILE PARQUET        rows, and what is other than in the Parquet file of the same rows
     values.py metadata        FILE            footer and statistics
+    values.py pyarrow-bytes   FILE ROWS LEVEL KEY…  size of the file that pyarrow writes of the same rows
     values.py sql             FILE QUERY      the rows of a query by DuckDB over the table `t`
 """
 
@@ -160,6 +161,26 @@ def metadata(path):
     }
 
 
+def pyarrow_bytes(path, rows, level, *keys):
+    table = pq.read_table(path)
+    out = pa.BufferOutputStream()
+    names = table.column_names
+    pq.write_table(
+        table,
+        out,
+        version="1.0",
+        row_group_size=int(rows),
+        compression="zstd",
+        compression_level=int(level),
+        store_schema=False,
+        store_decimal_as_integer=True,
+        write_page_index=True,
+        sorting_columns=[pq.SortingColumn(names.index(key)) for key in keys],
+        bloom_filter_options={key: {"ndv": min(int(rows), table.num_rows), "fpp": 0.05} for key in keys},
+    )
+    return out.getvalue().size
+
+
 def sql(path, query):
     connection = duckdb.connect()
     connection.execute(f"CREATE VIEW t AS SELECT * FROM '{path}'")
@@ -177,6 +198,8 @@ def main(what, path, *rest):
         return csv_pandas(path, json.loads(rest[0]))
     if what == "orc-pyarrow":
         return orc_pyarrow(path, rest[0])
+    if what == "pyarrow-bytes":
+        return pyarrow_bytes(path, *rest)
     if what == "metadata":
         return metadata(path)
     return sql(path, rest[0])

@@ -37,8 +37,9 @@ are no options that lose anything.
 * In Avro the same values are null, and stand in the header `tidemark.exact`; in a key, where no null can stand, the
   change is a dead letter. JSON has a form for each of them.
 * **(text)** in the column of files: they have no type for it. The manifest says why (`as_text`).
-* ORC has the types of Parquet, under its own names, but no time of day: that is text. Of timestamps it cannot tell those of
-  the last second of 1969 from the ones a second later, whatever the reader: they are **beyond**.
+* ORC has the types of Parquet, under its own names, but no time of day: that is text. Its timestamps have no time zone:
+  instants stand by the clock of UTC. Of timestamps it cannot tell those of the last second of 1969 from the
+  ones a second later, whatever the reader: they are **beyond**.
 * Columns of other types (composites, ranges made by users, types of extensions) travel as text, their arrays as arrays of
   text. A domain is what it is made of.
 * Arrays of any dimension: one of a single dimension that begins at 1 is a list. One of more dimensions is a list of

@@ -71,7 +71,8 @@ pub struct WriterOptions {
     pub row_group_rows: usize,
     /// Most bytes of a row group, encoded, roughly: bounds the memory that writing takes.
     pub row_group_bytes: usize,
-    /// Indexes of the columns by which the rows are sorted, ascending with nulls last; told to readers.
+    /// Indexes of the columns by which the rows are sorted, ascending with nulls last; told to readers, and
+    /// given bloom filters.
     pub key: Vec<usize>,
     /// Indexes of columns that are written without a dictionary and without statistics
     /// ([`large_columns`](super::large_columns)).

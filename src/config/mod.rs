@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 use jiff::civil::Time;
 use jiff::tz::TimeZone;
 
-pub use notices::{KafkaNoticesConfig, NoticesConfig, WebhookConfig};
+pub use notices::{KafkaNoticesConfig, NoticesConfig, SnsConfig, WebhookConfig};
 pub use problem::{ConfigErrors, Problem};
 pub use retention::RetentionConfig;
 pub use secret::Secret;
@@ -413,7 +413,7 @@ pub struct S3Config {
     /// Authorities to trust beside the system's, in PEM form.
     pub ca_file: Option<PathBuf>,
     /// Keys; none: the chain of AWS.
-    pub keys: Option<S3Keys>,
+    pub keys: Option<AwsKeys>,
     /// How the store encrypts; none: as the bucket has it.
     pub encryption: Option<S3Encryption>,
     /// An object of more bytes is uploaded in parts.
@@ -432,7 +432,7 @@ pub struct S3Config {
 
 /// Keys of a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct S3Keys {
+pub struct AwsKeys {
     /// The key's name.
     pub access_key_id: Secret,
     /// The key.

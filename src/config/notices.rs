@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::document::Document;
-use super::{KafkaLogConfig, LogKind, Secret, check, kafka};
+use super::{AwsKeys, KafkaLogConfig, LogKind, Secret, check, kafka, s3, url};
 
 /// `[notices]`. Nobody is told without it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -12,6 +12,23 @@ pub struct NoticesConfig {
     pub webhook: Option<WebhookConfig>,
     /// `[notices.kafka]`.
     pub kafka: Option<KafkaNoticesConfig>,
+    /// `[notices.sns]`.
+    pub sns: Option<SnsConfig>,
+}
+
+/// `[notices.sns]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnsConfig {
+    /// The topic, with its region.
+    pub topic_arn: String,
+    /// Where SNS is, if it is not AWS's.
+    pub endpoint_url: Option<String>,
+    /// Keys; none: the chain of AWS.
+    pub keys: Option<AwsKeys>,
+    /// Authorities to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// Milliseconds that an answer may take.
+    pub timeout_ms: u64,
 }
 
 /// `[notices.webhook]`.
@@ -48,7 +65,7 @@ pub(super) fn read(document: &Document<'_>, log: &LogKind) -> NoticesConfig {
         LogKind::Embedded(_) => None,
     };
     document.section("notices");
-    NoticesConfig { webhook: webhook(document), kafka: kafka(document, log) }
+    NoticesConfig { webhook: webhook(document), kafka: kafka(document, log), sns: sns(document) }
 }
 
 fn webhook(document: &Document<'_>) -> Option<WebhookConfig> {
@@ -75,6 +92,36 @@ fn is_url(text: &str) -> bool {
     let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or_default();
     let host = rest.split(['/', '?', '#']).next().unwrap_or_default();
     !host.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control())
+}
+
+fn sns(document: &Document<'_>) -> Option<SnsConfig> {
+    let section = document.section("notices.sns");
+    let topic_arn = section.text("topic_arn", topic_arn);
+    let endpoint_url = section.text("endpoint_url", url::endpoint);
+    let allow_http = section.boolean("allow_http").unwrap_or(false);
+    if endpoint_url.as_ref().is_some_and(|url| url.starts_with("http://")) && !allow_http {
+        let text = "found an address without TLS; expected https://, or allow_http = true beside it";
+        section.note("endpoint_url", text.to_owned());
+    }
+    let keys = s3::keys(&section);
+    if keys.is_some() && !section.has("topic_arn") {
+        section.note("access_key_id", "given without topic_arn, which it belongs to".to_owned());
+    }
+    let ca_file = section.text("ca_file", check::path);
+    let timeout_ms = section.integer("timeout_ms", "milliseconds", 100, 300_000, 10_000);
+    topic_arn.map(|topic_arn| SnsConfig { topic_arn, endpoint_url, keys, ca_file, timeout_ms })
+}
+
+fn topic_arn(text: &str) -> Result<String, String> {
+    let parts: Vec<_> = text.split(':').collect();
+    let fits = matches!(parts[..], ["arn", partition, "sns", region, account, name]
+        if [partition, region, account, name].iter().all(|part| !part.is_empty()))
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b":-_.".contains(&b));
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("the ARN of a topic, such as \"arn:aws:sns:eu-central-1:123456789012:lake-notices\"".to_owned())
+    }
 }
 
 fn kafka(document: &Document<'_>, log: Option<&KafkaLogConfig>) -> Option<KafkaNoticesConfig> {

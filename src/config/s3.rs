@@ -1,7 +1,7 @@
 //! `[lake.s3]`: how the bucket of `[lake] url = "s3://…"` is reached, in the words of AWS.
 
-use super::document::Document;
-use super::{S3Config, S3Encryption, S3Keys, check, url};
+use super::document::{Document, Section};
+use super::{AwsKeys, S3Config, S3Encryption, check, url};
 
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -24,30 +24,7 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
             "found an address without TLS; expected https://, or allow_http = true beside it".to_owned();
         section.note("endpoint_url", text);
     }
-    let id = section.secret("access_key_id", "access_key_id_file");
-    let secret = section.secret("secret_access_key", "secret_access_key_file");
-    let session_token = section.secret("session_token", "session_token_file");
-    let has = |key: &str, key_file: &str| section.has(key) || section.has(key_file);
-    let has_id = has("access_key_id", "access_key_id_file");
-    if has_id != has("secret_access_key", "secret_access_key_file") {
-        let (given, lacking) = if has_id {
-            ("access_key_id", "secret_access_key")
-        } else {
-            ("secret_access_key", "access_key_id")
-        };
-        section.note(given, format!("given without {lacking}; expected both, or none for the chain of AWS"));
-    }
-    if session_token.is_some() && !has_id {
-        section.note(
-            "session_token",
-            "given without access_key_id; expected all three of one session".to_owned(),
-        );
-    }
-    let keys = id.zip(secret).map(|(access_key_id, secret_access_key)| S3Keys {
-        access_key_id,
-        secret_access_key,
-        session_token,
-    });
+    let keys = keys(&section);
     let words = [("AES256", false), ("aws:kms", true)];
     let kms = section.text("server_side_encryption", |text| check::word(text, &words, &[]));
     let key_id = section.text("sse_kms_key_id", |text| {
@@ -90,4 +67,32 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
         request_timeout_ms: section.integer("request_timeout_ms", "milliseconds", 100, 3_600_000, 120_000),
         connect_timeout_ms: section.integer("connect_timeout_ms", "milliseconds", 100, 600_000, 5_000),
     }
+}
+
+/// Keys of a section; none: the chain of AWS.
+pub(super) fn keys(section: &Section<'_, '_>) -> Option<AwsKeys> {
+    let id = section.secret("access_key_id", "access_key_id_file");
+    let secret = section.secret("secret_access_key", "secret_access_key_file");
+    let session_token = section.secret("session_token", "session_token_file");
+    let has = |key: &str, key_file: &str| section.has(key) || section.has(key_file);
+    let has_id = has("access_key_id", "access_key_id_file");
+    if has_id != has("secret_access_key", "secret_access_key_file") {
+        let (given, lacking) = if has_id {
+            ("access_key_id", "secret_access_key")
+        } else {
+            ("secret_access_key", "access_key_id")
+        };
+        section.note(given, format!("given without {lacking}; expected both, or none for the chain of AWS"));
+    }
+    if session_token.is_some() && !has_id {
+        section.note(
+            "session_token",
+            "given without access_key_id; expected all three of one session".to_owned(),
+        );
+    }
+    id.zip(secret).map(|(access_key_id, secret_access_key)| AwsKeys {
+        access_key_id,
+        secret_access_key,
+        session_token,
+    })
 }

@@ -314,6 +314,11 @@ fn who_is_told_of_days_is_checked_and_no_secret_is_quoted() {
     assert!(error.contains("[notices.kafka] brokers: missing"), "{error}");
     let error = refused(&format!("{MINIMAL}[notices.webhook]\nbearer_token = \"geheim\""));
     assert!(error.contains("given without url") && !error.contains("geheim"), "{error}");
+    let sns = "[notices.sns]\ntopic_arn = \"arn:aws:sqs:eu:1:q\"\nendpoint_url = \"http://h\"\naccess_key_id = \"geheim\"";
+    let error = refused(&format!("{MINIMAL}{sns}"));
+    for told in ["[notices.sns] topic_arn", "[notices.sns] endpoint_url", "given without secret_access_key"] {
+        assert!(error.contains(told) && !error.contains("geheim"), "{error}");
+    }
     // A log on Kafka lends its brokers.
     let kafka = format!(
         "{MINIMAL}[log]\nkind = \"kafka\"\n[log.kafka]\nbrokers = [\"k:9092\"]\n[notices.kafka]\ntopic = \"t\""
@@ -378,6 +383,7 @@ fn the_example_file_shows_every_key_with_its_true_default() {
     let told = std::mem::take(&mut config.notices);
     assert!(told.webhook.is_some_and(|hook| hook.timeout_ms == 10_000 && hook.ca_file.is_some()));
     assert!(told.kafka.is_some_and(|kafka| kafka.timeout_ms == 10_000 && kafka.topic == "lake-notices"));
+    assert!(told.sns.is_some_and(|sns| sns.timeout_ms == 10_000 && sns.ca_file.is_some()));
     assert_eq!(config, defaults);
 
     let (_, keys) = sections::read(MINIMAL, &|_| None).unwrap();

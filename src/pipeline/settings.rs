@@ -13,7 +13,9 @@ use crate::coord::{Coordinator, SqliteCoordinator, ZookeeperCoordinator, Zookeep
 use crate::envelope::{self, Format, routing};
 use crate::lake::{Encryption, Lake, LakeOptions, S3Credentials, S3Options, Store};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
-use crate::notice::{Endpoint, EndpointOptions, KafkaEndpointOptions, WebhookOptions};
+use crate::notice::{
+    Endpoint, EndpointOptions, KafkaEndpointOptions, SnsCredentials, SnsOptions, WebhookOptions,
+};
 use crate::ops::SourceThresholds;
 use crate::postgres::ddl::TriggerUse;
 use crate::postgres::slot::Failover;
@@ -134,7 +136,20 @@ fn endpoints(config: &Config) -> Result<Vec<Endpoint>> {
             timeout: Duration::from_millis(kafka.timeout_ms),
         })
     });
-    webhook.into_iter().chain(kafka).map(Endpoint::open).collect()
+    let sns = config.notices.sns.as_ref().map(|sns| {
+        EndpointOptions::Sns(SnsOptions {
+            topic_arn: sns.topic_arn.clone(),
+            endpoint_url: sns.endpoint_url.clone(),
+            credentials: sns.keys.as_ref().map(|keys| SnsCredentials {
+                access_key_id: keys.access_key_id.expose().to_owned(),
+                secret_access_key: keys.secret_access_key.expose().to_owned(),
+                session_token: exposed(&keys.session_token),
+            }),
+            ca_file: sns.ca_file.clone(),
+            timeout: Duration::from_millis(sns.timeout_ms),
+        })
+    });
+    webhook.into_iter().chain(kafka).chain(sns).map(Endpoint::open).collect()
 }
 
 /// From where on the source's figures are told.

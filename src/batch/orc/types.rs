@@ -1,4 +1,8 @@
 //! Types at rest as ORC names them, both ways.
+//!
+//! ORC has a type for instants (`timestamp with local time zone`), but Spark (to 4.1) refuses every file that has a column
+//! of it, and Trino the column in tables of Hive. So instants are `timestamp`, the local time of UTC, as which both read
+//! Parquet's, too; an attribute tells them apart. Files from before have the other type: it is read as ever.
 
 use std::sync::Arc;
 
@@ -9,8 +13,10 @@ use super::proto::Message;
 use crate::batch::schema::LIST_ELEMENT;
 use crate::runtime::{Error, Result};
 
-/// Attribute of a text that is a time of day.
-const ATTRIBUTE: (&[u8], &[u8]) = (b"tidemark.type", b"time");
+/// Attribute of a text that is a time of day, and of a timestamp that is an instant.
+const ATTRIBUTE: &[u8] = b"tidemark.type";
+const TIME: &[u8] = b"time";
+const INSTANT: &[u8] = b"instant";
 
 /// A type of a file.
 #[derive(Debug, Default)]
@@ -21,6 +27,7 @@ pub(super) struct Type {
     precision: u64,
     scale: u64,
     time: bool,
+    instant: bool,
 }
 
 impl Type {
@@ -37,7 +44,11 @@ impl Type {
                 (3, value) => found.names.push(String::from_utf8_lossy(value.bytes()?).into_owned()),
                 (5, value) => found.precision = value.number()?,
                 (6, value) => found.scale = value.number()?,
-                (7, value) => found.time |= value.bytes()? == attribute().into_bytes(),
+                (7, value) => {
+                    let pair = value.bytes()?;
+                    found.time |= pair == attribute(TIME).into_bytes();
+                    found.instant |= pair == attribute(INSTANT).into_bytes();
+                }
                 _ => {}
             }
         }
@@ -59,6 +70,7 @@ pub(super) fn field_of(name: &str, number: usize, types: &[Type]) -> Result<Fiel
         7 if found.time => DataType::Time64(TimeUnit::Microsecond),
         7 => DataType::Utf8,
         8 => DataType::Binary,
+        9 if found.instant => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         9 => DataType::Timestamp(TimeUnit::Microsecond, None),
         // An element comes after its list, so that this ends.
         10 => match found.below.first() {
@@ -103,11 +115,10 @@ fn put_type(data_type: &DataType, number: u64, types: &mut Vec<Message>) -> Resu
         DataType::Float64 => 6,
         DataType::Utf8 | DataType::Time64(TimeUnit::Microsecond) => 7,
         DataType::Binary => 8,
-        DataType::Timestamp(TimeUnit::Microsecond, None) => 9,
+        DataType::Timestamp(TimeUnit::Microsecond, _) => 9,
         DataType::List(_) => 10,
         DataType::Decimal128(..) => 14,
         DataType::Date32 => 15,
-        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => 18,
         other => return Err(Error::operator(format!("ORC has no type for {other}; please report it"))),
     };
     message.number(1, kind);
@@ -117,7 +128,8 @@ fn put_type(data_type: &DataType, number: u64, types: &mut Vec<Message>) -> Resu
             message.number(5, u64::from(*precision));
             message.number(6, *scale as u64);
         }
-        DataType::Time64(_) => message.message(7, &attribute()),
+        DataType::Time64(_) => message.message(7, &attribute(TIME)),
+        DataType::Timestamp(_, Some(_)) => message.message(7, &attribute(INSTANT)),
         _ => {}
     }
     types.push(message);
@@ -127,9 +139,9 @@ fn put_type(data_type: &DataType, number: u64, types: &mut Vec<Message>) -> Resu
     Ok(())
 }
 
-fn attribute() -> Message {
+fn attribute(value: &[u8]) -> Message {
     let mut pair = Message::default();
-    pair.bytes(1, ATTRIBUTE.0);
-    pair.bytes(2, ATTRIBUTE.1);
+    pair.bytes(1, ATTRIBUTE);
+    pair.bytes(2, value);
     pair
 }

@@ -4,6 +4,8 @@
 //!   logical types; there is no embedded Arrow schema, so no reader sees another type than the others.
 //! * Statistics and page indexes on; dictionaries, which fall back to plain pages when they grow too large. Neither for
 //!   columns with values of many megabytes ([`super::super::large_columns`]).
+//! * Bloom filters for the columns of the key, at 5 % of false answers (6 to 12 bits a value): the order helps with the first
+//!   of them alone.
 //! * `created_by` is a constant of this layout, not the program's version: during a rolling upgrade two
 //!   versions must make the same object.
 
@@ -11,7 +13,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
-use parquet::basic::{Compression as Codec, ZstdLevel};
+use parquet::basic::{Compression as Codec, Type as Physical, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -21,7 +23,10 @@ use crate::batch::format::{Compression, WriterOptions};
 use crate::runtime::{Error, Result};
 
 /// Written into every file; to be changed when, and only when, the same rows come out as other bytes.
-const CREATED_BY: &str = "tidemark version 1.0.0";
+const CREATED_BY: &str = "tidemark version 1.1.0";
+
+/// The share of values that a bloom filter does not tell from those that are there.
+const BLOOM_FALSE: f64 = 0.05;
 
 /// A Parquet file being written into memory.
 pub(in crate::batch) struct ParquetWriter {
@@ -97,7 +102,21 @@ fn properties(
             .set_column_dictionary_enabled(path.clone(), false)
             .set_column_statistics_enabled(path, EnabledStatistics::None)
     });
+    let blooms = (0..schema.num_columns()).filter(|leaf| has_bloom(schema, *leaf, options));
+    let builder = blooms.fold(builder, |builder, leaf| {
+        // Made for as many values as a row group may have, and folded to what it has.
+        builder.set_column_bloom_filter_fpp(schema.column(leaf).path().clone(), BLOOM_FALSE)
+    });
     Ok(builder.build())
+}
+
+/// Parquet has none for booleans.
+fn has_bloom(schema: &SchemaDescriptor, leaf: usize, options: &WriterOptions) -> bool {
+    let column = schema.get_column_root_idx(leaf);
+    let is_key = options.key.contains(&column) && !options.plain.contains(&column);
+    is_key
+        && schema.column(leaf).max_rep_level() == 0
+        && schema.column(leaf).physical_type() != Physical::BOOLEAN
 }
 
 /// The key as Parquet has it: numbers of leaf columns. A key with a list in it is left out, since the

@@ -86,7 +86,9 @@ impl Telling {
                     continue;
                 }
                 let key = notice.table.as_ref().map_or_else(String::new, ToString::to_string);
-                self.endpoint.send(&Message { key, body: notice.to_json()? }).await?;
+                let body = notice.to_json()?;
+                let message = Message { id: notice.id.clone(), group: notice.name.clone(), key, body };
+                self.endpoint.send(&message).await?;
                 self.stats.sent();
                 self.taken.insert(notice.id.clone());
             }
