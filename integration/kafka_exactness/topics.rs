@@ -131,7 +131,7 @@ impl Topics {
             // Partitions are read in turns of the consumer's own.
             let [ours, theirs] = [self, other].map(|topics| topics.topic(name));
             let [mut ours, mut theirs] = [&ours, &theirs].map(Topic::by_partition);
-            if name.ends_with(".state") {
+            if *name == format!("{NAME}.state") {
                 // It is compacted: who comes later finds the last of each key, and perhaps some of those before.
                 [&mut ours, &mut theirs].into_iter().for_each(keep_last);
             }

@@ -6,7 +6,6 @@
 //!
 //! Nothing is taken from the stream on the way, so whoever waits for a start may drop it at any place.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
@@ -34,7 +33,7 @@ use super::publication::Publication;
 use super::registrar::Registrar;
 use super::session::{Clock, Session};
 use super::source::Source;
-use super::state::{BackfillState, CaptureState, StreamState};
+use super::state::{BackfillState, CaptureState, CutState, StreamState};
 use super::tables::Tables;
 use super::transactions::Transactions;
 use super::verify::{self, Misfit};
@@ -82,31 +81,9 @@ pub async fn open<'a>(
         Appender::new(Arc::clone(log), fenced.epoch, limits, durable, component, shutdown.clone())
     };
 
-    // Rows of a first copy belong into the tables' own topics as long as there is nothing yet.
-    let first_copy = begin::begins_anew(settings, &state).await?;
-    let (mut stream_state, cut_state, standings, leaves, backfills) = match (state.stream, state.cut) {
-        (Some(stream), Some(cut)) if !first_copy => {
-            let copied = tables.whole_from(stream.timeline);
-            let now = fit(settings, &stream, copied, appender).await?;
-            verify::preflight(settings, sql, false).await?;
-            (now, cut, state.published, state.leaves, state.backfills)
-        }
-        _ if !settings.backfill => {
-            verify::preflight(settings, sql, false).await?;
-            let (stream, cut) = begin::at_slot(settings, sql).await?;
-            (stream, cut, BTreeMap::new(), BTreeMap::new(), BTreeMap::new())
-        }
-        _ => {
-            verify::preflight(settings, sql, true).await?;
-            verify::make_missing(settings, sql).await?;
-            let mut appender = appender(Progress::default());
-            // Of tables that are not published any more nobody else would take them away.
-            state.backfills.keys().for_each(|topic| appender.set(BackfillState::no_entry(topic)));
-            let copied = backfill::run(settings, sql, &mut tables, &mut appender, &registrar, ops).await?;
-            (copied.stream, copied.cut, copied.standings, BTreeMap::new(), copied.backfills)
-        }
-    };
-
+    let registered = (&mut tables, &registrar);
+    let (mut stream_state, cut_state, state) =
+        begin_or_go_on(settings, state, sql, registered, ops, appender).await?;
     let (position, flush_lsn) = (stream_state.position, stream_state.flush_lsn);
     let slot = slot::slot_state(source.client().await?, &settings.slot).await?;
     let held = slot.as_ref().is_some_and(|slot| slot.two_phase);
@@ -119,7 +96,7 @@ pub async fn open<'a>(
     ops.days().cut_due(cutter.boundary_us() / 1000);
     let origin = Some(Origin::of(&stream_state));
     let of_copies = CaptureSettings { origin, ..settings.clone() };
-    let mut backfills = backfill::Backfills::new(&of_copies, backfills, &mut tables, ops);
+    let mut backfills = backfill::Backfills::new(&of_copies, state.backfills, &mut tables, ops);
     let given_up = stream_state.given_up.take();
     let assembler = Assembler::new(stream_state.timeline, stream_state.passed());
     let dead_letters = routing::dead_letters_topic(&settings.name).into();
@@ -166,7 +143,7 @@ pub async fn open<'a>(
         standby,
         registrar,
         backfills,
-        published: Publication::watch(settings, standings, leaves, contact.routes.clone()),
+        published: Publication::watch(settings, state.published, state.leaves, contact.routes.clone()),
         polled,
         clock,
         heartbeat_interval: settings.heartbeat_interval,
@@ -178,6 +155,43 @@ pub async fn open<'a>(
         in_parts: streaming != Streaming::Off,
         again: None,
     })
+}
+
+/// Where the stream stands, and when the next day is cut, with the rest of the state: of the log, where the source fits it;
+/// of the slot; or of a first copy, which is made here.
+async fn begin_or_go_on(
+    settings: &CaptureSettings,
+    state: CaptureState,
+    sql: &mut Client,
+    (tables, registrar): (&mut Tables, &Registrar),
+    ops: &Ops,
+    appender: impl Fn(Progress) -> Appender,
+) -> Result<(StreamState, CutState, CaptureState)> {
+    // Rows of a first copy belong into the tables' own topics as long as there is nothing yet.
+    let first_copy = begin::begins_anew(settings, &state).await?;
+    match (&state.stream, state.cut) {
+        (Some(stream), Some(cut)) if !first_copy => {
+            let copied = tables.whole_from(stream.timeline);
+            let now = fit(settings, stream, copied, appender).await?;
+            verify::preflight(settings, sql, false).await?;
+            Ok((now, cut, state))
+        }
+        _ if !settings.backfill => {
+            verify::preflight(settings, sql, false).await?;
+            let (stream, cut) = begin::at_slot(settings, sql).await?;
+            Ok((stream, cut, CaptureState::default()))
+        }
+        _ => {
+            verify::preflight(settings, sql, true).await?;
+            verify::make_missing(settings, sql).await?;
+            let mut appender = appender(Progress::default());
+            // Of tables that are not published any more nobody else would take them away.
+            state.backfills.keys().for_each(|topic| appender.set(BackfillState::no_entry(topic)));
+            let copied = backfill::run(settings, sql, tables, &mut appender, registrar, ops).await?;
+            let (backfills, published) = (copied.backfills, copied.standings);
+            Ok((copied.stream, copied.cut, CaptureState { backfills, published, ..CaptureState::default() }))
+        }
+    }
 }
 
 /// The tables as the log has them.
