@@ -61,6 +61,9 @@ pub const KNOWN: &[Known] = &[
             what.contains("'1500-02-28 23:59:59.000001'") && found.to_string().contains("-14826672001999999")
         },
     ),
+    of("python", "csv", "Python's csv module takes nulls for empty texts", |_, found, right| {
+        nulls_are_empty(found, right)
+    }),
     of("trino", "csv", "Trino takes nulls for empty texts", |_, found, right| nulls_are_empty(found, right)),
     of("trino", "csv", "Trino takes a line break within a value for the end of a row", |what, found, _| {
         (what.contains("\\n") || what == "integer id") && is_error(found, "Cannot cast")
