@@ -208,7 +208,8 @@ impl MergeInput {
             return Division::new(&manifest.files, !now.key.is_empty(), self.part_bytes_max);
         }
         let by_these_bytes = manifest.written.as_ref().is_some_and(|written| written.key_order == KEY_ORDER);
-        if by_these_bytes && same_bytes(&manifest.schema, now) && self.sorted_alike()? {
+        let origins = self.shapes.origins(manifest.schema.version)?;
+        if by_these_bytes && same_bytes(now, &origins) && same_order(&manifest.schema, now, &origins) {
             return Division::all(&manifest.files, self.part_bytes_max);
         }
         Ok(Division::whole(&manifest.files))

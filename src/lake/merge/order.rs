@@ -132,9 +132,15 @@ pub(super) fn same_order(before: &TableSchema, now: &TableSchema, origins: &[Ori
     before.key.is_empty() == now.key.is_empty() && held.eq(wanted)
 }
 
-/// Whether the bytes of a key are the same in both shapes, where [`same_order`] holds: it has the same columns.
-pub(super) fn same_bytes(before: &TableSchema, now: &TableSchema) -> bool {
-    !now.key.is_empty() && before.key.len() == now.key.len()
+/// Whether the bytes of every key are the same in both shapes, where [`same_order`] holds: the key has the same columns, and
+/// none of them was of another type in between, by which values may have been written otherwise (`numeric` that is text gets
+/// more digits).
+pub(super) fn same_bytes(now: &TableSchema, origins: &[Origin]) -> bool {
+    let same = |index: &usize| match &origins[*index] {
+        Origin::Column { types, .. } => types.iter().all(|of| *of == now.columns[*index].column_type),
+        _ => false,
+    };
+    !now.key.is_empty() && now.key.iter().all(same)
 }
 
 fn key_columns(schema: &TableSchema) -> Vec<usize> {
