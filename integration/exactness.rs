@@ -273,10 +273,20 @@ impl Test {
     async fn zombie(&mut self, mut process: Process, life: Duration) {
         tokio::time::sleep(life / 2).await;
         process.signal(Signal::STOP);
-        // What the server itself does with a client which does not answer.
         let sql = self.server.connect().await;
-        sql.batch_execute("SELECT pg_terminate_backend(pid) FROM pg_stat_replication").await.unwrap();
         let mut other = self.connector.start("run", 1);
+        // What the server itself does with a client which does not answer; again, since the paused one may have been about
+        // to take the slot.
+        let start = Instant::now();
+        while other.ended().is_none()
+            && !["\"streaming\"", "taking over"].iter().any(|said| other.has_said(said))
+        {
+            assert!(start.elapsed() < PATIENCE, "the slot is not free:\n{}", other.said());
+            let end =
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'walsender'";
+            sql.batch_execute(end).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
         if !self.streams(&mut other).await {
             // Paused in the middle of a write, it holds the file's lock, and nobody can take over.
             assert!(other.has_said("is being written by another process"), "{}", other.said());

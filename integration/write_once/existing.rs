@@ -235,3 +235,50 @@ async fn rows_from_before_a_change_of_shape_hold_what_postgres_says_with_the_eve
 async fn rows_from_before_a_change_of_shape_hold_what_postgres_says_without_the_event_trigger() {
     rows_from_before_are_right(false).await;
 }
+
+/// Types of which a wider one writes the same value otherwise, as keys; without `USING`, so that nothing but the type says it.
+const WRITTEN_OTHERWISE: [(&str, &str, &str, &str); 3] = [
+    ("padded", "char(6)", "char(9)", "'k' || i"),
+    ("scaled", "numeric(42,2)", "numeric(45,4)", "i * 1.5"),
+    ("trimmed", "char(6)", "text", "'k' || i"),
+];
+
+/// Rows of before, and changes that come after, are found by keys of one form, and hold their values in it.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them() {
+    let mut schema = String::new();
+    for (table, from, _, key) in WRITTEN_OTHERWISE {
+        let _ = write!(
+            schema,
+            "CREATE TABLE {table} (id {from} PRIMARY KEY, other {from}, n int, pad text);
+             INSERT INTO {table} SELECT {key}, {key}, i, repeat(md5(i::text), 9) FROM generate_series(1, 400) i;"
+        );
+    }
+    let mut world = World::new(&schema).await;
+    // Several files, each with keys of its own.
+    world.connector.change("lake", "part_bytes_max", 16_384);
+    let running = world.connector.start_ready("run").await;
+    world.end_day(0, &running).await;
+    for (table, _, to, _) in WRITTEN_OTHERWISE {
+        world.sql(&format!("ALTER TABLE {table} ALTER id TYPE {to}, ALTER other TYPE {to}")).await;
+        world
+            .sql(&format!("UPDATE {table} SET n = -n WHERE n % 7 = 0; DELETE FROM {table} WHERE n % 5 = 0"))
+            .await;
+    }
+    let lsn = postgres(&world.client, "SELECT pg_current_wal_insert_lsn()").await[0][0].clone().unwrap();
+    let sql = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
+    wait_until(PATIENCE, "what was committed is in the log", async || {
+        postgres(&world.client, &sql).await[0][0].as_deref() == Some("t")
+    })
+    .await;
+    wait_until(PATIENCE, "copies are whole", async || {
+        let health = running.health().1;
+        let tables = health["tables"].as_object().unwrap();
+        tables.values().all(|table| table["lacking"].is_null() && table["state"] == "streaming")
+    })
+    .await;
+    world.end_day(1, &running).await;
+    for (table, ..) in WRITTEN_OTHERWISE {
+        world.assert_same(1, table, "SELECT id, other, n FROM TABLE ORDER BY n").await;
+    }
+}

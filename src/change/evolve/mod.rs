@@ -212,13 +212,18 @@ impl<'a> Growth<'a> {
     /// Tells that a column has another type which it can have here, too.
     fn retyped(&mut self, known: &Column, now: &Column, column_type: &ColumnType) {
         let (from, to) = (&known.column_type, &now.column_type);
+        let padded = is_padded_anew(known, now);
+        let shorter = !known.type_name.starts_with("oid ") && is_shorter(&known.type_name, &now.type_name);
+        if from.is_rewritten_as(to) || padded || (from == to && shorter) {
+            self.untold.push(format!("{:?} of rows that were there when its type changed", known.name));
+        }
         let renamed = known.type_name != now.type_name && !now.type_name.starts_with("oid ");
         if from == column_type && !renamed {
             return;
         }
         let name = Some(now.name.as_str());
         let said = format!("{} is {} now", known.type_name, now.type_name);
-        if column_type != to || (from == to && is_shorter(&known.type_name, &now.type_name)) {
+        if column_type != to || (from == to && shorter) {
             let detail = format!("{said}; the column keeps room for all it has held");
             self.actions.push(action(ActionKind::NarrowType, name, false, detail));
         } else if is_enum(from) && is_enum(to) {
@@ -226,8 +231,9 @@ impl<'a> Growth<'a> {
         } else {
             self.actions.push(action(ActionKind::WidenType, name, true, said));
         }
-        if from.is_rewritten_as(to) {
-            self.untold.push(format!("{:?} of rows that were there when its type changed", known.name));
+        if padded {
+            let detail = "the blanks at the end of its values are others in rows from before, without events";
+            self.actions.push(action(ActionKind::Rewrite, name, false, detail));
         }
     }
 
@@ -381,6 +387,13 @@ const fn is_enum(column_type: &ColumnType) -> bool {
 }
 
 /// Whether the length in the type's brackets went down, or came up: `varchar(20)` after `varchar(30)` or `varchar`.
+/// Whether values are padded with blanks to another length, or not any more: `char(n)` and its arrays.
+fn is_padded_anew(known: &Column, now: &Column) -> bool {
+    const BPCHAR: [u32; 2] = [1042, 1014];
+    let types = [(known.type_oid, known.type_modifier), (now.type_oid, now.type_modifier)];
+    known.type_oid != 0 && types[0] != types[1] && types.iter().any(|(oid, _)| BPCHAR.contains(oid))
+}
+
 fn is_shorter(before: &str, now: &str) -> bool {
     let length =
         |name: &str| -> Option<u32> { name.split_once('(')?.1.split([')', ',']).next()?.parse().ok() };

@@ -161,3 +161,25 @@ fn what_was_described_without_the_catalog_takes_nothing_away() {
     let next = known.evolve(&told).unwrap();
     assert_eq!(kinds(&next), [(ActionKind::Comment, true)]);
 }
+
+#[test]
+fn values_that_are_padded_anew_or_not_any_more_are_untold_and_longer_texts_are_the_same() {
+    let of = |type_oid, type_modifier, type_name: &str| {
+        let id = Column { type_oid, type_modifier, ..column(1, "id", ColumnType::TEXT) };
+        table(vec![Column { type_name: type_name.into(), ..id }])
+    };
+    let untold = |before: &TableSchema, now: &TableSchema| before.evolve(now).map(|next| next.untold.len());
+    let (three, five) = (of(1042, 7, "character(3)"), of(1042, 9, "character(5)"));
+    let (text, varchar) = (of(25, -1, "text"), of(1043, 14, "character varying(10)"));
+    for (before, now) in
+        [(&three, &five), (&five, &three), (&three, &text), (&text, &three), (&varchar, &three)]
+    {
+        assert_eq!(untold(before, now), Some(1), "{before:?} {now:?}");
+    }
+    assert_eq!(untold(&varchar, &text), Some(0));
+    assert_eq!(untold(&varchar, &of(1043, 9, "character varying(5)")), Some(1), "blanks at the end go");
+    assert_eq!(untold(&three, &three), None);
+    // Described without the catalog, and then with it.
+    let wire = three.evolve(&of(1042, 9, "oid 1042"));
+    assert!(wire.is_none_or(|next| next.untold.len() == 1));
+}
