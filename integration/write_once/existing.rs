@@ -256,13 +256,13 @@ async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them() {
     }
     let mut world = World::new(&schema).await;
     // Several files, each with keys of its own.
-    world.connector.change("lake", "part_bytes_max", 16_384);
+    world.connector.change("lake", "part_bytes_max", 4096);
     let running = world.connector.start_ready("run").await;
     world.end_day(0, &running).await;
     for (table, _, to, _) in WRITTEN_OTHERWISE {
         world.sql(&format!("ALTER TABLE {table} ALTER id TYPE {to}, ALTER other TYPE {to}")).await;
         world
-            .sql(&format!("UPDATE {table} SET n = -n WHERE n % 7 = 0; DELETE FROM {table} WHERE n % 5 = 0"))
+            .sql(&format!("UPDATE {table} SET n = -n WHERE n % 3 = 0; DELETE FROM {table} WHERE n % 3 = 1"))
             .await;
     }
     let lsn = postgres(&world.client, "SELECT pg_current_wal_insert_lsn()").await[0][0].clone().unwrap();
