@@ -13,9 +13,11 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use support::{SmallDisk, again_in_a_namespace};
+use support::{Connector, Postgres, SmallDisk, again_in_a_namespace};
 use tidemark::log::conformance::{numbered, read_numbered};
-use tidemark::log::{Append, Fenced, Log, LogPartition, RecordBatch, SqliteLog, SqliteLogOptions};
+use tidemark::log::{
+    Append, Fenced, Log, LogPartition, RecordBatch, SPILL_STATE, SqliteLog, SqliteLogOptions,
+};
 use tidemark::runtime::Class;
 
 const TOPIC: &str = "numbers";
@@ -251,4 +253,28 @@ fn wait_until_closed(path: &Path) {
         assert!(Instant::now() < deadline, "the log was not closed");
         std::thread::sleep(Duration::from_millis(5));
     }
+}
+
+/// The log's state may tell of a spill that this process does not have. Were that left there, whoever has it would bring the
+/// rest of it behind what came since.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_without_a_spill_takes_away_what_the_spill_of_another_has_left_in_the_log() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute("CREATE TABLE t (id int PRIMARY KEY)").await.unwrap();
+    let connector = Connector::new(&server.url());
+    let mut running = connector.start_ready("capture").await;
+    assert!(running.terminate().await.success());
+    let path = connector.state().join("log.db");
+    let log = open(&path);
+    let epoch = log.fence().await.unwrap().epoch;
+    let state = vec![(SPILL_STATE.to_owned(), b"another 7".to_vec())];
+    log.append(epoch, Append { records: RecordBatch::default(), state }).await.unwrap();
+    drop(log);
+    let mut running = connector.start_ready("capture").await;
+    client.batch_execute("INSERT INTO t VALUES (1)").await.unwrap();
+    connector.wait_for_records("t", 1).await;
+    assert!(running.terminate().await.success());
+    let state = open(&path).fence().await.unwrap().state;
+    assert!(!state.contains_key(SPILL_STATE), "{:?}", state.keys());
 }
