@@ -64,19 +64,7 @@ fn tables() -> String {
 impl World {
     /// Copies tables `t` and `k` as they are, ends the day and compares: every column that a copy has.
     async fn end_day_and_compare(&mut self, day: usize, running: &crate::support::Running) {
-        // Without the trigger some changes are followed by a copy; until that is whole, days lack the table.
-        let lsn = postgres(&self.client, "SELECT pg_current_wal_insert_lsn()").await[0][0].clone().unwrap();
-        let sql = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
-        wait_until(PATIENCE, "what was committed is in the log", async || {
-            postgres(&self.client, &sql).await[0][0].as_deref() == Some("t")
-        })
-        .await;
-        wait_until(PATIENCE, "copies are whole", async || {
-            let health = running.health().1;
-            let tables = health["tables"].as_object().unwrap();
-            tables.values().all(|table| table["lacking"].is_null() && table["state"] == "streaming")
-        })
-        .await;
+        self.settled(running).await;
         self.sql(&format!(
             "INSERT INTO t_{day} SELECT {0} FROM t; INSERT INTO k_{day} SELECT {1} FROM k",
             self.columns(&format!("t_{day}")).await,
@@ -105,6 +93,22 @@ impl World {
             let ours = duckdb(&self.connector, DAYS[day], &format!("SELECT count(*) FROM {{{table}}}"));
             assert_eq!(ours, postgres(&self.client, &format!("SELECT count(*) FROM {table}")).await);
         }
+    }
+
+    /// What was committed is in the log. Some changes are followed by a copy; until that is whole, days lack the table.
+    async fn settled(&self, running: &crate::support::Running) {
+        let lsn = postgres(&self.client, "SELECT pg_current_wal_insert_lsn()").await[0][0].clone().unwrap();
+        let sql = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
+        wait_until(PATIENCE, "what was committed is in the log", async || {
+            postgres(&self.client, &sql).await[0][0].as_deref() == Some("t")
+        })
+        .await;
+        wait_until(PATIENCE, "copies are whole", async || {
+            let health = running.health().1;
+            let tables = health["tables"].as_object().unwrap();
+            tables.values().all(|table| table["lacking"].is_null() && table["state"] == "streaming")
+        })
+        .await;
     }
 
     /// The first statement, and when its rows are in the log the others: all in one string, or each change of rows after
@@ -265,18 +269,7 @@ async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them() {
             .sql(&format!("UPDATE {table} SET n = -n WHERE n % 3 = 0; DELETE FROM {table} WHERE n % 3 = 1"))
             .await;
     }
-    let lsn = postgres(&world.client, "SELECT pg_current_wal_insert_lsn()").await[0][0].clone().unwrap();
-    let sql = format!("SELECT bool_and(confirmed_flush_lsn >= '{lsn}') FROM pg_replication_slots");
-    wait_until(PATIENCE, "what was committed is in the log", async || {
-        postgres(&world.client, &sql).await[0][0].as_deref() == Some("t")
-    })
-    .await;
-    wait_until(PATIENCE, "copies are whole", async || {
-        let health = running.health().1;
-        let tables = health["tables"].as_object().unwrap();
-        tables.values().all(|table| table["lacking"].is_null() && table["state"] == "streaming")
-    })
-    .await;
+    world.settled(&running).await;
     world.end_day(1, &running).await;
     for (table, ..) in WRITTEN_OTHERWISE {
         world.assert_same(1, table, "SELECT id, other, n FROM TABLE ORDER BY n").await;
