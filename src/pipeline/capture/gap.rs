@@ -388,6 +388,31 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_before_the_log_has_to_send_its_last_transaction_if_the_server_can_have_it() {
+        let witness = |commit| Some(Witness { commit_lsn: Lsn(commit), xid: 7, commit_us: 1 });
+        let log = |commit| StreamState {
+            witness: witness(commit),
+            publication: Some("p".into()),
+            ..state(1, 100, 120)
+        };
+        let wanted = |state: &StreamState, slot: &SlotState| expected(state, Some(slot), "p").is_some();
+        assert!(wanted(&log(100), &slot(90)) && wanted(&log(100), &slot(100)), "it begins there, or behind");
+        assert!(!wanted(&log(100), &slot(101)), "the server does not send it any more");
+        assert!(!wanted(&log(100), &SlotState { two_phase: true, ..slot(90) }));
+        assert!(
+            expected(&log(100), Some(&slot(90)), "other").is_none(),
+            "another publication need not have it"
+        );
+        assert!(!wanted(&state(1, 100, 120), &slot(90)), "of a log by an older version nothing is known");
+        // A promoted server has what committed before the switch, and need not have anything else.
+        let promoted = |log: &StreamState| goes_on(of(log, &identity(2, 200), Some(105), Some(&slot(90))));
+        assert_eq!(promoted(&log(100)).witness, witness(100));
+        assert_eq!(promoted(&log(105)).witness, None);
+        let accepted = gap(of(&log(100), &identity(1, 60), None, Some(&slot(50))));
+        assert_eq!(after(&log(100), &identity(1, 60), Lsn(60), &accepted).witness, None);
+    }
+
+    #[test]
     fn what_the_new_primary_never_had_is_a_gap_from_the_switch_on() {
         for commit in [100, 110] {
             let found = gap(of(&state(1, commit, 120), &identity(2, 200), Some(100), Some(&slot(90))));
