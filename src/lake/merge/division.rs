@@ -14,7 +14,7 @@
 //!
 //! Small parts beside rewritten ones are rewritten with them, so that they are joined again. Each part that is rewritten
 //! is a stretch of its own, but for small ones, which go with the one before them: what is made of a stretch depends on
-//! nothing outside it, so stretches can be made at once, or before the day ends. Everything follows from yesterday's
+//! nothing outside it, so stretches can be made at once. Everything follows from yesterday's
 //! manifest, the plan and the keys that changed.
 
 use std::ops::Range;

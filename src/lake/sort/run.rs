@@ -32,16 +32,11 @@ impl Run {
         Ok(RunWriter { path, writer })
     }
 
-    /// Reads the run. Unless it is to be `kept`, its file is removed from the folder at once and freed with the reader.
-    pub(super) fn read(
-        &self,
-        kept: bool,
-    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
+    /// Reads the run. Its file is removed from the folder at once, and freed with the reader.
+    pub(super) fn read(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let path = self.path.clone();
         let file = File::open(&path).map_err(|e| failed("read", &path, e))?;
-        if !kept {
-            std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
-        }
+        std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
         let reader = StreamReader::try_new(BufReader::new(file), None).map_err(|e| of_file(&path, e))?;
         Ok(reader.map(move |batch| batch.map_err(|e| of_file(&path, e))))
     }
