@@ -95,7 +95,7 @@ impl Sorted {
     }
 
     pub(super) fn of_runs(runs: &[Run]) -> Result<Self> {
-        let readers: Result<Vec<_>> = runs.iter().map(|run| run.read()).collect();
+        let readers: Result<Vec<_>> = runs.iter().map(Run::read).collect();
         Self::new(readers?)
     }
 
