@@ -46,6 +46,7 @@ use connector::{Connector, NAME, Process};
 use oracle::traffic::Traffic;
 use oracle::{History, source};
 use support::{Postgres, Stop};
+use tidemark::change::BACKFILL_PARTITION;
 
 /// Rounds that may meet the very first backfill; from then on one is let through.
 const EARLY_ROUNDS: u32 = 5;
@@ -381,7 +382,15 @@ impl Test {
         assert!(!made, "a second cut of {ds}: {said}");
         process.signal(Signal::TERM);
         assert!(process.wait(PATIENCE).success(), "{}", process.said());
-        assert_eq!(check_lake::objects(&lake), now, "a restart changed the lake");
+        let after = check_lake::objects(&lake);
+        check_lake::assert_unchanged(&now, &after, "over a restart");
+        // Rows of a copy that no cut has told of yet may still have been on their way.
+        let rows_of_a_copy = format!("{BACKFILL_PARTITION}-");
+        let is_of_a_copy =
+            |path: &&PathBuf| path.file_name().unwrap().to_string_lossy().starts_with(&rows_of_a_copy);
+        let made: Vec<_> =
+            after.keys().filter(|path| !now.contains_key(*path) && !is_of_a_copy(path)).collect();
+        assert!(made.is_empty(), "a restart made {made:?}");
         self.made_again_elsewhere(&lake, &now);
     }
 

@@ -49,11 +49,11 @@ pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: 
         assert!(right == missing.is_empty(), "tidemark verify --ds {}: {said}", cut.ds);
         before = Some(cut);
     }
-    // Beside them may lie what a process left that was killed while it tried the store.
+    // Beside them may lie what a process left that was killed while it tried the store, or wrote a manifest.
     let entries = fs::read_dir(connector.lake().join(format!("cuts/{NAME}"))).unwrap();
-    let days =
-        entries.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with("ds=")).count();
-    assert_eq!(days, log.cuts.len(), "days in the lake and cuts in the log");
+    let days: Vec<_> =
+        entries.map(|entry| entry.unwrap().path()).filter(|path| !is_half_done(path)).collect();
+    assert_eq!(days.len(), log.cuts.len(), "days in the lake and cuts in the log: {days:?}");
 }
 
 /// Where the cuts lie, by the server's own commit times.

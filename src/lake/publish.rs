@@ -426,6 +426,8 @@ impl Lake {
             missing: missed,
         };
         let (path, bytes) = (self.layout.day_manifest(cut.ds), to_bytes(&day)?);
+        // What a process left that died while it wrote one.
+        self.store.sweep(&self.layout.day_manifests()).await?;
         if self.store.put_once(&path, bytes.clone()).await? != Put::Differs {
             return Ok(Some(day));
         }

@@ -91,6 +91,8 @@ pub enum BackfillOf {
         table: TableName,
         /// By log partition, the first offset that is not lost.
         after: Vec<LogEnd>,
+        /// The last cut that delivery knew: a copy that a later one tells of will do, too.
+        known: Option<Ds>,
     },
 }
 

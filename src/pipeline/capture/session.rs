@@ -404,7 +404,7 @@ impl Session<'_> {
         };
         super::write_cut(&mut self.engine.appender, &self.name, &cut)?;
         self.engine.appender.set(self.engine.cutter.after(due.ds).entry());
-        self.backfills.cut(&mut self.engine.appender);
+        self.backfills.cut(due.ds, &mut self.engine.appender);
         for table in self.engine.tables.iter_mut().filter(|table| !table.schema.dropped) {
             if table.count != TableCount::default() {
                 table.count = TableCount::default();

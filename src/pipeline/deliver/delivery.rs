@@ -286,7 +286,8 @@ impl<'a> Delivery<'a> {
         }
         let first = self.asked.insert(topic.to_owned(), Instant::now()).is_none();
         let (reply, answer) = oneshot::channel();
-        let of = BackfillOf::Table { table: name.clone(), after: needed.after };
+        let of =
+            BackfillOf::Table { table: name.clone(), after: needed.after, known: self.journal.last_cut() };
         let here = self.ops.ask(Command::Backfill { of, reply }).is_some();
         self.ops.table(name).set_gap(Some(Gap { reason: needed.reason, offsets: needed.offsets, here }));
         if here {

@@ -94,4 +94,9 @@ impl Journal {
     pub fn cuts_after(&self, ds: Option<Ds>) -> impl Iterator<Item = &Arc<Cut>> {
         self.cuts.values().filter(move |cut| ds.is_none_or(|ds| cut.ds > ds))
     }
+
+    /// The day of the last cut that was read.
+    pub fn last_cut(&self) -> Option<Ds> {
+        self.cuts.last_key_value().map(|(ds, _)| *ds)
+    }
 }

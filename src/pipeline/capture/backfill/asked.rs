@@ -36,7 +36,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::change::{BACKFILL_PARTITION, CutBackfill, LogEnd, Lsn, Position};
+use crate::change::{BACKFILL_PARTITION, CutBackfill, Ds, LogEnd, Lsn, Position};
 use crate::envelope::routing;
 use crate::ops::{Ops, TableStats};
 use crate::runtime::{Class, Error, Result};
@@ -74,6 +74,8 @@ pub struct Backfills {
     dead_letters: Arc<str>,
     /// By topic of the table.
     pub(super) states: BTreeMap<Arc<str>, BackfillState>,
+    /// By topic, the last copy that a cut has told of, and the cut's day.
+    told: BTreeMap<Arc<str>, (Ds, CutBackfill)>,
     /// [`Table::total`] up to which counts of copies go; zero when it is not here.
     counted: BTreeMap<Arc<str>, TableCount>,
     running: Option<Running>,
@@ -199,6 +201,7 @@ impl Backfills {
             dead_letters: routing::dead_letters_topic(&settings.name).into(),
             states,
             // What the first copy has counted in this process is in the states.
+            told: BTreeMap::new(),
             counted: tables.iter().map(|table| (Arc::clone(&table.topic), table.total)).collect(),
             running: None,
             again_at: Instant::now(),
@@ -628,10 +631,17 @@ impl Backfills {
         self.states.get(topic)?.done.as_ref()
     }
 
-    /// A cut tells of every copy that is whole: with its append they leave the state.
-    pub fn cut(&mut self, appender: &mut Appender) {
+    /// The table's last copy that is whole, unless the cut of `known`, or one before it, has told of it.
+    pub(super) fn copied_since(&self, topic: &str, known: Option<Ds>) -> Option<&CutBackfill> {
+        let told = self.told.get(topic).filter(|(ds, _)| Some(*ds) > known).map(|(_, copy)| copy);
+        self.told_by_cut(topic).or(told)
+    }
+
+    /// A day's cut tells of every copy that is whole: with its append they leave the state.
+    pub fn cut(&mut self, ds: Ds, appender: &mut Appender) {
         for (topic, state) in &mut self.states {
-            if state.done.take().is_some() {
+            if let Some(done) = state.done.take() {
+                self.told.insert(Arc::clone(topic), (ds, done));
                 appender.set(state.entry(topic));
             }
         }

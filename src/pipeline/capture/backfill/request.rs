@@ -32,13 +32,15 @@ impl Backfills {
             let after = of.after();
             let covered = |from: &[LogEnd]| after.iter().all(|lost| covers(from, *lost));
             let state = self.states.get(&topic);
-            let done = state.and_then(|state| state.done.as_ref());
             let known = state.is_some_and(|state| {
                 state.wanted && state.progress.as_ref().is_none_or(|progress| covered(&progress.from))
             });
-            // Delivery does not know yet of a copy that no cut has told.
-            let by_delivery = matches!(of, BackfillOf::Table { .. });
-            if known || (by_delivery && done.is_some_and(|done| covered(&done.from))) {
+            // Delivery does not know yet of a copy which no cut has told of, or only one that it has not read.
+            let news = match of {
+                BackfillOf::Table { known, .. } => self.copied_since(&topic, *known),
+                BackfillOf::Matching(_) => None,
+            };
+            if known || news.is_some_and(|copy| covered(&copy.from)) {
                 accepted.already.push(table);
                 continue;
             }
