@@ -154,6 +154,19 @@ fn metric(running: &Running, name: &str) -> u64 {
     line.rsplit_once(' ').unwrap().1.parse().unwrap()
 }
 
+/// What `tidemark check` finds of an endpoint.
+async fn tried(running: &Running, subject: &str) -> Value {
+    let output = running.command(&["check", "--json"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(!text.contains("geheim"), "no secret is told");
+    let findings: Value = serde_json::from_str(&text).unwrap();
+    let mut findings = findings["findings"].as_array().unwrap().iter();
+    findings
+        .find(|finding| finding["subject"] == subject)
+        .unwrap_or_else(|| panic!("{subject}: {text}"))
+        .clone()
+}
+
 /// What Python makes of the bodies under the key.
 fn python_signatures(key: &str, bodies: &[Bytes]) -> Vec<String> {
     let script = "import hashlib, hmac, json, sys\n\
@@ -198,6 +211,9 @@ async fn a_webhook_is_told_of_every_day_though_it_was_dead_failed_and_answered_l
         "no secret is told"
     );
     assert!(metric(&running, "tidemark_notices_failed_total{") > 0);
+    let finding = tried(&running, "notices.webhook").await;
+    assert_eq!(finding["level"], "fail");
+    assert!(finding["message"].to_string().contains("is out of reach"), "{finding}");
     assert_eq!(metric(&running, "tidemark_notices_pending_days{"), 1);
 
     webhook.answer(Answer::Error);
@@ -213,6 +229,7 @@ async fn a_webhook_is_told_of_every_day_though_it_was_dead_failed_and_answered_l
         .await;
     };
     told(&webhook, &days[0]).await;
+    assert_eq!(tried(&running, "notices.webhook").await["level"], "ok");
     assert_told(&webhook.taken(), &connector, &client, &days[0]).await;
     wait_until(PATIENCE, "/health is well again", async || running.health().1["status"] == "ok").await;
     assert_eq!(metric(&running, "tidemark_notices_pending_days{"), 0);
@@ -284,10 +301,14 @@ async fn a_topic_is_told_of_days_that_come_and_not_of_those_that_were_there_befo
         running.health().1["components"]["notices.kafka"]["state"] == "waiting"
     })
     .await;
+    let finding = tried(&running, "notices.kafka").await;
+    assert_eq!(finding["level"], "warn");
+    assert_eq!(finding["message"], "the brokers answer, and show no topic lake-notices");
     let new = [NewTopic::new(topic, 1, TopicReplication::Fixed(1))];
     admin.create_topics(&new, &AdminOptions::new()).await.unwrap()[0].as_ref().unwrap();
     wait_until(PATIENCE * 2, "it is told", async || metric(&running, "tidemark_notices_sent_total{") >= 3)
         .await;
+    assert_eq!(tried(&running, "notices.kafka").await["level"], "ok");
     let told: Vec<Value> =
         kafka.console_consumer(topic, 3).iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_told(&told, &connector, &client, &days[1]).await;

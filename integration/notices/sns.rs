@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::support::days::{days, use_rule};
 use crate::support::lake::python;
 use crate::support::{Connector, PATIENCE, Postgres, free_port, wait_until};
-use crate::{Answer, TABLES, Webhook, assert_told, is_of_day, metric};
+use crate::{Answer, TABLES, Webhook, assert_told, is_of_day, metric, tried};
 
 /// A running emulator, killed when dropped.
 struct Moto {
@@ -111,10 +111,14 @@ async fn a_queue_that_subscribed_to_an_sns_topic_is_told_of_every_day_though_sns
     moto.start().await;
     // The topic is not there yet.
     reason("SNS answers 404 NotFound").await;
+    let finding = tried(&running, "notices.sns").await;
+    assert_eq!(finding["level"], "fail");
+    assert!(finding["message"].to_string().contains("SNS answers 404 NotFound"), "{finding}");
     let made = script(&["make", &moto.url()], "");
     assert_eq!((&made["topic"], &made["fifo"]), (&arn("lake-notices"), &arn("lake-notices.fifo")));
     wait_until(PATIENCE * 2, "it is told", async || metric(&running, "tidemark_notices_sent_total{") >= 3)
         .await;
+    assert_eq!(tried(&running, "notices.sns").await["level"], "ok");
     let told = notices(&moto.read(made["queue"].as_str().unwrap()));
     assert_told(&told, &connector, &client, &days[0]).await;
     assert_eq!(told.len(), 3);

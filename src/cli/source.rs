@@ -6,6 +6,7 @@ use super::run::runtime;
 use super::{Outcome, print_error};
 use crate::config::{Config, CoordinatorKind, LogKind};
 use crate::log::Probe;
+use crate::notice::Probed;
 use crate::pipeline::capture::{CaptureSettings, accept_gap as accept, preflight_settings};
 use crate::pipeline::settings;
 use crate::postgres::wire::{Client, Session, quote_ident, quote_literal};
@@ -26,6 +27,7 @@ pub(super) fn check(config: &Config, json: bool) -> Result<Outcome> {
                 .push(local("registry", subjects.map(|count| format!("answers; it has {count} subjects"))));
         }
         findings.extend(lake(config).await);
+        findings.extend(notices(config).await);
         findings
     });
     print_findings(&findings, json)
@@ -85,6 +87,25 @@ async fn lake(config: &Config) -> Vec<Finding> {
         }
         Err(error) => vec![local("lake", Err(error))],
     }
+}
+
+/// Nobody is told of anything.
+async fn notices(config: &Config) -> Vec<Finding> {
+    let endpoints = match settings::endpoints(config) {
+        Ok(endpoints) => endpoints,
+        Err(error) => return vec![local("notices", Err(error))],
+    };
+    let mut findings = Vec::new();
+    for endpoint in endpoints {
+        let subject = endpoint.component();
+        findings.push(match endpoint.probe().await {
+            Ok(Probed { answer, doubt: Some(mend) }) => {
+                Finding { level: Level::Warn, subject: subject.to_owned(), message: answer, mend: Some(mend) }
+            }
+            probed => local(subject, probed.map(|probed| probed.answer)),
+        });
+    }
+    findings
 }
 
 fn local(subject: &str, result: Result<String>) -> Finding {

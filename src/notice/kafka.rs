@@ -11,7 +11,7 @@ use rdkafka::client::ClientContext;
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext, PurgeConfig};
 
-use super::Message;
+use super::{Message, Probed};
 use crate::runtime::{Error, Result};
 
 /// How a topic is reached.
@@ -102,6 +102,33 @@ impl KafkaEndpoint {
         }
         let error = self.delivery().error.lock().unwrap_or_else(PoisonError::into_inner).take();
         error.map_or(Ok(()), |error| Err(failed(error)))
+    }
+
+    /// Asks for all topics, since asking for one may make it.
+    pub(super) fn probe(&self) -> Result<Probed> {
+        let KafkaEndpointOptions { topic, timeout, brokers, .. } = &self.options;
+        let found = self.producer.client().fetch_metadata(None, *timeout).map_err(|error| {
+            Error::retry(format!("no broker of [notices.kafka] answers, of {}", brokers.join(", ")))
+                .cause(error)
+                .mend("Look at brokers and the properties under [notices.kafka], and whether the brokers are up.")
+        })?;
+        let known = found.topics().iter().find(|known| known.name() == topic);
+        Ok(match known {
+            Some(known) => {
+                let partitions = known.partitions().len();
+                Probed {
+                    answer: format!("topic {topic} is there, with {partitions} partitions"),
+                    doubt: None,
+                }
+            }
+            None => Probed {
+                answer: format!("the brokers answer, and show no topic {topic}"),
+                doubt: Some(format!(
+                    "Create topic {topic}, or allow this user to describe it; where the brokers make topics by \
+                     themselves, the first notice does."
+                )),
+            },
+        })
     }
 
     fn delivery(&self) -> &Delivery {

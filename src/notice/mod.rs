@@ -43,6 +43,15 @@ pub enum EndpointOptions {
     Sns(SnsOptions),
 }
 
+/// What trying an endpoint has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probed {
+    /// What it answered.
+    pub answer: String,
+    /// Why that does not show yet that it will take notices, and what the operator can do.
+    pub doubt: Option<String>,
+}
+
 /// An endpoint. Clones share it.
 #[derive(Clone, Debug)]
 pub struct Endpoint(Kind);
@@ -100,5 +109,21 @@ impl Endpoint {
             }
         };
         sent.await.map_err(|error| Error::retry("sending a notice was interrupted").cause(error))?
+    }
+
+    /// Finds out whether it would take notices, without sending one. Cancel-safe.
+    ///
+    /// # Errors
+    /// As those of [`Self::send`]: where a notice would not be taken now.
+    pub async fn probe(&self) -> Result<Probed> {
+        let probed = match self.0.clone() {
+            Kind::Webhook(webhook) => tokio::task::spawn_blocking(move || webhook.probe()),
+            Kind::Kafka(kafka) => tokio::task::spawn_blocking(move || kafka.probe()),
+            Kind::Sns(sns) => {
+                let signed = sns.sign_probe().await?;
+                tokio::task::spawn_blocking(move || sns.probe(signed))
+            }
+        };
+        probed.await.map_err(|error| Error::retry("trying an endpoint was interrupted").cause(error))?
     }
 }

@@ -18,7 +18,7 @@ use ureq::Agent;
 use ureq::http::Request;
 use ureq::http::request::Parts;
 
-use super::Message;
+use super::{Message, Probed};
 use crate::runtime::{Error, Result, hexadecimal, http};
 
 /// What an answer's body may take in an error.
@@ -109,7 +109,17 @@ impl Sns {
 
     /// The request for a message, which is good for some minutes.
     pub(super) async fn sign(&self, message: &Message) -> Result<Signed> {
-        let body = form(&self.options.topic_arn, message);
+        self.signed(form(&self.options.topic_arn, message)).await
+    }
+
+    /// The request for what the topic is.
+    pub(super) async fn sign_probe(&self) -> Result<Signed> {
+        let fields =
+            [("Action", "GetTopicAttributes"), ("Version", VERSION), ("TopicArn", &self.options.topic_arn)];
+        self.signed(encoded(&fields)).await
+    }
+
+    async fn signed(&self, body: String) -> Result<Signed> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::retry("a notice for [notices.sns] cannot be signed").cause(error).mend(
                 "Days are published all the same. Give access_key_id and secret_access_key, or see that the chain of AWS \
@@ -128,27 +138,66 @@ impl Sns {
         Ok(Signed { head: request.into_parts().0, body })
     }
 
-    pub(super) fn send(&self, Signed { head, body }: Signed) -> Result<()> {
-        let topic = &self.options.topic_arn;
-        let request = Request::from_parts(head, body);
-        let mut answer = self.agent.run(request).map_err(|error| {
+    pub(super) fn send(&self, signed: Signed) -> Result<()> {
+        let answer = self.run(signed)?;
+        if answer.is_success() { Ok(()) } else { Err(self.refused(&answer)) }
+    }
+
+    /// Whoever may publish need not have the right to ask.
+    pub(super) fn probe(&self, signed: Signed) -> Result<Probed> {
+        let (answer, topic) = (self.run(signed)?, &self.options.topic_arn);
+        if answer.is_success() {
+            return Ok(Probed { answer: format!("SNS knows {topic}"), doubt: None });
+        }
+        if answer.element("Code") == "AuthorizationError" {
+            return Ok(Probed {
+                answer: format!("SNS answers, and does not tell these keys of {topic}"),
+                doubt: Some(
+                    "Give them the right sns:GetTopicAttributes, and see that they have sns:Publish."
+                        .to_owned(),
+                ),
+            });
+        }
+        Err(self.refused(&answer))
+    }
+
+    fn run(&self, Signed { head, body }: Signed) -> Result<Answer> {
+        let mut answer = self.agent.run(Request::from_parts(head, body)).map_err(|error| {
+            let topic = &self.options.topic_arn;
             Error::retry(format!("SNS is out of reach for {topic}, at {}", self.url)).cause(error).mend(AGAIN)
         })?;
-        let status = answer.status().as_u16();
-        if (200..300).contains(&status) {
-            return Ok(());
-        }
         let body = answer.body_mut().with_config().limit(TOLD_BYTES_MAX).read_to_string().unwrap_or_default();
-        let (code, text) = (element(&body, "Code"), element(&body, "Message"));
-        let told = format!("SNS answers {status} {code} {text} for {topic}");
-        Err(match status {
+        Ok(Answer { status: answer.status().as_u16(), body })
+    }
+
+    fn refused(&self, answer: &Answer) -> Error {
+        let (status, code, topic) = (answer.status, answer.element("Code"), &self.options.topic_arn);
+        let told = format!("SNS answers {status} {code} {} for {topic}", answer.element("Message"));
+        match status {
             408 | 429 | 500.. => Error::retry(told).mend(AGAIN),
             _ if code.contains("Throttl") => Error::retry(told).mend(AGAIN),
             _ => Error::operator(told).mend(
                 "Look at topic_arn and the keys under [notices.sns], and whether they may sns:Publish; the notice is sent \
                  again meanwhile.",
             ),
-        })
+        }
+    }
+}
+
+struct Answer {
+    status: u16,
+    body: String,
+}
+
+impl Answer {
+    const fn is_success(&self) -> bool {
+        self.status >= 200 && self.status < 300
+    }
+
+    /// The text of an element of the answer's XML, for people.
+    fn element(&self, name: &str) -> &str {
+        let after = self.body.split_once(&format!("<{name}>")).map_or("", |(_, after)| after);
+        after.split_once("</").map_or("", |(text, _)| text)
     }
 }
 
@@ -169,13 +218,11 @@ fn form(topic_arn: &str, message: &Message) -> String {
     if topic_arn.rsplit_once('.').is_some_and(|(_, end)| end == "fifo") {
         fields.extend([("MessageGroupId", group.as_str()), ("MessageDeduplicationId", &deduplication)]);
     }
+    encoded(&fields)
+}
+
+fn encoded(fields: &[(&str, &str)]) -> String {
     let pairs =
         fields.iter().map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
     pairs.collect::<Vec<_>>().join("&")
-}
-
-/// The text of an element of the answer's XML, for people.
-fn element<'a>(xml: &'a str, name: &str) -> &'a str {
-    let after = xml.split_once(&format!("<{name}>")).map_or("", |(_, after)| after);
-    after.split_once("</").map_or("", |(text, _)| text)
 }

@@ -8,11 +8,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use ureq::Agent;
 
-use super::Message;
+use super::{Message, Probed};
 use crate::runtime::{Error, Result, hexadecimal, http};
 
 /// What an answer's body may take in an error.
 const TOLD_BYTES_MAX: u64 = 300;
+const AGAIN: &str = "Days are published all the same, and the notice is sent again. Look at the other side.";
 
 /// How a webhook is reached.
 #[derive(Clone)]
@@ -49,7 +50,6 @@ impl Webhook {
     }
 
     pub(super) fn send(&self, message: &Message) -> Result<()> {
-        let at = shown(&self.options.url);
         let mut request = self.agent.post(&self.options.url).header("Content-Type", "application/json");
         if let Some(token) = &self.options.bearer_token {
             request = request.header("Authorization", format!("Bearer {token}"));
@@ -57,23 +57,37 @@ impl Webhook {
         if let Some(key) = &self.options.hmac_key {
             request = request.header("X-Tidemark-Signature-256", signature(key, &message.body)?);
         }
-        let mut answer = request.send(&message.body[..]).map_err(|error| {
-            Error::retry(format!("the webhook at {at} is out of reach")).cause(error).mend(
-                "Days are published all the same, and the notice is sent again. Look at the other side.",
-            )
-        })?;
+        let mut answer = request.send(&message.body[..]).map_err(|error| self.out_of_reach(error))?;
         let status = answer.status().as_u16();
         if (200..300).contains(&status) {
             return Ok(());
         }
         let body = answer.body_mut().with_config().limit(TOLD_BYTES_MAX).read_to_string().unwrap_or_default();
-        let told = format!("the webhook at {at} answers {status} {}", body.trim());
+        let told = format!("the webhook at {} answers {status} {}", shown(&self.options.url), body.trim());
         Err(match status {
-            408 | 425 | 429 | 500.. => Error::retry(told.trim_end().to_owned())
-                .mend("Days are published all the same, and the notice is sent again. Look at the other side."),
+            408 | 425 | 429 | 500.. => Error::retry(told.trim_end().to_owned()).mend(AGAIN),
             _ => Error::operator(told.trim_end().to_owned())
                 .mend("Look at url, bearer_token and hmac_key under [notices.webhook]; the notice is sent again meanwhile."),
         })
+    }
+
+    /// Asks for the head of what is there, which changes nothing: a webhook need not know of that, so only an answer is
+    /// wanted.
+    pub(super) fn probe(&self) -> Result<Probed> {
+        let at = shown(&self.options.url);
+        let answer = self.agent.head(&self.options.url).call().map_err(|error| self.out_of_reach(error))?;
+        let status = answer.status().as_u16();
+        if status >= 500 {
+            let told = format!("the webhook at {at} answers {status} to HEAD");
+            return Err(Error::retry(told).mend("Look at the other side."));
+        }
+        let answer = format!("{at} answers {status} to HEAD; only a notice shows whether it takes notices");
+        Ok(Probed { answer, doubt: None })
+    }
+
+    fn out_of_reach(&self, error: ureq::Error) -> Error {
+        let at = shown(&self.options.url);
+        Error::retry(format!("the webhook at {at} is out of reach")).cause(error).mend(AGAIN)
     }
 }
 

@@ -116,7 +116,11 @@ pub fn deliver(config: &Config) -> Result<DeliverSettings> {
     })
 }
 
-fn endpoints(config: &Config) -> Result<Vec<Endpoint>> {
+/// Where notices go to; nothing is sent.
+///
+/// # Errors
+/// As those of [`deliver`].
+pub fn endpoints(config: &Config) -> Result<Vec<Endpoint>> {
     let exposed = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
     let webhook = config.notices.webhook.as_ref().map(|webhook| {
         EndpointOptions::Webhook(WebhookOptions {
