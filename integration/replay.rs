@@ -3,15 +3,20 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[path = "avro/registry.rs"]
+#[allow(dead_code, reason = "other tests use more of it")]
+mod registry;
 mod support;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use registry::Registry;
+use serde_json::json;
 use support::days::{days, use_rule};
 use support::lake::python;
-use support::{Connector, NAME, PATIENCE, Postgres, Running, wait_until};
+use support::{Connector, Kafka, NAME, PATIENCE, Postgres, Running, wait_until};
 
 type Rows = BTreeMap<String, Vec<String>>;
 
@@ -51,6 +56,24 @@ async fn day(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn change_files_made_again_from_the_log_hold_the_same_rows() {
+    made_again(Connector::new).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_files_made_again_from_avro_on_kafka_hold_the_same_rows() {
+    let (kafka, registry) = (Kafka::start(), Registry::start().await);
+    let on_kafka = |url: &str| {
+        Connector::new(url)
+            .set("log", "kind", "kafka")
+            .set("log.kafka", "brokers", json!([kafka.address()]))
+            .set("log.kafka", "partitions", 3)
+            .set("envelope", "format", "avro")
+            .set("envelope.registry", "url", registry.url())
+    };
+    made_again(on_kafka).await;
+}
+
+async fn made_again(connect: impl Fn(&str) -> Connector) {
     let server = Postgres::start().await;
     let client = server.connect().await;
     client
@@ -62,7 +85,7 @@ async fn change_files_made_again_from_the_log_hold_the_same_rows() {
         .await
         .unwrap();
     let days = days(&client).await;
-    let mut connector = Connector::new(&server.url());
+    let mut connector = connect(&server.url());
     connector.change("lake", "stage_bytes_max", 65_536);
     use_rule(&mut connector, 0);
     let mut running = connector.start_ready("run").await;
@@ -106,14 +129,18 @@ async fn change_files_made_again_from_the_log_hold_the_same_rows() {
     assert!(done, "{said}");
     let found = rows(&[ours("orders"), changes(&lake("day"), "orders")]);
     let manifest = Connector::json(&connector.snapshot("orders", &days[0]).join("_manifest.json"));
-    let end =
-        manifest["log"].as_array().unwrap().iter().find(|range| range["partition"] == 0).unwrap()["end"]
-            .clone();
+    let ends: BTreeMap<u64, u64> = manifest["log"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|range| (range["partition"].as_u64().unwrap(), range["end"].as_u64().unwrap()))
+        .collect();
     let behind = |rows: &Rows| -> Vec<String> {
         let mut found = all_of(rows);
         found.retain(|row| {
             let row: serde_json::Value = serde_json::from_str(row).unwrap();
-            row["__offset"].as_u64().unwrap() >= end.as_u64().unwrap()
+            let end = ends.get(&row["__partition"].as_u64().unwrap()).copied().unwrap_or(0);
+            row["__offset"].as_u64().unwrap() >= end
         });
         found
     };
