@@ -87,8 +87,8 @@ pub async fn open<'a>(
     let (position, flush_lsn) = (stream_state.position, stream_state.flush_lsn);
     let slot = slot::slot_state(source.client().await?, &settings.slot).await?;
     let held = slot.as_ref().is_some_and(|slot| slot.two_phase);
-    let expected = gap::expected(&stream_state, slot.as_ref(), &settings.publication);
-    stream_state.publication = Some(settings.publication.clone());
+    stream_state.streams_by(&settings.publication);
+    let expected = gap::expected(&stream_state, slot.as_ref());
     let durable = Progress { position, flush_lsn, commit_us: 0, held };
     let (streaming, spool) = spool(settings, flush_lsn, held, contact);
     let cutter = Cutter::new(settings.calendar.clone(), cut_state);

@@ -53,7 +53,7 @@ pub struct StreamState {
     /// The transaction that `position` lies in: a server that sends again what lies before it has to send it, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub witness: Option<Witness>,
-    /// By which it came: another publication need not send it.
+    /// By which the witness came: see [`Self::streams_by`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub publication: Option<String>,
     /// Where the stream went on after the last gap that was accepted.
@@ -247,6 +247,15 @@ impl StreamState {
         let below = Lsn(self.flush_lsn.0.saturating_sub(1));
         let done = Position { timeline: self.timeline, commit_lsn: below, ordinal: u64::MAX };
         self.position.max(done)
+    }
+
+    /// From now on changes come by this publication: what came last by another one need not come by it again, and the
+    /// server has no witness then until something has.
+    pub fn streams_by(&mut self, publication: &str) {
+        if self.publication.as_deref() != Some(publication) {
+            self.witness = None;
+            self.publication = Some(publication.to_owned());
+        }
     }
 
     /// As an entry of an append.
