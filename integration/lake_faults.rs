@@ -227,7 +227,7 @@ async fn half_written_change_files_are_cleared_and_whole_ones_stay() {
     let half = folder.path().join(format!("{}#1", changes[0].location));
     for since in [None, Some(history.days[0].cut.ds)] {
         std::fs::write(&half, "half").unwrap();
-        lake.sweep_changes(&table_name(), since).await.unwrap();
+        lake.sweep(&table_name(), since).await.unwrap();
         assert!(whole.exists() && !half.exists(), "{since:?}");
     }
 }

@@ -37,6 +37,19 @@ fn replay(running: &Running, arguments: &[&str], to: &Path) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
 }
 
+/// What a process leaves that is killed while it writes a change file, a part, and the manifest of a day.
+fn half_written(connector: &Connector, ds: &str) -> Vec<PathBuf> {
+    let a_file = |folder: PathBuf| std::fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let hour = a_file(changes(&connector.lake(), "orders").join(format!("ds={ds}")));
+    let files =
+        [a_file(hour), connector.snapshot("orders", ds).join("part-00000.parquet"), connector.day(ds)];
+    let halves = files.map(|file| PathBuf::from(format!("{}#1", file.display())));
+    for half in &halves {
+        std::fs::write(half, "half").unwrap();
+    }
+    halves.to_vec()
+}
+
 async fn day(
     running: &Running,
     connector: &Connector,
@@ -90,12 +103,15 @@ async fn made_again(connect: impl Fn(&str) -> Connector) {
     use_rule(&mut connector, 0);
     let mut running = connector.start_ready("run").await;
     for (number, ds) in days.iter().enumerate() {
+        let mut halves = Vec::new();
         if number > 0 {
             assert!(running.terminate().await.success());
+            halves = half_written(&connector, &days[number - 1]);
             use_rule(&mut connector, number);
             running = connector.start_ready("run").await;
         }
         day(&running, &connector, &client, number as i32, ds).await;
+        assert!(!halves.iter().any(|half| half.exists()), "{halves:?}");
         if number == 0 {
             let other = connector.folder().join("first");
             let (done, said) = replay(&running, &["--from", ds], &other);

@@ -5,7 +5,7 @@
 use std::fmt::Write as _;
 
 use crate::support::lake::{duckdb, postgres, published};
-use crate::support::{PATIENCE, wait_until};
+use crate::support::{NAME, PATIENCE, wait_until};
 use crate::{DAYS, World};
 
 /// Columns with a constant default of each kind of type, and its type once more, for the copies.
@@ -240,17 +240,33 @@ async fn rows_from_before_a_change_of_shape_hold_what_postgres_says_without_the_
     rows_from_before_are_right(false).await;
 }
 
-/// Types of which a wider one writes the same value otherwise, as keys; without `USING`, so that nothing but the type says it.
-const WRITTEN_OTHERWISE: [(&str, &str, &str, &str); 3] = [
+/// Types of which another one writes the same value otherwise, as keys; without `USING`, so that nothing but the type says it.
+const WRITTEN_OTHERWISE: [(&str, &str, &str, &str); 6] = [
     ("padded", "char(6)", "char(9)", "'k' || i"),
     ("scaled", "numeric(42,2)", "numeric(45,4)", "i * 1.5"),
     ("trimmed", "char(6)", "text", "'k' || i"),
+    ("longer", "macaddr", "macaddr8", "lpad(to_hex(i), 12, '0')::macaddr"),
+    ("masked", "inet", "text", "'10.0.0.0'::inet + i"),
+    ("spoken", "interval", "text", "i * interval '1 hour'"),
 ];
 
 /// Rows of before, and changes that come after, are found by keys of one form, and hold their values in it.
 #[tokio::test(flavor = "multi_thread")]
 async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them() {
-    let mut schema = String::new();
+    keys_written_otherwise(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them_with_the_event_trigger() {
+    keys_written_otherwise(true).await;
+}
+
+async fn keys_written_otherwise(trigger: bool) {
+    let mut schema = "CREATE TYPE mood AS ENUM ('bad', 'ok');
+        CREATE TABLE moods (id int, m mood, n int, pad text, PRIMARY KEY (id, m));
+        INSERT INTO moods SELECT i, (ARRAY['bad', 'ok'])[1 + i % 2]::mood, i, repeat(md5(i::text), 9)
+            FROM generate_series(1, 400) i;"
+        .to_owned();
     for (table, from, _, key) in WRITTEN_OTHERWISE {
         let _ = write!(
             schema,
@@ -261,6 +277,8 @@ async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them() {
     let mut world = World::new(&schema).await;
     // Several files, each with keys of its own.
     world.connector.change("lake", "part_bytes_max", 4096);
+    world.connector.change("source", "ddl_trigger", if trigger { "on" } else { "off" });
+    world.connector.change("source", "schema_poll_interval_ms", 200);
     let running = world.connector.start_ready("run").await;
     world.end_day(0, &running).await;
     for (table, _, to, _) in WRITTEN_OTHERWISE {
@@ -269,9 +287,17 @@ async fn rows_whose_keys_are_written_otherwise_since_are_found_by_them() {
             .sql(&format!("UPDATE {table} SET n = -n WHERE n % 3 = 0; DELETE FROM {table} WHERE n % 3 = 1"))
             .await;
     }
+    world.sql("ALTER TYPE mood RENAME VALUE 'ok' TO 'well'").await;
+    wait_until(PATIENCE, "the labels' new names are known", async || {
+        let told = world.connector.records(&format!("{NAME}.ddl")).await;
+        told.iter().any(|record| record.value.to_string().contains("labels were renamed"))
+    })
+    .await;
+    world.sql("UPDATE moods SET n = -n WHERE n % 3 = 0; DELETE FROM moods WHERE n % 3 = 1").await;
     world.settled(&running).await;
     world.end_day(1, &running).await;
     for (table, ..) in WRITTEN_OTHERWISE {
         world.assert_same(1, table, "SELECT id, other, n FROM TABLE ORDER BY n").await;
     }
+    world.assert_same(1, "moods", "SELECT id, m, n FROM TABLE ORDER BY n").await;
 }

@@ -184,6 +184,29 @@ impl ColumnType {
         }
     }
 
+    /// Whether Postgres' own cast to another type, which this one widens to, writes each value as it is read here once it
+    /// is of that type. An interval as text is not the ISO 8601 of before, an `inet` has a mask that it did not show.
+    pub fn keeps_values_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Interval | Self::Text { text: TextKind::Other }, Self::Text { .. }) => self == other,
+            (Self::Array { element }, Self::Array { element: other }) => element.keeps_values_as(other),
+            _ => true,
+        }
+    }
+
+    /// Whether it is an enum with labels that the other has not, or not in that order: only a rename makes that of the same
+    /// type, and a value of before is another one then without having been written.
+    pub fn is_relabelled_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text { text: TextKind::Enum(before) }, Self::Text { text: TextKind::Enum(now) }) => {
+                let mut now = now.iter();
+                !before.iter().all(|label| now.any(|other| other == label))
+            }
+            (Self::Array { element }, Self::Array { element: other }) => element.is_relabelled_as(other),
+            _ => false,
+        }
+    }
+
     fn numeric(modifier: i32) -> Self {
         if modifier < 4 {
             return Self::Numeric;

@@ -158,13 +158,17 @@ impl Lake {
         stage::chain(&self.store, &self.layout, table, partition, range, since).await
     }
 
-    /// Clears what a process that died left half written among a table's change files, from the day before
-    /// `since` on. Readers of the folder would take it for one more file. Cancel-safe.
-    pub async fn sweep_changes(&self, table: &TableName, since: Option<Ds>) -> Result<()> {
+    /// Clears what a process that died left half written: among a table's change files, from the day before `last` on, and
+    /// in the snapshot of `last`, its last published day. Readers of those folders would take it for one more file.
+    /// Cancel-safe.
+    pub async fn sweep(&self, table: &TableName, last: Option<Ds>) -> Result<()> {
         if !self.store.leaves_halves() {
             return Ok(());
         }
-        let since = since.and_then(|ds| ds.yesterday().ok());
+        if let Some(ds) = last {
+            self.store.sweep(&self.layout.snapshot(table, ds)).await?;
+        }
+        let since = last.and_then(|ds| ds.yesterday().ok());
         for day in self.store.folders(&self.layout.changes(table)).await? {
             if parse_ds(&day) >= since {
                 for hour in self.store.folders(&day).await? {

@@ -26,6 +26,8 @@ pub struct Evolved {
     pub actions: Vec<SchemaAction>,
     /// Why rows from before may hold what nobody has told, as far as the shapes show it.
     pub untold: Vec<String>,
+    /// Where Postgres' own casts have written rows anew, they are what they were; see [`ColumnType::keeps_values_as`].
+    pub keeps_values: bool,
 }
 
 impl TableSchema {
@@ -36,7 +38,7 @@ impl TableSchema {
             (column.missing, column.existing) = (None, Vec::new());
         }
         let seen = action(ActionKind::FirstSeen, None, true, "seen for the first time");
-        Evolved { after, actions: vec![seen], untold: Vec::new() }
+        Evolved { after, actions: vec![seen], untold: Vec::new(), keeps_values: true }
     }
 
     /// The next version: `self` grown by what `source`, the table's shape at the source now, adds. `None` when nothing
@@ -49,10 +51,10 @@ impl TableSchema {
         let mut growth = Growth::new(self, source);
         growth.columns();
         growth.table();
-        let Growth { mut next, actions, untold, .. } = growth;
+        let Growth { mut next, actions, untold, keeps_values, .. } = growth;
         (next != *self).then(|| {
             next.version = SchemaVersion(self.version.0 + 1);
-            Evolved { after: next, actions, untold }
+            Evolved { after: next, actions, untold, keeps_values }
         })
     }
 
@@ -72,7 +74,7 @@ impl TableSchema {
                 action(ActionKind::RenameTable, None, false, detail)
             }
         };
-        Some(Evolved { after, actions: vec![told], untold: Vec::new() })
+        Some(Evolved { after, actions: vec![told], untold: Vec::new(), keeps_values: true })
     }
 }
 
@@ -101,6 +103,7 @@ struct Growth<'a> {
     next: TableSchema,
     actions: Vec<SchemaAction>,
     untold: Vec<String>,
+    keeps_values: bool,
 }
 
 impl<'a> Growth<'a> {
@@ -113,7 +116,7 @@ impl<'a> Growth<'a> {
             actions.push(action(ActionKind::RecreateTable, None, true, detail));
             untold.push("rows that it had before it was streamed".to_owned());
         }
-        Self { before, source, recreated, version, next, actions, untold }
+        Self { before, source, recreated, version, next, actions, untold, keeps_values: true }
     }
 
     fn columns(&mut self) {
@@ -214,7 +217,10 @@ impl<'a> Growth<'a> {
         let (from, to) = (&known.column_type, &now.column_type);
         let padded = is_padded_anew(known, now);
         let shorter = !known.type_name.starts_with("oid ") && is_shorter(&known.type_name, &now.type_name);
-        if from.is_rewritten_as(to) || padded || (from == to && shorter) {
+        let relabelled = from.is_relabelled_as(to);
+        let other = is_another_type(known, now);
+        self.keeps_values &= from.keeps_values_as(to) && !other;
+        if from.is_rewritten_as(to) || padded || relabelled || other || (from == to && shorter) {
             self.untold.push(format!("{:?} of rows that were there when its type changed", known.name));
         }
         let renamed = known.type_name != now.type_name && !now.type_name.starts_with("oid ");
@@ -223,7 +229,10 @@ impl<'a> Growth<'a> {
         }
         let name = Some(now.name.as_str());
         let said = format!("{} is {} now", known.type_name, now.type_name);
-        if column_type != to || (from == to && shorter) {
+        if relabelled {
+            let detail = "labels were renamed, and rows from before hold the former ones, without events";
+            self.actions.push(action(ActionKind::Rewrite, name, false, detail));
+        } else if column_type != to || (from == to && shorter) {
             let detail = format!("{said}; the column keeps room for all it has held");
             self.actions.push(action(ActionKind::NarrowType, name, false, detail));
         } else if is_enum(from) && is_enum(to) {
@@ -386,7 +395,23 @@ const fn is_enum(column_type: &ColumnType) -> bool {
     matches!(column_type, ColumnType::Text { text: TextKind::Enum(_) })
 }
 
-/// Whether the length in the type's brackets went down, or came up: `varchar(20)` after `varchar(30)` or `varchar`.
+/// Whether the type is another one that reads as the former did, though its values need not: `macaddr8` after `macaddr`,
+/// `cidr` after `inet`, a domain over `char(20)` after one over `char(10)`. Plain texts stay as they are.
+fn is_another_type(known: &Column, now: &Column) -> bool {
+    const TEXTS: [u32; 6] = [25, 1043, 19, 1009, 1015, 1003];
+    let plain = |column: &Column| {
+        TEXTS.contains(&column.type_oid) || column.type_name.trim_end_matches("[]").ends_with("citext")
+    };
+    let (from, to) = (&known.column_type, &now.column_type);
+    // Whoever has no number of the type has the name alone, which a renamed type changes, too.
+    known.type_oid != 0
+        && now.type_oid != 0
+        && (known.type_oid, known.type_modifier) != (now.type_oid, now.type_modifier)
+        && known.type_name != now.type_name
+        && (from == to || (is_enum(from) && is_enum(to)))
+        && !(plain(known) && plain(now))
+}
+
 /// Whether values are padded with blanks to another length, or not any more: `char(n)` and its arrays.
 fn is_padded_anew(known: &Column, now: &Column) -> bool {
     const BPCHAR: [u32; 2] = [1042, 1014];
@@ -394,6 +419,7 @@ fn is_padded_anew(known: &Column, now: &Column) -> bool {
     known.type_oid != 0 && types[0] != types[1] && types.iter().any(|(oid, _)| BPCHAR.contains(oid))
 }
 
+/// Whether the length in the type's brackets went down, or came up: `varchar(20)` after `varchar(30)` or `varchar`.
 fn is_shorter(before: &str, now: &str) -> bool {
     let length =
         |name: &str| -> Option<u32> { name.split_once('(')?.1.split([')', ',']).next()?.parse().ok() };

@@ -183,3 +183,36 @@ fn values_that_are_padded_anew_or_not_any_more_are_untold_and_longer_texts_are_t
     let wire = three.evolve(&of(1042, 9, "oid 1042"));
     assert!(wire.is_none_or(|next| next.untold.len() == 1));
 }
+
+#[test]
+fn another_type_of_the_same_form_is_untold_and_a_renamed_one_is_not() {
+    let other = || ColumnType::Text { text: TextKind::Other };
+    let of = |type_oid, type_name: &str| {
+        let id = Column { type_oid, ..column(1, "id", other()) };
+        table(vec![Column { type_name: type_name.into(), ..id }])
+    };
+    let (mac, mac8) = (of(829, "macaddr"), of(774, "macaddr8"));
+    let next = mac.evolve(&mac8).unwrap();
+    assert_eq!((next.untold.len(), next.keeps_values), (1, false));
+    assert_eq!(mac.evolve(&of(774, "oid 774")).map(|next| next.untold.len()), Some(1), "told by the stream");
+    let renamed = of(16_400, "point3").evolve(&of(16_400, "point4")).unwrap();
+    assert_eq!((renamed.untold.len(), renamed.keeps_values), (0, true));
+}
+
+#[test]
+fn labels_that_were_renamed_are_untold_and_new_ones_are_not() {
+    let of = |labels: &[&str]| {
+        let labels = labels.iter().map(|label| (*label).to_owned()).collect();
+        let mood = ColumnType::Text { text: TextKind::Enum(labels) };
+        let moods = ColumnType::Array { element: Box::new(mood.clone()) };
+        table(vec![column(1, "m", mood), column(2, "ms", moods)])
+    };
+    let known = of(&["bad", "ok"]);
+    let added = known.evolve(&of(&["awful", "bad", "so so", "ok"])).unwrap();
+    assert_eq!(added.untold, [""; 0]);
+    for renamed in [&["bad", "well"][..], &["ok", "bad"]] {
+        let next = known.evolve(&of(renamed)).unwrap();
+        assert_eq!(next.untold.len(), 2, "{renamed:?}");
+        assert_eq!(kinds(&next), [(ActionKind::Rewrite, false); 2], "{renamed:?}");
+    }
+}

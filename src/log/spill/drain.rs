@@ -310,12 +310,13 @@ impl Spill {
         self.local.trim(&self.partition, last + 1).await
     }
 
-    /// The appends that have not arrived.
+    /// The appends that have not arrived. What is gone from the file has, or was let go of, whether or not anybody came to
+    /// note that.
     async fn range(&self) -> Result<(Offset, Offset)> {
         let next = self.known().next;
         let ranges = self.local.ranges().await?;
-        let end = ranges.get(&self.partition).map_or(0, |range| range.end);
-        Ok((next.min(end), end))
+        let (start, end) = ranges.get(&self.partition).map_or((0, 0), |range| (range.start, range.end));
+        Ok((next.max(start).min(end), end))
     }
 
     fn epoch(&self) -> Result<Epoch> {

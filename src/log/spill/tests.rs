@@ -268,6 +268,26 @@ async fn what_another_writer_has_brought_into_the_log_is_let_go_of() {
     assert!(world.numbers().await.into_iter().eq(0..8));
 }
 
+/// Interrupted after any of what was kept had gone from the file, and before that was noted.
+#[tokio::test]
+async fn what_was_being_let_go_of_when_the_process_died_is_let_go_of() {
+    for gone in [1, 2] {
+        let World { dir, remote, log } = gone_on(7).await;
+        drop((remote, log));
+        let local = sqlite(&dir, "spill.db");
+        local.fence().await.unwrap();
+        let (partition, range) = local.ranges().await.unwrap().pop_first().unwrap();
+        assert_eq!(range.end - range.start, 2);
+        local.trim(&partition, range.start + gone).await.unwrap();
+        assert_eq!(local.ranges().await.unwrap()[&partition].start, range.start + gone);
+        drop(local);
+        let world = World::on(dir);
+        let fenced = world.log.fence().await.unwrap();
+        world.append(fenced.epoch, 7).await.unwrap();
+        assert!(world.numbers().await.into_iter().eq(0..8), "{gone}");
+    }
+}
+
 #[tokio::test]
 async fn a_writer_in_doubt_that_was_overtaken_lets_go_only_when_it_begins_anew() {
     let world = World::new();

@@ -379,7 +379,8 @@ impl Tables {
         let evolved = match (evolved, &before) {
             (Some(evolved), _) => told.of(evolved),
             (None, Some(known)) if told.rewritten => {
-                told.of(Evolved { after: known.clone(), actions: Vec::new(), untold: Vec::new() })
+                let (actions, untold) = (Vec::new(), Vec::new());
+                told.of(Evolved { after: known.clone(), actions, untold, keeps_values: true })
             }
             (None, _) => return Ok(None),
         };
@@ -430,7 +431,7 @@ impl Tables {
         position: Position,
         statement: Option<String>,
     ) -> Grown {
-        let Evolved { after, actions, untold } = evolved;
+        let Evolved { after, actions, untold, .. } = evolved;
         let topic = routing::topic_name(&self.name, &after.name);
         let index = if before.as_ref() == Some(&after) {
             self.by_topic[topic.as_str()]

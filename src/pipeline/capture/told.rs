@@ -31,7 +31,7 @@ impl Told {
     pub fn of(&self, mut evolved: Evolved) -> Evolved {
         let Some(statement) = &self.statement else { return evolved };
         // A table that was renamed into the place of another has rows, too.
-        let in_doubt = [ActionKind::ChangeType, ActionKind::RecreateTable];
+        let in_doubt = [ActionKind::ChangeType, ActionKind::RecreateTable, ActionKind::Rewrite];
         let is_in_doubt = evolved.actions.iter().any(|action| in_doubt.contains(&action.kind));
         if self.created || !is_in_doubt {
             evolved.untold.clear();
@@ -53,12 +53,12 @@ impl Told {
     }
 }
 
-/// Whether a rewrite has only made types wider, by Postgres' own casts.
+/// Whether a rewrite has only made types wider, by Postgres' own casts, and those keep what is read of a value.
 fn keeps_values(statement: &str, evolved: &Evolved) -> bool {
     let statement = statement.to_ascii_uppercase();
     let widened = evolved.actions.iter().all(|action| action.kind == ActionKind::WidenType);
     let says_so = statement.contains("ALTER") && statement.contains("TYPE") && !statement.contains("USING");
-    widened && !evolved.actions.is_empty() && says_so
+    widened && evolved.keeps_values && !evolved.actions.is_empty() && says_so
 }
 
 /// What of a change is not applied, in words; none where all of it is.
@@ -87,7 +87,7 @@ fn in_words(action: &SchemaAction) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema};
+    use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema, TextKind};
 
     fn evolved(from: ColumnType, to: ColumnType) -> Evolved {
         let table = |column_type| {
@@ -106,6 +106,17 @@ mod tests {
         assert_eq!(told("alter table t alter a type bigint"), 0);
         assert_eq!(told("ALTER TABLE t ALTER a TYPE bigint USING a * 2"), 1);
         assert_eq!(told("SELECT migrate()"), 1, "what the function did is not known");
+        let told = |from, to| {
+            let statement = Some("ALTER TABLE t ALTER a TYPE text".to_owned());
+            let told = Told { statement, rewritten: true, ..Told::default() };
+            told.of(evolved(from, to)).untold.len()
+        };
+        assert_eq!(
+            told(ColumnType::Interval, ColumnType::TEXT),
+            1,
+            "an interval is other text there than here"
+        );
+        assert_eq!(told(ColumnType::Int32, ColumnType::TEXT), 0);
     }
 
     #[test]
@@ -115,6 +126,10 @@ mod tests {
         let told = Told { statement: Some("ALTER TABLE t ALTER a TYPE bigint".into()), ..Told::default() };
         assert_eq!(told.of(wider()).untold.len(), 0);
         assert_eq!(told.of(evolved(ColumnType::Int32, ColumnType::Bytes)).untold.len(), 1);
+        let of = |label: &str| ColumnType::Text { text: TextKind::Enum(vec![label.to_owned()]) };
+        let statement = Some("ALTER TYPE mood RENAME VALUE 'ok' TO 'well'".to_owned());
+        let told = Told { statement, ..Told::default() };
+        assert_eq!(told.of(evolved(of("ok"), of("well"))).untold.len(), 1, "no row was written for it");
     }
 
     #[test]

@@ -84,7 +84,9 @@ impl TableDelivery {
         }
         let mut missing = told.unwrap_or_default().missing;
         missing.retain(|ds, _| Some(*ds) > day);
-        let decided = day.max(published.as_ref().map(|manifest| manifest.ds));
+        let last = published.as_ref().map(|manifest| manifest.ds);
+        lake.sweep(name, last).await?;
+        let decided = day.max(last);
         let decided = decided.max(missing.keys().next_back().copied());
         Ok(Self {
             topic: topic.to_owned(),

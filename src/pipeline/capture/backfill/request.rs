@@ -152,7 +152,7 @@ impl Backfills {
     }
 
     /// A copy would leave the lake with nothing but later changes.
-    pub(super) fn is_never_copied(&self, table: &TableName) -> bool {
+    pub fn is_never_copied(&self, table: &TableName) -> bool {
         (self.settings.copied_where)(table).as_deref() == Some(NEVER_COPIED)
     }
 

@@ -48,7 +48,12 @@ impl Publication {
                 (None, None) => Some(Reason::Added),
             };
             let gone = || self.leaves.gone(&topic, now, sight.complete_to).map(Reason::Detached);
-            let reason = reason.or_else(gone);
+            // Its copy was given up while it was not published for a moment, which no sight has seen.
+            let returned = || {
+                let lacks = backfills.lacking(&topic).is_some() && !backfills.is_never_copied(name);
+                lacks.then(|| Reason::Returned(Absence::Unpublished.reason().to_owned()))
+            };
+            let reason = reason.or_else(gone).or_else(returned);
             match reason {
                 Some(reason) => news |= backfills.needed(&reason, name, sight.pass, appender),
                 None => {
