@@ -3,6 +3,7 @@
 //! Everything that the lake holds is put by a conditional create, and putting the same bytes again is a
 //! success: that one rule makes every step repeatable, whoever was interrupted and wherever.
 
+mod halves;
 mod multipart;
 mod probe;
 mod s3;
@@ -110,6 +111,7 @@ impl Store {
             }
             return multipart::create(bucket, &bucket.key(path), bytes).await;
         }
+        let _held = self.hold(path).await;
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         self.inner.put_opts(path, bytes.clone(), options).await.map(|_| ())
     }
@@ -362,31 +364,20 @@ impl Store {
         self.local.is_some()
     }
 
-    /// Removes files that an interrupted put left in a local folder. `object_store` names them `<object>#<n>`
-    /// and hides them, but other readers of the folder would see them. A put which is still at work there
-    /// fails, and is tried again. Cancel-safe.
+    /// Removes files that an interrupted put left in a local folder, which other readers of the folder would see; where a
+    /// put is at work there, by whomever, whoever comes next does. Cancel-safe.
     pub async fn sweep(&self, folder: &Path) -> Result<()> {
         let Some(local) = &self.local else { return Ok(()) };
-        let failed =
-            |error: std::io::Error| Error::retry(format!("cannot clear {}", self.show(folder))).cause(error);
         let path = local.path_to_filesystem(folder).map_err(|error| self.error("list", folder, error))?;
-        let mut entries = match tokio::fs::read_dir(&path).await {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(failed(error)),
-        };
-        while let Some(entry) = entries.next_entry().await.map_err(failed)? {
-            let name = entry.file_name();
-            let number = name.to_str().and_then(|name| name.rsplit_once('#')).map(|(_, number)| number);
-            if number.is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())) {
-                match tokio::fs::remove_file(entry.path()).await {
-                    Ok(()) => {}
-                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-                    Err(error) => return Err(failed(error)),
-                }
-            }
-        }
-        Ok(())
+        let swept = tokio::task::spawn_blocking(move || halves::sweep(&path)).await;
+        let swept = swept.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        swept.map_err(|error| Error::retry(format!("cannot clear {}", self.show(folder))).cause(error))
+    }
+
+    /// Keeps the folder of a local object from being swept as long as what it returns lives.
+    async fn hold(&self, path: &Path) -> Option<halves::Held> {
+        let path = self.local.as_ref()?.path_to_filesystem(path).ok()?;
+        tokio::task::spawn_blocking(move || halves::hold(path.parent()?)).await.ok()?
     }
 
     /// The object's full name, for messages.
