@@ -23,7 +23,7 @@ mod stuck;
 use std::time::Duration;
 
 use support::lake::value;
-use support::{Connector, wait_until};
+use support::{Connector, PATIENCE, wait_until};
 use tokio_postgres::Client;
 
 const MB: u64 = 1 << 20;
@@ -53,7 +53,7 @@ async fn wal_kept(client: &Client) -> u64 {
 /// Waits until the slot keeps at most so much, which takes a running-xacts record: the server writes one every
 /// 15 s, and at each checkpoint. Gives what it keeps then.
 async fn settle_wal(client: &Client, bytes_max: u64) -> u64 {
-    wait_until(Duration::from_secs(30), &format!("the slot keeps at most {bytes_max} bytes"), async || {
+    wait_until(PATIENCE, &format!("the slot keeps at most {bytes_max} bytes"), async || {
         client.batch_execute("CHECKPOINT").await.unwrap();
         tokio::time::sleep(Duration::from_millis(200)).await;
         wal_kept(client).await <= bytes_max

@@ -303,7 +303,7 @@ impl World {
             while !self.is_published(&ds).await {
                 assert!(begun.elapsed() < patience, "ds={ds} is not published; owned: {:?}", self.owned());
                 // One that was stopped in the middle of a write keeps SQLite's lock on the log from everybody.
-                if begun.elapsed() > PATIENCE / 3 {
+                if begun.elapsed() > Duration::from_secs(20) {
                     self.stopped.iter().for_each(|running| running.signal(Signal::CONT));
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;

@@ -38,12 +38,16 @@ async fn what_happens_to_partitions_without_events_of_rows_is_mended_by_one_copy
         )
         .await;
     scene.caught_up().await;
-    // A partition with rows is attached, its columns in another order, and the day is cut at once.
+    // A partition with rows is attached, its columns in another order, and the day is cut before they are copied: a copy
+    // waits for the transactions that are open.
+    let blocker = scene.server.connect().await;
+    blocker.batch_execute("BEGIN; SELECT txid_current()").await.unwrap();
     scene.sql("ALTER TABLE parts ATTACH PARTITION standing FOR VALUES FROM (200) TO (300)").await;
     let ds = scene.cut().await;
     let reason = scene.missing(&ds, "parts").expect("the day has no half of the table");
     assert!(reason.contains("attached"), "{reason}");
     scene.same(&ds, "calm", "id, note").await;
+    blocker.batch_execute("COMMIT").await.unwrap();
     scene.copied("parts", 1).await;
     scene
         .sql("UPDATE parts SET note = 'changed' WHERE id % 10 = 0; INSERT INTO parts VALUES (601, 'sixth')")

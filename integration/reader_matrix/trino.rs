@@ -105,7 +105,7 @@ impl Trino {
     }
 
     fn serves(&self) -> bool {
-        let answer = ureq::get(format!("{}/v1/info", self.url())).call();
+        let answer = crate::support::http().get(format!("{}/v1/info", self.url())).call();
         answer.is_ok_and(|mut answer| {
             answer.body_mut().read_to_string().is_ok_and(|text| text.contains("\"starting\":false"))
         })

@@ -10,7 +10,7 @@ use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal, wal_kept};
 
 /// The watch looks every ten seconds while all is well.
-const LOOKS: Duration = Duration::from_secs(40);
+const LOOKS: Duration = Duration::from_secs(120);
 
 /// Another database, which writes `megabytes` of WAL that nobody here waits for.
 async fn noise(server: &Postgres, megabytes: u64) {

@@ -12,8 +12,11 @@ use crate::support::{Network, Postgres, Proxy};
 /// No single step takes longer, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// What one says while the other one, which does not stream any more, keeps the log's file locked.
+const LOCKED: &str = "is being written by another process";
+
 /// After so long the server lets go of a silent connection.
-const SENDER_TIMEOUT: Duration = Duration::from_secs(3);
+const SENDER_TIMEOUT: Duration = Duration::from_secs(6);
 
 /// What ends the time of the one that streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,7 +46,6 @@ pub struct Pair {
     pub connector: Connector,
     networks: [Proxy; 2],
     processes: [Option<Process>; 2],
-    active: usize,
     traffic: Option<Traffic>,
     _dir: tempfile::TempDir,
 }
@@ -71,8 +73,7 @@ impl Pair {
             std::fs::write(&path, text.replace(&server.url(), &url)).unwrap();
         }
         let traffic = Some(Traffic::start(&server.url(), seed, 2, Duration::from_millis(10)));
-        let mut pair =
-            Self { server, connector, networks, processes: [None, None], active: 0, traffic, _dir: dir };
+        let mut pair = Self { server, connector, networks, processes: [None, None], traffic, _dir: dir };
         pair.launch(0);
         pair.said_times(0, "\"streaming\"", 1).await;
         pair
@@ -84,6 +85,17 @@ impl Pair {
 
     fn process(&mut self, number: usize) -> &mut Process {
         self.processes[number].as_mut().expect("it was started")
+    }
+
+    /// The one that has begun to stream last: who streams also changes where none of ours are at work, when the server
+    /// hears nothing from a process for too long.
+    fn active(&self) -> usize {
+        let last = |number: usize| {
+            let said = self.processes[number].as_ref().map(Process::said)?;
+            // Begins with the time.
+            said.lines().rfind(|line| line.contains("\"streaming\"")).map(str::to_owned)
+        };
+        usize::from(last(1) > last(0))
     }
 
     /// Waits until a process has said a word so many times.
@@ -107,7 +119,8 @@ impl Pair {
     /// Something happens to the one that streams while the other one stands by; gives how long the slot was without
     /// anybody who streams from it.
     pub async fn round(&mut self, fault: Fault) -> Duration {
-        let (one, two) = (self.active, 1 - self.active);
+        let one = self.active();
+        let two = 1 - one;
         if self.processes[two].is_none() {
             self.launch(two);
         }
@@ -115,6 +128,7 @@ impl Pair {
         let stood = |process: &Process| process.said().matches("waiting for it").count();
         self.said_times(two, "waiting for it", 1).await;
         let (before, stood_before) = (began(self.process(two)), stood(self.process(one)));
+        let locked_before = self.process(two).said().matches(LOCKED).count();
         let start = Instant::now();
         match fault {
             Fault::Kill => self.processes[one].take().unwrap().kill(),
@@ -135,7 +149,8 @@ impl Pair {
             self.either_streams([one, two], before).await;
             start.elapsed()
         } else {
-            self.streams_or_is_locked_out(two, before, fault == Fault::Stop).await;
+            let locked_before = (fault == Fault::Stop).then_some(locked_before);
+            self.streams_or_is_locked_out(two, before, locked_before).await;
             start.elapsed()
         };
         match fault {
@@ -148,8 +163,7 @@ impl Pair {
             }
             Fault::Stalled | Fault::HalfOpen | Fault::Cut => self.networks[one].set(Network::Up),
         }
-        self.active = if began(self.process(two)) > before { two } else { one };
-        if self.active == two && self.processes[one].is_some() {
+        if self.active() == two && self.processes[one].is_some() {
             self.said_times(one, "waiting for it", stood_before + 1).await;
         }
         self.passes_what_was_written().await;
@@ -167,15 +181,15 @@ impl Pair {
     }
 
     /// One which is stopped in the middle of a write keeps the lock on the log's file: nobody can take over, and the
-    /// other one says so.
-    async fn streams_or_is_locked_out(&mut self, two: usize, before: usize, may_be_locked: bool) {
+    /// other one says so, more often than before; without that number it must not come to it.
+    async fn streams_or_is_locked_out(&mut self, two: usize, before: usize, locked_before: Option<usize>) {
         let start = Instant::now();
         loop {
             let process = self.process(two);
             if process.said().matches("\"streaming\"").count() > before {
                 return;
             }
-            if may_be_locked && process.has_said("is being written by another process") {
+            if locked_before.is_some_and(|before| process.said().matches(LOCKED).count() > before) {
                 eprintln!("stopped in the middle of a write: it is let go on");
                 return;
             }

@@ -53,6 +53,12 @@ where
     }
 }
 
+/// A client of HTTP for servers on this machine: by no proxy, and with an end to every wait.
+pub fn http() -> ureq::Agent {
+    let timeout = Some(Duration::from_secs(30));
+    ureq::Agent::config_builder().timeout_global(timeout).proxy(None).build().into()
+}
+
 /// A folder for a server's clock, which the server's user can read.
 pub fn clock_folder() -> tempfile::TempDir {
     use std::os::unix::fs::PermissionsExt;

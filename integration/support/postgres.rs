@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 
-use super::Certificates;
 use super::programs::{NOBODY, default_server, give_away, major_of, server_of};
+use super::{Certificates, PATIENCE};
 
 /// How a server is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,7 +139,8 @@ impl Postgres {
         let _ = kill_process(Pid::from_child(&child), signal);
         let start = Instant::now();
         while child.try_wait().unwrap().is_none() {
-            if start.elapsed() > Duration::from_secs(20) {
+            // Kills the postmaster alone: its sessions live on, and the next start fails of that.
+            if start.elapsed() > PATIENCE {
                 let _ = child.kill();
             }
             std::thread::sleep(Duration::from_millis(5));
@@ -315,7 +316,8 @@ impl Postgres {
             }
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             assert!(ended.is_none(), "the server did not start:\n{}", self.log());
-            assert!(start.elapsed() < Duration::from_secs(30), "the server is not ready:\n{}", self.log());
+            // A server that was killed under traffic has a lot of WAL to redo first.
+            assert!(start.elapsed() < PATIENCE, "the server is not ready:\n{}", self.log());
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -95,7 +95,7 @@ impl S3 {
     fn wait_started(&mut self) {
         let began = Instant::now();
         let health = format!("http://127.0.0.1:{}/healthz", self.port);
-        while ureq::get(&health).call().is_err() {
+        while super::http().get(&health).call().is_err() {
             let log = || fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             assert!(self.child.try_wait().unwrap().is_none(), "the store ended at its start: {}", log());
             assert!(began.elapsed() < START, "the store does not start: {}", log());
@@ -127,7 +127,7 @@ impl S3 {
         let url = signer.signed_url(http::Method::PUT, &root, Duration::from_secs(60)).await.unwrap();
         let began = Instant::now();
         // The volume server may join a moment after the rest.
-        while let Err(error) = ureq::put(url.as_str()).send_empty() {
+        while let Err(error) = super::http().put(url.as_str()).send_empty() {
             assert!(began.elapsed() < START, "{bucket} cannot be made: {error}");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
