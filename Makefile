@@ -1,6 +1,8 @@
 # Every target installs what it needs first; `make` alone lists them.
 
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
+# Crates are downloaded again as often.
+export CARGO_NET_RETRY ?= 10
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
@@ -69,7 +71,7 @@ venv: $(VENV)/ready ## Python readers to check with (DuckDB, pyarrow, fastavro, 
 $(VENV)/ready: requirements.txt | deps
 	@python3 -m venv $(VENV) || { echo "No virtual environment could be made in $(VENV)." \
 	  "Install Python's venv module (Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+	scripts/again $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
 	@touch $@
 
 fmt: ## format the code
