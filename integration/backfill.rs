@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use rustix::process::Signal;
 use support::days::{days, use_rule};
 use support::lake::{duckdb, postgres, value};
 use support::{Connector, PATIENCE, Postgres, Running, wait_until};
@@ -75,21 +74,16 @@ async fn a_table_that_is_rewritten_before_its_turn_is_copied_alone_under_a_later
         )
         .await
         .unwrap();
-    // Empty tables are copied first, a thousand of them: time to stop the process before the others' turn.
+    // Small tables are copied first: while this one stands at the gate, the copy has its snapshot, and it is not the
+    // others' turn.
     client
-        .batch_execute(
-            "DO $$ BEGIN FOR i IN 1..1000 LOOP EXECUTE format('CREATE TABLE empty_%s (id int PRIMARY KEY)', i); END LOOP; END $$",
-        )
+        .batch_execute("CREATE TABLE gated (id int PRIMARY KEY); INSERT INTO gated VALUES (1)")
         .await
         .unwrap();
-    let connector = Connector::new(&server.url());
+    let keeper = anew::shut(&server).await;
+    let connector = anew::gated(&server.url());
     let mut running = connector.start("run");
-    wait_until(PATIENCE, "the copy has its snapshot", async || {
-        let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'idle in transaction' AND backend_xmin IS NOT NULL";
-        value(&client, sql).await != "0"
-    })
-    .await;
-    running.signal(Signal::STOP);
+    anew::at_the_gate(&client).await;
     client
         .batch_execute(
             "UPDATE emptied SET note = 'unseen' WHERE id < 10;
@@ -109,7 +103,7 @@ async fn a_table_that_is_rewritten_before_its_turn_is_copied_alone_under_a_later
         .await
         .unwrap();
     client.batch_execute("VACUUM FULL compacted").await.unwrap();
-    running.signal(Signal::CONT);
+    drop(keeper);
     running.ready().await;
     client
         .batch_execute(
@@ -140,7 +134,7 @@ async fn a_table_that_is_rewritten_before_its_turn_is_copied_alone_under_a_later
     let again = connector.start_ready("run").await;
     client.batch_execute("UPDATE emptied SET note = 'last'").await.unwrap();
     connector.wait_for_records("emptied", 2).await;
-    assert_eq!(again.health().1["status"], "ok");
+    wait_until(PATIENCE, "all is well", async || again.health().1["status"] == "ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -235,6 +229,8 @@ async fn a_first_copy_that_is_killed_goes_on_beside_the_stream_and_can_be_held_u
     let mut running = connector.start("run");
     let copied = wait_rows(&connector, "shop.public.big", 6000).await;
     running.kill();
+    // Slow enough to be held up before it is whole.
+    connector.change("backfill", "bytes_per_second_max", 100_000);
     running = connector.start_ready("run").await;
     let paused = running.command(&["pause", "public.b*"]);
     assert!(paused.status.success(), "{}", String::from_utf8_lossy(&paused.stderr));
@@ -265,6 +261,7 @@ async fn a_first_copy_that_is_killed_goes_on_beside_the_stream_and_can_be_held_u
 
     // It is held up also after a restart.
     use_rule(&mut connector, 1);
+    connector.change("backfill", "bytes_per_second_max", 500_000);
     running = connector.start_ready("run").await;
     assert_eq!(running.health().1["tables"]["public.big"]["state"], "paused");
     let resumed = running.command(&["resume", "public.big"]);

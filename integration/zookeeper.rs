@@ -25,6 +25,13 @@ fn open(port: u16, root: &str, session_timeout: Duration) -> ZookeeperCoordinato
     ZookeeperCoordinator::new(options(port, root, session_timeout))
 }
 
+/// Breaks all connections; the pause lets each of them see it.
+async fn cut(proxy: &Proxy) {
+    proxy.set(Network::Cut);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    proxy.set(Network::Up);
+}
+
 /// Whether a lease is still its holder's; asks until there is an answer.
 async fn is_kept(coordinator: &ZookeeperCoordinator, lease: &Lease) -> bool {
     let began = Instant::now();
@@ -69,8 +76,7 @@ async fn leases_outlive_a_cut_connection_and_a_server_that_is_started_again() {
     let lease = ours.acquire("x", LONG).await.unwrap().unwrap();
     assert!(ours.set(&lease, "k", None, b"1").await.unwrap());
     for version in 1..4 {
-        proxy.set(Network::Cut);
-        proxy.set(Network::Up);
+        cut(&proxy).await;
         assert!(is_kept(&ours, &lease).await);
         assert_eq!(acquire_now(&other, "x").await, None);
         assert!(ours.set(&lease, "k", Some(version), b"cut").await.unwrap());
@@ -99,15 +105,17 @@ async fn acquire_now(coordinator: &ZookeeperCoordinator, name: &str) -> Option<L
 async fn a_session_that_expires_ends_its_leases_and_their_holder_learns_it() {
     let server = Zookeeper::start();
     let proxy = Proxy::start(server.port()).await;
-    let ours = open(proxy.port(), "/t", Duration::from_secs(2));
+    let ours = open(proxy.port(), "/t", Duration::from_secs(5));
     let other = open(server.port(), "/t", Duration::from_secs(30));
+    // A server that has just started is slow to answer, and a short session gives up a connection soon.
+    other.probe().await.unwrap();
     let lost = ours.acquire("x", LONG).await.unwrap().unwrap();
     assert!(ours.set(&lost, "k", None, b"ours").await.unwrap());
 
     proxy.set(Network::Stalled);
     let began = Instant::now();
     let lease = acquired(&other, "x").await;
-    println!("taken over {:?} after the silence began, with a session timeout of 2 s", began.elapsed());
+    println!("taken over {:?} after the silence began, with a session timeout of 5 s", began.elapsed());
     assert!(lease.epoch > lost.epoch);
     assert!(other.set(&lease, "k", Some(1), b"theirs").await.unwrap());
     proxy.set(Network::Up);
@@ -134,8 +142,7 @@ async fn what_a_broken_connection_left_in_doubt_comes_free() {
         // Connections break around the transaction, before it or after it.
         let cutting = async {
             tokio::time::sleep(Duration::from_micros(round * 200)).await;
-            proxy.set(Network::Cut);
-            proxy.set(Network::Up);
+            cut(&proxy).await;
         };
         let (taken, ()) = tokio::join!(ours.acquire(&name, LONG), cutting);
         if let Ok(Some(lease)) = taken {
@@ -173,21 +180,24 @@ async fn what_is_made_under_a_user_is_that_users_alone() {
 #[tokio::test]
 async fn check_tells_whether_zookeeper_answers() {
     let mut server = Zookeeper::start();
-    let connector = Connector::new("postgresql://nobody@127.0.0.1:1/none")
+    let mut connector = Connector::new("postgresql://nobody@127.0.0.1:1/none")
         .set("coordinator", "kind", "zookeeper")
         .set("coordinator.zookeeper", "servers", [server.address()])
-        .set("coordinator.zookeeper", "session_timeout_ms", 1000);
-    let told = || {
+        .set("coordinator.zookeeper", "session_timeout_ms", 10_000);
+    let told = |connector: &Connector| {
         let output = connector.command(&["check"]);
         [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
     };
     let line =
         |text: &str| text.lines().find(|line| line.contains("coordinator")).unwrap_or_default().to_owned();
-    let text = told();
+    let text = told(&connector);
     assert!(line(&text).contains("ZooKeeper answers, and all rights are there under /tidemark"), "{text}");
     server.kill();
-    let text = told();
+    connector.change("coordinator.zookeeper", "session_timeout_ms", 1000);
+    let text = told(&connector);
     assert!(line(&text).contains("no answer from ZooKeeper"), "{text}");
     server.start_again();
-    wait_until(PATIENCE, "it answers again", async || line(&told()).contains("ZooKeeper answers")).await;
+    connector.change("coordinator.zookeeper", "session_timeout_ms", 10_000);
+    wait_until(PATIENCE, "it answers again", async || line(&told(&connector)).contains("ZooKeeper answers"))
+        .await;
 }

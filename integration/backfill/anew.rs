@@ -14,7 +14,7 @@ use crate::support::{Connector, Kafka, NAME, PATIENCE, Postgres, Running, wait_u
 const GATE: i64 = 7_001;
 
 /// A connector whose copies of `gated` wait at the gate.
-fn gated(url: &str) -> Connector {
+pub(super) fn gated(url: &str) -> Connector {
     let gate = format!("pg_advisory_lock_shared({GATE}) IS NOT NULL");
     Connector::new(url)
         .set("[table]", "match", "public.gated")
@@ -38,14 +38,14 @@ async fn prepare(server: &Postgres) -> (Client, Client) {
 }
 
 /// Shuts the gate for as long as the session is there.
-async fn shut(server: &Postgres) -> Client {
+pub(super) async fn shut(server: &Postgres) -> Client {
     let keeper = server.connect().await;
     keeper.batch_execute(&format!("SELECT pg_advisory_lock({GATE})")).await.unwrap();
     keeper
 }
 
 /// Waits until a copy stands at the gate: what it was to begin with is in the log's state.
-async fn at_the_gate(client: &Client) {
+pub(super) async fn at_the_gate(client: &Client) {
     let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'advisory'";
     wait_until(PATIENCE, "the copy stands at the gate", async || {
         !client.query(waits, &[]).await.unwrap().is_empty()

@@ -12,8 +12,8 @@ use jiff::civil::Date;
 use tokio_postgres::Client;
 
 use crate::support::lake::{duckdb, postgres, value};
-use crate::support::wait_until;
-use crate::{World, day};
+use crate::support::{PATIENCE, wait_until};
+use crate::{BEFORE, World, day};
 
 const SHOP: &str = "
     CREATE TABLE orders (id bigserial PRIMARY KEY, lines int NOT NULL, total int NOT NULL, paid bool NOT NULL DEFAULT false);
@@ -105,9 +105,10 @@ async fn assert_day_is_exact(world: &World, ds: Date) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_busy_database_is_cut_between_two_transactions_also_across_a_restart() {
-    let mut world = World::new("00:00", "Asia/Dubai", Duration::from_secs(12)).await;
+    let mut world = World::new("00:00", "Asia/Dubai", Duration::from_secs(3600)).await;
     world.sql(SHOP).await;
     world.sql("SELECT pg_create_logical_replication_slot('oracle', 'test_decoding')").await;
+    world.clock.set(world.clock.end_of(day(0)) - BEFORE);
     let traffic = Traffic::start(&world).await;
     let mut running = world.connector.start_ready("run").await;
     assert!(world.clock.now() < world.clock.end_of(day(0)), "the machine is too slow for this test");
@@ -119,7 +120,7 @@ async fn a_busy_database_is_cut_between_two_transactions_also_across_a_restart()
     let clock = &world.clock;
     let passed = async |number| {
         let end = clock.end_of(day(number)) + Duration::from_millis(500);
-        wait_until(Duration::from_secs(10), "midnight has passed", async || clock.now() > end).await;
+        wait_until(PATIENCE, "midnight has passed", async || clock.now() > end).await;
     };
     passed(1).await;
     let mut running = world.connector.start_ready("run").await;

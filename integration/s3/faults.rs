@@ -79,7 +79,8 @@ async fn days_in_a_bucket_are_those_in_memory_whatever_the_store_answers() {
     let proxy = S3Proxy::start(store.port(), seed).await;
     let lake = lake_at(&bucket, proxy.port(), scratch.path());
     let (mut before, mut tries) = (BTreeMap::new(), 0);
-    for percent in [40, 20, 10, 5, 5, 5, 0] {
+    // At the end it may still be that an answer takes too long, of itself.
+    for percent in [40, 20, 10, 5, 5, 5, 0, 0, 0, 0, 0] {
         proxy.disturb(percent);
         tries += 1;
         let delivered = deliver(&lake, &history).await;

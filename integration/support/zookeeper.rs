@@ -72,7 +72,8 @@ impl Zookeeper {
             jars.display()
         );
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
-        let mut server = java(&["-Xmx64m", "-cp"]);
+        // A flush to the disk can take longer than a session of the tests, and a server that is killed loses nothing without.
+        let mut server = java(&["-Xmx64m", "-Dzookeeper.forceSync=no", "-cp"]);
         server
             .arg(format!("{}/*", jars.display()))
             .arg("org.apache.zookeeper.server.ZooKeeperServerMain")

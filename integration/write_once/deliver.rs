@@ -24,7 +24,7 @@ fn tables(running: &Running) -> usize {
 #[tokio::test(flavor = "multi_thread")]
 async fn deliver_processes_share_the_tables_and_take_over_from_one_that_dies() {
     let mut world = World::new(TABLES).await;
-    world.connector.change("coordinator", "lease_ttl_ms", 2000);
+    world.connector.change("coordinator", "lease_ttl_ms", 6000);
     let capture = world.connector.start_ready("capture").await;
     let mut first = world.connector.start_ready("deliver").await;
     wait_until(PATIENCE, "the first delivers", async || state(&first) == "ok").await;
