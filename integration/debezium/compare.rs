@@ -10,8 +10,8 @@ use serde_json::{Map, Value as Json};
 
 use crate::support::Kafka;
 
-/// What the brokers have at most this long to answer.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// What the brokers have at most this long to answer. That a topic is not there is told after half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A topic of one connector.
 pub struct Topic {

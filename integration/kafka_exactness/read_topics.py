@@ -117,11 +117,13 @@ class Reader:
         while any(p["stable"] < p["high"] for p in found.values()) and time.monotonic() < deadline:
             self.read()
             found = self.watermarks()
-        deadline = time.monotonic() + PATIENCE
+        deadline, before = time.monotonic() + PATIENCE, None
         while behind := [place for place in found if self.ends.get(place, 0) < found[place]["stable"]]:
             if time.monotonic() > deadline:
-                sys.exit(f"{behind} not read to their ends within {PATIENCE} s: {self.ends}, {found}")
+                sys.exit(f"{behind} not read to their ends, and nothing more for {PATIENCE} s: {self.ends}, {found}")
             self.read()
+            if before != self.records:
+                deadline, before = time.monotonic() + PATIENCE, dict(self.records)
         for file in self.files.values():
             file.close()
         return {f"{topic}/{n}": found[(topic, n)] | {"records": self.records[(topic, n)]} for topic, n in found}

@@ -105,7 +105,7 @@ pub fn high_watermark(partition: &LogPartition) -> u64 {
 
 /// Whether a transaction is still open in a partition some time after the broker has started.
 pub fn stays_open(kafka: &Kafka, partition: &LogPartition) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + Duration::from_secs(10);
     let is_open = || {
         let ends =
             ["read_committed", "read_uncommitted"].map(|level| end(&kafka.address(), partition, level));
@@ -127,7 +127,7 @@ fn end(address: &str, partition: &LogPartition, isolation_level: &str) -> u64 {
         .create()
         .unwrap();
     let number = partition.partition as i32;
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match consumer.fetch_watermarks(&partition.topic, number, Duration::from_secs(10)) {
             Ok((_, high)) => return high as u64,

@@ -1,5 +1,7 @@
 //! Topics that are not as they have to be, and records that do not fit.
 
+use std::time::Duration;
+
 use futures::executor::block_on;
 use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use tidemark::log::{Append, KafkaLog, Log, RecordBatch};
@@ -7,7 +9,17 @@ use tidemark::runtime::Class;
 
 use super::broker::admin;
 use super::numbers::{self, options, step};
-use super::support::Kafka;
+use super::support::{Kafka, PATIENCE, wait_until};
+
+/// Waits until the broker shows a topic with so many partitions; none are those of a topic that is not there. It answers
+/// to administrators before that.
+async fn is_shown(topic: &str, partitions: usize) {
+    wait_until(PATIENCE, &format!("{topic} is shown with {partitions} partitions"), async || {
+        let metadata = admin().inner().fetch_metadata(Some(topic), Duration::from_secs(10));
+        metadata.is_ok_and(|metadata| metadata.topics()[0].partitions().len() == partitions)
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_changed_number_of_partitions_and_a_deleted_topic_are_refused() {
@@ -22,6 +34,7 @@ async fn a_changed_number_of_partitions_and_a_deleted_topic_are_refused() {
 
     block_on(admin().create_partitions(&[NewPartitions::new("parts.numbers", 4)], &AdminOptions::new()))
         .unwrap();
+    is_shown("parts.numbers", 4).await;
     let log = KafkaLog::open(options.clone()).unwrap();
     let fenced = log.fence().await.unwrap();
     let rejected = log.append(fenced.epoch, step("parts", 100..101)).await.unwrap_err();
@@ -30,6 +43,7 @@ async fn a_changed_number_of_partitions_and_a_deleted_topic_are_refused() {
     assert!(text.contains("topic parts.numbers has 4 partitions now and had 3"), "{text}");
 
     block_on(admin().delete_topics(&["parts.numbers"], &AdminOptions::new())).unwrap();
+    is_shown("parts.numbers", 0).await;
     let fenced = log.fence().await.unwrap();
     let rejected = log.append(fenced.epoch, step("parts", 100..101)).await.unwrap_err();
     assert_eq!(rejected.error.class(), Class::Operator);
@@ -55,6 +69,7 @@ async fn topics_that_may_not_be_created_are_refused_with_the_command_that_create
     // One that is there but not compacted would lose nothing today, and grow for ever.
     let topic = NewTopic::new("manual.state", 1, TopicReplication::Fixed(1)).set("cleanup.policy", "delete");
     block_on(admin().create_topics(&[topic], &AdminOptions::new())).unwrap();
+    is_shown("manual.state", 1).await;
     let text = log.fence().await.unwrap_err().to_string();
     assert!(
         text.contains("topic manual.state has cleanup.policy=delete; expected cleanup.policy=compact"),

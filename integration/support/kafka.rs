@@ -210,7 +210,7 @@ impl Kafka {
     /// The values of a topic as Kafka's own console consumer prints them, reading what is committed: a line each.
     /// Ends after `count` of them, or when none has come for a while.
     pub fn console_consumer(&self, topic: &str, count: usize) -> Vec<String> {
-        let lines = self.console_consumer_of(topic, count, "4000");
+        let lines = self.console_consumer_of(topic, count, "8000");
         // On a busy machine it may not have been given its partitions by then.
         if lines.is_empty() { self.console_consumer_of(topic, count, "30000") } else { lines }
     }

@@ -284,6 +284,20 @@ impl Running {
         binary(&self.config, arguments).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// Runs such a command, which must succeed, and is asked again where capture was interrupted before it answered.
+    pub fn asks(&self, arguments: &[&str]) {
+        let start = Instant::now();
+        loop {
+            let output = self.command(arguments);
+            let error = String::from_utf8_lossy(&output.stderr);
+            if output.status.success() {
+                return;
+            }
+            assert!(error.contains("ask again") && start.elapsed() < PATIENCE, "{arguments:?}: {error}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// `tidemark cut --ds`, which must succeed: at once, or when the process has heard from a server whose clock was
     /// just set that the day has begun.
     pub fn cut(&self, ds: &str) {
