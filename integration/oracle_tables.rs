@@ -132,7 +132,7 @@ async fn compare(draw: Draw, numbers: Range<u64>) -> Vec<String> {
     let sessions = [world.server.connect().await, world.server.connect().await];
     for session in &sessions {
         // No statement of one session waits for the other: that would be a mistake of this test.
-        session.batch_execute("SET lock_timeout = '20s'").await.unwrap();
+        session.batch_execute("SET lock_timeout = '120s'").await.unwrap();
     }
     let alone = world.server.connect().await;
     let mut script = Script {

@@ -7,7 +7,7 @@ mod support;
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use support::{Certificates, Postgres, Stop, wait_until};
+use support::{Certificates, PATIENCE, Postgres, Stop, wait_until};
 use tidemark::change::Lsn;
 use tidemark::postgres::slot;
 use tidemark::postgres::wire::{
@@ -331,7 +331,7 @@ async fn read_commits(stream: &mut ReplicationStream, commits: usize) -> (String
             }
             Some(ReplicationMessage::Keepalive { .. }) => {}
             None => {
-                let filled = tokio::time::timeout(Duration::from_secs(20), stream.fill()).await;
+                let filled = tokio::time::timeout(PATIENCE, stream.fill()).await;
                 filled.expect("no data").unwrap();
             }
         }
@@ -359,7 +359,7 @@ async fn the_stream_brings_changes_and_the_flushed_position_moves_the_slot() {
     let feedback = running.feedback();
     feedback.set_flushed(end);
     feedback.send_now();
-    wait_until(Duration::from_secs(5), "the slot has moved", async || {
+    wait_until(PATIENCE, "the slot has moved", async || {
         slot_column(&oracle, "confirmed_flush_lsn").await == Some(end.to_string())
     })
     .await;
@@ -384,7 +384,7 @@ async fn dropping_the_stream_releases_the_slot() {
         "{error}"
     );
     drop(running);
-    wait_until(Duration::from_secs(5), "the slot is free", async || {
+    wait_until(PATIENCE, "the slot is free", async || {
         slot_column(&oracle, "active").await.as_deref() == Some("false")
     })
     .await;
@@ -392,7 +392,7 @@ async fn dropping_the_stream_releases_the_slot() {
 
 #[tokio::test]
 async fn a_stuck_reader_keeps_its_walsender() {
-    let server = with_slot(&[("wal_sender_timeout", "1s")]).await;
+    let server = with_slot(&[("wal_sender_timeout", "4s")]).await;
     let oracle = server.connect().await;
     // 200 MB: far more than all socket buffers together.
     oracle
@@ -408,7 +408,7 @@ async fn a_stuck_reader_keeps_its_walsender() {
         running.fill().await.unwrap();
         let pid = slot_column(&oracle, "active_pid").await.expect("the slot is active");
         let start = Instant::now();
-        while start.elapsed() < Duration::from_secs(4) {
+        while start.elapsed() < Duration::from_secs(10) {
             assert_eq!(
                 slot_column(&oracle, "active_pid").await.as_ref(),
                 Some(&pid),
@@ -422,23 +422,21 @@ async fn a_stuck_reader_keeps_its_walsender() {
             "the rest still comes"
         );
         drop(running);
-        wait_until(Duration::from_secs(5), "the slot is free", async || {
-            slot_column(&oracle, "active_pid").await.is_none()
-        })
-        .await;
+        wait_until(PATIENCE, "the slot is free", async || slot_column(&oracle, "active_pid").await.is_none())
+            .await;
     }
 }
 
 #[tokio::test]
 async fn a_keepalive_that_asks_is_answered_at_once() {
-    let server = with_slot(&[("wal_sender_timeout", "2s")]).await;
+    let server = with_slot(&[("wal_sender_timeout", "4s")]).await;
     let oracle = server.connect().await;
     // The timer alone would be far too late.
     let mut running =
         stream(&server, |options| options.status_interval = Duration::from_secs(3600)).await.unwrap();
     let start = Instant::now();
     let mut asked = 0;
-    while start.elapsed() < Duration::from_secs(6) {
+    while start.elapsed() < Duration::from_secs(11) {
         match running.next_message().unwrap() {
             Some(ReplicationMessage::Keepalive { reply_requested, server_time_us, .. }) => {
                 asked += u32::from(reply_requested);
@@ -463,10 +461,9 @@ async fn a_keepalive_that_asks_is_answered_at_once() {
 async fn a_silent_server_is_asked_and_then_given_up() {
     let server = with_slot(&[("wal_sender_timeout", "0")]).await;
     let oracle = server.connect().await;
-    let mut running =
-        stream(&server, |options| options.silence_max = Duration::from_millis(400)).await.unwrap();
+    let mut running = stream(&server, |options| options.silence_max = Duration::from_secs(2)).await.unwrap();
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(2) {
+    while start.elapsed() < Duration::from_secs(7) {
         while running.next_message().unwrap().is_some() {}
         running.fill().await.expect("an idle server that is asked answers");
     }

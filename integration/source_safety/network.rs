@@ -126,7 +126,7 @@ async fn a_network_that_breaks_or_stalls_or_loses_one_side_is_survived() {
 
     proxy.set(Network::HalfOpen);
     insert(&client, 31, 40).await;
-    wait_until(Duration::from_secs(5), "our side notices", async || {
+    wait_until(Duration::from_secs(15), "our side notices", async || {
         running.health().1["components"]["source"]["state"] == "waiting"
     })
     .await;

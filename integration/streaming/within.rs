@@ -43,7 +43,9 @@ async fn unchanged_values_statements_and_cuts_in_parts_come_out_as_by_protocol_1
     let told =
         records[1].iter().filter(|r| r.value["statement"].as_str().is_some_and(|s| s.contains("ADD added")));
     assert_eq!(told.count(), 1);
-    let cuts = both.streamed.records(&format!("{NAME}.cuts")).await;
+    let mut cuts = both.streamed.records(&format!("{NAME}.cuts")).await;
+    // A day may have ended by itself.
+    cuts.retain(|cut| cut.value["reason"] == "request");
     assert_eq!(cuts.len(), 1);
     let table = &cuts[0].value["tables"][format!("{NAME}.public.a")];
     assert_eq!((before, &table["ends"][0]["end"]), (7, &Json::from(7)), "{table}");

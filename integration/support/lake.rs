@@ -31,11 +31,12 @@ pub fn hashes(folder: &Path) -> BTreeMap<String, String> {
     found
 }
 
-/// The objects of published days: snapshots of tables, and the days' own manifests.
+/// The objects of published days: snapshots of tables, and the days' own manifests; not what is half written.
 pub fn published(connector: &Connector, ds: &str) -> BTreeMap<String, String> {
     let mut all = hashes(&connector.lake());
     all.retain(|name, _| {
-        (name.starts_with("snapshots/") || name.starts_with("cuts/")) && name.contains(&format!("ds={ds}"))
+        let of_days = name.starts_with("snapshots/") || name.starts_with("cuts/");
+        of_days && name.contains(&format!("ds={ds}")) && !name.contains('#')
     });
     all
 }

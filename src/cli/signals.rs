@@ -45,6 +45,6 @@ mod tests {
         let shutdown = Shutdown::new();
         raise_on_signal(&shutdown).unwrap();
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::TERM).unwrap();
-        tokio::time::timeout(Duration::from_secs(10), shutdown.raised()).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), shutdown.raised()).await.unwrap();
     }
 }

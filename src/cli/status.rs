@@ -182,5 +182,5 @@ fn published(ds: Ds, table: &TableReport) -> String {
 }
 
 fn ago(now: Timestamp, at: Timestamp) -> String {
-    human::duration((now.as_second() - at.as_second()) as f64)
+    human::duration((now.as_millisecond() - at.as_millisecond()) as f64 / 1000.0)
 }
