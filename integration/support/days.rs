@@ -4,6 +4,7 @@
 //! rules, whose days all end at noon and at ten by UTC, and a process takes the one that is hours away.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use tokio_postgres::Client;
 
@@ -37,6 +38,17 @@ pub async fn days(client: &Client) -> [String; 3] {
     }
     assert!(found[0] < found[1] && found[1] < found[2], "three days are three dates: {found:?}");
     found
+}
+
+/// Waits until midnight by UTC has passed, if it is minutes away: by the default a day ends then, and with it the one that
+/// a test means to cut.
+pub fn pass_midnight() {
+    const NEAR_SECONDS: i64 = 240;
+    let left = 86_400 - jiff::Timestamp::now().as_second().rem_euclid(86_400);
+    if left <= NEAR_SECONDS {
+        eprintln!("waits for midnight by UTC");
+        std::thread::sleep(Duration::from_secs(left as u64));
+    }
 }
 
 /// Goes over to one of the rules, for processes which are started from now on.

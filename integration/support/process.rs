@@ -53,8 +53,9 @@ pub struct Record {
 }
 
 impl Connector {
-    /// A connector of the database at `url`.
+    /// A connector of the database at `url`. Its days end at midnight by UTC, which is minutes away at least.
     pub fn new(url: &str) -> Self {
+        super::days::pass_midnight();
         let folder = tempfile::Builder::new().prefix("tidemark-test-").tempdir().unwrap();
         let (state, lake) = (folder.path().join("state"), folder.path().join("lake"));
         let connector = Self { folder, settings: BTreeMap::new(), environment: Vec::new() };
