@@ -4,7 +4,8 @@
 //! the size. The first day is all backfill and so measures the external sort; the second merges the changes.
 //!
 //! `MERGE_CURVE=1`: what a day costs by the share of changed rows, of narrow rows, with changed keys side by side and
-//! strewn; each once with all parts written, as for a new format, and once with those copied that have no changes.
+//! strewn; each once with all of it after the cut, and once with premerging: 99 of 100 changes were there for two rounds.
+//! `MERGE_THREADS` (the cores).
 
 #![allow(clippy::expect_used, reason = "constants of the bench are well-formed")]
 
@@ -53,7 +54,7 @@ async fn run((rows, changed): (u64, u64), plain: bool, curve: bool) -> Result<()
 
 async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let calendar = Calendar::new(jiff::civil::Time::midnight(), TimeZone::UTC);
-    let options = LakeOptions::new(folder.join("scratch"), calendar);
+    let options = options(folder, calendar);
     println!(
         "{rows} rows of {} columns, {changed}% changed, memory_bytes_max = {} MiB",
         table().columns.len(),
@@ -92,7 +93,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
 /// A first day, and one day after the other with more changes.
 async fn cost_curve(folder: &Path, rows: u64) -> Result<()> {
     let calendar = Calendar::new(jiff::civil::Time::midnight(), TimeZone::UTC);
-    let options = LakeOptions::new(folder.join("scratch"), calendar);
+    let options = options(folder, calendar);
     let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options)?;
     let schema = Arc::new(narrow());
     let shapes = shapes(&[Arc::clone(&schema)]);
@@ -104,45 +105,84 @@ async fn cost_curve(folder: &Path, rows: u64) -> Result<()> {
     let mut end = stager.next_offset();
     let first = cut(&ds.to_string(), rows, end);
     stager.close(end, first.at.as_microsecond()).await?;
-    let mut held = lake.merge_and_publish(&shapes, &first, TOPIC, None).await?;
+    let mut held = lake.merge_and_publish(&shapes, &first, TOPIC, None, None).await?.manifest;
     println!("{rows} rows of {} columns, {} parts", schema.columns.len(), held.files.len());
-    println!("changed  keys       parts        read MiB  written MiB  copied MiB    CPU s   wall s  RSS MiB");
+    println!(
+        "          keys       premerge  parts       read  written  copied   CPU s  wall s  RSS  before: CPU s  wall s"
+    );
     for (per_mille, strewn) in [1, 10, 100].into_iter().flat_map(|share| [(share, false), (share, true)]) {
-        for copied in [false, true] {
+        for premerge in [false, true] {
             ds = ds.tomorrow().expect("a date");
             let changes = (rows * per_mille / 1000).max(1);
-            let mut stager = lake.stager(&schema.name, 0, end).await?;
-            for n in 0..changes {
-                let id = if strewn { n * 1_000_003 % rows } else { rows / 3 + n };
-                push_narrow(&mut stager, &schema, Op::Update, id, end).await?;
-            }
-            end = stager.next_offset();
-            let cut = cut(&ds.to_string(), changes, end);
-            stager.close(end, cut.at.as_microsecond()).await?;
-            if !copied {
-                // As if it had been written by an older version.
-                held.written = None;
-            }
-            let _ = std::fs::write("/proc/self/clear_refs", "5");
-            let (started, cpu) = (Instant::now(), cpu_seconds());
-            held = lake.merge_and_publish(&shapes, &cut, TOPIC, Some(&held)).await?;
-            let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
-            let work = held.work.unwrap_or_default();
-            let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-            println!(
-                "{:>6.1}%  {:<9}  {:>4} of {:>4} {:>10.1} {:>12.1} {:>11.1} {cpu:>8.2} {wall:>8.2} {:>8}",
-                per_mille as f64 / 10.0,
-                if strewn { "strewn" } else { "clustered" },
-                work.files_written,
-                held.files.len(),
-                mib(work.bytes_read),
-                mib(work.bytes_written),
-                mib(work.bytes_copied),
-                peak_rss_mib(),
-            );
+            let day = Day { per_mille, strewn, premerge, rows, changes, ds };
+            (held, end) = curve_day(&lake, (&shapes, &schema), &day, (held, end)).await?;
         }
     }
     Ok(())
+}
+
+/// A day of the curve.
+struct Day {
+    per_mille: u64,
+    strewn: bool,
+    premerge: bool,
+    rows: u64,
+    changes: u64,
+    ds: Ds,
+}
+
+async fn curve_day(
+    lake: &Lake,
+    (shapes, schema): (&Shapes, &Arc<TableSchema>),
+    day: &Day,
+    (held, end): (Manifest, u64),
+) -> Result<(Manifest, u64)> {
+    let mut stager = lake.stager(&schema.name, 0, end).await?;
+    let mut premerged = None;
+    let (mut before, mut cpu_before) = (0.0, 0.0);
+    for n in 0..day.changes {
+        if day.premerge && n == day.changes - (day.changes / 100).max(1) {
+            stager.flush().await?;
+            let (started, cpu) = (Instant::now(), cpu_seconds());
+            for _ in 0..2 {
+                premerged = lake.premerge(shapes, &held, premerged).await?.premerged;
+            }
+            (before, cpu_before) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+        }
+        let id = if day.strewn { n * 1_000_003 % day.rows } else { day.rows / 3 + n };
+        push_narrow(&mut stager, schema, Op::Update, id, end).await?;
+    }
+    let end = stager.next_offset();
+    let cut = cut(&day.ds.to_string(), day.changes, end);
+    stager.close(end, cut.at.as_microsecond()).await?;
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
+    let (started, cpu) = (Instant::now(), cpu_seconds());
+    let published = lake.merge_and_publish(shapes, &cut, TOPIC, Some(&held), premerged).await?;
+    let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
+    let work = published.manifest.work.unwrap_or_default();
+    let held = published.manifest;
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    println!(
+        "{:>6.1}%  {:<9}  {:>3}  {:>3}+{:>3} of {:>3}  {:>8.1} {:>8.1} {:>7.1} {cpu:>7.2} {wall:>7.2} {:>4} {cpu_before:>13.2} {before:>7.2}",
+        day.per_mille as f64 / 10.0,
+        if day.strewn { "strewn" } else { "clustered" },
+        if day.premerge { "yes" } else { "no" },
+        work.files_written - published.premerged_files,
+        published.premerged_files,
+        held.files.len(),
+        mib(work.bytes_read),
+        mib(work.bytes_written),
+        mib(work.bytes_copied),
+        peak_rss_mib(),
+    );
+    Ok((held, end))
+}
+
+fn options(folder: &Path, calendar: Calendar) -> LakeOptions {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut options = LakeOptions::new(folder.join("scratch"), calendar);
+    options.merge_threads = setting("MERGE_THREADS", cores as u64) as usize;
+    options
 }
 
 fn cpu_seconds() -> f64 {
@@ -194,7 +234,7 @@ async fn timed(
     // Starts the kernel's high-water mark again, where it is allowed.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let started = Instant::now();
-    let manifest = lake.merge_and_publish(shapes, cut, TOPIC, previous).await?;
+    let manifest = lake.merge_and_publish(shapes, cut, TOPIC, previous, None).await?.manifest;
     report(what, manifest.rows, started);
     Ok(manifest)
 }

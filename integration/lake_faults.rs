@@ -138,8 +138,10 @@ async fn a_published_object_never_changes() {
     let mut other = history.days[0].cut.clone();
     other.lsn = Lsn(1);
     let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
-    let error =
-        lake.merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None).await.unwrap_err();
+    let error = lake
+        .merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None, None)
+        .await
+        .unwrap_err();
     assert_eq!(error.class(), Class::Operator);
     assert!(error.to_string().contains("0/1"), "{error}");
 }
@@ -207,7 +209,7 @@ async fn a_complete_day_has_its_success_marker_though_a_process_died_before_maki
     let cut = &history.days[0].cut;
     let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
     stage(&lake, &history, &history.days[0], None).await.unwrap();
-    lake.merge_and_publish(&shapes(&history, &history.days[0]), cut, TOPIC, None).await.unwrap();
+    lake.merge_and_publish(&shapes(&history, &history.days[0]), cut, TOPIC, None, None).await.unwrap();
     let marker = lake.layout().success(&table_name(), cut.ds);
     lake.store().delete(&marker).await.unwrap();
     lake.publish_day(cut, &std::collections::BTreeMap::new()).await.unwrap().unwrap();
@@ -372,10 +374,11 @@ async fn a_day_waits_until_its_change_files_are_whole() {
     let lake = lake_on(memory(), tiny(scratch.path()));
     let history = day_of(true, vec![(Op::Create, row(1, Datum::Null))]);
     let day = &history.days[0];
-    let error = lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None).await.unwrap_err();
+    let error =
+        lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None, None).await.unwrap_err();
     assert!(error.to_string().contains("the cut ends at 1"), "{error}");
     stage(&lake, &history, day, None).await.unwrap();
-    lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None).await.unwrap();
+    lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

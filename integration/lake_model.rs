@@ -7,11 +7,14 @@
 mod lake;
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use lake::history::{Shape, history};
-use lake::{deliver, difference, expected, objects, rows, tiny};
+use lake::{Premerging, deliver, deliver_premerged, difference, expected, objects, rows, tiny};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tidemark::batch::{Format, OrcCompression};
@@ -209,4 +212,85 @@ async fn neither_memory_nor_threads_change_a_byte() {
         assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "seed {seed}");
         assert_eq!(difference(&stores[0], &stores[2]), Vec::<String>::new(), "seed {seed}, several threads");
     }
+}
+
+/// In Parquet and ORC, with and without a column of texts, with moves, truncates, new shapes and copies, and tables without a key.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn days_that_are_made_before_they_end_are_the_same_byte_for_byte() {
+    let mut made = 0;
+    for seed in seeds() {
+        let quiet = Shape { seed, quiet: true, days: 6, changes_per_day: 300, ..SHAPE };
+        let shapes = [
+            Shape { quiet: false, days: 2, ..quiet },
+            quiet,
+            Shape { partitions: 3, beyond: true, ..quiet },
+            Shape { truncates: true, partitions: 2, ..quiet },
+            Shape { evolve: true, changes_per_day: 250, ..quiet },
+            Shape { copies: true, changes_per_day: 250, ..quiet },
+            Shape { keyed: false, ..quiet },
+        ];
+        for shape in shapes {
+            made += same_with_premerging(shape, 6, |_| {}).await;
+        }
+    }
+    assert!(made > 0, "nothing of what was made was of use");
+    // Changes of many rounds, which are put together.
+    let shape = Shape { seed: 1, days: 2, changes_per_day: 1500, ..SHAPE };
+    same_with_premerging(shape, 20, |_| {}).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_folder() {
+    let files = |scratch: &Path, name: &str| {
+        let folders = std::fs::read_dir(scratch).unwrap().map(|entry| entry.unwrap().path());
+        let files = folders.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap());
+        let found: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
+        found
+            .into_iter()
+            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name))
+            .collect()
+    };
+    let spoiled = AtomicUsize::new(0);
+    let each = |scratch: &Path, name: &str, spoil: fn(&PathBuf)| {
+        let files: Vec<PathBuf> = files(scratch, name);
+        spoiled.fetch_add(files.len(), Relaxed);
+        files.iter().for_each(spoil);
+    };
+    let shape = Shape { seed: 5, quiet: true, days: 6, changes_per_day: 500, ..SHAPE };
+    let remove = |path: &PathBuf| std::fs::remove_file(path).unwrap();
+    same_with_premerging(shape, 6, |scratch| each(scratch, "", remove)).await;
+    same_with_premerging(shape, 6, |scratch| each(scratch, "run", remove)).await;
+    assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+    let flip = |path: &PathBuf| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let at = bytes.len() / 2;
+        bytes[at] ^= 1;
+        std::fs::write(path, bytes).unwrap();
+    };
+    same_with_premerging(shape, 6, |scratch| each(scratch, "part", flip)).await;
+    assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+}
+
+/// Compares every object of a lake whose days are made before they end with those of one where they are not; how many bytes
+/// of parts were made so.
+async fn same_with_premerging(shape: Shape, rounds: u64, before_cut: impl Fn(&Path) + Sync) -> u64 {
+    let history = history(shape);
+    let (mut stores, mut made) = (Vec::new(), 0);
+    for merges in [false, true] {
+        let scratch = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let mut options = tiny(scratch.path());
+        if shape.seed % 2 == 1 {
+            options.format = Format::Orc { compression: OrcCompression::Snappy };
+        }
+        let lake = lake::lake(Arc::clone(&store), options);
+        let before_cut = || before_cut(scratch.path());
+        let premerging = Premerging { rounds, merges, before_cut: &before_cut };
+        let bytes = deliver_premerged(&lake, &history, premerging).await;
+        made += bytes.unwrap_or_else(|error| panic!("{shape:?}, {rounds} rounds: {error}"));
+        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "scratch files are left");
+        stores.push(objects(store.as_ref()).await);
+    }
+    assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "{shape:?}");
+    made
 }

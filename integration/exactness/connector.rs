@@ -46,6 +46,7 @@ impl Connector {
                      [state]\ndir = \"{shown}/state\"\n\
                      [lake]\nurl = \"file://{shown}/lake\"\npart_bytes_max = 32_768\n\
                      stage_bytes_max = 65_536\nmemory_bytes_max = 33_554_432\n\
+                     premerge_interval_ms = 100\npremerge_table_bytes_min = 0\n\
                      [cut]\nat = \"{at}\"\ntime_zone = \"{time_zone}\"\n\
                      [coordinator]\nlease_ttl_ms = 1_000\n\
                      [ops]\nlisten = \"127.0.0.1:{}\"\nlog_format = \"json\"\n{more}",

@@ -52,7 +52,37 @@ pub async fn deliver(lake: &Lake, history: &History) -> Result<()> {
     Ok(())
 }
 
+/// How days are made before they end.
+#[derive(Clone, Copy)]
+pub struct Premerging<'a> {
+    /// How often what there is of a day is staged before its cut.
+    pub rounds: u64,
+    /// Whether it is also merged then.
+    pub merges: bool,
+    /// What happens before the cut.
+    pub before_cut: &'a (dyn Fn() + Sync),
+}
+
+/// The same, with days made before they end; how many bytes of parts were made so.
+pub async fn deliver_premerged(lake: &Lake, history: &History, premerging: Premerging<'_>) -> Result<u64> {
+    let mut bytes = 0;
+    for day in history.days.iter().filter(|day| day.is_there()) {
+        bytes += deliver_day_premerged(lake, history, day, premerging).await?.1;
+    }
+    Ok(bytes)
+}
+
 pub async fn deliver_day(lake: &Lake, history: &History, day: &Day) -> Result<Manifest> {
+    let never = Premerging { rounds: 0, merges: false, before_cut: &|| {} };
+    Ok(deliver_day_premerged(lake, history, day, never).await?.0)
+}
+
+async fn deliver_day_premerged(
+    lake: &Lake,
+    history: &History,
+    day: &Day,
+    premerging: Premerging<'_>,
+) -> Result<(Manifest, u64)> {
     let table = &day.schema.name;
     let latest = lake.latest_manifest(table).await?;
     let previous = match latest {
@@ -66,12 +96,22 @@ pub async fn deliver_day(lake: &Lake, history: &History, day: &Day) -> Result<Ma
         }
         other => other,
     };
+    let shapes = shapes(history, day);
+    let mut premerged = None;
+    let Premerging { rounds, merges, before_cut } = premerging;
+    for round in 1..=rounds {
+        stage_up_to(lake, history, day, previous.as_ref(), (round, rounds + 1)).await?;
+        if let Some(previous) = previous.as_ref().filter(|_| merges) {
+            premerged = lake.premerge(&shapes, previous, premerged).await?.premerged;
+        }
+    }
+    before_cut();
     stage(lake, history, day, previous.as_ref()).await?;
-    let manifest = lake.merge_and_publish(&shapes(history, day), &day.cut, TOPIC, previous.as_ref()).await?;
+    let published = lake.merge_and_publish(&shapes, &day.cut, TOPIC, previous.as_ref(), premerged).await?;
     lake.publish_day(&day.cut, &std::collections::BTreeMap::new())
         .await?
         .expect("its only table is published");
-    Ok(manifest)
+    Ok((published.manifest, published.premerged_bytes))
 }
 
 /// The table's shapes at a day's cut, as deliver has them: with all versions that the log knows.
@@ -81,6 +121,17 @@ pub fn shapes(history: &History, day: &Day) -> Shapes {
 }
 
 pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&Manifest>) -> Result<()> {
+    stage_up_to(lake, history, day, previous, (1, 1)).await
+}
+
+/// Stages a share of a day's records.
+async fn stage_up_to(
+    lake: &Lake,
+    history: &History,
+    day: &Day,
+    previous: Option<&Manifest>,
+    (share, of): (u64, u64),
+) -> Result<()> {
     for end in &day.cut.tables[TOPIC].ends {
         let from = previous.map_or(0, |manifest| manifest.end_of(end.partition));
         let since = previous.map(|manifest| manifest.ds);
@@ -88,14 +139,19 @@ pub async fn stage(lake: &Lake, history: &History, day: &Day, previous: Option<&
         if chain.next >= end.end {
             continue;
         }
+        let target = (end.end - end.end.saturating_sub(from) * (of - share) / of).max(chain.next);
         let mut stager = lake.stager(&day.schema.name, end.partition, chain.next).await?;
         let own = history.partitions.get(end.partition as usize);
         for record in own.unwrap_or(&history.copies) {
-            if record.offset >= stager.next_offset() && record.offset < end.end {
+            if record.offset >= stager.next_offset() && record.offset < target {
                 push(&mut stager, record).await?;
             }
         }
-        stager.close(end.end, day.cut.at.as_microsecond()).await?;
+        if share == of {
+            stager.close(end.end, day.cut.at.as_microsecond()).await?;
+        } else {
+            stager.flush().await?;
+        }
     }
     Ok(())
 }

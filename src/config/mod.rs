@@ -356,6 +356,12 @@ pub struct LakeConfig {
     pub memory_bytes_max: u64,
     /// Ranges of keys that a merge writes at once.
     pub merge_threads: u64,
+    /// Time between two rounds of making a table's next day before it ends; zero: it is made after its cut alone.
+    pub premerge_interval_ms: u64,
+    /// Bytes of a table's snapshot from which on it is worth it.
+    pub premerge_table_bytes_min: u64,
+    /// Bytes in the scratch folder for what was made.
+    pub premerge_bytes_max: u64,
     /// Folder for runs that do not fit into memory.
     pub scratch_dir: PathBuf,
     /// `[lake.s3]`, for a bucket.

@@ -16,6 +16,7 @@ pub mod layout;
 mod manifest;
 mod merge;
 mod notices;
+mod premerge;
 mod publish;
 mod scratch;
 mod shapes;
@@ -41,7 +42,10 @@ pub use manifest::{
     AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, ExactColumn, LogRange,
     MANIFEST_VERSION, Manifest, MissingTable, PartFile, Work, Written,
 };
+pub use merge::premerged::Premerged;
 pub use notices::{NOTICE_VERSION, Notice, NoticeKind};
+pub use premerge::Round;
+pub use publish::Published;
 pub use shapes::{ReadText, Shapes};
 pub use stage::sequence::{Link, Place};
 pub use stage::{
@@ -61,6 +65,8 @@ pub struct LakeOptions {
     pub memory_bytes_max: usize,
     /// Ranges of keys that a merge writes at once, as far as its memory allows.
     pub merge_threads: usize,
+    /// Bytes in the scratch folder, of all tables, of what is made of the next day before it ends.
+    pub premerge_bytes_max: u64,
     /// A change file ends when its decoded rows reach this size (or a million rows).
     pub stage_bytes_max: usize,
     /// Local folder for files that live as long as a merge.
@@ -77,6 +83,7 @@ impl LakeOptions {
             part_bytes_max: 64 << 20,
             memory_bytes_max: 256 << 20,
             merge_threads: 1,
+            premerge_bytes_max: 10 << 30,
             stage_bytes_max: 16 << 20,
             scratch_dir,
             calendar,
@@ -98,6 +105,7 @@ pub struct Lake {
     layout: Layout,
     name: String,
     options: std::sync::Arc<LakeOptions>,
+    turns: std::sync::Arc<premerge::Turns>,
 }
 
 impl Lake {
@@ -108,7 +116,13 @@ impl Lake {
 
     /// The lake on an opened store.
     pub fn on(store: Store, name: &str, options: LakeOptions) -> Self {
-        Self { store, layout: Layout::new(name), name: name.to_owned(), options: options.into() }
+        Self {
+            store,
+            layout: Layout::new(name),
+            name: name.to_owned(),
+            options: options.into(),
+            turns: std::sync::Arc::default(),
+        }
     }
 
     /// The store.

@@ -33,6 +33,7 @@ use super::manifest::{
     MissingTable, Written, columns_as_text, from_bytes, to_bytes,
 };
 use super::merge::blocking::Blocking;
+use super::merge::premerged::Premerged;
 use super::merge::{KEY_ORDER, MergeFile, MergeInput, Merged, merge};
 use super::scratch::Scratch;
 use super::shapes::Shapes;
@@ -41,7 +42,7 @@ use super::store::{Put, sha256};
 
 /// How the parts of a day are made: all that their bytes depend on besides the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Plan {
+pub(super) struct Plan {
     writer: String,
     format: String,
     compression: Option<String>,
@@ -61,11 +62,27 @@ impl Plan {
     }
 }
 
+/// A table's day, and what of it was made before its cut: that does not follow from the day's inputs, and so the manifest
+/// does not say it.
+#[derive(Clone, Debug)]
+pub struct Published {
+    /// What is there now.
+    pub manifest: Manifest,
+    /// Files that were made before the cut.
+    pub premerged_files: u64,
+    /// Their bytes.
+    pub premerged_bytes: u64,
+}
+
+/// What a day is made from beside its changes: the day before, or where a new copy begins and is settled; and the condition
+/// of rows which that took.
+pub(super) type BaseOf<'a> = (Option<&'a Manifest>, Option<Range<Position>>, Option<String>);
+
 impl Lake {
     /// Merges the table's changes up to the cut with its day before, and publishes the day.
     ///
     /// `shapes` are the table's up to the cut, `topic` its key in [`Cut::tables`], `previous` its manifest
-    /// of the cut before (none for its first). All change files up to the cut must be staged. Doing it again,
+    /// of the cut before (none for its first), `premerged` what was made of the day before, by the same. All change files up to the cut must be staged. Doing it again,
     /// also at the same time elsewhere, publishes the same bytes.
     ///
     /// # Errors
@@ -80,7 +97,8 @@ impl Lake {
         cut: &Cut,
         topic: &str,
         previous: Option<&Manifest>,
-    ) -> Result<Manifest> {
+        premerged: Option<Premerged>,
+    ) -> Result<Published> {
         let schema: &TableSchema = shapes.now();
         let table = cut.tables.get(topic).ok_or_else(|| {
             Error::operator(format!("the cut of {} does not name the topic {topic}", cut.ds))
@@ -88,7 +106,7 @@ impl Lake {
         if let Some(manifest) = self.manifest(&schema.name, cut.ds).await? {
             self.same_cut(&manifest, cut)?;
             self.mark_success(&schema.name, cut.ds).await?;
-            return Ok(manifest);
+            return Ok(Published { manifest, premerged_files: 0, premerged_bytes: 0 });
         }
         // A new copy stands for everything before it.
         let previous = previous.filter(|_| table.backfill.is_none());
@@ -98,7 +116,7 @@ impl Lake {
 
         let replaced = table.backfill.as_ref().map(|copy| copy.position..copy.settled());
         let base = (previous, replaced, table.backfill_where.clone());
-        let merged = self.run_merge(shapes, cut.ds, &plan, base, files).await?;
+        let merged = self.run_merge(shapes, cut.ds, &plan, base, files, premerged).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
         let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
         let changes = ChangeCounts {
@@ -127,7 +145,9 @@ impl Lake {
             backfill_where: table.backfill_where.clone(),
         };
         self.clear_strays(&manifest, merged.dead_letter_objects).await?;
-        self.create_manifest(manifest, cut).await
+        let manifest = self.create_manifest(manifest, cut).await?;
+        let (premerged_files, premerged_bytes) = merged.premerged;
+        Ok(Published { manifest, premerged_files, premerged_bytes })
     }
 
     /// The change files between the two cuts, or since a new copy began, whole, and what they cover.
@@ -227,19 +247,24 @@ impl Lake {
         Ok(count)
     }
 
-    /// The plan that everybody follows, made by whoever comes first.
-    async fn plan(&self, table: &TableName, ds: Ds) -> Result<Plan> {
+    /// The plan that the options make.
+    pub(super) fn new_plan(&self) -> Plan {
         let options = &self.options;
         let (format, compression) = format_name(options.format);
         let part_bytes_max = options.part_bytes_max.min(options.memory_bytes_max / 4);
-        let plan = Plan {
+        Plan {
             writer: concat!("tidemark ", env!("CARGO_PKG_VERSION")).to_owned(),
             format: format.to_owned(),
             compression,
             part_bytes_max,
             row_group_bytes: part_bytes_max / 4,
             key_order: Some(KEY_ORDER),
-        };
+        }
+    }
+
+    /// The plan that everybody follows, made by whoever comes first.
+    async fn plan(&self, table: &TableName, ds: Ds) -> Result<Plan> {
+        let plan = self.new_plan();
         let path = self.layout.snapshot_object(table, ds, "_plan.json");
         let bytes = to_bytes(&plan)?;
         if self.store.put_once(&path, bytes.clone()).await? != Put::Differs {
@@ -263,9 +288,35 @@ impl Lake {
         shapes: &Shapes,
         ds: Ds,
         plan: &Plan,
-        (previous, replaced, left_out): (Option<&Manifest>, Option<Range<Position>>, Option<String>),
+        base: BaseOf<'_>,
         files: Vec<MergeFile>,
+        premerged: Option<Premerged>,
     ) -> Result<Merged> {
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let _guard = RaiseOnDrop(Arc::clone(&abandoned));
+        let turn = self.turns.merge().await;
+        let input = self.merge_input(shapes, ds, plan, base, files, abandoned)?;
+        let shown = format!("merging {} for {ds}", shapes.now().name);
+        let merged = tokio::task::spawn_blocking(move || {
+            let merged = merge(&input, premerged);
+            drop(turn);
+            merged
+        });
+        merged
+            .await
+            .map_err(|error| Error::operator("the merge stopped by a defect; please report it").cause(error))?
+            .map_err(|error| error.context(shown))
+    }
+
+    pub(super) fn merge_input(
+        &self,
+        shapes: &Shapes,
+        ds: Ds,
+        plan: &Plan,
+        (previous, replaced, left_out): BaseOf<'_>,
+        files: Vec<MergeFile>,
+        abandoned: Arc<AtomicBool>,
+    ) -> Result<MergeInput> {
         let written = plan.written();
         let carry = written.is_some()
             && previous.is_some_and(|held| held.format == plan.format && held.written == written);
@@ -273,9 +324,7 @@ impl Lake {
             Some(manifest) => Some((Arc::new(manifest.clone()), parse_format(&manifest.format, None)?)),
             None => None,
         };
-        let abandoned = Arc::new(AtomicBool::new(false));
-        let _guard = RaiseOnDrop(Arc::clone(&abandoned));
-        let input = MergeInput {
+        Ok(MergeInput {
             store: Blocking::new(Handle::current(), self.store.clone(), abandoned),
             layout: self.layout.clone(),
             scratch: Arc::new(Scratch::new(&self.options.scratch_dir)?),
@@ -291,12 +340,7 @@ impl Lake {
             row_group_bytes: plan.row_group_bytes,
             sort_bytes_max: self.options.memory_bytes_max / 4,
             threads: self.options.threads(plan.part_bytes_max),
-        };
-        let shown = format!("merging {} for {ds}", shapes.now().name);
-        tokio::task::spawn_blocking(move || merge(&input))
-            .await
-            .map_err(|error| Error::operator("the merge stopped by a defect; please report it").cause(error))?
-            .map_err(|error| error.context(shown))
+        })
     }
 
     /// Whoever finds a manifest before it removes anything has been overtaken.
@@ -527,7 +571,7 @@ pub(super) fn parse_format(name: &str, compression: Option<&str>) -> Result<Form
 }
 
 /// Tells a blocking merge that nobody waits for it any more.
-struct RaiseOnDrop(Arc<AtomicBool>);
+pub(super) struct RaiseOnDrop(pub(super) Arc<AtomicBool>);
 
 impl Drop for RaiseOnDrop {
     fn drop(&mut self) {

@@ -1,9 +1,13 @@
 //! Local files which live as long as one merge.
 
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use crate::runtime::{Class, Error, Result};
 
@@ -12,31 +16,60 @@ use crate::runtime::{Class, Error, Result};
 pub struct Scratch {
     folder: PathBuf,
     files: AtomicU64,
+    /// Stands beside it, and is locked as long as the folder is in use: so whoever comes after a process that died may
+    /// clear it away.
+    lock: (PathBuf, File),
 }
 
 impl Scratch {
     /// Makes a new folder below `parent`, which is made too when it is missing.
     pub fn new(parent: &Path) -> Result<Self> {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let folder = parent.join(format!("merge-{}-{number}", std::process::id()));
-        // A process of the same number may have died here before.
-        match fs::remove_dir_all(&folder) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("clear the scratch folder", &folder, error)),
+        make(parent)?;
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let folder = parent.join(format!("merge-{}-{number}", std::process::id()));
+            // A process of the same number in another container may be at work.
+            let Some(lock) = lock(&folder)? else { continue };
+            // Or may have died here before.
+            clear(&folder)?;
+            make(&folder)?;
+            return Ok(Self { folder, files: AtomicU64::new(0), lock });
         }
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&folder)
-            .map_err(|e| failed("make the scratch folder", &folder, e))?;
-        Ok(Self { folder, files: AtomicU64::new(0) })
+    }
+
+    /// Removes the folders below `parent` of processes that died.
+    pub fn sweep(parent: &Path) -> Result<()> {
+        let entries = match fs::read_dir(parent) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("read", parent, error)),
+        };
+        for entry in entries {
+            let path = entry.map_err(|error| failed("read", parent, error))?.path();
+            let of_merge =
+                path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with("merge-"));
+            if of_merge && path.extension().is_some_and(|extension| extension == LOCK) {
+                let folder = path.with_extension("");
+                if let Some((path, _held)) = lock(&folder)? {
+                    clear(&folder)?;
+                    fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// A path in the folder that nothing has yet.
     pub fn path(&self, what: &str) -> PathBuf {
         self.folder.join(format!("{what}-{}", self.files.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// Takes a file over from another folder of the same parent.
+    pub fn adopt(&self, file: &Path, what: &str) -> Result<PathBuf> {
+        let path = self.path(what);
+        fs::rename(file, &path).map_err(|error| failed("move", file, error))?;
+        Ok(path)
     }
 
     /// A new file.
@@ -56,19 +89,75 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // What cannot be removed now is cleared by the next process of that number.
-        let _ = fs::remove_dir_all(&self.folder);
+        // What cannot be removed now is cleared by the next process that starts.
+        if fs::remove_dir_all(&self.folder).is_ok() {
+            let _ = fs::remove_file(&self.lock.0);
+        }
+    }
+}
+
+/// What the name of a folder's lock ends with.
+const LOCK: &str = "lock";
+
+/// Locks a folder that may not be there; none while another has it.
+fn lock(folder: &Path) -> Result<Option<(PathBuf, File)>> {
+    let path = folder.with_extension(LOCK);
+    let file = File::options().create(true).truncate(false).write(true).open(&path);
+    let file = file.map_err(|error| failed("create", &path, error))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some((path, file))),
+        Err(Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(failed("lock", &path, error.into())),
+    }
+}
+
+fn make(folder: &Path) -> Result<()> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|error| failed("make the scratch folder", folder, error))
+}
+
+fn clear(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(failed("clear the scratch folder", folder, error))
+        }
+        _ => Ok(()),
     }
 }
 
 /// An error of a scratch file. A full disk is retried: another merge may free space.
 pub fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
-    use std::io::ErrorKind as Kind;
     let class = match error.kind() {
-        Kind::PermissionDenied | Kind::ReadOnlyFilesystem | Kind::NotADirectory => Class::Operator,
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem | ErrorKind::NotADirectory => {
+            Class::Operator
+        }
         _ => Class::Retry,
     };
     Error::new(class, format!("cannot {doing} {}", path.display()))
         .cause(error)
         .mend("Give the scratch folder more space, or the rights to write there.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_those_that_died_are_cleared_and_those_at_work_stay() {
+        let parent = tempfile::tempdir().unwrap();
+        let at_work = Scratch::new(parent.path()).unwrap();
+        let (path, _) = at_work.create("run").unwrap();
+        // Left by a process that was killed: nobody holds its lock.
+        let left = parent.path().join("merge-1-1");
+        fs::create_dir(&left).unwrap();
+        fs::write(left.join("part-1"), "left").unwrap();
+        fs::write(left.with_extension(LOCK), "").unwrap();
+        fs::write(parent.path().join("another.lock"), "").unwrap();
+        Scratch::sweep(parent.path()).unwrap();
+        assert!(path.exists() && !left.exists() && !left.with_extension(LOCK).exists());
+        drop(at_work);
+        let names: Vec<_> = fs::read_dir(parent.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert_eq!(names, ["another.lock"]);
+        Scratch::sweep(&parent.path().join("none")).unwrap();
+    }
 }

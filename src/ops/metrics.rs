@@ -224,7 +224,7 @@ fn cut(out: &mut Exposition, report: &Report) {
 
 type Column = (&'static str, &'static str, &'static str, fn(&TableReport) -> Option<f64>);
 
-const COLUMNS: [Column; 17] = [
+const COLUMNS: [Column; 18] = [
     ("tidemark_table_changes_total", "counter", "Changes captured.", |t| Some(t.changes as f64)),
     ("tidemark_table_records_total", "counter", "Records that became of them.", |t| Some(t.records as f64)),
     ("tidemark_table_dead_letters", "gauge", "Records that could not be processed and wait.", |t| {
@@ -289,6 +289,12 @@ const COLUMNS: [Column; 17] = [
         "gauge",
         "Bytes of that day's files which are the day before's, copied.",
         |t| t.published_ds.map(|_| t.published_bytes_copied as f64),
+    ),
+    (
+        "tidemark_table_premerged_bytes",
+        "gauge",
+        "Bytes of files of the next day that are made already.",
+        |t| t.published_ds.map(|_| t.premerged_bytes as f64),
     ),
 ];
 

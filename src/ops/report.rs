@@ -213,6 +213,9 @@ pub struct TableReport {
     /// Bytes of its files that are the day before's.
     #[serde(default)]
     pub published_bytes_copied: u64,
+    /// Bytes of files that are made of the next day already.
+    #[serde(default)]
+    pub premerged_bytes: u64,
 }
 
 /// What is lost of a table, until it is copied anew.
@@ -524,6 +527,7 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         published_ds: stats.published(),
         published_bytes_written,
         published_bytes_copied,
+        premerged_bytes: stats.premerged_bytes(),
     }
 }
 

@@ -78,6 +78,7 @@ pub struct TableStats {
     published: AtomicI32,
     written_bytes: AtomicU64,
     copied_bytes: AtomicU64,
+    premerged_bytes: AtomicU64,
     state: Mutex<(TableState, i64)>,
     /// As long as capture refuses the table, it is failed, whatever else happens to it.
     refused: Mutex<Option<(TableState, i64)>>,
@@ -131,6 +132,7 @@ impl Default for TableStats {
             published: AtomicI32::new(NONE_DAYS),
             written_bytes: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
+            premerged_bytes: AtomicU64::new(0),
             state: Mutex::new((TableState::Streaming, now_ms())),
             refused: Mutex::default(),
             gap: Mutex::default(),
@@ -258,6 +260,11 @@ impl TableStats {
         self.copied_bytes.store(copied, Relaxed);
     }
 
+    /// Bytes of files that are made of the next day already.
+    pub fn set_premerged_bytes(&self, bytes: u64) {
+        self.premerged_bytes.store(bytes, Relaxed);
+    }
+
     /// The table is isolated.
     pub fn failed(&self, error: &Error) {
         self.set_state(failure(error));
@@ -348,6 +355,11 @@ impl TableStats {
     pub(super) fn published(&self) -> Option<Ds> {
         let days = self.published.load(Relaxed);
         if days == NONE_DAYS { None } else { EPOCH.checked_add(days.days()).ok() }
+    }
+
+    /// Bytes of files that are made of the next day already.
+    pub(super) fn premerged_bytes(&self) -> u64 {
+        self.premerged_bytes.load(Relaxed)
     }
 
     /// Bytes of the last published snapshot: written, copied.

@@ -435,6 +435,7 @@ async fn metrics_are_what_prometheus_accepts() {
         stats.backfilled(3, 30);
         stats.set_published(day("2026-11-20"));
         stats.set_published_bytes(7, 8);
+        stats.set_premerged_bytes(9);
     }
     let (code, text) = endpoint.get("/metrics").await;
     assert_eq!(code, 200);
@@ -443,6 +444,7 @@ async fn metrics_are_what_prometheus_accepts() {
     assert_eq!(samples["tidemark_table_records_total{table=\"public.b\\\"\\\\\\nc\"}"], 6);
     assert_eq!(samples["tidemark_table_last_published_written_bytes{table=\"public.a\"}"], 7);
     assert_eq!(samples["tidemark_table_last_published_copied_bytes{table=\"public.a\"}"], 8);
+    assert_eq!(samples["tidemark_table_premerged_bytes{table=\"public.a\"}"], 9);
     assert_eq!(samples["tidemark_day_last_published_ds_timestamp_seconds"], 1_763_596_800 + 365 * 86_400);
     assert_eq!(samples["tidemark_component_state{component=\"source\",state=\"ok\"}"], 1);
     assert!(samples["process_resident_memory_bytes"] > 1_000_000);

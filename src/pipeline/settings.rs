@@ -24,7 +24,7 @@ use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
 
 use super::capture::{CaptureSettings, CopyLimits, has_passed};
-use super::deliver::DeliverSettings;
+use super::deliver::{DeliverSettings, PremergeSettings};
 use super::watch::{LogFile, WatchedSlot};
 
 /// In the state folder, for transactions in progress.
@@ -111,6 +111,11 @@ pub fn deliver(config: &Config) -> Result<DeliverSettings> {
         envelope: envelope(config),
         lease_ttl: Duration::from_millis(config.coordinator.lease_ttl_ms),
         memory_bytes_max: usize::try_from(config.lake.memory_bytes_max).unwrap_or(usize::MAX),
+        premerge: PremergeSettings {
+            interval: Some(Duration::from_millis(config.lake.premerge_interval_ms))
+                .filter(|every| !every.is_zero()),
+            table_bytes_min: config.lake.premerge_table_bytes_min,
+        },
         database: config.source.url.database().unwrap_or_default(),
         endpoints: endpoints(config)?,
     })
@@ -296,6 +301,7 @@ pub fn open_lake_at(config: &Config, url: &LakeUrl) -> Result<Lake> {
         stage_bytes_max: lake.stage_bytes_max as usize,
         memory_bytes_max: lake.memory_bytes_max as usize,
         merge_threads: lake.merge_threads as usize,
+        premerge_bytes_max: lake.premerge_bytes_max,
         scratch_dir: lake.scratch_dir.clone(),
     };
     let store = match url {

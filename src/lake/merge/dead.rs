@@ -35,6 +35,10 @@ impl Lines {
         Self { scratch, memory: Vec::new(), spilled: None }
     }
 
+    const fn is_empty(&self) -> bool {
+        self.memory.is_empty() && self.spilled.is_none()
+    }
+
     /// Adds a line, which is written by `write`.
     fn add(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<()> {
         write(&mut self.memory);
@@ -89,6 +93,10 @@ impl Letters {
     pub(super) fn new(scratch: &Arc<Scratch>, version: SchemaVersion) -> Self {
         let lines = || Lines::new(Arc::clone(scratch));
         Self { version, lines: lines(), held: lines() }
+    }
+
+    pub(super) const fn is_empty(&self) -> bool {
+        self.lines.is_empty()
     }
 
     /// Adds a change.

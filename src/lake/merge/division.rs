@@ -14,7 +14,7 @@
 //!
 //! Small parts beside rewritten ones are rewritten with them, so that they are joined again. Each part that is rewritten
 //! is a stretch of its own, but for small ones, which go with the one before them: what is made of a stretch depends on
-//! nothing outside it, so stretches can be made at once. Everything follows from yesterday's
+//! nothing outside it, so stretches can be made at once, or before the day ends. Everything follows from yesterday's
 //! manifest, the plan and the keys that changed.
 
 use std::ops::Range;
@@ -70,6 +70,11 @@ impl Division {
         })
     }
 
+    /// Whether keys tell the parts that they belong to.
+    pub(super) const fn is_by_key(&self) -> bool {
+        self.last_keys.is_some()
+    }
+
     /// Which part a key belongs to, their number if it is beyond all of them; none when keys do not tell.
     pub(super) fn part_of(&self, key: &[u8]) -> Option<usize> {
         Some(self.last_keys.as_ref()?.partition_point(|last| last.as_slice() < key))
@@ -88,9 +93,32 @@ impl Division {
         }
     }
 
+    /// The same parts, with nothing noted.
+    pub(super) fn untouched(&self) -> Self {
+        Self { touched: vec![false; self.touched.len()], ..self.clone() }
+    }
+
+    /// Notes what another division of the same parts has noted.
+    pub(super) fn touch_all(&mut self, other: &Self) {
+        for (touched, also) in self.touched.iter_mut().zip(&other.touched) {
+            *touched |= also;
+        }
+    }
+
     /// Whether a stretch has what is beyond all parts.
     pub(super) const fn is_last(&self, parts: &Range<usize>) -> bool {
         parts.end == self.bytes.len()
+    }
+
+    /// Whether anything changed.
+    pub(super) fn is_any_touched(&self) -> bool {
+        self.touched.contains(&true)
+    }
+
+    /// Whether something changed in a stretch.
+    pub(super) fn is_touched(&self, parts: &Range<usize>) -> bool {
+        let end = parts.end + usize::from(self.is_last(parts));
+        self.touched[parts.start..end].contains(&true)
     }
 
     /// The stretches, in the order of keys.

@@ -47,12 +47,12 @@ pub(super) fn by_part(
     Ok(round)
 }
 
-/// The changes of a stretch.
-pub(super) fn of_stretch(rounds: &[Round], parts: &Range<usize>, last: bool) -> Result<Sorted> {
+/// The changes of a stretch. Their files stay in the scratch folder if they are to be `kept`.
+pub(super) fn of_stretch(rounds: &[Round], parts: &Range<usize>, last: bool, kept: bool) -> Result<Sorted> {
     let end = parts.end + usize::from(last);
     let series =
         rounds.iter().map(|round| round.range(parts.start..end).map(|(_, run)| run.clone()).collect());
-    Sorted::of_series(series.collect())
+    Sorted::of_series(series.collect(), kept)
 }
 
 fn defect() -> Error {
@@ -118,7 +118,7 @@ impl Join<'_> {
         let make = |(parts, changes): (Range<usize>, Option<Sorted>)| {
             let changes = match changes {
                 Some(changes) => changes,
-                None => of_stretch(&rounds, &parts, self.division.is_last(&parts))?,
+                None => of_stretch(&rounds, &parts, self.division.is_last(&parts), false)?,
             };
             self.make(&parts, changes)
         };

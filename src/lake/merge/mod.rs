@@ -33,6 +33,7 @@ mod multiset;
 mod order;
 mod parts;
 mod place;
+pub(super) mod premerged;
 mod shape;
 
 use std::collections::BTreeMap;
@@ -54,11 +55,12 @@ use super::sort::{SortLimits, Sorter, arrow_error, sort_column};
 use super::stage::ChangeFile;
 use base::{Base, BaseCursor};
 use blocking::Blocking;
-use changes::{ChangeReader, Found};
+use changes::{ChangeReader, Found, op_and_unchanged};
 use division::{Division, Run, bounds};
 use join::{Changes, Join, by_part};
 use moves::{Completions, Moves};
 use order::{KeyOrder, Seq, same_bytes, same_order};
+use premerged::{Premerged, Ready};
 use shape::Shape;
 
 pub(super) use order::KEY_ORDER;
@@ -106,6 +108,8 @@ pub(super) struct Merged {
     /// Whether the files have the column of texts.
     pub(super) exact: bool,
     pub(super) work: Work,
+    /// Parts that were made before the cut, and their bytes.
+    pub(super) premerged: (u64, u64),
     /// Records in the change files.
     pub(super) records: u64,
     /// Of them, those which no row could be made of.
@@ -115,81 +119,137 @@ pub(super) struct Merged {
 }
 
 /// Merges. Waits for the store and takes its time: only for a thread of `spawn_blocking`.
-pub(super) fn merge(input: &MergeInput) -> Result<Merged> {
-    // A table whose files had the column of texts keeps it.
-    let exact = match &input.previous {
-        Some((manifest, format)) => {
-            let origins = input.shapes.origins(manifest.schema.version)?;
-            let orc = matches!(input.format, Format::Orc { .. });
-            // What other formats tell is not looked through for what ORC does not.
-            let untold =
-                orc && (!matches!(format, Format::Orc { .. }) || origins.iter().any(Origin::is_untold));
-            manifest.exact.is_some() || origins.iter().any(Origin::is_beyond) || untold
+pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<Merged> {
+    let exact = input.begins_exact()?;
+    if let Some(ready) = premerged.and_then(|premerged| premerged.ready(input, exact)) {
+        match merge_as(input, exact, Some(ready)) {
+            Ok(Some(merged)) => return Ok(merged),
+            Ok(None) => {}
+            Err(error) => {
+                input.store.check()?;
+                let table = &input.shapes.now().name;
+                tracing::warn!(%table, ds = %input.ds, %error, "what was made before the cut is of no use: the day is made without");
+            }
         }
-        None => false,
-    };
-    if !exact && let Some(merged) = merge_as(input, false)? {
+    }
+    if !exact && let Some(merged) = merge_as(input, false, None)? {
         return Ok(merged);
     }
     // With that column, no value makes it begin anew.
-    merge_as(input, true)?.ok_or_else(|| Error::operator("a merge found no end; please report it"))
+    merge_as(input, true, None)?.ok_or_else(|| Error::operator("a merge found no end; please report it"))
 }
 
-/// Merges into files with or without the column of texts; `None` when they turn out to need it.
-fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
-    let schema = input.shapes.now();
-    let orc = matches!(input.format, Format::Orc { .. });
-    let shape = Shape { table: Arc::clone(schema), exact, orc };
-    let order = Arc::new(KeyOrder::new(&shape)?);
-    let reader = ChangeReader::new(&input.shapes, shape.clone(), Arc::clone(&order));
-    let limits = SortLimits::new(input.sort_bytes_max);
-    let mut sorter = Sorter::new(reader.schema.clone(), Arc::clone(&input.scratch), limits);
+/// What all steps of a merge go by.
+struct Context {
+    shape: Shape,
+    order: Arc<KeyOrder>,
+    reader: ChangeReader,
+    limits: SortLimits,
+}
 
+impl Context {
+    fn new(input: &MergeInput, exact: bool) -> Result<Self> {
+        let orc = matches!(input.format, Format::Orc { .. });
+        let shape = Shape { table: Arc::clone(input.shapes.now()), exact, orc };
+        let order = Arc::new(KeyOrder::new(&shape)?);
+        let reader = ChangeReader::new(&input.shapes, shape.clone(), Arc::clone(&order));
+        Ok(Self { shape, order, reader, limits: SortLimits::new(input.sort_bytes_max) })
+    }
+
+    fn sorter(&self, input: &MergeInput) -> Sorter {
+        Sorter::new(self.reader.schema.clone(), Arc::clone(&input.scratch), self.limits)
+    }
+}
+
+/// What the change files hold.
+struct Gathered {
+    found: Found,
+    /// What they touch.
+    touched: Division,
+    /// What is touched by rows of which values were left behind.
+    moved: Division,
+    sorter: Sorter,
+    bytes: u64,
+}
+
+/// Reads change files.
+fn gather(
+    input: &MergeInput,
+    context: &Context,
+    mut touched: Division,
+    taken: impl Fn(&MergeFile) -> bool,
+) -> Result<Gathered> {
     let truncated = input.replaced.as_ref().map(|copy| copy.start);
     let mut found = Found { truncated, ..Found::default() };
-    let mut division = input.division(exact)?;
-    let mut moves = None;
-    let bytes_changes = input.each_batch(&reader, &mut found, |batch, found| {
-        if found.moves {
-            input.moves(&shape, &mut moves)?.note_moved(&batch)?;
+    let (mut sorter, mut moved) = (context.sorter(input), touched.clone());
+    let bytes = input.each_batch(&context.reader, &mut found, taken, |batch, found| {
+        for (row, sort) in sort_column(&batch).iter().flatten().enumerate() {
+            touched.touch(Seq::split(sort).0);
+            if found.moves && op_and_unchanged(&batch, row).1 {
+                moved.touch(Seq::split(sort).0);
+            }
         }
-        sort_column(&batch).iter().flatten().for_each(|sort| division.touch(Seq::split(sort).0));
         sorter.push(batch)
     })?;
-    if found.exact && !exact {
+    Ok(Gathered { found, touched, moved, sorter, bytes })
+}
+
+/// Merges into files with or without the column of texts; `None` when they turn out to need it, or when what was made
+/// `ready` before is of no use.
+fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result<Option<Merged>> {
+    let context = Context::new(input, exact)?;
+    let Context { shape, order, reader, .. } = &context;
+    let mut division = match &ready {
+        Some(ready) => ready.division.clone(),
+        None => input.division(exact)?,
+    };
+    let new = |file: &MergeFile| ready.as_ref().is_none_or(|ready| !ready.files.contains(&file.file.path));
+    let Gathered { mut found, touched, mut sorter, mut bytes, .. } =
+        gather(input, &context, division.untouched(), new)?;
+    if (found.exact && !exact) || (ready.is_some() && found.truncated.is_some()) {
         return Ok(None);
     }
+    found.moves |= ready.as_ref().is_some_and(|ready| ready.moves);
+    division.touch_all(&touched);
     if found.truncated.is_some() {
         division = Division::whole(&[]);
     }
     let runs = division.runs();
 
-    let completions = match moves {
-        Some(moves) => Some(Mutex::new(input.resolve(&shape, moves, (&reader, &order), (&found, &runs))?)),
-        None => None,
+    let completions = if found.moves {
+        Some(Mutex::new(input.resolve(shape, (reader, order), (&found, &runs))?))
+    } else {
+        None
     };
     let sorted_alike = found.truncated.is_some() || input.sorted_alike()?;
     if !sorted_alike {
-        input.each_base_row(&shape, &found, &order, &reader, |batch| sorter.push(batch))?;
+        input.each_base_row(shape, &found, order, reader, |batch| sorter.push(batch))?;
     }
     let changes = sorter.finish()?;
-    let several = runs.iter().filter(|run| matches!(run, Run::Rewritten(_))).count() > 1;
-    let changes = if several {
-        Changes::Rounds(vec![by_part(changes, &division, (input, &reader))?])
+    let mut made = BTreeMap::new();
+    let changes = if let Some(ready) = &mut ready {
+        found.records += ready.records;
+        bytes += ready.bytes_changes;
+        let last = by_part(changes, &division, (input, reader))?;
+        made = ready.made(&touched, &runs);
+        Changes::Rounds(ready.rounds(last))
+    } else if runs.iter().filter(|run| matches!(run, Run::Rewritten(_))).count() > 1 {
+        Changes::Rounds(vec![by_part(changes, &division, (input, reader))?])
     } else {
         Changes::Whole(changes)
     };
-    let (shape, order, found, division) = (&shape, &order, &found, &division);
-    let join = Join { input, shape, order, found, division, completions, sorted_alike };
-    let joined = join.run(&runs, changes, BTreeMap::new())?;
-    if !schema.key.is_empty() {
+    let premerged = made.values().flatten().fold((0, 0), |(n, bytes), part| (n + 1, bytes + part.file.bytes));
+    let join = Join { input, shape, order, found: &found, division: &division, completions, sorted_alike };
+    let joined = join.run(&runs, changes, made)?;
+    if !shape.table.key.is_empty() {
         bounds(&joined.files)?;
     }
-    let work = input.work(&joined.files, bytes_changes, &runs);
+    let work = input.work(&joined.files, bytes, &runs);
     Ok(Some(Merged {
         files: joined.files,
         exact,
         work,
+        premerged,
         records: found.records,
         dead_letters: joined.dead_letters,
         dead_letter_objects: joined.dead_letter_objects,
@@ -197,6 +257,16 @@ fn merge_as(input: &MergeInput, exact: bool) -> Result<Option<Merged>> {
 }
 
 impl MergeInput {
+    /// Whether files have the column of texts from the beginning: a table whose files had it keeps it.
+    pub(super) fn begins_exact(&self) -> Result<bool> {
+        let Some((manifest, format)) = &self.previous else { return Ok(false) };
+        let origins = self.shapes.origins(manifest.schema.version)?;
+        let orc = matches!(self.format, Format::Orc { .. });
+        // What other formats tell is not looked through for what ORC does not.
+        let untold = orc && (!matches!(format, Format::Orc { .. }) || origins.iter().any(Origin::is_untold));
+        Ok(manifest.exact.is_some() || origins.iter().any(Origin::is_beyond) || untold)
+    }
+
     /// Yesterday's parts, of which those may be taken over that are as today's would be.
     fn division(&self, exact: bool) -> Result<Division> {
         let Some((manifest, _)) = &self.previous else { return Ok(Division::whole(&[])) };
@@ -239,15 +309,16 @@ impl MergeInput {
         work
     }
 
-    /// Reads all change files, unless there is a value that the reader's shape cannot hold; how many bytes they have.
+    /// Reads change files, those that are `taken`, unless there is a value that the reader's shape cannot hold; how many bytes they have.
     fn each_batch(
         &self,
         reader: &ChangeReader,
         found: &mut Found,
+        taken: impl Fn(&MergeFile) -> bool,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<u64> {
         let mut size = 0;
-        for MergeFile { file, offsets } in &self.files {
+        for MergeFile { file, offsets } in self.files.iter().filter(|file| taken(file)) {
             if found.exact && !reader.holds_all() {
                 return Ok(size);
             }
@@ -260,26 +331,16 @@ impl MergeInput {
         Ok(size)
     }
 
-    fn moves<'a>(&self, shape: &Shape, moves: &'a mut Option<Moves>) -> Result<&'a mut Moves> {
-        let made = match moves.take() {
-            Some(moves) => moves,
-            None => Moves::new(
-                &self.scratch.path(if shape.exact { "moves-exact" } else { "moves" }),
-                shape.types(),
-            )?,
-        };
-        Ok(moves.insert(made))
-    }
-
     fn resolve(
         &self,
         shape: &Shape,
-        mut moves: Moves,
         (reader, order): (&ChangeReader, &Arc<KeyOrder>),
         (found, runs): (&Found, &[Run]),
     ) -> Result<Completions> {
+        let mut moves = Moves::new(&self.scratch.path("moves"), shape.types())?;
         // Each reading finds the same things; they are counted once.
-        self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_old_keys(&batch))?;
+        self.each_batch(reader, &mut Found::default(), |_| true, |batch, _| moves.note_moved(&batch))?;
+        self.each_batch(reader, &mut Found::default(), |_| true, |batch, _| moves.note_old_keys(&batch))?;
         if self.sorted_alike()? {
             // A key that was left is one that changed: its row is in none of the others.
             let rewritten = |run: &Run| match run {
@@ -292,7 +353,12 @@ impl MergeInput {
             self.each_base_row(shape, found, order, reader, |batch| moves.note_changes(&batch, None))?;
         }
         let truncated = found.truncated;
-        self.each_batch(reader, &mut Found::default(), |batch, _| moves.note_changes(&batch, truncated))?;
+        self.each_batch(
+            reader,
+            &mut Found::default(),
+            |_| true,
+            |batch, _| moves.note_changes(&batch, truncated),
+        )?;
         moves.replay()
     }
 

@@ -91,10 +91,10 @@ impl Sorter {
         self.spill()?;
         while self.runs.len() > fan_in {
             let several: Vec<_> = self.runs.drain(..fan_in).collect();
-            let mut merged = Sorted::of_runs(&several)?;
+            let mut merged = Sorted::of_runs(&several, false)?;
             self.runs.push(merged.run(&self.schema, &self.scratch, self.limits, |_| true)?);
         }
-        Sorted::of_runs(&self.runs)
+        Sorted::of_runs(&self.runs, false)
     }
 
     fn spill(&mut self) -> Result<()> {

@@ -17,6 +17,8 @@ use crate::runtime::{Error, Result};
 #[derive(Clone, Debug)]
 pub struct Run {
     path: PathBuf,
+    /// Of the file.
+    bytes: u64,
 }
 
 /// A run being written.
@@ -32,11 +34,32 @@ impl Run {
         Ok(RunWriter { path, writer })
     }
 
-    /// Reads the run. Its file is removed from the folder at once, and freed with the reader.
-    pub(super) fn read(&self) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
+    /// Bytes of its file.
+    pub const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Moves its file to another scratch folder, which it then goes with.
+    pub fn move_to(&mut self, scratch: &Scratch) -> Result<()> {
+        self.path = scratch.adopt(&self.path, "run")?;
+        Ok(())
+    }
+
+    /// Removes its file, if that is still there.
+    pub fn remove(&self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+
+    /// Reads the run. Unless it is to be `kept`, its file is removed from the folder at once and freed with the reader.
+    pub(super) fn read(
+        &self,
+        kept: bool,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let path = self.path.clone();
         let file = File::open(&path).map_err(|e| failed("read", &path, e))?;
-        std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
+        if !kept {
+            std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
+        }
         let reader = StreamReader::try_new(BufReader::new(file), None).map_err(|e| of_file(&path, e))?;
         Ok(reader.map(move |batch| batch.map_err(|e| of_file(&path, e))))
     }
@@ -49,7 +72,9 @@ impl RunWriter {
 
     pub(super) fn finish(mut self) -> Result<Run> {
         self.writer.finish().map_err(|e| of_file(&self.path, e))?;
-        Ok(Run { path: self.path })
+        let written = self.writer.get_ref().get_ref().metadata();
+        let bytes = written.map_err(|e| failed("use", &self.path, e))?.len();
+        Ok(Run { path: self.path, bytes })
     }
 }
 

@@ -104,6 +104,9 @@ impl<'a> Delivery<'a> {
         if let Err(error) = self.lake.abort_uploads(UPLOAD_AGE).await {
             tracing::warn!(%error, "uploads that were broken off are not cleared");
         }
+        if let Err(error) = self.lake.sweep_scratch() {
+            tracing::warn!(%error, "what merges that died have left is not cleared");
+        }
         // Before anything is published: what is complete from here on is told, whoever dies meanwhile.
         for endpoint in &self.settings.endpoints {
             self.lake.begin_notices(endpoint.name()).await?;
@@ -115,7 +118,8 @@ impl<'a> Delivery<'a> {
             if !more {
                 let open = self.journal.cuts_after(self.day).next().is_some();
                 let look = open.then(|| Instant::now() + DAY_LOOK[usize::from(!self.member.leads())]);
-                let again = self.failed.values().chain(&self.day_failed).chain(&look).min().copied();
+                let again = self.failed.values().chain(&self.day_failed).chain(&look).copied();
+                let again = again.chain(self.tables.values().filter_map(|(_, table)| table.due())).min();
                 tokio::select! {
                     () = self.log.appended() => {}
                     () = self.member.moved() => {}
@@ -244,7 +248,7 @@ impl<'a> Delivery<'a> {
         partitions: &Partitions,
     ) -> Result<bool> {
         if self.tables.get(topic).is_none_or(|(epoch, _)| *epoch != share.epoch) {
-            let (watch, options) = (self.ops.table(name), self.settings.envelope);
+            let (watch, options) = (self.ops.table(name), (self.settings.envelope, self.settings.premerge));
             let told = share.told(topic);
             let table = TableDelivery::open(self.lake, topic, name, options, watch, self.day, told).await?;
             self.tables.insert(topic.to_owned(), (share.epoch, table));

@@ -71,6 +71,11 @@ impl Journal {
             .filter_map(|(topic, versions)| Some((topic.as_str(), &versions.last_key_value()?.1.name)))
     }
 
+    /// The version of a table's newest shape.
+    pub fn newest(&self, topic: &str) -> Option<SchemaVersion> {
+        self.shapes.get(topic).and_then(|versions| versions.last_key_value()).map(|(version, _)| *version)
+    }
+
     /// A shape of a table.
     pub fn shape(&self, topic: &str, version: SchemaVersion) -> Result<&Arc<TableSchema>> {
         self.shapes.get(topic).and_then(|versions| versions.get(&version)).ok_or_else(|| {

@@ -15,6 +15,7 @@ mod gap;
 mod journal;
 mod members;
 mod notices;
+mod premerge;
 mod replay;
 mod share;
 mod table;
@@ -33,6 +34,7 @@ use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 use delivery::Delivery;
 use table::Partitions;
 
+pub use premerge::PremergeSettings;
 pub use replay::{From, Replayed, replay};
 
 use members::Membership;
@@ -52,6 +54,8 @@ pub struct DeliverSettings {
     pub lease_ttl: Duration,
     /// Bytes which tables may hold before the fullest gives its up and reads them again.
     pub memory_bytes_max: usize,
+    /// When days are made before they end.
+    pub premerge: PremergeSettings,
     /// The database, for notices.
     pub database: String,
     /// Who is told of complete days.

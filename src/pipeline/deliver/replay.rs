@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::Partitions;
 use super::delivery::by_topic;
 use super::journal::Journal;
+use super::premerge::PremergeSettings;
 use super::table::{TableDelivery, is_lost};
 use crate::change::{BACKFILL_PARTITION, Cut, Ds, Position, TableName};
 use crate::envelope::{Options, peek, routing};
@@ -79,6 +80,7 @@ pub async fn replay(
         lake.bind(beginning).await?;
     }
     let mut replayed = Vec::new();
+    let never = PremergeSettings { interval: None, table_bytes_min: 0 };
     for (table, topic) in tables {
         let mut partitions = ranges.remove(&topic).unwrap_or_default();
         let copies = ranges.remove(&routing::backfill_topic(name, &table));
@@ -87,7 +89,8 @@ pub async fn replay(
         }
         let begins = begins(log, &journal, &topic, &partitions, from).await?;
         let mut delivery =
-            TableDelivery::open(lake, &topic, &table, options, ops.table(&table), None, None).await?;
+            TableDelivery::open(lake, &topic, &table, (options, never), ops.table(&table), None, None)
+                .await?;
         for (number, (partition, range)) in &partitions {
             let (begin, cuts) = (begins[number], cuts_behind(&journal, &topic, from));
             delivery.stage_again(log, lake, &journal, *number, (partition, *range), (begin, &cuts)).await?;

@@ -15,15 +15,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::change::{Cut, Datum, Ds, Op, SchemaVersion, TableName};
 use crate::envelope::{Options, TableDecoder, peek};
-use crate::lake::{DeadRecord, Lake, Link, Manifest, StagedChange, Stager};
+use crate::lake::{DeadRecord, Lake, Link, Manifest, Published, StagedChange, Stager};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;
 use crate::runtime::Result;
 
 use super::gap::{Gaps, Needed};
 use super::journal::Journal;
+use super::premerge::{PremergeSettings, Premerging};
 use super::share::TableStanding;
 
 /// Bytes read from a log partition before the next table has its turn.
@@ -48,6 +51,7 @@ pub struct TableDelivery {
     /// Up to where the log was told that it may let go, by log partition.
     trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
+    premerging: Premerging,
 }
 
 /// What a turn did.
@@ -73,7 +77,7 @@ impl TableDelivery {
         lake: &Lake,
         topic: &str,
         name: &TableName,
-        options: Options,
+        (options, premerge): (Options, PremergeSettings),
         watch: Arc<TableStats>,
         day: Option<Ds>,
         told: Option<TableStanding>,
@@ -101,6 +105,7 @@ impl TableDelivery {
             stagers: BTreeMap::new(),
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
+            premerging: Premerging::new(premerge),
         })
     }
 
@@ -183,6 +188,9 @@ impl TableDelivery {
         }
         self.watch.set_end_offset(partitions.values().map(|(_, range)| range.end).sum());
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
+        if cut.is_none() && !turn.more {
+            self.premerge(lake, journal)?;
+        }
         if let Some(cut) = cut.filter(|_| complete) {
             turn.more = true;
             match self.lacking(journal, &cut)? {
@@ -201,6 +209,21 @@ impl TableDelivery {
         turn.needed = self.gaps.needed(journal, &self.topic, (self.published(), self.decided));
         self.trim(log, partitions).await?;
         Ok(turn)
+    }
+
+    /// Makes what can be made of the next day.
+    fn premerge(&mut self, lake: &Lake, journal: &Journal) -> Result<()> {
+        let Some((held, newest)) = self.published.as_ref().zip(journal.newest(&self.topic)) else {
+            return Ok(());
+        };
+        let staged = self.stagers.values().map(Stager::durable).sum();
+        let shapes = || journal.shapes(&self.topic, newest, self.options);
+        self.premerging.turn(lake, held, staged, &self.watch, shapes)
+    }
+
+    /// When the table has something to do again, without anything that happens.
+    pub fn due(&self) -> Option<Instant> {
+        self.premerging.due()
     }
 
     /// Why the table cannot be made at this cut, now or later; none when it can.
@@ -412,14 +435,17 @@ impl TableDelivery {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let started = std::time::Instant::now();
-        let manifest = lake.merge_and_publish(&shapes, cut, &self.topic, self.published.as_ref()).await?;
+        let premerged = self.premerging.take(lake, &self.watch).await;
+        let previous = self.published.as_ref();
+        let published = lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged).await?;
+        let Published { manifest, premerged_files, premerged_bytes } = published;
         tell_published(&self.watch, &manifest);
         let work = manifest.work.unwrap_or_default();
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,
             dead_letters = manifest.changes.dead_letters, files_written = work.files_written,
             files_copied = work.files_copied, bytes_read = work.bytes_read, bytes_written = work.bytes_written,
-            bytes_copied = work.bytes_copied, share_written = work.share_written(),
+            bytes_copied = work.bytes_copied, share_written = work.share_written(), premerged_files, premerged_bytes,
             seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);

@@ -1,0 +1,137 @@
+//! Making a table's next day before it ends, as far as it can be; [`super::merge::premerged`] says what, and why the day
+//! comes out the same.
+//!
+//! One table at a time, and not beside a merge: the memory is theirs together. A merge has a round that is at work end at
+//! its next step; what that has made by then stays.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
+
+use crate::change::BACKFILL_PARTITION;
+use crate::runtime::{Error, Result};
+
+use super::Lake;
+use super::manifest::Manifest;
+use super::merge::MergeFile;
+use super::merge::premerged::{Premerged, Room};
+use super::publish::RaiseOnDrop;
+use super::scratch::Scratch;
+use super::shapes::Shapes;
+use super::stage::chain;
+
+/// Who of a process works with the memory of merges.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
+    lock: Arc<RwLock<()>>,
+    /// Merges that wait.
+    waiting: AtomicUsize,
+    /// Ends the round that is at work.
+    round: Mutex<Option<Arc<AtomicBool>>>,
+    /// What rounds have left on scratch.
+    room: Room,
+}
+
+impl Turns {
+    /// Waits until no round is at work. Cancel-safe.
+    pub(super) async fn merge(&self) -> OwnedRwLockReadGuard<()> {
+        struct Waits<'a>(&'a AtomicUsize);
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::SeqCst);
+            }
+        }
+        // A round that begins now sees this, or is seen below.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let _waits = Waits(&self.waiting);
+        self.stop();
+        Arc::clone(&self.lock).read_owned().await
+    }
+
+    /// Has the round that is at work end.
+    fn stop(&self) {
+        if let Some(stop) = self.round.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
+            stop.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// None while others are at work.
+    fn begin(&self, stop: &Arc<AtomicBool>) -> Option<OwnedRwLockWriteGuard<()>> {
+        let turn = Arc::clone(&self.lock).try_write_owned().ok()?;
+        *self.round.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(stop));
+        (self.waiting.load(Ordering::SeqCst) == 0).then_some(turn)
+    }
+}
+
+/// What a round came to.
+#[derive(Debug)]
+pub struct Round {
+    /// What was made so far.
+    pub premerged: Option<Premerged>,
+    /// Whether it came to an end of its own; else others had the memory, and it may be tried again at once.
+    pub is_whole: bool,
+}
+
+impl Lake {
+    /// A round of making a table's next day from `previous`, which is its last manifest, and the change files that are
+    /// there. `shapes` are the table's as they are, `premerged` what the rounds before have made.
+    ///
+    /// # Errors
+    /// Those of the store and the scratch folder, and what a merge of the day would meet: what was made is lost then.
+    ///
+    /// Cancel-safe; what was made is lost.
+    pub async fn premerge(
+        &self,
+        shapes: &Shapes,
+        previous: &Manifest,
+        premerged: Option<Premerged>,
+    ) -> Result<Round> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let _guard = RaiseOnDrop(Arc::clone(&stop));
+        let Some(turn) = self.turns.begin(&stop) else { return Ok(Round { premerged, is_whole: false }) };
+        let mut files = Vec::new();
+        for held in previous.log.iter().filter(|held| held.partition != BACKFILL_PARTITION) {
+            let (range, since) = ((held.end, None), Some(previous.ds));
+            let found =
+                chain(&self.store, &self.layout, &previous.table, held.partition, range, since).await?;
+            files.extend(found.files.into_iter().map(|file| MergeFile { file, offsets: 0..u64::MAX }));
+        }
+        let base = (Some(previous), None, None);
+        let plan = self.new_plan();
+        let input = self.merge_input(shapes, previous.ds, &plan, base, files, Arc::clone(&stop))?;
+        let (room, scratch_dir) = (self.turns.room.clone(), self.options.scratch_dir.clone());
+        let bytes_max = self.options.premerge_bytes_max;
+        let shown = format!("premerging {}", previous.table);
+        let round = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            let exact = input.begins_exact()?;
+            let mut premerged = match premerged.filter(|premerged| premerged.is_of(&input, exact)) {
+                Some(premerged) => premerged,
+                None => Premerged::new(&input, exact, room, Scratch::new(&scratch_dir)?)?,
+            };
+            let advanced = premerged.advance(&input, bytes_max);
+            let is_whole = !stop.load(Ordering::SeqCst);
+            if is_whole {
+                advanced?;
+            }
+            Ok(Round { premerged: Some(premerged), is_whole })
+        });
+        round
+            .await
+            .map_err(|error| {
+                Error::operator("a premerge stopped by a defect; please report it").cause(error)
+            })?
+            .map_err(|error: Error| error.context(shown))
+    }
+
+    /// Clears the scratch folder of what processes that died have left there.
+    pub fn sweep_scratch(&self) -> Result<()> {
+        Scratch::sweep(&self.options.scratch_dir)
+    }
+
+    /// Has a round that is at work end at its next step.
+    pub fn stop_premerge(&self) {
+        self.turns.stop();
+    }
+}

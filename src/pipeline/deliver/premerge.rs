@@ -1,0 +1,148 @@
+//! When a table's next day is made before it ends: in rounds, beside everything else, and given to its merge at the cut.
+//!
+//! A round that fails, or is dropped with the table, costs time and nothing else: the merge does without.
+
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use crate::change::{Ds, TableName};
+use crate::lake::{Lake, Manifest, Premerged, Round, Shapes};
+use crate::log::Offset;
+use crate::ops::TableStats;
+use crate::runtime::Result;
+
+/// The next round comes no sooner than after so many times what the last one took.
+const PAUSE: u32 = 10;
+
+/// A round that others had no memory left for is tried again after this long.
+const AGAIN: Duration = Duration::from_secs(5);
+
+/// When days are made before they end.
+#[derive(Clone, Copy, Debug)]
+pub struct PremergeSettings {
+    /// Time between two rounds of a table; none: not at all.
+    pub interval: Option<Duration>,
+    /// Bytes of a table's snapshot from which on it is worth it.
+    pub table_bytes_min: u64,
+}
+
+/// What is made of a table's next day.
+#[derive(Debug)]
+pub struct Premerging {
+    settings: PremergeSettings,
+    /// The round at work.
+    round: JoinSet<Result<Round>>,
+    began: Instant,
+    /// When the next round may begin.
+    next: Instant,
+    made: Option<Premerged>,
+    /// Up to where changes were staged when the last round began.
+    seen: Offset,
+    /// Whether a round has something to do.
+    wanted: bool,
+    /// The day after which the next one is left to its cut.
+    given_up: Option<Ds>,
+}
+
+impl Premerging {
+    /// Nothing yet.
+    pub fn new(settings: PremergeSettings) -> Self {
+        let now = Instant::now();
+        Self {
+            settings,
+            round: JoinSet::new(),
+            began: now,
+            next: now,
+            made: None,
+            seen: 0,
+            wanted: false,
+            given_up: None,
+        }
+    }
+
+    /// When there is something to do again, without anything that happens.
+    pub fn due(&self) -> Option<Instant> {
+        self.wanted.then_some(self.next)
+    }
+
+    /// Begins a round when it is time. `staged` is up to where the changes of the day are in the lake. Cancel-safe.
+    pub fn turn(
+        &mut self,
+        lake: &Lake,
+        held: &Manifest,
+        staged: Offset,
+        watch: &TableStats,
+        shapes: impl FnOnce() -> Result<Shapes>,
+    ) -> Result<()> {
+        let Some(interval) = self.settings.interval else { return Ok(()) };
+        if let Some(round) = self.round.try_join_next() {
+            self.took(&held.table, held.ds, interval, flat(round));
+            watch.set_premerged_bytes(self.bytes());
+        }
+        let small = held.bytes() < self.settings.table_bytes_min;
+        let waiting = self.made.as_ref().is_some_and(Premerged::is_waiting);
+        let idle = self.round.is_empty() && self.given_up != Some(held.ds);
+        self.wanted = idle && !small && (staged != self.seen || waiting);
+        if !self.wanted || Instant::now() < self.next {
+            return Ok(());
+        }
+        let (lake, held, shapes, made) = (lake.clone(), held.clone(), shapes()?, self.made.take());
+        self.began = Instant::now();
+        self.seen = staged;
+        self.wanted = false;
+        self.round.spawn(async move { lake.premerge(&shapes, &held, made).await });
+        Ok(())
+    }
+
+    /// What was made, for the merge of the day; a round at work ends at its next step. Cancel-safe; what was made is lost.
+    pub async fn take(&mut self, lake: &Lake, watch: &TableStats) -> Option<Premerged> {
+        if !self.round.is_empty() {
+            lake.stop_premerge();
+        }
+        if let Some(Ok(Ok(round))) = self.round.join_next().await {
+            self.made = round.premerged;
+        }
+        watch.set_premerged_bytes(0);
+        self.made.take()
+    }
+
+    fn bytes(&self) -> u64 {
+        self.made.as_ref().map_or(0, |made| made.made().1)
+    }
+
+    fn took(&mut self, table: &TableName, ds: Ds, interval: Duration, round: Result<Round>) {
+        let took = self.began.elapsed();
+        self.next = Instant::now() + interval.max(took * PAUSE);
+        match round {
+            Ok(Round { premerged, is_whole }) => {
+                self.made = premerged;
+                if !is_whole {
+                    self.next = Instant::now() + AGAIN;
+                    self.seen = 0;
+                }
+            }
+            Err(error) => {
+                self.seen = 0;
+                tracing::warn!(%table, %error, "a day is not made before it ends: what was made is made again");
+            }
+        }
+        let Some(made) = &self.made else { return };
+        if let Some(reason) = made.given_up() {
+            tracing::info!(%table, after = %ds, reason, "the next day is made after its cut alone");
+            self.given_up = Some(ds);
+            self.made = None;
+            return;
+        }
+        let (stretches, bytes) = made.made();
+        let seconds = took.as_secs_f64();
+        tracing::debug!(%table, after = %ds, stretches, bytes, seconds, "the next day is made as far as it can be");
+    }
+}
+
+fn flat(round: Result<Result<Round>, tokio::task::JoinError>) -> Result<Round> {
+    round.unwrap_or_else(|error| {
+        Err(crate::runtime::Error::retry("a round of premerging was interrupted").cause(error))
+    })
+}
