@@ -145,7 +145,7 @@ async fn curve_day(
             stager.flush().await?;
             let (started, cpu) = (Instant::now(), cpu_seconds());
             for _ in 0..2 {
-                premerged = lake.premerge(shapes, &held, premerged).await?.premerged;
+                premerged = lake.premerge(shapes, &held, premerged, Arc::default()).await?.premerged;
             }
             (before, cpu_before) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         }

@@ -268,6 +268,15 @@ async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_fol
         std::fs::write(path, bytes).unwrap();
     };
     same_with_premerging(shape, 6, |scratch| each(scratch, "part", flip)).await;
+    // A stream of batches that ends early is one, but not all of it.
+    let end_early = |path: &PathBuf| {
+        let mut bytes = std::fs::read(path).unwrap();
+        let half = bytes.len() / 2;
+        bytes[half..].fill(0);
+        std::fs::write(path, bytes).unwrap();
+    };
+    same_with_premerging(shape, 6, |scratch| each(scratch, "run", flip)).await;
+    same_with_premerging(shape, 6, |scratch| each(scratch, "run", end_early)).await;
     assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
 }
 

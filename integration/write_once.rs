@@ -14,6 +14,8 @@ mod deliver;
 mod existing;
 #[path = "write_once/objects.rs"]
 mod objects;
+#[path = "write_once/premerged.rs"]
+mod premerged;
 #[path = "write_once/schema.rs"]
 mod schema;
 #[path = "write_once/tables.rs"]

@@ -102,7 +102,7 @@ async fn deliver_day_premerged(
     for round in 1..=rounds {
         stage_up_to(lake, history, day, previous.as_ref(), (round, rounds + 1)).await?;
         if let Some(previous) = previous.as_ref().filter(|_| merges) {
-            premerged = lake.premerge(&shapes, previous, premerged).await?.premerged;
+            premerged = lake.premerge(&shapes, previous, premerged, Arc::default()).await?.premerged;
         }
     }
     before_cut();

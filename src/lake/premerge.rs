@@ -75,7 +75,8 @@ pub struct Round {
 
 impl Lake {
     /// A round of making a table's next day from `previous`, which is its last manifest, and the change files that are
-    /// there. `shapes` are the table's as they are, `premerged` what the rounds before have made.
+    /// there. `shapes` are the table's as they are, `premerged` what the rounds before have made. Once `stop` is raised, it
+    /// ends at its next step.
     ///
     /// # Errors
     /// Those of the store and the scratch folder, and what a merge of the day would meet: what was made is lost then.
@@ -86,8 +87,8 @@ impl Lake {
         shapes: &Shapes,
         previous: &Manifest,
         premerged: Option<Premerged>,
+        stop: Arc<AtomicBool>,
     ) -> Result<Round> {
-        let stop = Arc::new(AtomicBool::new(false));
         let _guard = RaiseOnDrop(Arc::clone(&stop));
         let Some(turn) = self.turns.begin(&stop) else { return Ok(Round { premerged, is_whole: false }) };
         let mut files = Vec::new();
@@ -128,10 +129,5 @@ impl Lake {
     /// Clears the scratch folder of what processes that died have left there.
     pub fn sweep_scratch(&self) -> Result<()> {
         Scratch::sweep(&self.options.scratch_dir)
-    }
-
-    /// Has a round that is at work end at its next step.
-    pub fn stop_premerge(&self) {
-        self.turns.stop();
     }
 }

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::ErrorKind;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -102,12 +102,19 @@ const LOCK: &str = "lock";
 /// Locks a folder that may not be there; none while another has it.
 fn lock(folder: &Path) -> Result<Option<(PathBuf, File)>> {
     let path = folder.with_extension(LOCK);
-    let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.map_err(|error| failed("create", &path, error))?;
-    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some((path, file))),
-        Err(Errno::WOULDBLOCK) => Ok(None),
-        Err(error) => Err(failed("lock", &path, error.into())),
+    loop {
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.map_err(|error| failed("create", &path, error))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(Errno::WOULDBLOCK) => return Ok(None),
+            Err(error) => return Err(failed("lock", &path, error.into())),
+        }
+        // Whoever had it before may have removed the file in between.
+        let held = file.metadata().map_err(|error| failed("lock", &path, error))?;
+        if fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino())) {
+            return Ok(Some((path, file)));
+        }
     }
 }
 

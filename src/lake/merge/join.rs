@@ -39,7 +39,7 @@ pub(super) fn by_part(
         let part = division.part_of(Seq::split(cursor.sort()).0).ok_or_else(defect)?;
         let upper = division.upper(part);
         let within = |sort: &[u8]| upper.is_none_or(|upper| Seq::split(sort).0 <= upper);
-        let run = changes.run(&reader.schema, &input.scratch, limits, within)?;
+        let run = changes.run(&reader.schema, &input.scratch, limits, (within, || input.store.check()))?;
         if round.insert(part, run).is_some() {
             return Err(defect());
         }

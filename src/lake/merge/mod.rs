@@ -45,7 +45,7 @@ use arrow_schema::DataType;
 
 use crate::batch::{Format, Origin};
 use crate::change::{Ds, Op, Position};
-use crate::runtime::{Error, Result};
+use crate::runtime::{Class, Error, Result};
 
 use super::layout::Layout;
 use super::manifest::{Manifest, PartFile, Work};
@@ -125,6 +125,7 @@ pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<
         match merge_as(input, exact, Some(ready)) {
             Ok(Some(merged)) => return Ok(merged),
             Ok(None) => {}
+            Err(error) if error.class() == Class::Fenced => return Err(error),
             Err(error) => {
                 input.store.check()?;
                 let table = &input.shapes.now().name;
@@ -172,17 +173,23 @@ struct Gathered {
     bytes: u64,
 }
 
-/// Reads change files.
+/// Reads change files; `None` when their rows are of more than so many bytes.
 fn gather(
     input: &MergeInput,
     context: &Context,
     mut touched: Division,
     taken: impl Fn(&MergeFile) -> bool,
-) -> Result<Gathered> {
+    bytes_max: u64,
+) -> Result<Option<Gathered>> {
+    let mut in_memory = 0;
     let truncated = input.replaced.as_ref().map(|copy| copy.start);
     let mut found = Found { truncated, ..Found::default() };
     let (mut sorter, mut moved) = (context.sorter(input), touched.clone());
-    let bytes = input.each_batch(&context.reader, &mut found, taken, |batch, found| {
+    let read = input.each_batch(&context.reader, &mut found, taken, |batch, found| {
+        in_memory += batch.get_array_memory_size() as u64;
+        if in_memory > bytes_max {
+            return Err(Error::retry("there is no room for the changes"));
+        }
         for (row, sort) in sort_column(&batch).iter().flatten().enumerate() {
             touched.touch(Seq::split(sort).0);
             if found.moves && op_and_unchanged(&batch, row).1 {
@@ -190,8 +197,11 @@ fn gather(
             }
         }
         sorter.push(batch)
-    })?;
-    Ok(Gathered { found, touched, moved, sorter, bytes })
+    });
+    if in_memory > bytes_max {
+        return Ok(None);
+    }
+    Ok(Some(Gathered { found, touched, moved, sorter, bytes: read? }))
 }
 
 /// Merges into files with or without the column of texts; `None` when they turn out to need it, or when what was made
@@ -204,8 +214,11 @@ fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result
         None => input.division(exact)?,
     };
     let new = |file: &MergeFile| ready.as_ref().is_none_or(|ready| !ready.files.contains(&file.file.path));
-    let Gathered { mut found, touched, mut sorter, mut bytes, .. } =
-        gather(input, &context, division.untouched(), new)?;
+    let Some(Gathered { mut found, touched, mut sorter, mut bytes, .. }) =
+        gather(input, &context, division.untouched(), new, u64::MAX)?
+    else {
+        return Ok(None);
+    };
     if (found.exact && !exact) || (ready.is_some() && found.truncated.is_some()) {
         return Ok(None);
     }

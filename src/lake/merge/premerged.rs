@@ -44,6 +44,9 @@ use super::{Context, Gathered, MergeFile, MergeInput, gather};
 /// Rounds after which their changes are put together.
 const ROUNDS_MAX: usize = 16;
 
+/// Why a day may be left to its cut.
+const NO_ROOM: &str = "[lake] premerge_bytes_max is used up";
+
 /// What is on scratch for all tables of a process.
 #[derive(Clone, Debug, Default)]
 pub(in crate::lake) struct Room {
@@ -209,8 +212,14 @@ impl Premerged {
         };
         let context = Context::new(input, self.basis.exact)?;
         let new = |file: &MergeFile| !self.files.contains(&file.file.path);
-        let Gathered { found, touched: newest, moved, sorter, bytes } =
-            gather(input, &context, division.untouched(), new)?;
+        // Sorting writes them once, dividing them by part once more.
+        let room = bytes_max.saturating_sub(self.room.used()) / 2;
+        let Some(Gathered { found, touched: newest, moved, sorter, bytes }) =
+            gather(input, &context, division.untouched(), new, room)?
+        else {
+            self.give_up(NO_ROOM);
+            return Ok(());
+        };
         let beyond = [
             (found.truncated.is_some(), "it was truncated"),
             (found.exact && !self.basis.exact, "a value is beyond its type"),
@@ -239,7 +248,7 @@ impl Premerged {
         self.together(input, &context)?;
         self.count();
         if self.room.used() > bytes_max {
-            self.give_up("[lake] premerge_bytes_max is used up");
+            self.give_up(NO_ROOM);
             return Ok(());
         }
         let made = self.make_missing(input, &context, (&newest, &runs), bytes_max);
@@ -277,7 +286,11 @@ impl Premerged {
                 self.waiting = true;
                 continue;
             }
-            let about: u64 = input.files(parts).iter().map(|part| part.bytes).sum();
+            let of_part = |round: &Round| -> u64 {
+                round.range(parts.start..=parts.end).map(|(_, run)| run.bytes()).sum()
+            };
+            let about = input.files(parts).iter().map(|part| part.bytes).sum::<u64>()
+                + self.rounds.iter().map(of_part).sum::<u64>();
             self.count();
             if self.room.used() + about + about / 4 > bytes_max {
                 continue;
@@ -285,10 +298,15 @@ impl Premerged {
             let last = newest.is_last(parts);
             let changes = of_stretch(&self.rounds, parts, last, true)?;
             let Made { parts: mut made, letters } = join.make(parts, changes)?;
-            for part in &mut made {
-                part.path = self.scratch.adopt(&part.path, "part")?;
-            }
-            let made = letters.is_empty().then_some(made);
+            // What is not taken over goes with the folder of the round.
+            let made = if letters.is_empty() {
+                for part in &mut made {
+                    part.path = self.scratch.adopt(&part.path, "part")?;
+                }
+                Some(made)
+            } else {
+                None
+            };
             self.made.insert(parts.start, (parts.clone(), made));
         }
         Ok(())
@@ -304,7 +322,12 @@ impl Premerged {
         for part in parts {
             let runs = self.rounds.iter().filter_map(|round| Some(vec![round.get(&part)?.clone()]));
             let mut changes = Sorted::of_series(runs.collect(), true)?;
-            let mut run = changes.run(&context.reader.schema, &input.scratch, context.limits, |_| true)?;
+            let mut run = changes.run(
+                &context.reader.schema,
+                &input.scratch,
+                context.limits,
+                (|_: &[u8]| true, || input.store.check()),
+            )?;
             run.move_to(&self.scratch)?;
             one.insert(part, run);
         }

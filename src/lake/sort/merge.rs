@@ -113,16 +113,17 @@ impl Sorted {
         Self::new(series.into_iter().map(chained).collect())
     }
 
-    /// Writes the next rows as a run, as long as their sort bytes are `within`.
+    /// Writes the next rows as a run, as long as their sort bytes are `within`, and as `check` lets it.
     pub fn run(
         &mut self,
         schema: &SchemaRef,
         scratch: &Scratch,
         limits: SortLimits,
-        within: impl Fn(&[u8]) -> bool,
+        (within, check): (impl Fn(&[u8]) -> bool, impl Fn() -> Result<()>),
     ) -> Result<Run> {
         let mut run = Run::create(schema, scratch)?;
         while let Some(batch) = self.next_batch(limits.batch_bytes, BATCH_ROWS_MAX, &within)? {
+            check()?;
             run.write(&batch)?;
         }
         run.finish()

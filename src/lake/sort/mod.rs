@@ -92,7 +92,12 @@ impl Sorter {
         while self.runs.len() > fan_in {
             let several: Vec<_> = self.runs.drain(..fan_in).collect();
             let mut merged = Sorted::of_runs(&several, false)?;
-            self.runs.push(merged.run(&self.schema, &self.scratch, self.limits, |_| true)?);
+            self.runs.push(merged.run(
+                &self.schema,
+                &self.scratch,
+                self.limits,
+                (|_: &[u8]| true, || Ok(())),
+            )?);
         }
         Sorted::of_runs(&self.runs, false)
     }

@@ -2,6 +2,8 @@
 //!
 //! A round that fails, or is dropped with the table, costs time and nothing else: the merge does without.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -34,6 +36,8 @@ pub struct Premerging {
     settings: PremergeSettings,
     /// The round at work.
     round: JoinSet<Result<Round>>,
+    /// Ends it.
+    stop: Arc<AtomicBool>,
     began: Instant,
     /// When the next round may begin.
     next: Instant,
@@ -53,6 +57,7 @@ impl Premerging {
         Self {
             settings,
             round: JoinSet::new(),
+            stop: Arc::default(),
             began: now,
             next: now,
             made: None,
@@ -65,6 +70,11 @@ impl Premerging {
     /// When there is something to do again, without anything that happens.
     pub fn due(&self) -> Option<Instant> {
         self.wanted.then_some(self.next)
+    }
+
+    /// Nothing is to be begun: the day has its cut.
+    pub const fn rest(&mut self) {
+        self.wanted = false;
     }
 
     /// Begins a round when it is time. `staged` is up to where the changes of the day are in the lake. Cancel-safe.
@@ -92,19 +102,19 @@ impl Premerging {
         self.began = Instant::now();
         self.seen = staged;
         self.wanted = false;
-        self.round.spawn(async move { lake.premerge(&shapes, &held, made).await });
+        self.stop = Arc::default();
+        let stop = Arc::clone(&self.stop);
+        self.round.spawn(async move { lake.premerge(&shapes, &held, made, stop).await });
         Ok(())
     }
 
     /// What was made, for the merge of the day; a round at work ends at its next step. Cancel-safe; what was made is lost.
-    pub async fn take(&mut self, lake: &Lake, watch: &TableStats) -> Option<Premerged> {
-        if !self.round.is_empty() {
-            lake.stop_premerge();
-        }
+    pub async fn take(&mut self) -> Option<Premerged> {
+        self.stop.store(true, Ordering::SeqCst);
         if let Some(Ok(Ok(round))) = self.round.join_next().await {
             self.made = round.premerged;
         }
-        watch.set_premerged_bytes(0);
+        self.wanted = false;
         self.made.take()
     }
 
@@ -124,8 +134,8 @@ impl Premerging {
                 }
             }
             Err(error) => {
-                self.seen = 0;
-                tracing::warn!(%table, %error, "a day is not made before it ends: what was made is made again");
+                tracing::warn!(%table, after = %ds, %error, "the next day is made after its cut alone");
+                self.given_up = Some(ds);
             }
         }
         let Some(made) = &self.made else { return };

@@ -190,6 +190,8 @@ impl TableDelivery {
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
         if cut.is_none() && !turn.more {
             self.premerge(lake, journal)?;
+        } else {
+            self.premerging.rest();
         }
         if let Some(cut) = cut.filter(|_| complete) {
             turn.more = true;
@@ -435,7 +437,8 @@ impl TableDelivery {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let started = std::time::Instant::now();
-        let premerged = self.premerging.take(lake, &self.watch).await;
+        let premerged = self.premerging.take().await;
+        self.watch.set_premerged_bytes(0);
         let previous = self.published.as_ref();
         let published = lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged).await?;
         let Published { manifest, premerged_files, premerged_bytes } = published;
@@ -468,6 +471,13 @@ impl TableDelivery {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for TableDelivery {
+    /// Whoever has the table next tells of it.
+    fn drop(&mut self) {
+        self.watch.set_premerged_bytes(0);
     }
 }
 

@@ -1,0 +1,57 @@
+//! Days that are made before they end, as far as they can be.
+
+use crate::support::{PATIENCE, Running, wait_until};
+use crate::{DAYS, World};
+
+const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, a text);
+    INSERT INTO t SELECT i, 0, repeat(md5(i::text), 4) FROM generate_series(1, 4000) i";
+
+/// Bytes of files of the next day that are made already.
+fn premerged(running: &Running) -> f64 {
+    let metrics = running.get("/metrics").map_or_else(String::new, |(_, text)| text);
+    let value = metrics.lines().find_map(|line| {
+        line.strip_prefix("tidemark_table_premerged_bytes{table=\"public.t\"} ")?.parse().ok()
+    });
+    value.unwrap_or_default()
+}
+
+/// Changes that fill change files, all in the lower keys.
+async fn change(world: &World, running: &Running, n: i32) {
+    world.sql(&format!("UPDATE t SET n = {n}, a = repeat(md5((id + {n})::text), 4) WHERE id <= 1500")).await;
+    wait_until(PATIENCE, "files of the day are made before it ends", async || premerged(running) > 0.0).await;
+    // What comes after them.
+    world
+        .sql(&format!("UPDATE t SET n = -{n} WHERE id IN (3, 3900); DELETE FROM t WHERE id = 1000 + {n}"))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_day_that_is_made_before_it_ends_is_exact_also_when_what_was_made_is_lost_with_its_process() {
+    let mut world = World::new(TABLE).await;
+    for (key, value) in [
+        ("part_bytes_max", 8 << 10),
+        ("stage_bytes_max", 64 << 10),
+        ("premerge_interval_ms", 50),
+        ("premerge_table_bytes_min", 0),
+    ] {
+        world.connector.change("lake", key, value);
+    }
+    let query = "SELECT id, n, a FROM TABLE ORDER BY id";
+    let mut running = world.connector.start_ready("run").await;
+    world.end_day(0, &running).await;
+    change(&world, &running, 1).await;
+    world.end_day(1, &running).await;
+    world.assert_same(1, "t", query).await;
+    let taken = running.output().lines().any(|line| {
+        line.contains(DAYS[1]) && line.contains("premerged_files") && !line.contains("premerged_files=0")
+    });
+    assert!(taken, "what was made before the cut was of no use:\n{}", running.output());
+
+    change(&world, &running, 2).await;
+    running.kill();
+    let running = world.connector.start_ready("run").await;
+    world.end_day(2, &running).await;
+    world.assert_same(2, "t", query).await;
+    let scratch = std::fs::read_dir(world.connector.state().join("scratch"));
+    assert_eq!(scratch.map_or(0, Iterator::count), 0, "the scratch folder has something left");
+}
