@@ -15,8 +15,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use lake::history::{Shape, history};
 use lake::{Premerging, deliver, deliver_premerged, difference, expected, objects, rows, tiny};
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tidemark::batch::{Format, OrcCompression};
 use tidemark::lake::{Lake, Manifest, Work};
 
@@ -251,33 +251,67 @@ async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_fol
             .collect()
     };
     let spoiled = AtomicUsize::new(0);
-    let each = |scratch: &Path, name: &str, spoil: fn(&PathBuf)| {
+    let each = |scratch: &Path, name: &str, spoil: &dyn Fn(&PathBuf)| {
         let files: Vec<PathBuf> = files(scratch, name);
         spoiled.fetch_add(files.len(), Relaxed);
         files.iter().for_each(spoil);
     };
     let shape = Shape { seed: 5, quiet: true, days: 6, changes_per_day: 500, ..SHAPE };
     let remove = |path: &PathBuf| std::fs::remove_file(path).unwrap();
-    same_with_premerging(shape, 6, |scratch| each(scratch, "", remove)).await;
-    same_with_premerging(shape, 6, |scratch| each(scratch, "run", remove)).await;
-    assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
-    let flip = |path: &PathBuf| {
-        let mut bytes = std::fs::read(path).unwrap();
-        let at = bytes.len() / 2;
-        bytes[at] ^= 1;
-        std::fs::write(path, bytes).unwrap();
-    };
-    same_with_premerging(shape, 6, |scratch| each(scratch, "part", flip)).await;
-    // A stream of batches that ends early is one, but not all of it.
-    let end_early = |path: &PathBuf| {
-        let mut bytes = std::fs::read(path).unwrap();
-        let half = bytes.len() / 2;
-        bytes[half..].fill(0);
-        std::fs::write(path, bytes).unwrap();
-    };
-    same_with_premerging(shape, 6, |scratch| each(scratch, "run", flip)).await;
-    same_with_premerging(shape, 6, |scratch| each(scratch, "run", end_early)).await;
-    assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+    for name in ["", "run", "part"] {
+        same_with_premerging(shape, 6, |scratch| each(scratch, name, &remove)).await;
+        assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+    }
+    // Lengths and offsets of the streams' own, at their beginning; then values; and what ends them.
+    let places: [fn(usize) -> usize; 7] =
+        [|_| 1, |_| 4, |_| 9, |_| 40, |bytes| bytes / 3, |bytes| bytes / 2, |bytes| bytes - 7];
+    for (at, name) in places.iter().flat_map(|at| [(at, "run"), (at, "part")]) {
+        let spoil = |how: fn(&mut [u8])| {
+            move |path: &PathBuf| {
+                let mut bytes = std::fs::read(path).unwrap();
+                let at = at(bytes.len());
+                how(&mut bytes[at..]);
+                std::fs::write(path, bytes).unwrap();
+            }
+        };
+        same_with_premerging(shape, 6, |scratch| each(scratch, name, &spoil(|rest| rest[0] ^= 0x40))).await;
+        same_with_premerging(shape, 6, |scratch| each(scratch, name, &spoil(|rest| rest.fill(0)))).await;
+        let cut = |path: &PathBuf| {
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_len(at(file.metadata().unwrap().len() as usize) as u64).unwrap();
+        };
+        same_with_premerging(shape, 6, |scratch| each(scratch, name, &cut)).await;
+        assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_that_another_process_has_planned_otherwise_comes_out_by_its_plan() {
+    let history = history(Shape { seed: 6, quiet: true, days: 8, changes_per_day: 300, ..SHAPE });
+    let ds = history.days[4].cut.ds;
+    let mut plan = None;
+    let mut stores: Vec<(BTreeMap<String, Bytes>, u64)> = Vec::new();
+    for merges in [false, false, true] {
+        let scratch = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
+        let path = lake.layout().snapshot_object(&lake::table_name(), ds, "_plan.json");
+        if let Some(plan) = &plan {
+            store.put(&path, Bytes::clone(plan).into()).await.unwrap();
+        }
+        let premerging = Premerging { rounds: 6, merges, before_cut: &|| {} };
+        let made = deliver_premerged(&lake, &history, premerging).await.unwrap();
+        let objects = objects(store.as_ref()).await;
+        if plan.is_none() {
+            let mut other: serde_json::Value = serde_json::from_slice(&objects[path.as_ref()]).unwrap();
+            other["part_bytes_max"] = 3000.into();
+            plan = Some(Bytes::from(serde_json::to_vec(&other).unwrap()));
+        }
+        stores.push((objects, made));
+    }
+    assert!(!difference(&stores[0].0, &stores[1].0).is_empty(), "the plan says nothing");
+    assert_eq!(difference(&stores[1].0, &stores[2].0), Vec::<String>::new());
+    assert!(stores[2].1 > 0, "nothing of what was made was of use on the other days");
 }
 
 /// Compares every object of a lake whose days are made before they end with those of one where they are not; how many bytes

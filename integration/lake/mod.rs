@@ -20,7 +20,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tidemark::batch::{EXACT, FileReader, Format, ReaderOptions, arrow_schema, datum, exact_schema};
 use tidemark::change::{Calendar, ColumnType, Datum, Ds, TableName, TableSchema};
 use tidemark::envelope::Options;
-use tidemark::lake::{Lake, LakeOptions, Manifest, Shapes, StagedChange, Store};
+use tidemark::lake::{Lake, LakeOptions, Manifest, RoundEnd, Shapes, StagedChange, Store};
 use tidemark::runtime::Result;
 
 use history::{Day, History, Logged, TOPIC};
@@ -102,7 +102,11 @@ async fn deliver_day_premerged(
     for round in 1..=rounds {
         stage_up_to(lake, history, day, previous.as_ref(), (round, rounds + 1)).await?;
         if let Some(previous) = previous.as_ref().filter(|_| merges) {
-            premerged = lake.premerge(&shapes, previous, premerged, Arc::default()).await?.premerged;
+            let round = lake.premerge(&shapes, previous, premerged, Arc::default()).await?;
+            match round.end {
+                RoundEnd::Whole => premerged = round.premerged,
+                other => panic!("nobody is in its way: {other:?}"),
+            }
         }
     }
     before_cut();

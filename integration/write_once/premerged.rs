@@ -1,5 +1,8 @@
 //! Days that are made before they end, as far as they can be.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
 use crate::support::{PATIENCE, Running, wait_until};
 use crate::{DAYS, World};
 
@@ -13,6 +16,13 @@ fn premerged(running: &Running) -> f64 {
         line.strip_prefix("tidemark_table_premerged_bytes{table=\"public.t\"} ")?.parse().ok()
     });
     value.unwrap_or_default()
+}
+
+/// What is in the scratch folder.
+fn scratch(world: &World) -> BTreeSet<OsString> {
+    let entries =
+        std::fs::read_dir(world.connector.state().join("scratch")).expect("the scratch folder is there");
+    entries.map(|entry| entry.expect("it can be read").file_name()).collect()
 }
 
 /// Changes that fill change files, all in the lower keys.
@@ -49,9 +59,13 @@ async fn a_day_that_is_made_before_it_ends_is_exact_also_when_what_was_made_is_l
 
     change(&world, &running, 2).await;
     running.kill();
-    let running = world.connector.start_ready("run").await;
+    let left = scratch(&world);
+    assert!(!left.is_empty(), "nothing that was made is lost");
+    let mut running = world.connector.start_ready("run").await;
     world.end_day(2, &running).await;
     world.assert_same(2, "t", query).await;
-    let scratch = std::fs::read_dir(world.connector.state().join("scratch"));
-    assert_eq!(scratch.map_or(0, Iterator::count), 0, "the scratch folder has something left");
+    let still: Vec<_> = scratch(&world).intersection(&left).cloned().collect();
+    assert!(still.is_empty(), "of the process that was killed, {still:?} are left");
+    running.terminate().await;
+    assert_eq!(scratch(&world), BTreeSet::new(), "a process has left something");
 }

@@ -44,7 +44,7 @@ pub use manifest::{
 };
 pub use merge::premerged::Premerged;
 pub use notices::{NOTICE_VERSION, Notice, NoticeKind};
-pub use premerge::Round;
+pub use premerge::{Round, RoundEnd};
 pub use publish::Published;
 pub use shapes::{ReadText, Shapes};
 pub use stage::sequence::{Link, Place};

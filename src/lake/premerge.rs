@@ -10,14 +10,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 use crate::change::BACKFILL_PARTITION;
-use crate::runtime::{Error, Result};
+use crate::runtime::{Class, Error, Result};
 
 use super::Lake;
 use super::manifest::Manifest;
 use super::merge::MergeFile;
 use super::merge::premerged::{Premerged, Room};
 use super::publish::RaiseOnDrop;
-use super::scratch::Scratch;
+use super::scratch::{Scratch, is_of_scratch};
 use super::shapes::Shapes;
 use super::stage::chain;
 
@@ -69,8 +69,19 @@ impl Turns {
 pub struct Round {
     /// What was made so far.
     pub premerged: Option<Premerged>,
-    /// Whether it came to an end of its own; else others had the memory, and it may be tried again at once.
-    pub is_whole: bool,
+    /// How it ended.
+    pub end: RoundEnd,
+}
+
+/// How a round ended.
+#[derive(Debug)]
+pub enum RoundEnd {
+    /// With everything that it had to do.
+    Whole,
+    /// By others, who had the memory or wanted it: it may be tried again soon.
+    Stopped,
+    /// By an error of the store: it may be tried again later.
+    Failed(Error),
 }
 
 impl Lake {
@@ -79,7 +90,7 @@ impl Lake {
     /// ends at its next step.
     ///
     /// # Errors
-    /// Those of the store and the scratch folder, and what a merge of the day would meet: what was made is lost then.
+    /// Those of the scratch folder, and what a merge of the day would meet: what was made is lost then.
     ///
     /// Cancel-safe; what was made is lost.
     pub async fn premerge(
@@ -90,14 +101,13 @@ impl Lake {
         stop: Arc<AtomicBool>,
     ) -> Result<Round> {
         let _guard = RaiseOnDrop(Arc::clone(&stop));
-        let Some(turn) = self.turns.begin(&stop) else { return Ok(Round { premerged, is_whole: false }) };
-        let mut files = Vec::new();
-        for held in previous.log.iter().filter(|held| held.partition != BACKFILL_PARTITION) {
-            let (range, since) = ((held.end, None), Some(previous.ds));
-            let found =
-                chain(&self.store, &self.layout, &previous.table, held.partition, range, since).await?;
-            files.extend(found.files.into_iter().map(|file| MergeFile { file, offsets: 0..u64::MAX }));
-        }
+        let Some(turn) = self.turns.begin(&stop) else {
+            return Ok(Round { premerged, end: RoundEnd::Stopped });
+        };
+        let files = match self.files_since(previous).await {
+            Ok(files) => files,
+            Err(error) => return Ok(Round { premerged, end: RoundEnd::Failed(error) }),
+        };
         let base = (Some(previous), None, None);
         let plan = self.new_plan();
         let input = self.merge_input(shapes, previous.ds, &plan, base, files, Arc::clone(&stop))?;
@@ -111,12 +121,15 @@ impl Lake {
                 Some(premerged) => premerged,
                 None => Premerged::new(&input, exact, room, Scratch::new(&scratch_dir)?)?,
             };
-            let advanced = premerged.advance(&input, bytes_max);
-            let is_whole = !stop.load(Ordering::SeqCst);
-            if is_whole {
-                advanced?;
-            }
-            Ok(Round { premerged: Some(premerged), is_whole })
+            let end = match premerged.advance(&input, bytes_max) {
+                Ok(()) => RoundEnd::Whole,
+                Err(_) if stop.load(Ordering::SeqCst) => RoundEnd::Stopped,
+                Err(error) if error.class() == Class::Retry && !is_of_scratch(&error) => {
+                    RoundEnd::Failed(error)
+                }
+                Err(error) => return Err(error),
+            };
+            Ok(Round { premerged: Some(premerged), end })
         });
         round
             .await
@@ -124,6 +137,18 @@ impl Lake {
                 Error::operator("a premerge stopped by a defect; please report it").cause(error)
             })?
             .map_err(|error: Error| error.context(shown))
+    }
+
+    /// The change files that are there after a day.
+    async fn files_since(&self, previous: &Manifest) -> Result<Vec<MergeFile>> {
+        let mut files = Vec::new();
+        for held in previous.log.iter().filter(|held| held.partition != BACKFILL_PARTITION) {
+            let (range, since) = ((held.end, None), Some(previous.ds));
+            let found =
+                chain(&self.store, &self.layout, &previous.table, held.partition, range, since).await?;
+            files.extend(found.files.into_iter().map(|file| MergeFile { file, offsets: 0..u64::MAX }));
+        }
+        Ok(files)
     }
 
     /// Clears the scratch folder of what processes that died have left there.

@@ -1,5 +1,7 @@
 //! Local files which live as long as one merge.
 
+use std::error::Error as StdError;
+use std::fmt;
 use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
@@ -10,6 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
 use crate::runtime::{Class, Error, Result};
+
+/// What could be done without leaves as much of its disk free, or a tenth if that is less.
+const FREE_BYTES_MIN: u64 = 4 << 30;
 
 /// A folder of its own for one piece of work; removed with everything in it when it is dropped.
 #[derive(Debug)]
@@ -58,6 +63,25 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// Removes all files of the folder.
+    pub fn empty(&self) -> Result<()> {
+        let entries = fs::read_dir(&self.folder).map_err(|error| failed("read", &self.folder, error))?;
+        for entry in entries {
+            let path = entry.map_err(|error| failed("read", &self.folder, error))?.path();
+            fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
+        }
+        Ok(())
+    }
+
+    /// Bytes of its disk that may be taken by what could be done without: the disk may be the log's, too.
+    pub fn room(&self) -> Result<u64> {
+        let disk = rustix::fs::statvfs(&self.folder);
+        let disk = disk.map_err(|error| failed("look at the disk of", &self.folder, error.into()))?;
+        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+        let whole = disk.f_blocks.saturating_mul(disk.f_frsize);
+        Ok(free.saturating_sub(FREE_BYTES_MIN.min(whole / 10)))
     }
 
     /// A path in the folder that nothing has yet.
@@ -132,6 +156,30 @@ fn clear(folder: &Path) -> Result<()> {
     }
 }
 
+/// What is wrong with a scratch file: the cause of every error of one.
+#[derive(Debug)]
+struct OfScratch(Box<dyn StdError + Send + Sync>);
+
+impl fmt::Display for OfScratch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for OfScratch {}
+
+/// Whether it is an error of a scratch file: what was there can be made again.
+pub fn is_of_scratch(error: &Error) -> bool {
+    error.source().is_some_and(|cause| cause.is::<OfScratch>())
+}
+
+/// A scratch file that is not what was written.
+pub fn altered(path: &Path, cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Error {
+    Error::retry(format!("{} was altered since it was written", path.display()))
+        .cause(OfScratch(cause.into()))
+        .mend("It is made again. Does anything else write to the scratch folder, or is its disk damaged?")
+}
+
 /// An error of a scratch file. A full disk is retried: another merge may free space.
 pub fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
     let class = match error.kind() {
@@ -141,7 +189,7 @@ pub fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
         _ => Class::Retry,
     };
     Error::new(class, format!("cannot {doing} {}", path.display()))
-        .cause(error)
+        .cause(OfScratch(error.into()))
         .mend("Give the scratch folder more space, or the rights to write there.")
 }
 

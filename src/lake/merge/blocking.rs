@@ -118,6 +118,7 @@ impl Blocking {
             let mut hash = Sha256::new();
             while let Some(bytes) = stream.next().await {
                 let bytes = bytes?;
+                self.check()?;
                 hash.update(&bytes);
                 file.write_all(&bytes).map_err(|error| failed("write", local, error))?;
             }

@@ -47,12 +47,12 @@ pub(super) fn by_part(
     Ok(round)
 }
 
-/// The changes of a stretch. Their files stay in the scratch folder if they are to be `kept`.
-pub(super) fn of_stretch(rounds: &[Round], parts: &Range<usize>, last: bool, kept: bool) -> Result<Sorted> {
+/// The changes of a stretch. Their files are removed unless they are to `stay`.
+pub(super) fn of_stretch(rounds: &[Round], parts: &Range<usize>, last: bool, stay: bool) -> Result<Sorted> {
     let end = parts.end + usize::from(last);
     let series =
         rounds.iter().map(|round| round.range(parts.start..end).map(|(_, run)| run.clone()).collect());
-    Sorted::of_series(series.collect(), kept)
+    Sorted::of_series(series.collect(), stay)
 }
 
 fn defect() -> Error {

@@ -45,11 +45,11 @@ use arrow_schema::DataType;
 
 use crate::batch::{Format, Origin};
 use crate::change::{Ds, Op, Position};
-use crate::runtime::{Class, Error, Result};
+use crate::runtime::{Error, Result};
 
 use super::layout::Layout;
 use super::manifest::{Manifest, PartFile, Work};
-use super::scratch::Scratch;
+use super::scratch::{Scratch, is_of_scratch};
 use super::shapes::Shapes;
 use super::sort::{SortLimits, Sorter, arrow_error, sort_column};
 use super::stage::ChangeFile;
@@ -121,17 +121,21 @@ pub(super) struct Merged {
 /// Merges. Waits for the store and takes its time: only for a thread of `spawn_blocking`.
 pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<Merged> {
     let exact = input.begins_exact()?;
-    if let Some(ready) = premerged.and_then(|premerged| premerged.ready(input, exact)) {
-        match merge_as(input, exact, Some(ready)) {
+    let (table, ds) = (&input.shapes.now().name, input.ds);
+    match premerged.map(|premerged| premerged.ready(input, exact)) {
+        Some(Ok(ready)) => match merge_as(input, exact, Some(ready)) {
             Ok(Some(merged)) => return Ok(merged),
-            Ok(None) => {}
-            Err(error) if error.class() == Class::Fenced => return Err(error),
-            Err(error) => {
-                input.store.check()?;
-                let table = &input.shapes.now().name;
-                tracing::warn!(%table, ds = %input.ds, %error, "what was made before the cut is of no use: the day is made without");
+            Ok(None) => {
+                tracing::info!(%table, %ds, "what was made before the cut has no place for its last changes")
             }
-        }
+            // Of the lake, the day would meet it again; and nothing was taken from scratch that was not as it was written.
+            Err(error) if !is_of_scratch(&error) => return Err(error),
+            Err(error) => {
+                tracing::warn!(%table, %ds, %error, "what was made before the cut is lost: the day is made without");
+            }
+        },
+        Some(Err(reason)) => tracing::info!(%table, %ds, reason, "what was made before the cut is of no use"),
+        None => {}
     }
     if !exact && let Some(merged) = merge_as(input, false, None)? {
         return Ok(merged);
@@ -207,6 +211,8 @@ fn gather(
 /// Merges into files with or without the column of texts; `None` when they turn out to need it, or when what was made
 /// `ready` before is of no use.
 fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result<Option<Merged>> {
+    // Of an attempt before this one.
+    input.scratch.empty()?;
     let context = Context::new(input, exact)?;
     let Context { shape, order, reader, .. } = &context;
     let mut division = match &ready {
@@ -238,7 +244,7 @@ fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result
     if !sorted_alike {
         input.each_base_row(shape, &found, order, reader, |batch| sorter.push(batch))?;
     }
-    let changes = sorter.finish()?;
+    let changes = sorter.finish(|| input.store.check())?;
     let mut made = BTreeMap::new();
     let changes = if let Some(ready) = &mut ready {
         found.records += ready.records;

@@ -15,11 +15,11 @@ use sha2::{Digest, Sha256};
 
 use crate::batch::Format;
 use crate::change::{Ds, TableName};
-use crate::runtime::{Error, Result};
+use crate::runtime::Result;
 
 use super::super::layout::{Layout, part_name};
 use super::super::manifest::{CopiedFrom, Manifest, PartFile};
-use super::super::scratch::failed;
+use super::super::scratch::{altered, failed};
 use super::super::store::hexadecimal;
 use super::blocking::{Blocking, Carried};
 use super::parts::LocalPart;
@@ -97,9 +97,7 @@ fn read(path: &std::path::Path, part: &PartFile) -> Result<PutPayload> {
         pieces.push(Bytes::from(piece));
     }
     if hexadecimal(&hash.finalize()) != part.sha256 {
-        return Err(Error::retry(format!("{} was altered since it was written", path.display())).mend(
-            "The part is made again. Does anything else write to the scratch folder, or is its disk damaged?",
-        ));
+        return Err(altered(path, "its SHA-256 is another one"));
     }
     Ok(PutPayload::from_iter(pieces))
 }

@@ -45,7 +45,7 @@ use super::{Context, Gathered, MergeFile, MergeInput, gather};
 const ROUNDS_MAX: usize = 16;
 
 /// Why a day may be left to its cut.
-const NO_ROOM: &str = "[lake] premerge_bytes_max is used up";
+const NO_ROOM: &str = "[lake] premerge_bytes_max is used up, or the disk of the scratch folder nearly full";
 
 /// What is on scratch for all tables of a process.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,13 @@ pub(in crate::lake) struct Room {
 impl Room {
     fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are left; none when it is more than full.
+    fn left(&self, scratch: &Scratch, bytes_max: u64) -> Result<Option<u64>> {
+        let of_disk = scratch.room()?;
+        let left = bytes_max.checked_sub(self.used()).map(|left| left.min(of_disk));
+        Ok(left.filter(|left| *left > 0))
     }
 }
 
@@ -186,14 +193,19 @@ impl Premerged {
         parts.fold((0, 0), |(count, bytes), parts| (count + 1, bytes + size(parts)))
     }
 
-    /// For the merge of the day; none if it is of another basis, or read what does not belong to the day.
-    pub(super) fn ready(mut self, input: &MergeInput, exact: bool) -> Option<Ready> {
+    /// For the merge of the day, or why not: it has to be of the same basis, and all that was read has to belong to the day.
+    pub(super) fn ready(mut self, input: &MergeInput, exact: bool) -> Result<Ready, &'static str> {
+        let Some(division) = self.division.take() else { return Err(self.given_up.unwrap_or(NO_ROOM)) };
+        if !self.is_of(input, exact) || input.replaced.is_some() {
+            return Err("the day is made from another day before, in another shape, or by another plan");
+        }
         let all = |file: &&MergeFile| file.offsets == (0..u64::MAX);
         let there: BTreeSet<_> = input.files.iter().filter(all).map(|file| &file.file.path).collect();
-        let fits = self.given_up.is_none() && self.is_of(input, exact);
-        let fits = fits && self.files.iter().all(|file| there.contains(file)) && input.replaced.is_none();
-        Some(Ready {
-            division: self.division.take().filter(|_| fits)?,
+        if !self.files.iter().all(|file| there.contains(file)) {
+            return Err("a change file was read that does not belong to the day");
+        }
+        Ok(Ready {
+            division,
             moves: self.moved.as_ref().is_some_and(Division::is_any_touched),
             files: std::mem::take(&mut self.files),
             bytes_changes: self.bytes_changes,
@@ -213,10 +225,11 @@ impl Premerged {
         let context = Context::new(input, self.basis.exact)?;
         let new = |file: &MergeFile| !self.files.contains(&file.file.path);
         // Sorting writes them once, dividing them by part once more.
-        let room = bytes_max.saturating_sub(self.room.used()) / 2;
-        let Some(Gathered { found, touched: newest, moved, sorter, bytes }) =
-            gather(input, &context, division.untouched(), new, room)?
-        else {
+        let gathered = match self.room.left(&self.scratch, bytes_max)? {
+            Some(left) => gather(input, &context, division.untouched(), new, left / 2)?,
+            None => None,
+        };
+        let Some(Gathered { found, touched: newest, moved, sorter, bytes }) = gathered else {
             self.give_up(NO_ROOM);
             return Ok(());
         };
@@ -228,7 +241,7 @@ impl Premerged {
             self.give_up(reason);
             return Ok(());
         }
-        let mut round = by_part(sorter.finish()?, &newest, (input, &context.reader))?;
+        let mut round = by_part(sorter.finish(|| input.store.check())?, &newest, (input, &context.reader))?;
         round.values_mut().try_for_each(|run| run.move_to(&self.scratch))?;
         division.touch_all(&newest);
         self.moved.get_or_insert_with(|| division.untouched()).touch_all(&moved);
@@ -245,12 +258,11 @@ impl Premerged {
             stays
         });
         self.division = Some(division);
+        // Until the stretches that are missing are made, too.
+        self.waiting = true;
+        self.count();
         self.together(input, &context)?;
         self.count();
-        if self.room.used() > bytes_max {
-            self.give_up(NO_ROOM);
-            return Ok(());
-        }
         let made = self.make_missing(input, &context, (&newest, &runs), bytes_max);
         self.count();
         made
@@ -264,7 +276,7 @@ impl Premerged {
         (newest, runs): (&Division, &[Run]),
         bytes_max: u64,
     ) -> Result<()> {
-        self.waiting = false;
+        let mut waiting = false;
         let Context { shape, order, .. } = context;
         let found = Found::default();
         let join = Join {
@@ -283,7 +295,7 @@ impl Premerged {
                 continue;
             }
             if newest.is_touched(parts) {
-                self.waiting = true;
+                waiting = true;
                 continue;
             }
             let of_part = |round: &Round| -> u64 {
@@ -292,7 +304,8 @@ impl Premerged {
             let about = input.files(parts).iter().map(|part| part.bytes).sum::<u64>()
                 + self.rounds.iter().map(of_part).sum::<u64>();
             self.count();
-            if self.room.used() + about + about / 4 > bytes_max {
+            // Beside what becomes of it, a file that it is made from lies there for as long.
+            if self.room.left(&self.scratch, bytes_max)?.is_none_or(|left| left < about * 2) {
                 continue;
             }
             let last = newest.is_last(parts);
@@ -309,6 +322,7 @@ impl Premerged {
             };
             self.made.insert(parts.start, (parts.clone(), made));
         }
+        self.waiting = waiting;
         Ok(())
     }
 
@@ -322,15 +336,15 @@ impl Premerged {
         for part in parts {
             let runs = self.rounds.iter().filter_map(|round| Some(vec![round.get(&part)?.clone()]));
             let mut changes = Sorted::of_series(runs.collect(), true)?;
-            let mut run = changes.run(
+            let run = changes.run(
                 &context.reader.schema,
                 &input.scratch,
                 context.limits,
                 (|_: &[u8]| true, || input.store.check()),
             )?;
-            run.move_to(&self.scratch)?;
             one.insert(part, run);
         }
+        one.values_mut().try_for_each(|run| run.move_to(&self.scratch))?;
         for run in std::mem::replace(&mut self.rounds, vec![one]).iter().flat_map(BTreeMap::values) {
             run.remove();
         }

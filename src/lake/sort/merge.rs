@@ -94,17 +94,17 @@ impl Sorted {
         Ok(sorted)
     }
 
-    pub(super) fn of_runs(runs: &[Run], kept: bool) -> Result<Self> {
-        let readers: Result<Vec<_>> = runs.iter().map(|run| run.read(kept)).collect();
+    pub(super) fn of_runs(runs: &[Run], stay: bool) -> Result<Self> {
+        let readers: Result<Vec<_>> = runs.iter().map(|run| run.read(stay)).collect();
         Self::new(readers?)
     }
 
     /// The rows of several series of runs. Those of a series follow each other; each is opened when its turn comes, and
-    /// removed then unless they are to be `kept`.
-    pub fn of_series(series: Vec<Vec<Run>>, kept: bool) -> Result<Self> {
+    /// removed then unless they are to `stay`.
+    pub fn of_series(series: Vec<Vec<Run>>, stay: bool) -> Result<Self> {
         let chained = |runs: Vec<Run>| {
             runs.into_iter().flat_map(move |run| -> Batches {
-                match run.read(kept) {
+                match run.read(stay) {
                     Ok(batches) => Box::new(batches),
                     Err(error) => Box::new(std::iter::once(Err(error))),
                 }

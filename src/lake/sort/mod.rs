@@ -81,8 +81,8 @@ impl Sorter {
         if self.buffered_bytes >= self.limits.bytes_max / 2 { self.spill() } else { Ok(()) }
     }
 
-    /// The rows in order.
-    pub fn finish(mut self) -> Result<Sorted> {
+    /// The rows in order, as long as `check` lets it.
+    pub fn finish(mut self, check: impl Fn() -> Result<()>) -> Result<Sorted> {
         let fan_in = self.limits.fan_in();
         if self.runs.is_empty() {
             let rest = std::mem::take(&mut self.buffered);
@@ -96,7 +96,7 @@ impl Sorter {
                 &self.schema,
                 &self.scratch,
                 self.limits,
-                (|_: &[u8]| true, || Ok(())),
+                (|_: &[u8]| true, &check),
             )?);
         }
         Sorted::of_runs(&self.runs, false)
@@ -189,7 +189,7 @@ mod tests {
             sorter.push(batch(&keys)).unwrap();
         }
         all.sort_unstable();
-        let mut sorted = sorter.finish().unwrap();
+        let mut sorted = sorter.finish(|| Ok(())).unwrap();
         let mut out = Vec::new();
         while let Some(cursor) = sorted.peek() {
             out.push(cursor.batch().column(1).as_primitive::<UInt64Type>().value(cursor.row()));

@@ -1,8 +1,11 @@
-//! A sorted run on disk, as an Arrow IPC stream, with its checksum: it may lie there for hours, and a stream that ends early
-//! would look whole.
+//! A sorted run on disk, as an Arrow IPC stream, with its checksum.
+//!
+//! A run that is [kept](Run::move_to) may lie there for hours. Of a stream that was altered, the reader of such streams may
+//! take a part for the whole, other values for those that were written, or come to no result at all: so a kept run is
+//! read through, and its length and checksum compared, before anything of it is decoded; and once more on the way.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Write};
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use arrow_array::RecordBatch;
@@ -11,7 +14,7 @@ use arrow_ipc::writer::StreamWriter;
 use arrow_schema::{ArrowError, SchemaRef};
 use crc32fast::Hasher;
 
-use super::super::scratch::{Scratch, failed};
+use super::super::scratch::{Scratch, altered, failed};
 use super::arrow_error;
 use crate::runtime::{Error, Result};
 
@@ -21,6 +24,8 @@ pub struct Run {
     path: PathBuf,
     /// Of the file: its bytes and their CRC-32.
     sum: (u64, u32),
+    /// Whether it may lie there for long.
+    kept: bool,
 }
 
 /// A run being written.
@@ -83,7 +88,7 @@ impl Iterator for RunReader {
 
     fn next(&mut self) -> Option<Self::Item> {
         match self.reader.as_mut()?.next() {
-            Some(batch) => Some(batch.map_err(|error| of_file(&self.path, error))),
+            Some(batch) => Some(batch.map_err(|error| unread(&self.path, error))),
             None => self.end().err().map(Err),
         }
     }
@@ -92,14 +97,14 @@ impl Iterator for RunReader {
 impl RunReader {
     fn end(&mut self) -> Result<()> {
         let Some(mut reader) = self.reader.take() else { return Ok(()) };
-        let rest = reader.get_mut();
-        std::io::copy(rest, &mut std::io::sink()).map_err(|error| failed("read", &self.path, error))?;
-        if rest.sum() == self.sum {
-            return Ok(());
-        }
-        Err(Error::retry(format!("{} was altered since it was written", self.path.display()))
-            .mend("Does anything else write to the scratch folder, or is its disk damaged?"))
+        check_rest(reader.get_mut(), &self.path, self.sum)
     }
+}
+
+/// Reads what is left of a run's file, and compares the whole of it.
+fn check_rest(file: &mut Summed<impl Read>, path: &Path, sum: (u64, u32)) -> Result<()> {
+    std::io::copy(file, &mut std::io::sink()).map_err(|error| failed("read", path, error))?;
+    if file.sum() == sum { Ok(()) } else { Err(altered(path, "its CRC-32 is another one")) }
 }
 
 impl Run {
@@ -114,9 +119,10 @@ impl Run {
         self.sum.0
     }
 
-    /// Moves its file to another scratch folder, which it then goes with.
+    /// Moves its file to another scratch folder, which it then goes with, to be kept there.
     pub fn move_to(&mut self, scratch: &Scratch) -> Result<()> {
         self.path = scratch.adopt(&self.path, "run")?;
+        self.kept = true;
         Ok(())
     }
 
@@ -125,37 +131,98 @@ impl Run {
         let _ = std::fs::remove_file(&self.path);
     }
 
-    /// Reads the run. Unless it is to be `kept`, its file is removed from the folder at once and freed with the reader.
+    /// Reads the run. Unless it is to `stay`, its file is removed from the folder at once and freed with the reader.
     pub(super) fn read(
         &self,
-        kept: bool,
+        stay: bool,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
-        let path = self.path.clone();
-        let file = File::open(&path).map_err(|e| failed("read", &path, e))?;
-        if !kept {
+        let Self { path, sum, kept } = self.clone();
+        let mut file = File::open(&path).map_err(|e| failed("read", &path, e))?;
+        if !stay {
             std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
         }
+        if kept {
+            check_rest(&mut Summed::new(&file), &path, sum)?;
+            file.rewind().map_err(|e| failed("read", &path, e))?;
+        }
         let reader = Summed::new(BufReader::new(file));
-        let reader = StreamReader::try_new(reader, None).map_err(|e| of_file(&path, e))?;
-        Ok(RunReader { path, sum: self.sum, reader: Some(reader) })
+        let reader = StreamReader::try_new(reader, None).map_err(|e| unread(&path, e))?;
+        Ok(RunReader { path, sum, reader: Some(reader) })
     }
 }
 
 impl RunWriter {
     pub(super) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
-        self.writer.write(batch).map_err(|e| of_file(&self.path, e))
+        self.writer.write(batch).map_err(|e| unwritten(&self.path, e))
     }
 
     pub(super) fn finish(mut self) -> Result<Run> {
-        self.writer.finish().map_err(|e| of_file(&self.path, e))?;
-        self.writer.flush().map_err(|e| of_file(&self.path, e))?;
-        Ok(Run { path: self.path, sum: self.writer.get_ref().sum() })
+        self.writer.finish().map_err(|e| unwritten(&self.path, e))?;
+        self.writer.flush().map_err(|e| unwritten(&self.path, e))?;
+        Ok(Run { path: self.path, sum: self.writer.get_ref().sum(), kept: false })
     }
 }
 
-fn of_file(path: &Path, error: ArrowError) -> Error {
+fn unwritten(path: &Path, error: ArrowError) -> Error {
     match error {
-        ArrowError::IoError(_, error) => failed("use", path, error),
+        ArrowError::IoError(_, error) => failed("write", path, error),
         other => arrow_error(other),
+    }
+}
+
+fn unread(path: &Path, error: ArrowError) -> Error {
+    match error {
+        ArrowError::IoError(_, error) => failed("read", path, error),
+        other => altered(path, other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{ArrayRef, UInt64Array};
+
+    use super::super::super::scratch::is_of_scratch;
+    use super::*;
+
+    fn batch(from: u64) -> RecordBatch {
+        let column: ArrayRef = Arc::new(UInt64Array::from_iter_values(from..from + 50));
+        RecordBatch::try_from_iter([("n", column)]).expect("it is well-formed")
+    }
+
+    #[test]
+    fn a_kept_run_of_which_any_byte_is_altered_or_missing_is_not_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (scratch, lasting) = (Scratch::new(folder.path()), Scratch::new(folder.path()));
+        let (scratch, lasting) = (scratch.expect("a folder"), lasting.expect("a folder"));
+        let mut writer = Run::create(&batch(0).schema(), &scratch).expect("it is made");
+        let batches: Vec<_> = (0..4).map(|n| batch(n * 50)).collect();
+        batches.iter().for_each(|batch| writer.write(batch).expect("it is written"));
+        let mut run = writer.finish().expect("it is written");
+        run.move_to(&lasting).expect("it is moved");
+        let whole = std::fs::read(&run.path).expect("it is there");
+        let read = || run.read(true).and_then(Iterator::collect::<Result<Vec<_>>>);
+        for at in 0..whole.len() {
+            let zeros = [&whole[..at], &vec![0; whole.len() - at]].concat();
+            let mut flipped = whole.clone();
+            flipped[at] ^= 1 << (at % 8);
+            let mut longer = whole.clone();
+            longer.insert(at, 0);
+            for (how, bytes) in [
+                ("a bit", flipped),
+                ("zeros", zeros),
+                ("a byte more", longer),
+                ("a cut", whole[..at].to_vec()),
+            ] {
+                if bytes != whole {
+                    std::fs::write(&run.path, bytes).expect("it is written");
+                    let error = read().map(|_| ()).expect_err("it is altered");
+                    assert!(is_of_scratch(&error), "{how} at {at}: {error}");
+                }
+            }
+        }
+        std::fs::write(&run.path, whole).expect("it is written");
+        assert_eq!(read().expect("it is as it was written"), batches);
     }
 }

@@ -146,6 +146,7 @@ impl<'a> Delivery<'a> {
             *shares.entry(share_of(topic)).or_default() += 1;
         }
         self.member.know(shares);
+        let cuts = self.tables.values().any(|(_, table)| table.next_cut(&self.journal).is_some());
         let mut more = false;
         for (topic, name) in tables {
             if shutdown.is_raised() {
@@ -163,7 +164,7 @@ impl<'a> Delivery<'a> {
             if let Some((_, copies)) = ranges.remove(&copies).and_then(|mut copies| copies.pop_first()) {
                 partitions.insert(BACKFILL_PARTITION, copies);
             }
-            let turned = self.turn(&share, &topic, &name, &partitions).await;
+            let turned = self.turn(&share, (&topic, &name), &partitions, cuts).await;
             drop(share);
             more |= self.settled(&topic, &name, turned)?;
             self.bound_memory().await?;
@@ -243,9 +244,9 @@ impl<'a> Delivery<'a> {
     async fn turn(
         &mut self,
         share: &Turn<'_>,
-        topic: &str,
-        name: &TableName,
+        (topic, name): (&str, &TableName),
         partitions: &Partitions,
+        cuts: bool,
     ) -> Result<bool> {
         if self.tables.get(topic).is_none_or(|(epoch, _)| *epoch != share.epoch) {
             let (watch, options) = (self.ops.table(name), (self.settings.envelope, self.settings.premerge));
@@ -255,7 +256,7 @@ impl<'a> Delivery<'a> {
             self.ops.table(name).owned();
         }
         let Some((_, table)) = self.tables.get_mut(topic) else { return Ok(false) };
-        let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, partitions).await?;
+        let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, partitions, cuts).await?;
         let standing = table.standing(self.day);
         if standing.is_news(share.told(topic).as_ref()) {
             share.tell(topic, standing).await?;

@@ -1,6 +1,7 @@
 //! What deliver knows of the source: the shapes of its tables and its cuts, as capture left them in the log.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use crate::change::{ColumnType, Cut, Ds, SchemaChange, SchemaVersion, TableName, TableSchema};
@@ -97,7 +98,8 @@ impl Journal {
 
     /// The cuts after a day, oldest first (all of them without one).
     pub fn cuts_after(&self, ds: Option<Ds>) -> impl Iterator<Item = &Arc<Cut>> {
-        self.cuts.values().filter(move |cut| ds.is_none_or(|ds| cut.ds > ds))
+        let after = ds.map_or(Bound::Unbounded, Bound::Excluded);
+        self.cuts.range((after, Bound::Unbounded)).map(|(_, cut)| cut)
     }
 
     /// The day of the last cut that was read.

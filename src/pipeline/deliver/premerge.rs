@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::change::{Ds, TableName};
-use crate::lake::{Lake, Manifest, Premerged, Round, Shapes};
+use crate::lake::{Lake, Manifest, Premerged, Round, RoundEnd, Shapes};
 use crate::log::Offset;
 use crate::ops::TableStats;
 use crate::runtime::Result;
@@ -72,9 +72,10 @@ impl Premerging {
         self.wanted.then_some(self.next)
     }
 
-    /// Nothing is to be begun: the day has its cut.
-    pub const fn rest(&mut self) {
+    /// There are days to be made: nothing is begun, and a round at work ends at its next step.
+    pub fn rest(&mut self) {
         self.wanted = false;
+        self.stop.store(true, Ordering::SeqCst);
     }
 
     /// Begins a round when it is time. `staged` is up to where the changes of the day are in the lake. Cancel-safe.
@@ -110,11 +111,10 @@ impl Premerging {
 
     /// What was made, for the merge of the day; a round at work ends at its next step. Cancel-safe; what was made is lost.
     pub async fn take(&mut self) -> Option<Premerged> {
-        self.stop.store(true, Ordering::SeqCst);
+        self.rest();
         if let Some(Ok(Ok(round))) = self.round.join_next().await {
             self.made = round.premerged;
         }
-        self.wanted = false;
         self.made.take()
     }
 
@@ -126,11 +126,18 @@ impl Premerging {
         let took = self.began.elapsed();
         self.next = Instant::now() + interval.max(took * PAUSE);
         match round {
-            Ok(Round { premerged, is_whole }) => {
+            Ok(Round { premerged, end }) => {
                 self.made = premerged;
-                if !is_whole {
-                    self.next = Instant::now() + AGAIN;
-                    self.seen = 0;
+                match end {
+                    RoundEnd::Whole => {}
+                    RoundEnd::Stopped => {
+                        self.next = Instant::now() + AGAIN;
+                        self.seen = 0;
+                    }
+                    RoundEnd::Failed(error) => {
+                        tracing::warn!(%table, after = %ds, %error, "the next day is not made any further for now");
+                        self.seen = 0;
+                    }
                 }
             }
             Err(error) => {

@@ -154,16 +154,18 @@ impl TableDelivery {
 
     /// Stages what the log holds, up to the next cut, and publishes the day when the cut is reached.
     ///
-    /// `partitions` have ranges that were taken before the journal was refreshed. Not cancel-safe: a delivery whose
-    /// turn was dropped or failed has to drop what it holds.
+    /// `partitions` have ranges that were taken before the journal was refreshed. Until no table's day is to be made, with
+    /// `cuts`, nothing is made of the next one. Not cancel-safe: a delivery whose turn was dropped or failed has to drop
+    /// what it holds.
     pub async fn turn(
         &mut self,
         log: &dyn Log,
         lake: &Lake,
         journal: &Journal,
         partitions: &Partitions,
+        cuts: bool,
     ) -> Result<Turn> {
-        let cut = journal.cuts_after(self.decided).find(|cut| cut.tables.contains_key(&self.topic)).cloned();
+        let cut = self.next_cut(journal).cloned();
         let mut turn = Turn::default();
         // A cut may be newer than the ranges, and name a log partition that they have not.
         let ends =
@@ -188,10 +190,10 @@ impl TableDelivery {
         }
         self.watch.set_end_offset(partitions.values().map(|(_, range)| range.end).sum());
         self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
-        if cut.is_none() && !turn.more {
-            self.premerge(lake, journal)?;
-        } else {
+        if cuts || cut.is_some() {
             self.premerging.rest();
+        } else if !turn.more {
+            self.premerge(lake, journal)?;
         }
         if let Some(cut) = cut.filter(|_| complete) {
             turn.more = true;
@@ -211,6 +213,11 @@ impl TableDelivery {
         turn.needed = self.gaps.needed(journal, &self.topic, (self.published(), self.decided));
         self.trim(log, partitions).await?;
         Ok(turn)
+    }
+
+    /// The next day of the table that is to be made.
+    pub fn next_cut<'a>(&self, journal: &'a Journal) -> Option<&'a Arc<Cut>> {
+        journal.cuts_after(self.decided).find(|cut| cut.tables.contains_key(&self.topic))
     }
 
     /// Makes what can be made of the next day.
