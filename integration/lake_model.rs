@@ -230,59 +230,59 @@ async fn days_that_are_made_before_they_end_are_the_same_byte_for_byte() {
             Shape { keyed: false, ..quiet },
         ];
         for shape in shapes {
-            made += same_with_premerging(shape, 6, |_| {}).await;
+            made += same_with_premerging(shape, 6).await;
         }
     }
     assert!(made > 0, "nothing of what was made was of use");
     // Changes of many rounds, which are put together.
     let shape = Shape { seed: 1, days: 2, changes_per_day: 1500, ..SHAPE };
-    same_with_premerging(shape, 20, |_| {}).await;
+    same_with_premerging(shape, 20).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_folder() {
-    let files = |scratch: &Path, name: &str| {
-        let folders = std::fs::read_dir(scratch).unwrap().map(|entry| entry.unwrap().path());
-        let files = folders.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap());
-        let found: Vec<_> = files.map(|entry| entry.unwrap().path()).collect();
-        found
-            .into_iter()
-            .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name))
-            .collect()
+    let shape = Shape { seed: 5, quiet: true, days: 4, changes_per_day: 400, ..SHAPE };
+    let (whole, _) = delivered(shape, (4, false), &|_| {}).await;
+    let check = async |name: &str, how: &str, spoil: &(dyn Fn(&Path) + Sync)| {
+        let spoiled = AtomicUsize::new(0);
+        let before_cut = |scratch: &Path| {
+            let files = scratch_files(scratch, name);
+            spoiled.fetch_add(files.len(), Relaxed);
+            files.iter().for_each(|path| spoil(path));
+        };
+        let (objects, _) = delivered(shape, (4, true), &before_cut).await;
+        assert_eq!(difference(&whole, &objects), Vec::<String>::new(), "{name}: {how}");
+        assert!(spoiled.into_inner() > 0, "no {name} was there");
     };
-    let spoiled = AtomicUsize::new(0);
-    let each = |scratch: &Path, name: &str, spoil: &dyn Fn(&PathBuf)| {
-        let files: Vec<PathBuf> = files(scratch, name);
-        spoiled.fetch_add(files.len(), Relaxed);
-        files.iter().for_each(spoil);
-    };
-    let shape = Shape { seed: 5, quiet: true, days: 6, changes_per_day: 500, ..SHAPE };
-    let remove = |path: &PathBuf| std::fs::remove_file(path).unwrap();
     for name in ["", "run", "part"] {
-        same_with_premerging(shape, 6, |scratch| each(scratch, name, &remove)).await;
-        assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+        check(name, "removed", &|path| std::fs::remove_file(path).unwrap()).await;
     }
     // Lengths and offsets of the streams' own, at their beginning; then values; and what ends them.
     let places: [fn(usize) -> usize; 7] =
         [|_| 1, |_| 4, |_| 9, |_| 40, |bytes| bytes / 3, |bytes| bytes / 2, |bytes| bytes - 7];
-    for (at, name) in places.iter().flat_map(|at| [(at, "run"), (at, "part")]) {
-        let spoil = |how: fn(&mut [u8])| {
-            move |path: &PathBuf| {
-                let mut bytes = std::fs::read(path).unwrap();
-                let at = at(bytes.len());
-                how(&mut bytes[at..]);
-                std::fs::write(path, bytes).unwrap();
-            }
+    for (number, place) in places.iter().enumerate() {
+        let altered = |path: &Path, alter: fn(&mut Vec<u8>, usize)| {
+            let mut bytes = std::fs::read(path).unwrap();
+            let at = place(bytes.len());
+            alter(&mut bytes, at);
+            std::fs::write(path, bytes).unwrap();
         };
-        same_with_premerging(shape, 6, |scratch| each(scratch, name, &spoil(|rest| rest[0] ^= 0x40))).await;
-        same_with_premerging(shape, 6, |scratch| each(scratch, name, &spoil(|rest| rest.fill(0)))).await;
-        let cut = |path: &PathBuf| {
-            let file = std::fs::File::options().write(true).open(path).unwrap();
-            file.set_len(at(file.metadata().unwrap().len() as usize) as u64).unwrap();
-        };
-        same_with_premerging(shape, 6, |scratch| each(scratch, name, &cut)).await;
-        assert!(spoiled.swap(0, Relaxed) > 0, "nothing was there");
+        for name in ["run", "part"] {
+            check(name, &format!("a bit, {number}"), &|path| altered(path, |bytes, at| bytes[at] ^= 64))
+                .await;
+        }
+        check("run", &format!("zeros, {number}"), &|path| altered(path, |bytes, at| bytes[at..].fill(0)))
+            .await;
+        check("run", &format!("cut off, {number}"), &|path| altered(path, Vec::truncate)).await;
     }
+}
+
+/// The files of the scratch folder whose names begin so.
+fn scratch_files(scratch: &Path, name: &str) -> Vec<PathBuf> {
+    let folders = std::fs::read_dir(scratch).unwrap().map(|entry| entry.unwrap().path());
+    let files = folders.filter(|path| path.is_dir()).flat_map(|path| std::fs::read_dir(path).unwrap());
+    let files = files.map(|entry| entry.unwrap().path());
+    files.filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with(name)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -316,24 +316,31 @@ async fn a_day_that_another_process_has_planned_otherwise_comes_out_by_its_plan(
 
 /// Compares every object of a lake whose days are made before they end with those of one where they are not; how many bytes
 /// of parts were made so.
-async fn same_with_premerging(shape: Shape, rounds: u64, before_cut: impl Fn(&Path) + Sync) -> u64 {
-    let history = history(shape);
-    let (mut stores, mut made) = (Vec::new(), 0);
-    for merges in [false, true] {
-        let scratch = tempfile::tempdir().unwrap();
-        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let mut options = tiny(scratch.path());
-        if shape.seed % 2 == 1 {
-            options.format = Format::Orc { compression: OrcCompression::Snappy };
-        }
-        let lake = lake::lake(Arc::clone(&store), options);
-        let before_cut = || before_cut(scratch.path());
-        let premerging = Premerging { rounds, merges, before_cut: &before_cut };
-        let bytes = deliver_premerged(&lake, &history, premerging).await;
-        made += bytes.unwrap_or_else(|error| panic!("{shape:?}, {rounds} rounds: {error}"));
-        assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "scratch files are left");
-        stores.push(objects(store.as_ref()).await);
-    }
-    assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "{shape:?}");
+async fn same_with_premerging(shape: Shape, rounds: u64) -> u64 {
+    let (whole, _) = delivered(shape, (rounds, false), &|_| {}).await;
+    let (premerged, made) = delivered(shape, (rounds, true), &|_| {}).await;
+    assert_eq!(difference(&whole, &premerged), Vec::<String>::new(), "{shape:?}");
     made
+}
+
+/// The objects of a lake, and how many bytes of parts were made before their days ended. What happens before the cut is told
+/// of the scratch folder.
+async fn delivered(
+    shape: Shape,
+    (rounds, merges): (u64, bool),
+    before_cut: &(dyn Fn(&Path) + Sync),
+) -> (BTreeMap<String, Bytes>, u64) {
+    let scratch = tempfile::tempdir().unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let mut options = tiny(scratch.path());
+    if shape.seed % 2 == 1 {
+        options.format = Format::Orc { compression: OrcCompression::Snappy };
+    }
+    let lake = lake::lake(Arc::clone(&store), options);
+    let before_cut = || before_cut(scratch.path());
+    let premerging = Premerging { rounds, merges, before_cut: &before_cut };
+    let made = deliver_premerged(&lake, &history(shape), premerging).await;
+    let made = made.unwrap_or_else(|error| panic!("{shape:?}, {rounds} rounds: {error}"));
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "scratch files are left");
+    (objects(store.as_ref()).await, made)
 }
