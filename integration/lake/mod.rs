@@ -115,7 +115,7 @@ async fn deliver_day_premerged(
     lake.publish_day(&day.cut, &std::collections::BTreeMap::new())
         .await?
         .expect("its only table is published");
-    Ok((published.manifest, published.premerged_bytes))
+    Ok((published.manifest, published.premerged.bytes))
 }
 
 /// The table's shapes at a day's cut, as deliver has them: with all versions that the log knows.

@@ -42,7 +42,7 @@ pub use manifest::{
     AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, ExactColumn, LogRange,
     MANIFEST_VERSION, Manifest, MissingTable, PartFile, Work, Written,
 };
-pub use merge::premerged::Premerged;
+pub use merge::premerged::{Premerged, Taken};
 pub use notices::{NOTICE_VERSION, Notice, NoticeKind};
 pub use premerge::{Round, RoundEnd};
 pub use publish::Published;

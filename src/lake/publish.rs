@@ -33,7 +33,7 @@ use super::manifest::{
     MissingTable, Written, columns_as_text, from_bytes, to_bytes,
 };
 use super::merge::blocking::Blocking;
-use super::merge::premerged::Premerged;
+use super::merge::premerged::{Premerged, Taken};
 use super::merge::{KEY_ORDER, MergeFile, MergeInput, Merged, merge};
 use super::scratch::Scratch;
 use super::shapes::Shapes;
@@ -68,10 +68,8 @@ impl Plan {
 pub struct Published {
     /// What is there now.
     pub manifest: Manifest,
-    /// Files that were made before the cut.
-    pub premerged_files: u64,
-    /// Their bytes.
-    pub premerged_bytes: u64,
+    /// What was made before the cut.
+    pub premerged: Taken,
 }
 
 /// What a day is made from beside its changes: the day before, or where a new copy begins and is settled; and the condition
@@ -82,8 +80,8 @@ impl Lake {
     /// Merges the table's changes up to the cut with its day before, and publishes the day.
     ///
     /// `shapes` are the table's up to the cut, `topic` its key in [`Cut::tables`], `previous` its manifest
-    /// of the cut before (none for its first), `premerged` what was made of the day before, by the same. All change files up to the cut must be staged. Doing it again,
-    /// also at the same time elsewhere, publishes the same bytes.
+    /// of the cut before (none for its first), `premerged` what was made of the day before its cut. All change files up to
+    /// the cut must be staged. Doing it again, also at the same time elsewhere, publishes the same bytes.
     ///
     /// # Errors
     /// `Operator` when change files are missing, when records and dead letters do not add up to what capture
@@ -106,7 +104,7 @@ impl Lake {
         if let Some(manifest) = self.manifest(&schema.name, cut.ds).await? {
             self.same_cut(&manifest, cut)?;
             self.mark_success(&schema.name, cut.ds).await?;
-            return Ok(Published { manifest, premerged_files: 0, premerged_bytes: 0 });
+            return Ok(Published { manifest, premerged: Taken::default() });
         }
         // A new copy stands for everything before it.
         let previous = previous.filter(|_| table.backfill.is_none());
@@ -146,8 +144,7 @@ impl Lake {
         };
         self.clear_strays(&manifest, merged.dead_letter_objects).await?;
         let manifest = self.create_manifest(manifest, cut).await?;
-        let (premerged_files, premerged_bytes) = merged.premerged;
-        Ok(Published { manifest, premerged_files, premerged_bytes })
+        Ok(Published { manifest, premerged: merged.premerged })
     }
 
     /// The change files between the two cuts, or since a new copy began, whole, and what they cover.

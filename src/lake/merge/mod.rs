@@ -60,7 +60,7 @@ use division::{Division, Run, bounds};
 use join::{Changes, Join, by_part};
 use moves::{Completions, Moves};
 use order::{KeyOrder, Seq, same_bytes, same_order};
-use premerged::{Premerged, Ready};
+use premerged::{Premerged, Ready, Taken};
 use shape::Shape;
 
 pub(super) use order::KEY_ORDER;
@@ -108,8 +108,8 @@ pub(super) struct Merged {
     /// Whether the files have the column of texts.
     pub(super) exact: bool,
     pub(super) work: Work,
-    /// Parts that were made before the cut, and their bytes.
-    pub(super) premerged: (u64, u64),
+    /// What was made before the cut.
+    pub(super) premerged: Taken,
     /// Records in the change files.
     pub(super) records: u64,
     /// Of them, those which no row could be made of.
@@ -257,7 +257,11 @@ fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result
     } else {
         Changes::Whole(changes)
     };
-    let premerged = made.values().flatten().fold((0, 0), |(n, bytes), part| (n + 1, bytes + part.file.bytes));
+    let premerged = Taken {
+        changes: ready.as_ref().map_or(0, |ready| ready.records),
+        files: made.values().flatten().count() as u64,
+        bytes: made.values().flatten().map(|part| part.file.bytes).sum(),
+    };
     let join = Join { input, shape, order, found: &found, division: &division, completions, sorted_alike };
     let joined = join.run(&runs, changes, made)?;
     if !shape.table.key.is_empty() {

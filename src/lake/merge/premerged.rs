@@ -112,6 +112,17 @@ impl Basis {
     }
 }
 
+/// What of a day was made before its cut.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Taken {
+    /// Changes that were sorted, and divided by part.
+    pub changes: u64,
+    /// Files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
 /// What a premerged day brings to its merge.
 pub(super) struct Ready {
     pub(super) files: BTreeSet<Path>,

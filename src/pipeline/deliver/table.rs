@@ -448,14 +448,15 @@ impl TableDelivery {
         self.watch.set_premerged_bytes(0);
         let previous = self.published.as_ref();
         let published = lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged).await?;
-        let Published { manifest, premerged_files, premerged_bytes } = published;
+        let Published { manifest, premerged } = published;
         tell_published(&self.watch, &manifest);
         let work = manifest.work.unwrap_or_default();
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,
             dead_letters = manifest.changes.dead_letters, files_written = work.files_written,
             files_copied = work.files_copied, bytes_read = work.bytes_read, bytes_written = work.bytes_written,
-            bytes_copied = work.bytes_copied, share_written = work.share_written(), premerged_files, premerged_bytes,
+            bytes_copied = work.bytes_copied, share_written = work.share_written(),
+            premerged_changes = premerged.changes, premerged_files = premerged.files, premerged_bytes = premerged.bytes,
             seconds = started.elapsed().as_secs_f64(), "published"
         );
         self.published = Some(manifest);
