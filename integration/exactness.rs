@@ -12,7 +12,9 @@
 //!
 //! Copies of tables have a test of their own (`exactness/backfills.rs`), with pieces so small that one copy is many.
 //!
-//! `CRASH_ROUNDS` sets the number of rounds, `BACKFILL_KILLS` that of the other test, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
+//! So have days that are made before they end (`exactness/premerging.rs`), with traffic that leaves it the time.
+//!
+//! `CRASH_ROUNDS` sets the number of rounds, `BACKFILL_KILLS` and `PREMERGE_KILLS` those of the other tests, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
 //! processes meet is up to the machine), and `TIDEMARK_TEST_KEEP` keeps the folder.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
@@ -30,6 +32,8 @@ mod clock;
 #[path = "exactness/connector.rs"]
 mod connector;
 mod oracle;
+#[path = "exactness/premerging.rs"]
+mod premerging;
 mod support;
 
 use std::collections::BTreeMap;
@@ -95,6 +99,30 @@ async fn copies_of_many_pieces_are_the_tables_however_often_they_are_killed_unde
     traffic.stop().await;
     test.drain().await;
     test.compare_copies().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn days_that_are_made_before_they_end_are_exact_however_often_that_is_killed() {
+    oracle::reader::python();
+    let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
+    let kills = setting("PREMERGE_KILLS").unwrap_or(4) as u32;
+    eprintln!("TIDEMARK_TEST_SEED={seed} PREMERGE_KILLS={kills}");
+    let mut test = Test::start(seed, "").await;
+    let traffic = Traffic::start(&test.server.url(), seed, 3, Duration::from_millis(6));
+    test.first_day().await;
+    for round in 0..=kills {
+        test.premerging_round(round, round == kills).await;
+        if round == kills / 2 {
+            test.midway = check_lake::published(&test.connector.lake());
+        }
+    }
+    traffic.stop().await;
+    test.drain().await;
+    test.compare().await;
+    test.nothing_changes_any_more().await;
+    let changes = test.premerged_changes();
+    eprintln!("{:?}: {changes} changes were sorted before their cuts", test.began.elapsed());
+    assert!(changes > 0, "nothing that was made before a cut was of use");
 }
 
 fn setting(name: &str) -> Option<u64> {

@@ -242,7 +242,7 @@ async fn days_that_are_made_before_they_end_are_the_same_byte_for_byte() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_folder() {
     let shape = Shape { seed: 5, quiet: true, days: 4, changes_per_day: 400, ..SHAPE };
-    let (whole, _) = delivered(shape, (4, false), &|_| {}).await;
+    let (whole, _) = delivered(shape, (4, None), &|_| {}).await;
     let check = async |name: &str, how: &str, spoil: &(dyn Fn(&Path) + Sync)| {
         let spoiled = AtomicUsize::new(0);
         let before_cut = |scratch: &Path| {
@@ -250,7 +250,7 @@ async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_fol
             spoiled.fetch_add(files.len(), Relaxed);
             files.iter().for_each(|path| spoil(path));
         };
-        let (objects, _) = delivered(shape, (4, true), &before_cut).await;
+        let (objects, _) = delivered(shape, (4, Some(u64::MAX)), &before_cut).await;
         assert_eq!(difference(&whole, &objects), Vec::<String>::new(), "{name}: {how}");
         assert!(spoiled.into_inner() > 0, "no {name} was there");
     };
@@ -317,17 +317,37 @@ async fn a_day_that_another_process_has_planned_otherwise_comes_out_by_its_plan(
 /// Compares every object of a lake whose days are made before they end with those of one where they are not; how many bytes
 /// of parts were made so.
 async fn same_with_premerging(shape: Shape, rounds: u64) -> u64 {
-    let (whole, _) = delivered(shape, (rounds, false), &|_| {}).await;
-    let (premerged, made) = delivered(shape, (rounds, true), &|_| {}).await;
+    let (whole, _) = delivered(shape, (rounds, None), &|_| {}).await;
+    let (premerged, made) = delivered(shape, (rounds, Some(u64::MAX)), &|_| {}).await;
     assert_eq!(difference(&whole, &premerged), Vec::<String>::new(), "{shape:?}");
     made
 }
 
-/// The objects of a lake, and how many bytes of parts were made before their days ended. What happens before the cut is told
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_made_before_a_day_ends_takes_no_more_room_than_it_has() {
+    let shape = Shape { seed: 7, quiet: true, days: 4, changes_per_day: 600, ..SHAPE };
+    let (whole, _) = delivered(shape, (20, None), &|_| {}).await;
+    let mut made = Vec::new();
+    for bytes_max in [0, 20 << 10, 100 << 10, 400 << 10] {
+        let most = AtomicUsize::new(0);
+        let note = |scratch: &Path| {
+            let files = scratch_files(scratch, "");
+            let bytes: u64 = files.iter().map(|path| path.metadata().unwrap().len()).sum();
+            most.fetch_max(bytes as usize, Relaxed);
+        };
+        let (premerged, bytes) = delivered(shape, (20, Some(bytes_max)), &note).await;
+        assert_eq!(difference(&whole, &premerged), Vec::<String>::new(), "{bytes_max}");
+        assert!(most.into_inner() as u64 <= bytes_max, "more than {bytes_max} bytes");
+        made.push(bytes);
+    }
+    assert!(made[0] == 0 && made[3] > 0, "{made:?}");
+}
+
+/// The objects of a lake, and how many bytes of parts were made before their days ended, where they may be. What happens before the cut is told
 /// of the scratch folder.
 async fn delivered(
     shape: Shape,
-    (rounds, merges): (u64, bool),
+    (rounds, bytes_max): (u64, Option<u64>),
     before_cut: &(dyn Fn(&Path) + Sync),
 ) -> (BTreeMap<String, Bytes>, u64) {
     let scratch = tempfile::tempdir().unwrap();
@@ -336,8 +356,10 @@ async fn delivered(
     if shape.seed % 2 == 1 {
         options.format = Format::Orc { compression: OrcCompression::Snappy };
     }
+    options.premerge_bytes_max = bytes_max.unwrap_or_default();
     let lake = lake::lake(Arc::clone(&store), options);
     let before_cut = || before_cut(scratch.path());
+    let merges = bytes_max.is_some();
     let premerging = Premerging { rounds, merges, before_cut: &before_cut };
     let made = deliver_premerged(&lake, &history(shape), premerging).await;
     let made = made.unwrap_or_else(|error| panic!("{shape:?}, {rounds} rounds: {error}"));

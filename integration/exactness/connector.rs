@@ -99,6 +99,7 @@ impl Connector {
         let child = self
             .command(&[what], config)
             .env("RUST_BACKTRACE", "1")
+            .env("TIDEMARK_LOG", "info,tidemark::pipeline::deliver::premerge=debug")
             .stdout(file.try_clone().unwrap())
             .stderr(file)
             .spawn()

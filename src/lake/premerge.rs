@@ -15,11 +15,12 @@ use crate::runtime::{Class, Error, Result};
 use super::Lake;
 use super::manifest::Manifest;
 use super::merge::MergeFile;
-use super::merge::premerged::{Premerged, Room};
+use super::merge::premerged::Premerged;
+use super::merge::premerged::room::Room;
 use super::publish::RaiseOnDrop;
 use super::scratch::{Scratch, is_of_scratch};
 use super::shapes::Shapes;
-use super::stage::chain;
+use super::stage::recent;
 
 /// Who of a process works with the memory of merges.
 #[derive(Debug, Default)]
@@ -47,6 +48,10 @@ impl Turns {
         let _waits = Waits(&self.waiting);
         self.stop();
         Arc::clone(&self.lock).read_owned().await
+    }
+
+    pub(super) fn room(&self) -> Room {
+        self.room.clone()
     }
 
     /// Has the round that is at work end.
@@ -111,7 +116,7 @@ impl Lake {
         let base = (Some(previous), None, None);
         let plan = self.new_plan();
         let input = self.merge_input(shapes, previous.ds, &plan, base, files, Arc::clone(&stop))?;
-        let (room, scratch_dir) = (self.turns.room.clone(), self.options.scratch_dir.clone());
+        let scratch_dir = self.options.scratch_dir.clone();
         let bytes_max = self.options.premerge_bytes_max;
         let shown = format!("premerging {}", previous.table);
         let round = tokio::task::spawn_blocking(move || {
@@ -119,7 +124,7 @@ impl Lake {
             let exact = input.begins_exact()?;
             let mut premerged = match premerged.filter(|premerged| premerged.is_of(&input, exact)) {
                 Some(premerged) => premerged,
-                None => Premerged::new(&input, exact, room, Scratch::new(&scratch_dir)?)?,
+                None => Premerged::new(&input, exact, Scratch::new(&scratch_dir)?)?,
             };
             let end = match premerged.advance(&input, bytes_max) {
                 Ok(()) => RoundEnd::Whole,
@@ -139,13 +144,12 @@ impl Lake {
             .map_err(|error: Error| error.context(shown))
     }
 
-    /// The change files that are there after a day.
+    /// The change files that are there after a day; those that only a look at all days would find are left to the cut.
     async fn files_since(&self, previous: &Manifest) -> Result<Vec<MergeFile>> {
         let mut files = Vec::new();
         for held in previous.log.iter().filter(|held| held.partition != BACKFILL_PARTITION) {
-            let (range, since) = ((held.end, None), Some(previous.ds));
-            let found =
-                chain(&self.store, &self.layout, &previous.table, held.partition, range, since).await?;
+            let since = (held.end, previous.ds);
+            let found = recent(&self.store, &self.layout, &previous.table, held.partition, since).await?;
             files.extend(found.files.into_iter().map(|file| MergeFile { file, offsets: 0..u64::MAX }));
         }
         Ok(files)

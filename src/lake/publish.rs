@@ -337,6 +337,7 @@ impl Lake {
             row_group_bytes: plan.row_group_bytes,
             sort_bytes_max: self.options.memory_bytes_max / 4,
             threads: self.options.threads(plan.part_bytes_max),
+            room: self.turns.room(),
         })
     }
 

@@ -14,16 +14,24 @@ use rustix::io::Errno;
 use crate::runtime::{Class, Error, Result};
 
 /// What could be done without leaves as much of its disk free, or a tenth if that is less.
-const FREE_BYTES_MIN: u64 = 4 << 30;
+const FREE_BYTES_MIN: u64 = 8 << 30;
 
 /// A folder of its own for one piece of work; removed with everything in it when it is dropped.
 #[derive(Debug)]
 pub struct Scratch {
     folder: PathBuf,
     files: AtomicU64,
-    /// Stands beside it, and is locked as long as the folder is in use: so whoever comes after a process that died may
-    /// clear it away.
-    lock: (PathBuf, File),
+    /// Whoever comes after a process that died may clear it away.
+    lock: Lock,
+}
+
+/// A file beside a folder that is locked as long as the folder is in use.
+#[derive(Debug)]
+struct Lock {
+    path: PathBuf,
+    _file: File,
+    /// Not so where the file system has no locks.
+    is_held: bool,
 }
 
 impl Scratch {
@@ -37,7 +45,11 @@ impl Scratch {
             // A process of the same number in another container may be at work.
             let Some(lock) = lock(&folder)? else { continue };
             // Or may have died here before.
-            clear(&folder)?;
+            if lock.is_held {
+                clear(&folder)?;
+            } else if folder.exists() {
+                continue;
+            }
             make(&folder)?;
             return Ok(Self { folder, files: AtomicU64::new(0), lock });
         }
@@ -45,6 +57,7 @@ impl Scratch {
 
     /// Removes the folders below `parent` of processes that died.
     pub fn sweep(parent: &Path) -> Result<()> {
+        let mut swept = Ok(());
         let entries = match fs::read_dir(parent) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -55,14 +68,11 @@ impl Scratch {
             let of_merge =
                 path.file_name().and_then(|name| name.to_str()).is_some_and(|n| n.starts_with("merge-"));
             if of_merge && path.extension().is_some_and(|extension| extension == LOCK) {
-                let folder = path.with_extension("");
-                if let Some((path, _held)) = lock(&folder)? {
-                    clear(&folder)?;
-                    fs::remove_file(&path).map_err(|error| failed("remove", &path, error))?;
-                }
+                // One that cannot be cleared is in the way of none of the others.
+                swept = swept.and(sweep(&path.with_extension("")));
             }
         }
-        Ok(())
+        swept
     }
 
     /// Removes all files of the folder.
@@ -115,7 +125,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What cannot be removed now is cleared by the next process that starts.
         if fs::remove_dir_all(&self.folder).is_ok() {
-            let _ = fs::remove_file(&self.lock.0);
+            let _ = fs::remove_file(&self.lock.path);
         }
     }
 }
@@ -123,23 +133,39 @@ impl Drop for Scratch {
 /// What the name of a folder's lock ends with.
 const LOCK: &str = "lock";
 
+/// How often a lock is tried for whose file is another one by then.
+const TRIES: usize = 16;
+
 /// Locks a folder that may not be there; none while another has it.
-fn lock(folder: &Path) -> Result<Option<(PathBuf, File)>> {
+fn lock(folder: &Path) -> Result<Option<Lock>> {
     let path = folder.with_extension(LOCK);
-    loop {
+    for tries in 1.. {
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.map_err(|error| failed("create", &path, error))?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Ok(None),
+            // As on some that are mounted over a network.
+            Err(Errno::NOLCK | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                return Ok(Some(Lock { path, _file: file, is_held: false }));
+            }
             Err(error) => return Err(failed("lock", &path, error.into())),
         }
         // Whoever had it before may have removed the file in between.
         let held = file.metadata().map_err(|error| failed("lock", &path, error))?;
-        if fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino())) {
-            return Ok(Some((path, file)));
+        let is_held = fs::metadata(&path).is_ok_and(|now| (now.dev(), now.ino()) == (held.dev(), held.ino()));
+        if is_held || tries == TRIES {
+            return Ok(Some(Lock { path, _file: file, is_held }));
         }
     }
+    Ok(None)
+}
+
+/// Removes a folder, and its lock, if nobody has it.
+fn sweep(folder: &Path) -> Result<()> {
+    let Some(Lock { path, is_held: true, .. }) = &lock(folder)? else { return Ok(()) };
+    clear(folder)?;
+    fs::remove_file(path).map_err(|error| failed("remove", path, error))
 }
 
 fn make(folder: &Path) -> Result<()> {

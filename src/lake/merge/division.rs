@@ -70,6 +70,13 @@ impl Division {
         })
     }
 
+    /// So many parts, of which these are touched.
+    #[cfg(test)]
+    pub(super) fn touched_only(parts: usize, which: &[usize]) -> Self {
+        let touched = (0..=parts).map(|part| which.contains(&part)).collect();
+        Self { last_keys: None, bytes: vec![0; parts], part_bytes: 0, touched }
+    }
+
     /// Whether keys tell the parts that they belong to.
     pub(super) const fn is_by_key(&self) -> bool {
         self.last_keys.is_some()

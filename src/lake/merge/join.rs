@@ -10,6 +10,7 @@ use super::super::manifest::PartFile;
 use super::super::sort::{Run as SortedRun, SortLimits, Sorted};
 use super::at_once::at_once;
 use super::base::BaseCursor;
+use super::blocking::Blocking;
 use super::changes::{ChangeReader, Found};
 use super::dead::{DeadWriter, Letters};
 use super::division::{Division, Run};
@@ -26,33 +27,45 @@ use super::{CHUNK_BYTES_MAX, MergeInput};
 /// Changes in the order of keys, by the part of the day before that they belong to.
 pub(super) type Round = BTreeMap<usize, SortedRun>;
 
-/// Divides sorted changes among the parts that they belong to.
+/// Divides sorted changes among the parts that they belong to; `None` when their files have more than so many bytes.
 pub(super) fn by_part(
     mut changes: Sorted,
     division: &Division,
     (input, reader): (&MergeInput, &ChangeReader),
-) -> Result<Round> {
+    bytes_max: u64,
+) -> Result<Option<Round>> {
     let limits = SortLimits::new(input.sort_bytes_max);
-    let mut round = Round::new();
+    let (mut round, mut bytes) = (Round::new(), 0);
     while let Some(cursor) = changes.peek() {
         input.store.check()?;
         let part = division.part_of(Seq::split(cursor.sort()).0).ok_or_else(defect)?;
         let upper = division.upper(part);
         let within = |sort: &[u8]| upper.is_none_or(|upper| Seq::split(sort).0 <= upper);
         let run = changes.run(&reader.schema, &input.scratch, limits, (within, || input.store.check()))?;
+        bytes += run.bytes();
+        if bytes > bytes_max {
+            return Ok(None);
+        }
         if round.insert(part, run).is_some() {
             return Err(defect());
         }
     }
-    Ok(round)
+    Ok(Some(round))
 }
 
 /// The changes of a stretch. Their files are removed unless they are to `stay`.
-pub(super) fn of_stretch(rounds: &[Round], parts: &Range<usize>, last: bool, stay: bool) -> Result<Sorted> {
+pub(super) fn of_stretch(
+    rounds: &[Round],
+    parts: &Range<usize>,
+    last: bool,
+    stay: bool,
+    store: &Blocking,
+) -> Result<Sorted> {
     let end = parts.end + usize::from(last);
+    let store = store.clone();
     let series =
         rounds.iter().map(|round| round.range(parts.start..end).map(|(_, run)| run.clone()).collect());
-    Sorted::of_series(series.collect(), stay)
+    Sorted::of_series(series.collect(), stay, move || store.check())
 }
 
 fn defect() -> Error {
@@ -118,7 +131,7 @@ impl Join<'_> {
         let make = |(parts, changes): (Range<usize>, Option<Sorted>)| {
             let changes = match changes {
                 Some(changes) => changes,
-                None => of_stretch(&rounds, &parts, self.division.is_last(&parts), false)?,
+                None => of_stretch(&rounds, &parts, self.division.is_last(&parts), false, &input.store)?,
             };
             self.make(&parts, changes)
         };
@@ -156,6 +169,7 @@ impl Join<'_> {
 
     /// Makes a stretch.
     pub(super) fn make(&self, parts: &Range<usize>, changes: Sorted) -> Result<Made> {
+        self.input.room.give_if_short(&self.input.scratch);
         let (input, schema, scratch) = (self.input, self.shape.table.as_ref(), &self.input.scratch);
         let chunk_bytes = (input.part_bytes_max / 8).clamp(1024, CHUNK_BYTES_MAX) as u64;
         let rest = (!self.division.is_last(parts)).then(|| Rest::of(input.files(parts)));

@@ -60,6 +60,7 @@ use division::{Division, Run, bounds};
 use join::{Changes, Join, by_part};
 use moves::{Completions, Moves};
 use order::{KeyOrder, Seq, same_bytes, same_order};
+use premerged::room::Room;
 use premerged::{Premerged, Ready, Taken};
 use shape::Shape;
 
@@ -94,6 +95,8 @@ pub(super) struct MergeInput {
     pub(super) sort_bytes_max: usize,
     /// Stretches that are made at once.
     pub(super) threads: usize,
+    /// What was made of days before they end.
+    pub(super) room: Room,
 }
 
 /// A change file, and which of its offsets count.
@@ -134,9 +137,23 @@ pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<
                 tracing::warn!(%table, %ds, %error, "what was made before the cut is lost: the day is made without");
             }
         },
-        Some(Err(reason)) => tracing::info!(%table, %ds, reason, "what was made before the cut is of no use"),
-        None => {}
+        Some(Err(Some(reason))) => {
+            tracing::info!(%table, %ds, reason, "what was made before the cut is of no use")
+        }
+        Some(Err(None)) | None => {}
     }
+    let merged = merge_whole(input, exact);
+    match &merged {
+        // What other tables have there is worth less than a day.
+        Err(error) if is_of_scratch(error) && input.room.give() => {
+            tracing::warn!(%table, %ds, %error, "what was made of the next days is given up for room: the day is made again");
+            merge_whole(input, exact)
+        }
+        _ => merged,
+    }
+}
+
+fn merge_whole(input: &MergeInput, exact: bool) -> Result<Merged> {
     if !exact && let Some(merged) = merge_as(input, false, None)? {
         return Ok(merged);
     }
@@ -249,11 +266,11 @@ fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result
     let changes = if let Some(ready) = &mut ready {
         found.records += ready.records;
         bytes += ready.bytes_changes;
-        let last = by_part(changes, &division, (input, reader))?;
+        let last = by_part(changes, &division, (input, reader), u64::MAX)?.unwrap_or_default();
         made = ready.made(&touched, &runs);
         Changes::Rounds(ready.rounds(last))
     } else if runs.iter().filter(|run| matches!(run, Run::Rewritten(_))).count() > 1 {
-        Changes::Rounds(vec![by_part(changes, &division, (input, reader))?])
+        Changes::Rounds(by_part(changes, &division, (input, reader), u64::MAX)?.into_iter().collect())
     } else {
         Changes::Whole(changes)
     };
@@ -306,6 +323,11 @@ impl MergeInput {
             return Division::all(&manifest.files, self.part_bytes_max);
         }
         Ok(Division::whole(&manifest.files))
+    }
+
+    /// How many parts yesterday has.
+    fn files_before(&self) -> usize {
+        self.previous.as_ref().map_or(0, |(manifest, _)| manifest.files.len())
     }
 
     /// Some of yesterday's parts.

@@ -10,21 +10,36 @@
 //!                 the others: as they were made ─────────────────────────────┴─> the day
 //! ```
 //!
-//! Why the day is the same with it as without: what a stretch becomes follows from yesterday's parts, the plan, the shape
-//! of the table and the changes that belong to it ([`super::division`]), so what was made of the same ones is what would be
-//! made now. It is used only if yesterday's manifest, the plan and the shape are those of the cut, all change files that were
-//! read are among the cut's (they never change), and none of the others has a change that belongs to the stretch. Anything
-//! that reaches beyond its stretch is left to the cut: a stretch with a row whose values were left behind by a change of key,
-//! or with dead letters; and all of them after a truncate, or with a value that the files do not have a column for. Files that were made are placed like any other, and compared with their
-//! checksum on the way. All of it is a cache in the scratch folder of one process: it is lost with the process.
+//! Why the day is the same with it as without. What a stretch becomes follows from yesterday's parts, the plan, the shape of
+//! the table and the changes that belong to it ([`super::division`]), so what was made of the same ones is what would be made
+//! now. That they are the same is looked at when the day is made ([`Premerged::ready`]):
 //!
-//! A part is made when a round has passed it by, so those that change all the time are not made over and over again.
+//! * yesterday's manifest, the plan, the shape and whether values stand as text are those of the cut ([`Basis`]), and the
+//!   table was not copied anew; a schema change, a new copy, or a plan that another process has made, and nothing is taken;
+//! * every change file that was read is among the cut's, whole: a change file is written once;
+//! * what was made of a stretch is taken only if no change file that was not read has a change that belongs to it (its keys
+//!   mark it as they do without), and if it is one of the stretches of the day ([`Ready::made`]).
+//!
+//! Whatever reaches beyond its stretch is left to the cut: a stretch with a row whose values were left behind by a change of
+//! key, or with dead letters; and all of them after a truncate, or with a value that the files do not have a column for. The
+//! records that were read are counted, and come into the sum that has to be capture's before the day is published.
+//!
+//! What was made may have been altered where it lay: of a kept run, length and checksum are compared before anything is
+//! decoded ([`super::super::sort`]), of a part its SHA-256 on its way into the lake. If that is not what was written, or is gone,
+//! the day is made without; parts that were put by then are those that it will put. An error of the store ends the merge, and
+//! the next attempt has nothing that was made. All of it is a cache in the scratch folder of one process, and lost with it.
+//!
+//! What it costs. A round ends at its next step when a cut is there: each file that is read, each batch that is sorted or
+//! written, each piece of a part that is downloaded; only a call of the store that hangs is waited for. It takes no more than
+//! its room, and gives it back ([`room`]). A part is made when a round has passed it by; if that was in vain, it has to be left
+//! alone for twice as long each time ([`Habits`]), so those that change all the time are not made over and over again.
+
+pub(in crate::lake) mod room;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use object_store::path::Path;
 
@@ -40,31 +55,13 @@ use super::division::{Division, Run};
 use super::join::{Join, Made, Round, by_part, of_stretch};
 use super::parts::LocalPart;
 use super::{Context, Gathered, MergeFile, MergeInput, gather};
+use room::Share;
 
-/// Rounds after which their changes are put together.
-const ROUNDS_MAX: usize = 16;
+/// Runs of a part after which they are put together.
+const RUNS_MAX: usize = 16;
 
 /// Why a day may be left to its cut.
 const NO_ROOM: &str = "[lake] premerge_bytes_max is used up, or the disk of the scratch folder nearly full";
-
-/// What is on scratch for all tables of a process.
-#[derive(Clone, Debug, Default)]
-pub(in crate::lake) struct Room {
-    used: Arc<AtomicU64>,
-}
-
-impl Room {
-    fn used(&self) -> u64 {
-        self.used.load(Ordering::Relaxed)
-    }
-
-    /// Bytes that are left; none when it is more than full.
-    fn left(&self, scratch: &Scratch, bytes_max: u64) -> Result<Option<u64>> {
-        let of_disk = scratch.room()?;
-        let left = bytes_max.checked_sub(self.used()).map(|left| left.min(of_disk));
-        Ok(left.filter(|left| *left > 0))
-    }
-}
 
 /// What is made of a table's next day.
 #[derive(Debug)]
@@ -78,14 +75,53 @@ pub struct Premerged {
     division: Option<Division>,
     /// Where rows are of which values were left behind.
     moved: Option<Division>,
+    /// Each part's runs are in the first of them.
     rounds: Vec<Round>,
     made: Stretches,
+    habits: Habits,
     /// Whether some stretch waits for the next round.
     waiting: bool,
-    given_up: Option<&'static str>,
-    room: Room,
-    /// What of the room is this table's.
-    bytes: u64,
+    /// Why no further round does anything.
+    ended: Option<&'static str>,
+    share: Share,
+}
+
+/// By part of the day before: how it has been touched, by which it is told whether it pays to make it.
+#[derive(Debug)]
+struct Habits {
+    /// Rounds with changes of the table, but none there, since the last one that had some.
+    calm: Vec<u32>,
+    /// How often what was made there was made in vain.
+    vain: Vec<u32>,
+}
+
+impl Habits {
+    fn new(parts: usize) -> Self {
+        Self { calm: vec![0; parts], vain: vec![0; parts] }
+    }
+
+    /// A round with new changes.
+    fn note(&mut self, newest: &Division) {
+        for (part, calm) in self.calm.iter_mut().enumerate() {
+            *calm = if newest.is_touched(&(part..part + 1)) { 0 } else { calm.saturating_add(1) };
+        }
+    }
+
+    fn note_vain(&mut self, parts: &Range<usize>) {
+        self.vain[parts.clone()].iter_mut().for_each(|vain| *vain += 1);
+    }
+
+    /// Whether a stretch is calm enough for what came of it before: each time that it was in vain, it has to be so for twice
+    /// as long.
+    fn pays(&self, parts: &Range<usize>) -> bool {
+        let needed = |vain: u32| 1_u32.checked_shl(vain).map_or(u32::MAX, |rounds| rounds - 1);
+        parts.clone().all(|part| self.calm[part] >= needed(self.vain[part]))
+    }
+
+    /// Whether it would without any further changes.
+    fn may_pay(&self, parts: &Range<usize>) -> bool {
+        self.vain[parts.clone()].iter().all(|vain| *vain == 0)
+    }
 }
 
 /// What everything that was made depends on, beside the changes.
@@ -94,6 +130,8 @@ struct Basis {
     previous: Option<(Arc<Manifest>, Format)>,
     schema: Arc<TableSchema>,
     exact: bool,
+    /// Whether parts of the day before may be taken over.
+    carry: bool,
     format: Format,
     part_bytes_max: usize,
     row_group_bytes: usize,
@@ -105,6 +143,7 @@ impl Basis {
             previous: input.previous.clone(),
             schema: Arc::clone(input.shapes.now()),
             exact,
+            carry: input.carry,
             format: input.format,
             part_bytes_max: input.part_bytes_max,
             row_group_bytes: input.row_group_bytes,
@@ -158,17 +197,14 @@ type Stretches = BTreeMap<usize, (Range<usize>, Option<Vec<LocalPart>>)>;
 
 impl Premerged {
     /// Nothing yet, for the day after the one that `input` begins with. `scratch` is to live as long as it.
-    pub(in crate::lake) fn new(
-        input: &MergeInput,
-        exact: bool,
-        room: Room,
-        scratch: Scratch,
-    ) -> Result<Self> {
+    pub(in crate::lake) fn new(input: &MergeInput, exact: bool, scratch: Scratch) -> Result<Self> {
+        let scratch = Arc::new(scratch);
         let division = input.division(exact)?;
         let by_key = division.is_by_key();
         Ok(Self {
             basis: Basis::of(input, exact),
-            scratch: Arc::new(scratch),
+            share: input.room.share(&scratch),
+            scratch,
             files: BTreeSet::new(),
             bytes_changes: 0,
             records: 0,
@@ -176,10 +212,9 @@ impl Premerged {
             division: by_key.then_some(division),
             rounds: Vec::new(),
             made: BTreeMap::new(),
+            habits: Habits::new(input.files_before()),
             waiting: false,
-            given_up: (!by_key).then_some("no keys tell its files apart, or all of them are written anew"),
-            room,
-            bytes: 0,
+            ended: (!by_key).then_some("no keys tell its files apart, or their order is another one now"),
         })
     }
 
@@ -188,14 +223,19 @@ impl Premerged {
         self.basis == Basis::of(input, exact)
     }
 
-    /// Why the day is left to its cut; none while it is premerged.
-    pub const fn given_up(&self) -> Option<&'static str> {
-        self.given_up
+    /// Why what comes from now on is left to the cut; none while further rounds do something.
+    pub const fn ended(&self) -> Option<&'static str> {
+        self.ended
     }
 
     /// Whether another round has something to do, even without new changes.
     pub const fn is_waiting(&self) -> bool {
-        self.waiting && self.given_up.is_none()
+        self.waiting && self.ended.is_none()
+    }
+
+    /// Whether the disk is nearly full: what was made gives way then.
+    pub fn is_in_the_way(&self) -> bool {
+        self.scratch.room().is_ok_and(|left| left == 0)
     }
 
     /// Stretches that are made, and the bytes of their parts.
@@ -204,16 +244,19 @@ impl Premerged {
         parts.fold((0, 0), |(count, bytes), parts| (count + 1, bytes + size(parts)))
     }
 
-    /// For the merge of the day, or why not: it has to be of the same basis, and all that was read has to belong to the day.
-    pub(super) fn ready(mut self, input: &MergeInput, exact: bool) -> Result<Ready, &'static str> {
-        let Some(division) = self.division.take() else { return Err(self.given_up.unwrap_or(NO_ROOM)) };
+    /// For the merge of the day, or why not, unless that was told before: it has to be of the same basis, and all that was
+    /// read has to belong to the day.
+    pub(super) fn ready(mut self, input: &MergeInput, exact: bool) -> Result<Ready, Option<&'static str>> {
+        let Some(division) = self.division.take() else { return Err(None) };
         if !self.is_of(input, exact) || input.replaced.is_some() {
-            return Err("the day is made from another day before, in another shape, or by another plan");
+            return Err(Some(
+                "the day is made from another day before, in another shape, or by another plan",
+            ));
         }
         let all = |file: &&MergeFile| file.offsets == (0..u64::MAX);
         let there: BTreeSet<_> = input.files.iter().filter(all).map(|file| &file.file.path).collect();
         if !self.files.iter().all(|file| there.contains(file)) {
-            return Err("a change file was read that does not belong to the day");
+            return Err(Some("a change file was read that does not belong to the day"));
         }
         Ok(Ready {
             division,
@@ -230,18 +273,16 @@ impl Premerged {
     /// A round: reads the change files of `input` that were not read yet, and makes what this round has passed by. An error
     /// leaves what was there before, and so does an end by [`super::blocking::Blocking::check`].
     pub(in crate::lake) fn advance(&mut self, input: &MergeInput, bytes_max: u64) -> Result<()> {
-        let Some(mut division) = self.division.clone().filter(|_| self.given_up.is_none()) else {
+        let Some(mut division) = self.division.clone().filter(|_| self.ended.is_none()) else {
             return Ok(());
         };
         let context = Context::new(input, self.basis.exact)?;
         let new = |file: &MergeFile| !self.files.contains(&file.file.path);
         // Sorting writes them once, dividing them by part once more.
-        let gathered = match self.room.left(&self.scratch, bytes_max)? {
-            Some(left) => gather(input, &context, division.untouched(), new, left / 2)?,
-            None => None,
-        };
+        let left = self.share.left(&self.scratch, bytes_max)?.unwrap_or(0) / 2;
+        let gathered = gather(input, &context, division.untouched(), new, left)?;
         let Some(Gathered { found, touched: newest, moved, sorter, bytes }) = gathered else {
-            self.give_up(NO_ROOM);
+            self.ended = Some(NO_ROOM);
             return Ok(());
         };
         let beyond = [
@@ -252,19 +293,27 @@ impl Premerged {
             self.give_up(reason);
             return Ok(());
         }
-        let mut round = by_part(sorter.finish(|| input.store.check())?, &newest, (input, &context.reader))?;
+        let sorted = sorter.finish(|| input.store.check())?;
+        let Some(mut round) = by_part(sorted, &newest, (input, &context.reader), left)? else {
+            self.ended = Some(NO_ROOM);
+            return Ok(());
+        };
         round.values_mut().try_for_each(|run| run.move_to(&self.scratch))?;
         division.touch_all(&newest);
         self.moved.get_or_insert_with(|| division.untouched()).touch_all(&moved);
         self.files.extend(input.files.iter().map(|file| file.file.path.clone()));
         self.records += found.records;
         self.bytes_changes += bytes;
-        self.rounds.extend((!round.is_empty()).then_some(round));
+        if !round.is_empty() {
+            self.habits.note(&newest);
+        }
+        round.into_iter().for_each(|(part, run)| self.add(part, run));
         let runs = division.runs();
         self.made.retain(|_, (parts, made)| {
             let stays = !newest.is_touched(parts) && runs.contains(&Run::Rewritten(parts.clone()));
-            if !stays {
-                remove(made.as_deref().unwrap_or_default());
+            if let Some(made) = made.as_deref().filter(|_| !stays) {
+                self.habits.note_vain(parts);
+                remove(made);
             }
             stays
         });
@@ -272,8 +321,7 @@ impl Premerged {
         // Until the stretches that are missing are made, too.
         self.waiting = true;
         self.count();
-        self.together(input, &context)?;
-        self.count();
+        self.together(input, &context, bytes_max)?;
         let made = self.make_missing(input, &context, (&newest, &runs), bytes_max);
         self.count();
         made
@@ -306,7 +354,10 @@ impl Premerged {
                 continue;
             }
             if newest.is_touched(parts) {
-                waiting = true;
+                waiting |= self.habits.may_pay(parts);
+                continue;
+            }
+            if !self.habits.pays(parts) {
                 continue;
             }
             let of_part = |round: &Round| -> u64 {
@@ -316,11 +367,11 @@ impl Premerged {
                 + self.rounds.iter().map(of_part).sum::<u64>();
             self.count();
             // Beside what becomes of it, a file that it is made from lies there for as long.
-            if self.room.left(&self.scratch, bytes_max)?.is_none_or(|left| left < about * 2) {
+            if self.share.left(&self.scratch, bytes_max)?.is_none_or(|left| left < about * 2) {
                 continue;
             }
             let last = newest.is_last(parts);
-            let changes = of_stretch(&self.rounds, parts, last, true)?;
+            let changes = of_stretch(&self.rounds, parts, last, true, &input.store)?;
             let Made { parts: mut made, letters } = join.make(parts, changes)?;
             // What is not taken over goes with the folder of the round.
             let made = if letters.is_empty() {
@@ -337,55 +388,64 @@ impl Premerged {
         Ok(())
     }
 
-    /// Puts the changes of many rounds together: each of them is open while a stretch is made.
-    fn together(&mut self, input: &MergeInput, context: &Context) -> Result<()> {
-        if self.rounds.len() <= ROUNDS_MAX {
-            return Ok(());
+    /// Adds a part's newest run.
+    fn add(&mut self, part: usize, run: SortedRun) {
+        match self.rounds.iter_mut().find(|round| !round.contains_key(&part)) {
+            Some(round) => {
+                round.insert(part, run);
+            }
+            None => self.rounds.push(Round::from([(part, run)])),
         }
-        let parts: BTreeSet<usize> = self.rounds.iter().flat_map(|round| round.keys().copied()).collect();
-        let mut one = Round::new();
-        for part in parts {
-            let runs = self.rounds.iter().filter_map(|round| Some(vec![round.get(&part)?.clone()]));
-            let mut changes = Sorted::of_series(runs.collect(), true)?;
-            let run = changes.run(
+    }
+
+    /// Puts the runs of parts that have many of them together, as far as there is room: each of them is open while a stretch
+    /// is made. What was done of it stays whatever comes.
+    fn together(&mut self, input: &MergeInput, context: &Context, bytes_max: u64) -> Result<()> {
+        let last = self.rounds.get(RUNS_MAX).into_iter().flat_map(BTreeMap::keys);
+        for part in last.copied().collect::<Vec<_>>() {
+            let runs: Vec<_> = self.rounds.iter().filter_map(|round| round.get(&part).cloned()).collect();
+            let bytes: u64 = runs.iter().map(SortedRun::bytes).sum();
+            if self.share.left(&self.scratch, bytes_max)?.is_none_or(|left| left < bytes) {
+                continue;
+            }
+            let store = input.store.clone();
+            let series = runs.iter().map(|run| vec![run.clone()]).collect();
+            let mut changes = Sorted::of_series(series, true, move || store.check())?;
+            let mut run = changes.run(
                 &context.reader.schema,
                 &input.scratch,
                 context.limits,
                 (|_: &[u8]| true, || input.store.check()),
             )?;
-            one.insert(part, run);
+            run.move_to(&self.scratch)?;
+            for (number, round) in self.rounds.iter_mut().enumerate() {
+                round.remove(&part);
+                if number == 0 {
+                    round.insert(part, run.clone());
+                }
+            }
+            runs.iter().for_each(SortedRun::remove);
+            self.count();
         }
-        one.values_mut().try_for_each(|run| run.move_to(&self.scratch))?;
-        for run in std::mem::replace(&mut self.rounds, vec![one]).iter().flat_map(BTreeMap::values) {
-            run.remove();
-        }
+        self.rounds.retain(|round| !round.is_empty());
         Ok(())
     }
 
+    /// Nothing of it is of use.
     fn give_up(&mut self, reason: &'static str) {
         for (_, made) in std::mem::take(&mut self.made).into_values() {
             remove(made.as_deref().unwrap_or_default());
         }
-        for run in std::mem::take(&mut self.rounds).iter().flat_map(BTreeMap::values) {
-            run.remove();
-        }
+        std::mem::take(&mut self.rounds).iter().flat_map(BTreeMap::values).for_each(SortedRun::remove);
         self.division = None;
-        self.given_up = Some(reason);
+        self.ended = Some(reason);
         self.count();
     }
 
     /// Counts what of the room is taken.
     fn count(&mut self) {
         let rounds = self.rounds.iter().flat_map(BTreeMap::values).map(SortedRun::bytes).sum::<u64>();
-        let bytes = rounds + self.made().1;
-        self.room.used.fetch_add(bytes, Ordering::Relaxed);
-        self.room.used.fetch_sub(std::mem::replace(&mut self.bytes, bytes), Ordering::Relaxed);
-    }
-}
-
-impl Drop for Premerged {
-    fn drop(&mut self) {
-        self.room.used.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.share.set(rounds + self.made().1);
     }
 }
 
@@ -397,5 +457,32 @@ fn size(parts: &[LocalPart]) -> u64 {
 fn remove(parts: &[LocalPart]) {
     for part in parts {
         let _ = fs::remove_file(&part.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn touched(parts: usize, which: &[usize]) -> Division {
+        Division::touched_only(parts, which)
+    }
+
+    #[test]
+    fn a_part_that_was_made_in_vain_is_made_again_only_after_twice_as_many_rounds_have_passed_it_by() {
+        let mut habits = Habits::new(2);
+        assert!(habits.pays(&(0..2)) && habits.may_pay(&(0..2)));
+        for rounds in [1, 3, 7, 15] {
+            habits.note_vain(&(0..1));
+            habits.note(&touched(2, &[0, 1]));
+            assert!(!habits.may_pay(&(0..1)) && habits.pays(&(1..2)), "the other one was not made in vain");
+            for _ in 0..rounds {
+                assert!(!habits.pays(&(0..1)) && !habits.pays(&(0..2)));
+                habits.note(&touched(2, &[1]));
+            }
+            assert!(habits.pays(&(0..1)));
+        }
+        (0..40).for_each(|_| habits.note_vain(&(0..1)));
+        assert!(!habits.pays(&(0..1)));
     }
 }

@@ -94,17 +94,22 @@ impl Sorted {
         Ok(sorted)
     }
 
-    pub(super) fn of_runs(runs: &[Run], stay: bool) -> Result<Self> {
-        let readers: Result<Vec<_>> = runs.iter().map(|run| run.read(stay)).collect();
+    pub(super) fn of_runs(runs: &[Run]) -> Result<Self> {
+        let readers: Result<Vec<_>> = runs.iter().map(|run| run.read(false, &|| Ok(()))).collect();
         Self::new(readers?)
     }
 
     /// The rows of several series of runs. Those of a series follow each other; each is opened when its turn comes, and
-    /// removed then unless they are to `stay`.
-    pub fn of_series(series: Vec<Vec<Run>>, stay: bool) -> Result<Self> {
+    /// removed then unless they are to `stay`; those that were kept are read through before, as long as `check` lets it.
+    pub fn of_series(
+        series: Vec<Vec<Run>>,
+        stay: bool,
+        check: impl Fn() -> Result<()> + Clone + Send + 'static,
+    ) -> Result<Self> {
         let chained = |runs: Vec<Run>| {
+            let check = check.clone();
             runs.into_iter().flat_map(move |run| -> Batches {
-                match run.read(stay) {
+                match run.read(stay, &check) {
                     Ok(batches) => Box::new(batches),
                     Err(error) => Box::new(std::iter::once(Err(error))),
                 }

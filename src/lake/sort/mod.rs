@@ -91,7 +91,7 @@ impl Sorter {
         self.spill()?;
         while self.runs.len() > fan_in {
             let several: Vec<_> = self.runs.drain(..fan_in).collect();
-            let mut merged = Sorted::of_runs(&several, false)?;
+            let mut merged = Sorted::of_runs(&several)?;
             self.runs.push(merged.run(
                 &self.schema,
                 &self.scratch,
@@ -99,7 +99,7 @@ impl Sorter {
                 (|_: &[u8]| true, &check),
             )?);
         }
-        Sorted::of_runs(&self.runs, false)
+        Sorted::of_runs(&self.runs)
     }
 
     fn spill(&mut self) -> Result<()> {

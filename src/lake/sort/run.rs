@@ -18,6 +18,9 @@ use super::super::scratch::{Scratch, altered, failed};
 use super::arrow_error;
 use crate::runtime::{Error, Result};
 
+/// Bytes that are read through at once.
+const PIECE_BYTES: usize = 256 << 10;
+
 /// A finished run. The file goes with the scratch folder.
 #[derive(Clone, Debug)]
 pub struct Run {
@@ -97,13 +100,21 @@ impl Iterator for RunReader {
 impl RunReader {
     fn end(&mut self) -> Result<()> {
         let Some(mut reader) = self.reader.take() else { return Ok(()) };
-        check_rest(reader.get_mut(), &self.path, self.sum)
+        check_rest(reader.get_mut(), &self.path, self.sum, &|| Ok(()))
     }
 }
 
-/// Reads what is left of a run's file, and compares the whole of it.
-fn check_rest(file: &mut Summed<impl Read>, path: &Path, sum: (u64, u32)) -> Result<()> {
-    std::io::copy(file, &mut std::io::sink()).map_err(|error| failed("read", path, error))?;
+/// Reads what is left of a run's file, as long as `check` lets it, and compares the whole of it.
+fn check_rest(
+    file: &mut Summed<impl Read>,
+    path: &Path,
+    sum: (u64, u32),
+    check: &dyn Fn() -> Result<()>,
+) -> Result<()> {
+    let mut piece = vec![0; PIECE_BYTES];
+    while file.read(&mut piece).map_err(|error| failed("read", path, error))? > 0 {
+        check()?;
+    }
     if file.sum() == sum { Ok(()) } else { Err(altered(path, "its CRC-32 is another one")) }
 }
 
@@ -132,9 +143,11 @@ impl Run {
     }
 
     /// Reads the run. Unless it is to `stay`, its file is removed from the folder at once and freed with the reader.
+    /// A kept one is read through before, as long as `check` lets it.
     pub(super) fn read(
         &self,
         stay: bool,
+        check: &dyn Fn() -> Result<()>,
     ) -> Result<impl Iterator<Item = Result<RecordBatch>> + Send + use<>> {
         let Self { path, sum, kept } = self.clone();
         let mut file = File::open(&path).map_err(|e| failed("read", &path, e))?;
@@ -142,7 +155,7 @@ impl Run {
             std::fs::remove_file(&path).map_err(|e| failed("remove", &path, e))?;
         }
         if kept {
-            check_rest(&mut Summed::new(&file), &path, sum)?;
+            check_rest(&mut Summed::new(&file), &path, sum, check)?;
             file.rewind().map_err(|e| failed("read", &path, e))?;
         }
         let reader = Summed::new(BufReader::new(file));
@@ -202,7 +215,7 @@ mod tests {
         let mut run = writer.finish().expect("it is written");
         run.move_to(&lasting).expect("it is moved");
         let whole = std::fs::read(&run.path).expect("it is there");
-        let read = || run.read(true).and_then(Iterator::collect::<Result<Vec<_>>>);
+        let read = || run.read(true, &|| Ok(())).and_then(Iterator::collect::<Result<Vec<_>>>);
         for at in 0..whole.len() {
             let zeros = [&whole[..at], &vec![0; whole.len() - at]].concat();
             let mut flipped = whole.clone();

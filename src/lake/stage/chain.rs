@@ -56,6 +56,18 @@ pub async fn chain(
     Ok(walk(found, from, end, false))
 }
 
+/// Those from `from` on that are of `since`, the day before it, or later: as far as they go. Cancel-safe.
+pub async fn recent(
+    store: &Store,
+    layout: &Layout,
+    table: &TableName,
+    partition: u32,
+    (from, since): (u64, Ds),
+) -> Result<Chain> {
+    let since = since.yesterday().unwrap_or(since);
+    Ok(walk(list_since(store, layout, table, partition, since).await?, from, None, false))
+}
+
 /// The change files of a log partition which hold the offsets from `from` up to `end`; the first of them may begin
 /// before. Cancel-safe.
 pub async fn covering(

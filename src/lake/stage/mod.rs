@@ -25,7 +25,7 @@ use super::layout::{Bucket, ChangeRange, Layout};
 use super::store::Store;
 use sequence::{Link, Place, Sequence};
 
-pub use chain::{Chain, ChangeFile, chain, covering};
+pub use chain::{Chain, ChangeFile, chain, covering, recent};
 pub(super) use dead::read_lines;
 pub use dead::{DeadLetter, Payload};
 pub(super) use file::FORMAT;

@@ -46,8 +46,8 @@ pub struct Premerging {
     seen: Offset,
     /// Whether a round has something to do.
     wanted: bool,
-    /// The day after which the next one is left to its cut.
-    given_up: Option<Ds>,
+    /// The day after which nothing more is made of the next one.
+    ended: Option<Ds>,
 }
 
 impl Premerging {
@@ -59,11 +59,11 @@ impl Premerging {
             round: JoinSet::new(),
             stop: Arc::default(),
             began: now,
-            next: now,
+            next: now + settings.interval.unwrap_or_default(),
             made: None,
             seen: 0,
             wanted: false,
-            given_up: None,
+            ended: None,
         }
     }
 
@@ -76,6 +76,16 @@ impl Premerging {
     pub fn rest(&mut self) {
         self.wanted = false;
         self.stop.store(true, Ordering::SeqCst);
+    }
+
+    /// Drops what was made of the day after `held` when its disk is nearly full.
+    pub fn give_way(&mut self, held: &Manifest, watch: &TableStats) {
+        if self.made.as_ref().is_some_and(Premerged::is_in_the_way) {
+            tracing::info!(table = %held.table, after = %held.ds, "what was made of the next day is given up: the disk of the scratch folder is nearly full");
+            self.made = None;
+            self.ended = Some(held.ds);
+            watch.set_premerged_bytes(0);
+        }
     }
 
     /// Begins a round when it is time. `staged` is up to where the changes of the day are in the lake. Cancel-safe.
@@ -94,7 +104,7 @@ impl Premerging {
         }
         let small = held.bytes() < self.settings.table_bytes_min;
         let waiting = self.made.as_ref().is_some_and(Premerged::is_waiting);
-        let idle = self.round.is_empty() && self.given_up != Some(held.ds);
+        let idle = self.round.is_empty() && self.ended != Some(held.ds);
         self.wanted = idle && !small && (staged != self.seen || waiting);
         if !self.wanted || Instant::now() < self.next {
             return Ok(());
@@ -109,9 +119,11 @@ impl Premerging {
         Ok(())
     }
 
-    /// What was made, for the merge of the day; a round at work ends at its next step. Cancel-safe; what was made is lost.
-    pub async fn take(&mut self) -> Option<Premerged> {
+    /// What was made, for the merge of the day, which takes what is `staged`; a round at work ends at its next step.
+    /// Cancel-safe; what was made is lost.
+    pub async fn take(&mut self, staged: Offset) -> Option<Premerged> {
         self.rest();
+        self.seen = staged;
         if let Some(Ok(Ok(round))) = self.round.join_next().await {
             self.made = round.premerged;
         }
@@ -142,15 +154,13 @@ impl Premerging {
             }
             Err(error) => {
                 tracing::warn!(%table, after = %ds, %error, "the next day is made after its cut alone");
-                self.given_up = Some(ds);
+                self.ended = Some(ds);
             }
         }
         let Some(made) = &self.made else { return };
-        if let Some(reason) = made.given_up() {
-            tracing::info!(%table, after = %ds, reason, "the next day is made after its cut alone");
-            self.given_up = Some(ds);
-            self.made = None;
-            return;
+        if let Some(reason) = made.ended() {
+            tracing::info!(%table, after = %ds, reason, "what comes from now on is left to the next cut");
+            self.ended = Some(ds);
         }
         let (stretches, bytes) = made.made();
         let seconds = took.as_secs_f64();

@@ -189,7 +189,10 @@ impl TableDelivery {
             }
         }
         self.watch.set_end_offset(partitions.values().map(|(_, range)| range.end).sum());
-        self.watch.set_staged_offset(self.stagers.values().map(Stager::durable).sum());
+        self.watch.set_staged_offset(self.staged());
+        if let Some(held) = &self.published {
+            self.premerging.give_way(held, &self.watch);
+        }
         if cuts || cut.is_some() {
             self.premerging.rest();
         } else if !turn.more {
@@ -225,9 +228,14 @@ impl TableDelivery {
         let Some((held, newest)) = self.published.as_ref().zip(journal.newest(&self.topic)) else {
             return Ok(());
         };
-        let staged = self.stagers.values().map(Stager::durable).sum();
+        let staged = self.staged();
         let shapes = || journal.shapes(&self.topic, newest, self.options);
         self.premerging.turn(lake, held, staged, &self.watch, shapes)
+    }
+
+    /// Up to where changes are in the lake, of all log partitions.
+    fn staged(&self) -> Offset {
+        self.stagers.values().map(Stager::durable).sum()
     }
 
     /// When the table has something to do again, without anything that happens.
@@ -444,7 +452,7 @@ impl TableDelivery {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let started = std::time::Instant::now();
-        let premerged = self.premerging.take().await;
+        let premerged = self.premerging.take(self.staged()).await;
         self.watch.set_premerged_bytes(0);
         let previous = self.published.as_ref();
         let published = lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged).await?;

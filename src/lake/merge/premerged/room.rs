@@ -75,3 +75,29 @@ impl Drop for Share {
         self.room.kept().retain(|folder| !folder.ptr_eq(&self.folder));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn room_is_shared_and_given_by_all_but_those_who_make_use_of_what_they_have() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let room = Room::default();
+        let folder = || Arc::new(Scratch::new(parent.path()).expect("a folder"));
+        let (one, other, in_use) = (folder(), folder(), folder());
+        let (mut share, mut second) = (room.share(&one), room.share(&other));
+        drop(room.share(&in_use));
+        let files: Vec<_> =
+            [&one, &other, &in_use].map(|folder| folder.create("part").expect("a file").0).into();
+        share.set(30);
+        second.set(50);
+        assert!(share.left(&one, 100).expect("it is told").is_some_and(|left| left <= 20));
+        assert_eq!(share.left(&one, 80).expect("it is told"), None);
+        drop(second);
+        assert!(share.left(&one, 80).expect("it is told").is_some());
+        assert!(room.give() && !room.give());
+        // The second one has given its share back, and its folder is its own.
+        assert_eq!(files.iter().map(|path| path.exists()).collect::<Vec<_>>(), [false, true, true]);
+    }
+}
