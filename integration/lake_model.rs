@@ -248,7 +248,9 @@ async fn a_day_is_made_without_what_was_lost_or_altered_of_it_in_the_scratch_fol
         let before_cut = |scratch: &Path| {
             let files = scratch_files(scratch, name);
             spoiled.fetch_add(files.len(), Relaxed);
-            files.iter().for_each(|path| spoil(path));
+            for path in &files {
+                spoil(path);
+            }
         };
         let (objects, _) = delivered(shape, (4, Some(u64::MAX)), &before_cut).await;
         assert_eq!(difference(&whole, &objects), Vec::<String>::new(), "{name}: {how}");

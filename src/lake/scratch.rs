@@ -196,7 +196,7 @@ impl StdError for OfScratch {}
 
 /// Whether it is an error of a scratch file: what was there can be made again.
 pub fn is_of_scratch(error: &Error) -> bool {
-    error.source().is_some_and(|cause| cause.is::<OfScratch>())
+    error.source().is_some_and(<dyn StdError>::is::<OfScratch>)
 }
 
 /// A scratch file that is not what was written.

@@ -129,7 +129,7 @@ pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<
         Some(Ok(ready)) => match merge_as(input, exact, Some(ready)) {
             Ok(Some(merged)) => return Ok(merged),
             Ok(None) => {
-                tracing::info!(%table, %ds, "what was made before the cut has no place for its last changes")
+                tracing::info!(%table, %ds, "what was made before the cut has no place for its last changes");
             }
             // Of the lake, the day would meet it again; and nothing was taken from scratch that was not as it was written.
             Err(error) if !is_of_scratch(&error) => return Err(error),
@@ -138,7 +138,7 @@ pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<
             }
         },
         Some(Err(Some(reason))) => {
-            tracing::info!(%table, %ds, reason, "what was made before the cut is of no use")
+            tracing::info!(%table, %ds, reason, "what was made before the cut is of no use");
         }
         Some(Err(None)) | None => {}
     }

@@ -307,7 +307,9 @@ impl Premerged {
         if !round.is_empty() {
             self.habits.note(&newest);
         }
-        round.into_iter().for_each(|(part, run)| self.add(part, run));
+        for (part, run) in round {
+            self.add(part, run);
+        }
         let runs = division.runs();
         self.made.retain(|_, (parts, made)| {
             let stays = !newest.is_touched(parts) && runs.contains(&Run::Rewritten(parts.clone()));

@@ -211,7 +211,9 @@ mod tests {
         let (scratch, lasting) = (scratch.expect("a folder"), lasting.expect("a folder"));
         let mut writer = Run::create(&batch(0).schema(), &scratch).expect("it is made");
         let batches: Vec<_> = (0..4).map(|n| batch(n * 50)).collect();
-        batches.iter().for_each(|batch| writer.write(batch).expect("it is written"));
+        for batch in &batches {
+            writer.write(batch).expect("it is written");
+        }
         let mut run = writer.finish().expect("it is written");
         run.move_to(&lasting).expect("it is moved");
         let whole = std::fs::read(&run.path).expect("it is there");

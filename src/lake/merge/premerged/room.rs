@@ -39,9 +39,12 @@ impl Room {
     /// read. Whether there was anything.
     pub(in crate::lake) fn give(&self) -> bool {
         let kept = std::mem::take(&mut *self.kept());
-        let folders = kept.iter().filter_map(Weak::upgrade);
-        // What cannot be removed is missed by nobody.
-        folders.map(|folder| folder.empty()).count() > 0
+        let folders: Vec<_> = kept.iter().filter_map(Weak::upgrade).collect();
+        for folder in &folders {
+            // What cannot be removed is as good as before.
+            let _ = folder.empty();
+        }
+        !folders.is_empty()
     }
 
     /// The same, if the disk is nearly full: what is at work is to have it.
