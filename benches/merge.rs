@@ -105,7 +105,7 @@ async fn cost_curve(folder: &Path, rows: u64) -> Result<()> {
     let mut end = stager.next_offset();
     let first = cut(&ds.to_string(), rows, end);
     stager.close(end, first.at.as_microsecond()).await?;
-    let mut held = lake.merge_and_publish(&shapes, &first, TOPIC, None, None).await?.manifest;
+    let mut held = lake.merge_and_publish(&shapes, &first, TOPIC, None, None, None).await?.manifest;
     println!("{rows} rows of {} columns, {} parts", schema.columns.len(), held.files.len());
     println!(
         "          keys       premerge  parts       read  written  copied   CPU s  wall s  RSS  before: CPU s  wall s"
@@ -157,7 +157,7 @@ async fn curve_day(
     stager.close(end, cut.at.as_microsecond()).await?;
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let (started, cpu) = (Instant::now(), cpu_seconds());
-    let published = lake.merge_and_publish(shapes, &cut, TOPIC, Some(&held), premerged).await?;
+    let published = lake.merge_and_publish(shapes, &cut, TOPIC, Some(&held), premerged, None).await?;
     let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     let work = published.manifest.work.unwrap_or_default();
     let held = published.manifest;
@@ -234,7 +234,7 @@ async fn timed(
     // Starts the kernel's high-water mark again, where it is allowed.
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let started = Instant::now();
-    let manifest = lake.merge_and_publish(shapes, cut, TOPIC, previous, None).await?.manifest;
+    let manifest = lake.merge_and_publish(shapes, cut, TOPIC, previous, None, None).await?.manifest;
     report(what, manifest.rows, started);
     Ok(manifest)
 }

@@ -80,6 +80,7 @@ async fn check(seed: u64) {
         beyond: false,
         copies: false,
         quiet: false,
+        calm: false,
     };
     let history = history(shape);
     let lake_of = |number: u64| {

@@ -28,6 +28,7 @@ const SHAPE: Shape = Shape {
     truncates: false,
     copies: false,
     quiet: false,
+    calm: false,
     beyond: false,
     evolve: true,
 };
@@ -139,7 +140,7 @@ async fn a_published_object_never_changes() {
     other.lsn = Lsn(1);
     let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
     let error = lake
-        .merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None, None)
+        .merge_and_publish(&shapes(&history, &history.days[0]), &other, TOPIC, None, None, None)
         .await
         .unwrap_err();
     assert_eq!(error.class(), Class::Operator);
@@ -209,7 +210,7 @@ async fn a_complete_day_has_its_success_marker_though_a_process_died_before_maki
     let cut = &history.days[0].cut;
     let lake = lake_on(Arc::clone(&store), tiny(scratch.path()));
     stage(&lake, &history, &history.days[0], None).await.unwrap();
-    lake.merge_and_publish(&shapes(&history, &history.days[0]), cut, TOPIC, None, None).await.unwrap();
+    lake.merge_and_publish(&shapes(&history, &history.days[0]), cut, TOPIC, None, None, None).await.unwrap();
     let marker = lake.layout().success(&table_name(), cut.ds);
     lake.store().delete(&marker).await.unwrap();
     lake.publish_day(cut, &std::collections::BTreeMap::new()).await.unwrap().unwrap();
@@ -375,10 +376,10 @@ async fn a_day_waits_until_its_change_files_are_whole() {
     let history = day_of(true, vec![(Op::Create, row(1, Datum::Null))]);
     let day = &history.days[0];
     let error =
-        lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None, None).await.unwrap_err();
+        lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None, None, None).await.unwrap_err();
     assert!(error.to_string().contains("the cut ends at 1"), "{error}");
     stage(&lake, &history, day, None).await.unwrap();
-    lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None, None).await.unwrap();
+    lake.merge_and_publish(&shapes(&history, day), &day.cut, TOPIC, None, None, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -31,6 +31,7 @@ const SHAPE: Shape = Shape {
     beyond: false,
     copies: false,
     quiet: false,
+    calm: false,
 };
 
 async fn check(shape: Shape) -> (Lake, BTreeMap<String, Bytes>) {

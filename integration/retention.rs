@@ -39,6 +39,7 @@ const SHAPE: Shape = Shape {
     truncates: false,
     copies: false,
     quiet: false,
+    calm: false,
     beyond: false,
     evolve: false,
 };

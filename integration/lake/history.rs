@@ -82,6 +82,9 @@ pub struct Shape {
     pub copies: bool,
     /// From the second day on there are few changes a day, or none.
     pub quiet: bool,
+    /// What makes a whole day of a table with a historic tail (truncates, changes of shape, copies, values left behind by a
+    /// change of key) comes on few days only.
+    pub calm: bool,
 }
 
 fn column(name: &str, column_type: ColumnType, nullable: bool) -> Column {
@@ -140,6 +143,8 @@ struct Maker {
     changes: u64,
     unique: u64,
     today: usize,
+    /// See [`Shape::calm`].
+    calm: bool,
     copies: Copies,
 }
 
@@ -165,6 +170,7 @@ pub fn history(shape: Shape) -> History {
         changes: 0,
         unique: 0,
         today: 0,
+        calm: false,
         copies: Copies::default(),
     };
     if shape.copies {
@@ -178,6 +184,7 @@ pub fn history(shape: Shape) -> History {
 impl Maker {
     fn day(&mut self, day: usize) -> Day {
         self.today = day;
+        self.calm = self.shape.calm && !self.random.random_ratio(1, 6);
         let ds: Ds = "2026-11-20".parse().unwrap();
         let ds = ds.saturating_add(jiff::Span::new().days(day as i64));
         let count = match day {
@@ -189,13 +196,13 @@ impl Maker {
             if self.random.random_ratio(1, 3) || step == 0 {
                 self.commit();
             }
-            if self.shape.evolve && self.random.random_ratio(4, count.max(20) as u32) {
+            if self.shape.evolve && !self.calm && self.random.random_ratio(4, count.max(20) as u32) {
                 self.evolve();
             }
             self.position.ordinal += 1;
             self.step();
         }
-        if self.shape.evolve && self.random.random() {
+        if self.shape.evolve && !self.calm && self.random.random() {
             self.evolve();
         }
         let at = format!("{ds}T20:00:00Z");
@@ -241,7 +248,7 @@ impl Maker {
     }
 
     fn step(&mut self) {
-        let truncate = self.shape.truncates && self.random.random_ratio(1, 200);
+        let truncate = self.shape.truncates && !self.calm && self.random.random_ratio(1, 200);
         if truncate {
             self.rows.clear();
             self.truncated();
@@ -419,7 +426,10 @@ impl Maker {
     fn move_row(&mut self, from: &(i64, String), to: &(i64, String)) {
         let held = self.rows.remove(from).unwrap();
         self.log_delete(from);
-        let (row, sent) = self.changed(&held, Some(to));
+        let (row, mut sent) = self.changed(&held, Some(to));
+        if self.calm {
+            sent.clone_from(&row);
+        }
         if sent.contains(&Datum::Unchanged) {
             self.came_in_part(to);
         }

@@ -20,7 +20,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use tidemark::batch::{EXACT, FileReader, Format, ReaderOptions, arrow_schema, datum, exact_schema};
 use tidemark::change::{Calendar, ColumnType, Datum, Ds, TableName, TableSchema};
 use tidemark::envelope::Options;
-use tidemark::lake::{Lake, LakeOptions, Manifest, RoundEnd, Shapes, StagedChange, Store};
+use tidemark::lake::{Lake, LakeOptions, Manifest, RoundEnd, Shapes, StagedChange, Store, TailRule};
 use tidemark::runtime::Result;
 
 use history::{Day, History, Logged, TOPIC};
@@ -67,21 +67,32 @@ pub struct Premerging<'a> {
 pub async fn deliver_premerged(lake: &Lake, history: &History, premerging: Premerging<'_>) -> Result<u64> {
     let mut bytes = 0;
     for day in history.days.iter().filter(|day| day.is_there()) {
-        bytes += deliver_day_premerged(lake, history, day, premerging).await?.1;
+        bytes += deliver_day_as(lake, history, day, premerging, None).await?.1;
     }
     Ok(bytes)
 }
 
 pub async fn deliver_day(lake: &Lake, history: &History, day: &Day) -> Result<Manifest> {
-    let never = Premerging { rounds: 0, merges: false, before_cut: &|| {} };
-    Ok(deliver_day_premerged(lake, history, day, never).await?.0)
+    deliver_day_with_tail(lake, history, day, None).await
 }
 
-async fn deliver_day_premerged(
+/// The same, of a table that may have a historic tail.
+pub async fn deliver_day_with_tail(
+    lake: &Lake,
+    history: &History,
+    day: &Day,
+    tail: Option<TailRule>,
+) -> Result<Manifest> {
+    let never = Premerging { rounds: 0, merges: false, before_cut: &|| {} };
+    Ok(deliver_day_as(lake, history, day, never, tail).await?.0)
+}
+
+async fn deliver_day_as(
     lake: &Lake,
     history: &History,
     day: &Day,
     premerging: Premerging<'_>,
+    tail: Option<TailRule>,
 ) -> Result<(Manifest, u64)> {
     let table = &day.schema.name;
     let latest = lake.latest_manifest(table).await?;
@@ -111,7 +122,8 @@ async fn deliver_day_premerged(
     }
     before_cut();
     stage(lake, history, day, previous.as_ref()).await?;
-    let published = lake.merge_and_publish(&shapes, &day.cut, TOPIC, previous.as_ref(), premerged).await?;
+    let published =
+        lake.merge_and_publish(&shapes, &day.cut, TOPIC, previous.as_ref(), premerged, tail).await?;
     lake.publish_day(&day.cut, &std::collections::BTreeMap::new())
         .await?
         .expect("its only table is published");
@@ -183,6 +195,18 @@ pub async fn push(stager: &mut tidemark::lake::Stager, record: &Logged) -> Resul
 /// Without a key, rows that differ only in columns which were dropped cannot be told apart: these are left out. With
 /// `live`, they are left out anyway.
 pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds, live: bool) -> Vec<String> {
+    let mut rows = rows_by_file(lake, objects, ds, live).await.concat();
+    rows.sort();
+    rows
+}
+
+/// The same as they stand, by file.
+pub async fn rows_by_file(
+    lake: &Lake,
+    objects: &BTreeMap<String, Bytes>,
+    ds: Ds,
+    live: bool,
+) -> Vec<Vec<String>> {
     let manifest = lake.manifest(&table_name(), ds).await.unwrap().unwrap();
     let format = match manifest.format.as_str() {
         "parquet" => Format::Parquet { compression: tidemark::batch::Compression::None },
@@ -192,8 +216,9 @@ pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds, live: 
     let columns = &manifest.schema.columns;
     let schema = if manifest.exact.is_some() { exact_schema(columns) } else { arrow_schema(columns) };
     let mut exact = BTreeMap::new();
-    let mut rows = Vec::new();
+    let mut files = Vec::new();
     for file in &manifest.files {
+        let mut rows = Vec::new();
         let path = lake.layout().snapshot_object(&table_name(), ds, &file.path).to_string();
         let bytes = objects[&path].clone();
         for batch in FileReader::open(&format, &schema, bytes, &ReaderOptions::default()).unwrap() {
@@ -210,11 +235,12 @@ pub async fn rows(lake: &Lake, objects: &BTreeMap<String, Bytes>, ds: Ds, live: 
                 rows.push(joined(&manifest.schema, cells, live));
             }
         }
+        assert_eq!(rows.len() as u64, file.rows);
+        files.push(rows);
     }
-    assert_eq!(rows.len() as u64, manifest.rows);
+    assert_eq!(files.iter().map(Vec::len).sum::<usize>() as u64, manifest.rows);
     assert_eq!(manifest.exact.map(|told| told.values).unwrap_or_default(), exact, "the manifest's counts");
-    rows.sort();
-    rows
+    files
 }
 
 /// What stands in a row's column of texts.

@@ -27,6 +27,7 @@ mod s3;
 mod secret;
 mod sections;
 mod tables;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -43,6 +44,7 @@ pub use problem::{ConfigErrors, Problem};
 pub use retention::RetentionConfig;
 pub use secret::Secret;
 pub use tables::{NEVER_COPIED, TableFilter, TableGlob};
+pub use tail::HistoricTailConfig;
 pub use url::SourceUrl;
 
 /// Where variables come from: `std::env::var` in production.

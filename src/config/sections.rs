@@ -11,7 +11,7 @@ use super::{
     Backfill, BackfillConfig, Config, CutConfig, DdlTrigger, EmbeddedLogConfig, Environment, Failover,
     LakeConfig, LakeFormat, LakeUrl, LogConfig, LogFormat, LogKind, LogLevel, OpsConfig, OrcCompression,
     ParquetCompression, Problem, RetainedWalAction, SourceConfig, SourceLimits, SourceUrl, StateConfig,
-    Streaming, TableFilter, check, coordinator, envelope, kafka, notices, s3, url,
+    Streaming, TableFilter, check, coordinator, envelope, kafka, notices, s3, tail, url,
 };
 
 const KIB: u64 = 1024;
@@ -149,7 +149,8 @@ fn tables(document: &Document<'_>, source: &Section<'_, '_>) -> TableFilter {
         }
         let backfill_where = if copied { backfill_where } else { Some(NEVER_COPIED.to_owned()) };
         let retention = RetentionRule::read(section);
-        glob.map(|glob| TableRule { glob, exclude, backfill_where, retention })
+        let historic_tail = tail::read(section);
+        glob.map(|glob| TableRule { glob, exclude, backfill_where, retention, historic_tail })
     };
     let rules = document.list("table").iter().filter_map(rule).collect();
     TableFilter { tables, exclude, rules }

@@ -3,6 +3,7 @@
 use globset::{Glob, GlobMatcher};
 
 use super::retention::{RetentionConfig, RetentionRule};
+use super::tail::HistoricTailConfig;
 use crate::change::TableName;
 
 /// A pattern on `schema.table`: a glob on each side of the first dot.
@@ -61,6 +62,7 @@ pub(super) struct TableRule {
     /// SQL condition for rows that a copy takes; none: all.
     pub(super) backfill_where: Option<String>,
     pub(super) retention: RetentionRule,
+    pub(super) historic_tail: Option<HistoricTailConfig>,
 }
 
 /// The condition of a table that is never copied.
@@ -89,6 +91,11 @@ impl TableFilter {
     /// Which of a table's published days are kept; `general` is `[lake.retention]`.
     pub fn retention(&self, table: &TableName, general: RetentionConfig) -> RetentionConfig {
         self.rule(table).map_or(general, |rule| rule.retention.or(general))
+    }
+
+    /// What of a table is published weekly; none: every day is whole.
+    pub fn historic_tail(&self, table: &TableName) -> Option<HistoricTailConfig> {
+        self.rule(table)?.historic_tail
     }
 
     /// Whether every table is carried, so that a publication `FOR ALL TABLES` fits.

@@ -10,16 +10,20 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::{EXACT, Format, as_text};
-use crate::change::{Column, Cut, CutBackfill, Ds, Lsn, Position, TableName, TableSchema, Timeline};
+use crate::change::{Column, Cut, CutBackfill, Ds, LogEnd, Lsn, Position, TableName, TableSchema, Timeline};
 use crate::runtime::{Error, Result};
 
 /// Version of the manifests' layout.
 pub const MANIFEST_VERSION: u32 = 1;
 
+/// Version of the manifests with a historic tail: who does not know it would go on from their files as if these were as of
+/// the manifest's cut.
+pub const TAIL_MANIFEST_VERSION: u32 = 2;
+
 /// A table's day: `_manifest.json`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Manifest {
-    /// [`MANIFEST_VERSION`].
+    /// [`MANIFEST_VERSION`], or [`TAIL_MANIFEST_VERSION`] with a historic tail.
     pub manifest_version: u32,
     /// The connector.
     pub name: String,
@@ -27,7 +31,7 @@ pub struct Manifest {
     pub table: TableName,
     /// The day.
     pub ds: Ds,
-    /// The cut at which the files hold the table.
+    /// The cut at which the files hold the table, but for those of a historic tail.
     pub cut: CutPoint,
     /// The shape of the rows.
     pub schema: TableSchema,
@@ -44,6 +48,9 @@ pub struct Manifest {
     pub written: Option<Written>,
     /// The parts, in the order of their rows. There is at least one.
     pub files: Vec<PartFile>,
+    /// The first of them, where they are as of an earlier cut; none: all are as of the manifest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub historic_tail: Option<HistoricTail>,
     /// Rows of all parts.
     pub rows: u64,
     /// What making the parts took.
@@ -79,6 +86,37 @@ impl Manifest {
     pub const fn dead_letters(&self) -> u64 {
         self.changes.dead_letters
     }
+}
+
+/// An earlier cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AsOf {
+    /// The day that it ends.
+    pub ds: Ds,
+    /// Timeline of `lsn`.
+    pub timeline: Timeline,
+    /// A position between two transactions.
+    pub lsn: Lsn,
+}
+
+impl AsOf {
+    /// A manifest's own.
+    pub(super) const fn of(manifest: &Manifest) -> Self {
+        Self { ds: manifest.ds, timeline: manifest.cut.timeline, lsn: manifest.cut.lsn }
+    }
+}
+
+/// Parts that hold keys up to that of their last row as they were at an earlier cut; changes of these since are deferred.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoricTail {
+    /// The cut.
+    pub as_of: AsOf,
+    /// So many of the files, from the first on.
+    pub files: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// By log partition, the first offset that they do not hold.
+    pub log: Vec<LogEnd>,
 }
 
 /// A column that is text in the files.
@@ -177,6 +215,9 @@ pub struct PartFile {
     /// The part of the day before that this one is byte for byte; none: it was written for this day.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub copied_from: Option<CopiedFrom>,
+    /// The cut at which it holds its rows; none: the manifest's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub as_of: Option<AsOf>,
 }
 
 /// A part of an earlier day.
@@ -224,7 +265,7 @@ impl Work {
     }
 }
 
-/// Changes in = changes applied + dead letters.
+/// Changes in + deferred by the day before = changes applied + dead letters + deferred.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ChangeCounts {
     /// Changes between the two cuts, as capture counted them; of a day made from a new copy, its rows and the changes
@@ -235,6 +276,24 @@ pub struct ChangeCounts {
     pub applied: u64,
     /// Those which could not be processed, by capture, while staging or while merging.
     pub dead_letters: u64,
+    /// Those which the day before has left to a later one ([`HistoricTail`]); none of a day made from a new copy.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deferred_before: u64,
+    /// Those which this day leaves to a later one, all together.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub deferred: u64,
+}
+
+impl ChangeCounts {
+    /// Whether they add up.
+    pub const fn add_up(&self) -> bool {
+        self.taken + self.deferred_before == self.applied + self.dead_letters + self.deferred
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over references")]
+const fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Offsets of one log partition: `from <= offset < end`.
@@ -306,9 +365,21 @@ pub fn to_bytes(manifest: &impl Serialize) -> Result<Bytes> {
 
 /// Reads a manifest; `shown` names it in errors.
 pub fn from_bytes<T: for<'de> Deserialize<'de>>(bytes: &[u8], shown: &str) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|error| {
+    #[derive(Deserialize)]
+    struct Versioned {
+        manifest_version: Option<u32>,
+    }
+    let unread = || {
         Error::operator(format!("{shown} is not a manifest that this version reads"))
-            .cause(error)
             .mend("Was it written by a newer tidemark, or damaged? `tidemark verify` compares checksums.")
-    })
+    };
+    let Versioned { manifest_version } =
+        serde_json::from_slice(bytes).map_err(|error| unread().cause(error))?;
+    if let Some(version) = manifest_version.filter(|version| *version > TAIL_MANIFEST_VERSION) {
+        return Err(Error::operator(format!(
+            "{shown} has the layout of version {version}, and this version reads up to {TAIL_MANIFEST_VERSION}"
+        ))
+        .mend("It was written by a newer tidemark: use that one."));
+    }
+    serde_json::from_slice(bytes).map_err(|error| unread().cause(error))
 }

@@ -23,6 +23,7 @@ mod shapes;
 mod sort;
 mod stage;
 mod store;
+mod tail;
 mod verify;
 
 use std::path::PathBuf;
@@ -39,8 +40,8 @@ use stage::sequence::Sequence;
 
 pub use expire::{ExpiredDay, Retention, Tombstone};
 pub use manifest::{
-    AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, ExactColumn, LogRange,
-    MANIFEST_VERSION, Manifest, MissingTable, PartFile, Work, Written,
+    AsOf, AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, ExactColumn, HistoricTail,
+    LogRange, MANIFEST_VERSION, Manifest, MissingTable, PartFile, TAIL_MANIFEST_VERSION, Work, Written,
 };
 pub use merge::premerged::{Premerged, Taken};
 pub use notices::{NOTICE_VERSION, Notice, NoticeKind};
@@ -52,6 +53,7 @@ pub use stage::{
     Chain, ChangeFile, DeadLetter, DeadRecord, META_COLUMNS, Payload, StagedChange, Stager, change_schema,
 };
 pub use store::{Encryption, Put, S3Credentials, S3Options, Store, StoreProbe, sha256};
+pub use tail::TailRule;
 pub use verify::{VerifiedFile, VerifiedTable};
 
 /// How the lake is written.

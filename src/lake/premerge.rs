@@ -114,8 +114,8 @@ impl Lake {
             Err(error) => return Ok(Round { premerged, end: RoundEnd::Failed(error) }),
         };
         let base = (Some(previous), None, None);
-        let plan = self.new_plan();
-        let input = self.merge_input(shapes, previous.ds, &plan, base, files, Arc::clone(&stop))?;
+        let plan = self.new_plan(None);
+        let input = self.merge_input(shapes, previous.ds, &plan, base, (files, None), Arc::clone(&stop))?;
         let scratch_dir = self.options.scratch_dir.clone();
         let bytes_max = self.options.premerge_bytes_max;
         let shown = format!("premerging {}", previous.table);

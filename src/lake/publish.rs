@@ -30,15 +30,17 @@ use super::Lake;
 use super::layout::parse_change_file;
 use super::manifest::{
     ChangeCounts, CutPoint, DayManifest, DayTable, ExactColumn, LogRange, MANIFEST_VERSION, Manifest,
-    MissingTable, Written, columns_as_text, from_bytes, to_bytes,
+    MissingTable, TAIL_MANIFEST_VERSION, Written, columns_as_text, from_bytes, to_bytes,
 };
 use super::merge::blocking::Blocking;
 use super::merge::premerged::{Premerged, Taken};
+use super::merge::tail::{Deferral, Tail};
 use super::merge::{KEY_ORDER, MergeFile, MergeInput, Merged, merge};
 use super::scratch::Scratch;
 use super::shapes::Shapes;
 use super::stage::{chain, covering, read_lines};
 use super::store::{Put, sha256};
+use super::tail::{self, TailPlan, TailRule};
 
 /// How the parts of a day are made: all that their bytes depend on besides the data.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +53,9 @@ pub(super) struct Plan {
     /// Version of the order by which parts without changes are told and taken over; none: all are written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     key_order: Option<u32>,
+    /// The day may leave the historic tail as it is; none: it is whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    historic_tail: Option<TailPlan>,
 }
 
 impl Plan {
@@ -80,8 +85,9 @@ impl Lake {
     /// Merges the table's changes up to the cut with its day before, and publishes the day.
     ///
     /// `shapes` are the table's up to the cut, `topic` its key in [`Cut::tables`], `previous` its manifest
-    /// of the cut before (none for its first), `premerged` what was made of the day before its cut. All change files up to
-    /// the cut must be staged. Doing it again, also at the same time elsewhere, publishes the same bytes.
+    /// of the cut before (none for its first), `premerged` what was made of the day before its cut. `tail` says whether the
+    /// day may leave a historic tail as it is. All change files up to the cut must be staged. Doing it again, also at the
+    /// same time elsewhere, publishes the same bytes.
     ///
     /// # Errors
     /// `Operator` when change files are missing, when records and dead letters do not add up to what capture
@@ -96,6 +102,7 @@ impl Lake {
         topic: &str,
         previous: Option<&Manifest>,
         premerged: Option<Premerged>,
+        tail: Option<TailRule>,
     ) -> Result<Published> {
         let schema: &TableSchema = shapes.now();
         let table = cut.tables.get(topic).ok_or_else(|| {
@@ -109,21 +116,19 @@ impl Lake {
         // A new copy stands for everything before it.
         let previous = previous.filter(|_| table.backfill.is_none());
         let (files, log) = self.files_between(schema, cut, table, topic, previous).await?;
-        let plan = self.plan(&schema.name, cut.ds).await?;
+        let tail = previous.zip(tail).and_then(|(previous, rule)| rule.plan(previous, cut.ds));
+        let plan = self.plan(&schema.name, cut.ds, tail).await?;
+        let tail = self.tail_of((schema, cut), plan.historic_tail.as_ref(), previous).await?;
         let staged_dead = self.staged_dead_letters(&schema.name, &files).await?;
 
         let replaced = table.backfill.as_ref().map(|copy| copy.position..copy.settled());
         let base = (previous, replaced, table.backfill_where.clone());
-        let merged = self.run_merge(shapes, cut.ds, &plan, base, files, premerged).await?;
+        let mut merged = self.run_merge(shapes, cut.ds, &plan, base, (files, tail), premerged).await?;
         check_sums(schema, cut, table, &merged, staged_dead)?;
-        let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
-        let changes = ChangeCounts {
-            taken: counted(table) + dead_letters,
-            applied: merged.records - merged.dead_letters,
-            dead_letters: dead_letters + staged_dead + merged.dead_letters,
-        };
+        let changes = change_counts(table, previous, &merged, staged_dead);
+        let historic_tail = tail::told(&mut merged.files, merged.deferral, previous, &log);
         let manifest = Manifest {
-            manifest_version: MANIFEST_VERSION,
+            manifest_version: historic_tail.as_ref().map_or(MANIFEST_VERSION, |_| TAIL_MANIFEST_VERSION),
             name: self.name.clone(),
             table: schema.name.clone(),
             ds: cut.ds,
@@ -135,6 +140,7 @@ impl Lake {
             written: plan.written(),
             rows: merged.files.iter().map(|file| file.rows).sum(),
             files: merged.files,
+            historic_tail,
             work: Some(merged.work),
             changes,
             log,
@@ -245,7 +251,7 @@ impl Lake {
     }
 
     /// The plan that the options make.
-    pub(super) fn new_plan(&self) -> Plan {
+    pub(super) fn new_plan(&self, historic_tail: Option<TailPlan>) -> Plan {
         let options = &self.options;
         let (format, compression) = format_name(options.format);
         let part_bytes_max = options.part_bytes_max.min(options.memory_bytes_max / 4);
@@ -256,12 +262,13 @@ impl Lake {
             part_bytes_max,
             row_group_bytes: part_bytes_max / 4,
             key_order: Some(KEY_ORDER),
+            historic_tail,
         }
     }
 
     /// The plan that everybody follows, made by whoever comes first.
-    async fn plan(&self, table: &TableName, ds: Ds) -> Result<Plan> {
-        let plan = self.new_plan();
+    async fn plan(&self, table: &TableName, ds: Ds, tail: Option<TailPlan>) -> Result<Plan> {
+        let plan = self.new_plan(tail);
         let path = self.layout.snapshot_object(table, ds, "_plan.json");
         let bytes = to_bytes(&plan)?;
         if self.store.put_once(&path, bytes.clone()).await? != Put::Differs {
@@ -286,7 +293,7 @@ impl Lake {
         ds: Ds,
         plan: &Plan,
         base: BaseOf<'_>,
-        files: Vec<MergeFile>,
+        files: (Vec<MergeFile>, Option<Tail>),
         premerged: Option<Premerged>,
     ) -> Result<Merged> {
         let abandoned = Arc::new(AtomicBool::new(false));
@@ -311,7 +318,7 @@ impl Lake {
         ds: Ds,
         plan: &Plan,
         (previous, replaced, left_out): BaseOf<'_>,
-        files: Vec<MergeFile>,
+        (files, tail): (Vec<MergeFile>, Option<Tail>),
         abandoned: Arc<AtomicBool>,
     ) -> Result<MergeInput> {
         let written = plan.written();
@@ -332,6 +339,7 @@ impl Lake {
             replaced,
             left_out,
             files,
+            tail,
             format: parse_format(&plan.format, plan.compression.as_deref())?,
             part_bytes_max: plan.part_bytes_max,
             row_group_bytes: plan.row_group_bytes,
@@ -488,7 +496,27 @@ fn counted(table: &CutTable) -> u64 {
     table.backfill.as_ref().map_or(table.changes, |copy| copy.rows + copy.changes)
 }
 
-/// Records in = records applied + dead letters, or nothing is published.
+/// Where the changes of a day, and those that were deferred, went.
+fn change_counts(
+    table: &CutTable,
+    previous: Option<&Manifest>,
+    merged: &Merged,
+    staged_dead: u64,
+) -> ChangeCounts {
+    let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
+    let Deferral { parts, deferred, late } = merged.deferral;
+    let deferred_before = previous.map_or(0, |manifest| manifest.changes.deferred);
+    ChangeCounts {
+        taken: counted(table) + dead_letters,
+        applied: merged.records + late - deferred - merged.dead_letters,
+        dead_letters: dead_letters + staged_dead + merged.dead_letters,
+        deferred_before,
+        deferred: if parts > 0 { deferred_before + deferred } else { 0 },
+    }
+}
+
+/// Records in = records applied + dead letters, or nothing is published. That what was deferred is there, too, the merge
+/// has seen.
 fn check_sums(
     schema: &TableSchema,
     cut: &Cut,

@@ -48,6 +48,11 @@ impl Shapes {
         Self { versions, now, read_text }
     }
 
+    /// The table as of another version.
+    pub(super) fn at(&self, now: Arc<TableSchema>) -> Self {
+        Self { now, ..self.clone() }
+    }
+
     /// The shape at that point.
     pub const fn now(&self) -> &Arc<TableSchema> {
         &self.now

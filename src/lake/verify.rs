@@ -184,8 +184,28 @@ fn manifest_problem(manifest: &Manifest, differs: bool) -> Option<String> {
     if manifest.files.iter().map(|file| file.rows).sum::<u64>() != manifest.rows {
         return Some("the rows of its files do not add up".to_owned());
     }
-    if changes.applied + changes.dead_letters != changes.taken {
-        return Some("changes applied and dead letters do not add up to changes in".to_owned());
+    if !changes.add_up() {
+        return Some(
+            "changes applied, dead letters and those deferred do not add up to changes in and those deferred before"
+                .to_owned(),
+        );
     }
-    None
+    tail_problem(manifest)
+}
+
+/// What a manifest says of a historic tail in one place must be what it says in the others.
+fn tail_problem(manifest: &Manifest) -> Option<String> {
+    let tail = manifest.historic_tail.as_ref();
+    let files = tail.map_or(0, |tail| tail.files);
+    let told = manifest
+        .files
+        .iter()
+        .zip(0..)
+        .all(|(file, at)| file.as_of == tail.filter(|_| at < files).map(|tail| tail.as_of));
+    let rows = manifest.files.iter().take(files as usize).map(|file| file.rows).sum::<u64>();
+    let counted =
+        tail.is_none_or(|tail| tail.rows == rows && tail.files > 0 && files as usize <= manifest.files.len());
+    let deferred = tail.is_some() == (manifest.changes.deferred > 0);
+    (!(told && counted && deferred))
+        .then(|| "what it says of its historic tail does not fit its files".to_owned())
 }

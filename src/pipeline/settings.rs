@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::change::Calendar;
 use crate::config::{
-    self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, KafkaLogConfig,
-    LakeFormat, LakeUrl, LogKind, OrcCompression, ParquetCompression, RetainedWalAction, S3Config,
-    S3Encryption, Secret, SubjectNaming, ZookeeperConfig,
+    self, Backfill, Config, CoordinatorKind, DdlTrigger, DecimalHandling, EnvelopeFormat, HistoricTailConfig,
+    KafkaLogConfig, LakeFormat, LakeUrl, LogKind, OrcCompression, ParquetCompression, RetainedWalAction,
+    S3Config, S3Encryption, Secret, SubjectNaming, ZookeeperConfig,
 };
 use crate::coord::{Coordinator, SqliteCoordinator, ZookeeperCoordinator, ZookeeperOptions};
 use crate::envelope::{self, Format, routing};
-use crate::lake::{Encryption, Lake, LakeOptions, S3Credentials, S3Options, Store};
+use crate::lake::{Encryption, Lake, LakeOptions, S3Credentials, S3Options, Store, TailRule};
 use crate::log::{KafkaLog, KafkaLogOptions, Log, SpillLog, SqliteLog, SqliteLogOptions};
 use crate::notice::{
     Endpoint, EndpointOptions, KafkaEndpointOptions, SnsCredentials, SnsOptions, WebhookOptions,
@@ -24,7 +24,7 @@ use crate::registry::{self, Registry, RegistryOptions};
 use crate::runtime::Result;
 
 use super::capture::{CaptureSettings, CopyLimits, has_passed};
-use super::deliver::{DeliverSettings, PremergeSettings};
+use super::deliver::{DeliverSettings, HistoricTails, PremergeSettings};
 use super::watch::{LogFile, WatchedSlot};
 
 /// In the state folder, for transactions in progress.
@@ -116,9 +116,18 @@ pub fn deliver(config: &Config) -> Result<DeliverSettings> {
                 .filter(|every| !every.is_zero()),
             table_bytes_min: config.lake.premerge_table_bytes_min,
         },
+        historic_tails: historic_tails(config),
         database: config.source.url.database().unwrap_or_default(),
         endpoints: endpoints(config)?,
     })
+}
+
+fn historic_tails(config: &Config) -> HistoricTails {
+    let tables = config.source.tables.clone();
+    HistoricTails(Arc::new(move |table| {
+        let HistoricTailConfig { weekday, recent_rows } = tables.historic_tail(table)?;
+        Some(TailRule { recent_rows, weekday })
+    }))
 }
 
 /// Where notices go to; nothing is sent.

@@ -70,7 +70,7 @@ impl Maker {
     pub(super) fn copy(&mut self) {
         let Some(mut copy) = self.copies.copying.take() else {
             let eager = self.copies.lacking && self.copies.done.is_none();
-            if self.copies.done.is_none() && (eager || self.random.random_ratio(1, 40)) {
+            if self.copies.done.is_none() && (eager || (!self.calm && self.random.random_ratio(1, 40))) {
                 self.copies.copying = Some(self.new_copy());
             }
             return;

@@ -8,7 +8,6 @@
 //! hold in columns that came later is the same for all: [`Shapes`] says it once a file. A value that was not sent is
 //! missing in every column which takes its values from that one.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow_array::builder::{BinaryBuilder, UInt8Builder};
@@ -25,8 +24,10 @@ use crate::runtime::{Error, Result};
 use super::super::shapes::Shapes;
 use super::super::sort::{SORT, arrow_error};
 use super::super::stage::{FORMAT, META_COLUMNS, change_schema, stored_name};
+use super::MergeFile;
 use super::order::{KeyOrder, Seq};
 use super::shape::Shape;
+use super::tail::Route;
 
 /// Columns before the table's in a sorted batch: sort bytes, op, unchanged columns.
 pub(super) const SKIP: usize = 3;
@@ -46,6 +47,10 @@ pub(super) struct Found {
     pub(super) moves: bool,
     /// Whether there is a value that its column's type cannot hold.
     pub(super) exact: bool,
+    /// Of the records, those that are deferred ([`super::tail`]).
+    pub(super) deferred: u64,
+    /// Records that were deferred before; they are not among [`Self::records`].
+    pub(super) late: u64,
 }
 
 /// Makes sorted-schema batches of change files.
@@ -57,10 +62,12 @@ pub(super) struct ChangeReader {
     file_schema: SchemaRef,
     /// Schema of the batches.
     pub(super) schema: SchemaRef,
+    /// Which rows count.
+    pub(super) route: Route,
 }
 
 impl ChangeReader {
-    pub(super) fn new(shapes: &Shapes, shape: Shape, order: Arc<KeyOrder>) -> Self {
+    pub(super) fn new(shapes: &Shapes, shape: Shape, order: Arc<KeyOrder>, route: Route) -> Self {
         let own = [
             Field::new(SORT, DataType::Binary, false),
             Field::new("__op", DataType::UInt8, false),
@@ -70,7 +77,7 @@ impl ChangeReader {
         let fields = own.into_iter().map(Arc::new).chain(table.fields().iter().cloned());
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let (shapes, file_schema) = (shapes.clone(), change_schema(&shape.table.columns));
-        Self { order, shapes, shape, file_schema, schema }
+        Self { order, shapes, shape, file_schema, schema, route }
     }
 
     /// Whether its batches have a place for every value.
@@ -78,12 +85,12 @@ impl ChangeReader {
         self.shape.exact
     }
 
-    /// Reads a change file and hands over its batches; adds to `found`. Only these offsets count.
+    /// Reads a change file and hands over its batches; adds to `found`. `late`: it is from before yesterday's cut.
     pub(super) fn read(
         &self,
         file: bytes::Bytes,
-        partition: u32,
-        offsets: &Range<u64>,
+        of: &MergeFile,
+        late: bool,
         found: &mut Found,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<()> {
@@ -97,27 +104,30 @@ impl ChangeReader {
         let all = own.chain(stored).chain([Origin::column(EXACT)]).collect();
         let options = ReaderOptions { origins: Some(all), ..ReaderOptions::default() };
         let of_version = OfVersion { version, origins: &origins };
-        let mut last_offset = None;
+        let (mut last_offset, mut told) = (None, self.route.told(&file, of, late)?);
         for batch in FileReader::open(&FORMAT, &self.file_schema, file, &options)? {
-            let rows = self.batch(&batch?, &of_version, (partition, offsets), found, &mut last_offset)?;
-            take(rows, found)?;
+            let (rows, first) = self.batch(&batch?, &of_version, (of, late), found, &mut last_offset)?;
+            take(self.route.taken(rows, &first, (late, &mut told), found)?, found)?;
         }
         Ok(())
     }
 
+    /// A batch's rows, and for each whether it is the first one of its record.
     fn batch(
         &self,
         batch: &RecordBatch,
         of_version: &OfVersion<'_>,
-        (partition, offsets): (u32, &Range<u64>),
+        (of, late): (&MergeFile, bool),
         found: &mut Found,
         last_offset: &mut Option<i64>,
-    ) -> Result<RecordBatch> {
+    ) -> Result<(RecordBatch, Vec<bool>)> {
+        let (partition, offsets) = (of.file.range.partition, &of.offsets);
         let meta = MetaColumns::of(batch);
         let mut seqs = Vec::with_capacity(batch.num_rows());
         let mut ops = UInt8Builder::with_capacity(batch.num_rows());
         let mut unchanged = BinaryBuilder::new();
         let mut kept = Vec::with_capacity(batch.num_rows());
+        let mut firsts = Vec::with_capacity(batch.num_rows());
         let mut bits = vec![0; of_version.origins.len().div_ceil(8)];
         if let Some(other) = meta.schema.iter().find(|version| **version != of_version.version.0 as i32) {
             return Err(Error::operator(format!(
@@ -131,9 +141,8 @@ impl ChangeReader {
                 kept.push(false);
                 continue;
             }
-            if last_offset.replace(offset) != Some(offset) {
-                found.records += 1;
-            }
+            let first = last_offset.replace(offset) != Some(offset);
+            found.records += u64::from(first && !late);
             let op = meta.op(row)?;
             let seq = meta.seq(row, partition, op);
             kept.push(op != Op::Truncate);
@@ -145,6 +154,7 @@ impl ChangeReader {
             let moved = lacks && op == Op::Create && meta.old_key.is_valid(row);
             found.moves |= moved;
             seqs.push(seq);
+            firsts.push(first);
             ops.append_value(op.letter() as u8 | if moved { MOVED } else { 0 });
             unchanged.append_option(lacks.then_some(&bits));
         }
@@ -159,7 +169,8 @@ impl ChangeReader {
         let mut arrays: Vec<ArrayRef> =
             vec![Arc::new(sort), Arc::new(ops.finish()), Arc::new(unchanged.finish())];
         arrays.extend(table.columns().iter().cloned());
-        RecordBatch::try_new(SchemaRef::clone(&self.schema), arrays).map_err(arrow_error)
+        let rows = RecordBatch::try_new(SchemaRef::clone(&self.schema), arrays).map_err(arrow_error)?;
+        Ok((rows, firsts))
     }
 }
 

@@ -44,12 +44,20 @@ pub(super) struct Division {
     part_bytes: u64,
     /// By part, and last what is beyond all of them: whether something changed there.
     touched: Vec<bool>,
+    /// So many of the first parts are carried with nothing around them, since what changed in them is deferred.
+    kept: usize,
 }
 
 impl Division {
     /// All of them are rewritten.
     pub(super) fn whole(parts: &[PartFile]) -> Self {
-        Self { last_keys: None, bytes: sizes(parts), part_bytes: 0, touched: vec![true; parts.len() + 1] }
+        Self {
+            last_keys: None,
+            bytes: sizes(parts),
+            part_bytes: 0,
+            touched: vec![true; parts.len() + 1],
+            kept: 0,
+        }
     }
 
     /// All of them are rewritten, and told apart by their bounds, which have to be of today's order.
@@ -67,6 +75,7 @@ impl Division {
             bytes: sizes(parts),
             part_bytes: part_bytes as u64,
             touched: vec![false; parts.len() + 1],
+            kept: 0,
         })
     }
 
@@ -74,7 +83,12 @@ impl Division {
     #[cfg(test)]
     pub(super) fn touched_only(parts: usize, which: &[usize]) -> Self {
         let touched = (0..=parts).map(|part| which.contains(&part)).collect();
-        Self { last_keys: None, bytes: vec![0; parts], part_bytes: 0, touched }
+        Self { last_keys: None, bytes: vec![0; parts], part_bytes: 0, touched, kept: 0 }
+    }
+
+    /// Has the first parts carried, in which nothing may be noted, also where they are small.
+    pub(super) const fn keep(&mut self, parts: usize) {
+        self.kept = parts;
     }
 
     /// Whether keys tell the parts that they belong to.
@@ -136,8 +150,8 @@ impl Division {
             return vec![if rewritten { Run::Rewritten(0..parts) } else { Run::Carried(0..parts) }];
         }
         let mut rewritten = self.touched.clone();
-        let small = |part: usize| self.bytes[part] < self.part_bytes / SMALL;
-        if parts > 0 && rewritten[parts] && self.bytes[parts - 1] < self.part_bytes / 2 {
+        let small = |part: usize| part >= self.kept && self.bytes[part] < self.part_bytes / SMALL;
+        if parts > self.kept && rewritten[parts] && self.bytes[parts - 1] < self.part_bytes / 2 {
             rewritten[parts - 1] = true;
         }
         for part in 1..parts {
@@ -170,10 +184,10 @@ fn sizes(parts: &[PartFile]) -> Vec<u64> {
 }
 
 /// First and last key of a part.
-type Bounds = (Vec<u8>, Vec<u8>);
+pub(in crate::lake) type Bounds = (Vec<u8>, Vec<u8>);
 
 /// First and last keys of parts whose ranges ascend; none when a part does not tell them. `Operator`: they overlap.
-pub(super) fn bounds(parts: &[PartFile]) -> Result<Option<Vec<Bounds>>> {
+pub(in crate::lake) fn bounds(parts: &[PartFile]) -> Result<Option<Vec<Bounds>>> {
     let mut bounds: Vec<Bounds> = Vec::with_capacity(parts.len());
     for part in parts {
         let (Some(min), Some(max)) = (&part.min_order, &part.max_order) else { return Ok(None) };
@@ -225,6 +239,7 @@ mod tests {
             max_order: Some(hexadecimal(last)),
             exact: BTreeMap::new(),
             copied_from: None,
+            as_of: None,
         }
     }
 

@@ -35,6 +35,7 @@ mod parts;
 mod place;
 pub(super) mod premerged;
 mod shape;
+pub(super) mod tail;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -63,7 +64,9 @@ use order::{KeyOrder, Seq, same_bytes, same_order};
 use premerged::room::Room;
 use premerged::{Premerged, Ready, Taken};
 use shape::Shape;
+use tail::{Deferral, Tail};
 
+pub(super) use division::bounds as part_bounds;
 pub(super) use order::KEY_ORDER;
 
 /// Bytes of rows handed to the writer at once, unless parts are small.
@@ -88,6 +91,8 @@ pub(super) struct MergeInput {
     pub(super) left_out: Option<String>,
     /// Change files between the two cuts.
     pub(super) files: Vec<MergeFile>,
+    /// The historic tail of the day before, where there is one.
+    pub(super) tail: Option<Tail>,
     pub(super) format: Format,
     pub(super) part_bytes_max: usize,
     pub(super) row_group_bytes: usize,
@@ -119,14 +124,17 @@ pub(super) struct Merged {
     pub(super) dead_letters: u64,
     /// Objects that hold them.
     pub(super) dead_letter_objects: usize,
+    /// What was done about the historic tail.
+    pub(super) deferral: Deferral,
 }
 
 /// Merges. Waits for the store and takes its time: only for a thread of `spawn_blocking`.
 pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<Merged> {
     let exact = input.begins_exact()?;
     let (table, ds) = (&input.shapes.now().name, input.ds);
+    let premerged = premerged.filter(|_| input.tail.is_none());
     match premerged.map(|premerged| premerged.ready(input, exact)) {
-        Some(Ok(ready)) => match merge_as(input, exact, Some(ready)) {
+        Some(Ok(ready)) => match merge_as(input, (exact, false), Some(ready)) {
             Ok(Some(merged)) => return Ok(merged),
             Ok(None) => {
                 tracing::info!(%table, %ds, "what was made before the cut has no place for its last changes");
@@ -142,23 +150,29 @@ pub(super) fn merge(input: &MergeInput, premerged: Option<Premerged>) -> Result<
         }
         Some(Err(None)) | None => {}
     }
-    let merged = merge_whole(input, exact);
+    let merged = merge_all(input, exact);
     match &merged {
         // What other tables have there is worth less than a day.
         Err(error) if is_of_scratch(error) && input.room.give() => {
             tracing::warn!(%table, %ds, %error, "what was made of the next days is given up for room: the day is made again");
-            merge_whole(input, exact)
+            merge_all(input, exact)
         }
         _ => merged,
     }
 }
 
-fn merge_whole(input: &MergeInput, exact: bool) -> Result<Merged> {
-    if !exact && let Some(merged) = merge_as(input, false, None)? {
+fn merge_all(input: &MergeInput, exact: bool) -> Result<Merged> {
+    if input.can_defer(exact)
+        && let Some(merged) = merge_as(input, (exact, true), None)?
+    {
+        return Ok(merged);
+    }
+    if !exact && let Some(merged) = merge_as(input, (false, false), None)? {
         return Ok(merged);
     }
     // With that column, no value makes it begin anew.
-    merge_as(input, true, None)?.ok_or_else(|| Error::operator("a merge found no end; please report it"))
+    merge_as(input, (true, false), None)?
+        .ok_or_else(|| Error::operator("a merge found no end; please report it"))
 }
 
 /// What all steps of a merge go by.
@@ -170,11 +184,12 @@ struct Context {
 }
 
 impl Context {
-    fn new(input: &MergeInput, exact: bool) -> Result<Self> {
+    fn new(input: &MergeInput, exact: bool, defers: bool) -> Result<Self> {
         let orc = matches!(input.format, Format::Orc { .. });
         let shape = Shape { table: Arc::clone(input.shapes.now()), exact, orc };
         let order = Arc::new(KeyOrder::new(&shape)?);
-        let reader = ChangeReader::new(&input.shapes, shape.clone(), Arc::clone(&order));
+        let reader =
+            ChangeReader::new(&input.shapes, shape.clone(), Arc::clone(&order), input.route(exact, defers)?);
         Ok(Self { shape, order, reader, limits: SortLimits::new(input.sort_bytes_max) })
     }
 
@@ -225,17 +240,24 @@ fn gather(
     Ok(Some(Gathered { found, touched, moved, sorter, bytes: read? }))
 }
 
-/// Merges into files with or without the column of texts; `None` when they turn out to need it, or when what was made
-/// `ready` before is of no use.
-fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result<Option<Merged>> {
+/// Merges into files with or without the column of texts, and with the historic tail left as it is or not; `None` when the
+/// one turns out to be needed or the other cannot be, or when what was made `ready` before is of no use.
+fn merge_as(
+    input: &MergeInput,
+    (exact, defers): (bool, bool),
+    mut ready: Option<Ready>,
+) -> Result<Option<Merged>> {
     // Of an attempt before this one.
     input.scratch.empty()?;
-    let context = Context::new(input, exact)?;
+    let context = Context::new(input, exact, defers)?;
     let Context { shape, order, reader, .. } = &context;
     let mut division = match &ready {
         Some(ready) => ready.division.clone(),
         None => input.division(exact)?,
     };
+    if defers {
+        division.keep(input.tail.as_ref().map_or(0, |tail| tail.parts));
+    }
     let new = |file: &MergeFile| ready.as_ref().is_none_or(|ready| !ready.files.contains(&file.file.path));
     let Some(Gathered { mut found, touched, mut sorter, mut bytes, .. }) =
         gather(input, &context, division.untouched(), new, u64::MAX)?
@@ -243,6 +265,9 @@ fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result
         return Ok(None);
     };
     if (found.exact && !exact) || (ready.is_some() && found.truncated.is_some()) {
+        return Ok(None);
+    }
+    if defers && (found.truncated.is_some() || found.moves) {
         return Ok(None);
     }
     found.moves |= ready.as_ref().is_some_and(|ready| ready.moves);
@@ -293,6 +318,7 @@ fn merge_as(input: &MergeInput, exact: bool, mut ready: Option<Ready>) -> Result
         records: found.records,
         dead_letters: joined.dead_letters,
         dead_letter_objects: joined.dead_letter_objects,
+        deferral: input.deferral(&found, defers)?,
     }))
 }
 
@@ -363,15 +389,16 @@ impl MergeInput {
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
     ) -> Result<u64> {
         let mut size = 0;
-        for MergeFile { file, offsets } in self.files.iter().filter(|file| taken(file)) {
+        for (of, late) in self.each_file(&reader.route).filter(|(file, _)| taken(file)) {
             if found.exact && !reader.holds_all() {
                 return Ok(size);
             }
-            let bytes = self.store.get_existing(&file.path)?;
+            let path = &of.file.path;
+            let bytes = self.store.get_existing(path)?;
             size += bytes.len() as u64;
             reader
-                .read(bytes, file.range.partition, offsets, found, &mut take)
-                .map_err(|error| error.context(self.store.store().show(&file.path)))?;
+                .read(bytes, of, late, found, &mut take)
+                .map_err(|error| error.context(self.store.store().show(path)))?;
         }
         Ok(size)
     }

@@ -172,6 +172,7 @@ impl PartWriter {
             max_order,
             exact: exact.map(|(name, count)| (name.clone(), count)).collect::<BTreeMap<_, _>>(),
             copied_from: None,
+            as_of: None,
         };
         self.parts.push(LocalPart { path, file });
         Ok(())

@@ -43,7 +43,7 @@ impl Placer {
     pub(super) fn carry(&mut self, manifest: &Manifest, parts: Range<usize>) {
         for part in &manifest.files[parts] {
             let copied_from = Some(CopiedFrom { ds: manifest.ds, path: part.path.clone() });
-            self.parts.push(PartFile { path: self.next_name(), copied_from, ..part.clone() });
+            self.parts.push(PartFile { path: self.next_name(), copied_from, as_of: None, ..part.clone() });
         }
     }
 

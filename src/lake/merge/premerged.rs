@@ -276,7 +276,7 @@ impl Premerged {
         let Some(mut division) = self.division.clone().filter(|_| self.ended.is_none()) else {
             return Ok(());
         };
-        let context = Context::new(input, self.basis.exact)?;
+        let context = Context::new(input, self.basis.exact, false)?;
         let new = |file: &MergeFile| !self.files.contains(&file.file.path);
         // Sorting writes them once, dividing them by part once more.
         let left = self.share.left(&self.scratch, bytes_max)?.unwrap_or(0) / 2;

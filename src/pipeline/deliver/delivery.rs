@@ -14,12 +14,12 @@ use crate::log::{Log, LogPartition, Offset, OffsetRange};
 use crate::ops::{BackfillOf, Command, DayTable, Gap, Ops, TableState};
 use crate::runtime::{Class, Error, Result, Shutdown};
 
-use super::DeliverSettings;
 use super::gap::Needed;
 use super::journal::Journal;
 use super::members::{Membership, Turn};
 use super::share::{Share, share_of};
 use super::table::{Partitions, TableDelivery};
+use super::{DeliverSettings, HistoricTails};
 
 /// A table, or a day's manifest, that failed is tried again after this long.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
@@ -249,7 +249,9 @@ impl<'a> Delivery<'a> {
         cuts: bool,
     ) -> Result<bool> {
         if self.tables.get(topic).is_none_or(|(epoch, _)| *epoch != share.epoch) {
-            let (watch, options) = (self.ops.table(name), (self.settings.envelope, self.settings.premerge));
+            let HistoricTails(tail) = &self.settings.historic_tails;
+            let options = (self.settings.envelope, self.settings.premerge, tail(name));
+            let watch = self.ops.table(name);
             let told = share.told(topic);
             let table = TableDelivery::open(self.lake, topic, name, options, watch, self.day, told).await?;
             self.tables.insert(topic.to_owned(), (share.epoch, table));

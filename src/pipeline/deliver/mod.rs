@@ -23,9 +23,10 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::change::TableName;
 use crate::coord::Coordinator;
 use crate::envelope::Options;
-use crate::lake::Lake;
+use crate::lake::{Lake, TailRule};
 use crate::log::Log;
 use crate::notice::Endpoint;
 use crate::ops::{Component, Ops};
@@ -43,6 +44,16 @@ use members::Membership;
 /// dropped then is done again, with the same outcome.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
+/// The historic tail of a table; none: every day of it is whole.
+#[derive(Clone)]
+pub struct HistoricTails(pub Arc<dyn Fn(&TableName) -> Option<TailRule> + Send + Sync>);
+
+impl std::fmt::Debug for HistoricTails {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("HistoricTails")
+    }
+}
+
 /// What deliver has to know.
 #[derive(Clone, Debug)]
 pub struct DeliverSettings {
@@ -56,6 +67,8 @@ pub struct DeliverSettings {
     pub memory_bytes_max: usize,
     /// When days are made before they end.
     pub premerge: PremergeSettings,
+    /// Which tables have a historic tail.
+    pub historic_tails: HistoricTails,
     /// The database, for notices.
     pub database: String,
     /// Who is told of complete days.

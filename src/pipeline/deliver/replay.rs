@@ -89,7 +89,7 @@ pub async fn replay(
         }
         let begins = begins(log, &journal, &topic, &partitions, from).await?;
         let mut delivery =
-            TableDelivery::open(lake, &topic, &table, (options, never), ops.table(&table), None, None)
+            TableDelivery::open(lake, &topic, &table, (options, never, None), ops.table(&table), None, None)
                 .await?;
         for (number, (partition, range)) in &partitions {
             let (begin, cuts) = (begins[number], cuts_behind(&journal, &topic, from));

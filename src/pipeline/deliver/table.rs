@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::change::{Cut, Datum, Ds, Op, SchemaVersion, TableName};
 use crate::envelope::{Options, TableDecoder, peek};
-use crate::lake::{DeadRecord, Lake, Link, Manifest, Published, StagedChange, Stager};
+use crate::lake::{DeadRecord, Lake, Link, Manifest, Published, StagedChange, Stager, TailRule};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;
 use crate::runtime::Result;
@@ -52,6 +52,7 @@ pub struct TableDelivery {
     trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
     premerging: Premerging,
+    tail: Option<TailRule>,
 }
 
 /// What a turn did.
@@ -77,7 +78,7 @@ impl TableDelivery {
         lake: &Lake,
         topic: &str,
         name: &TableName,
-        (options, premerge): (Options, PremergeSettings),
+        (options, premerge, tail): (Options, PremergeSettings, Option<TailRule>),
         watch: Arc<TableStats>,
         day: Option<Ds>,
         told: Option<TableStanding>,
@@ -106,6 +107,7 @@ impl TableDelivery {
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
             premerging: Premerging::new(premerge),
+            tail,
         })
     }
 
@@ -228,6 +230,10 @@ impl TableDelivery {
         let Some((held, newest)) = self.published.as_ref().zip(journal.newest(&self.topic)) else {
             return Ok(());
         };
+        // What belongs to which day of such a table is seen when the day is merged.
+        if self.tail.is_some() || held.historic_tail.is_some() {
+            return Ok(());
+        }
         let staged = self.staged();
         let shapes = || journal.shapes(&self.topic, newest, self.options);
         self.premerging.turn(lake, held, staged, &self.watch, shapes)
@@ -455,13 +461,15 @@ impl TableDelivery {
         let premerged = self.premerging.take(self.staged()).await;
         self.watch.set_premerged_bytes(0);
         let previous = self.published.as_ref();
-        let published = lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged).await?;
+        let published =
+            lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged, self.tail).await?;
         let Published { manifest, premerged } = published;
         tell_published(&self.watch, &manifest);
         let work = manifest.work.unwrap_or_default();
         tracing::info!(
             table = %self.name, ds = %manifest.ds, rows = manifest.rows, changes = table.changes,
-            dead_letters = manifest.changes.dead_letters, files_written = work.files_written,
+            dead_letters = manifest.changes.dead_letters, deferred = manifest.changes.deferred,
+            tail_as_of = manifest.historic_tail.as_ref().map(|tail| tail.as_of.ds.to_string()), files_written = work.files_written,
             files_copied = work.files_copied, bytes_read = work.bytes_read, bytes_written = work.bytes_written,
             bytes_copied = work.bytes_copied, share_written = work.share_written(),
             premerged_changes = premerged.changes, premerged_files = premerged.files, premerged_bytes = premerged.bytes,
