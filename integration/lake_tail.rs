@@ -27,7 +27,7 @@ const SHAPE: Shape = Shape {
     seed: 0,
     keyed: true,
     partitions: 1,
-    days: 18,
+    days: 16,
     changes_per_day: 120,
     truncates: false,
     evolve: false,
@@ -38,7 +38,7 @@ const SHAPE: Shape = Shape {
 };
 
 fn seeds() -> std::ops::Range<u64> {
-    let rounds = std::env::var("LAKE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let rounds = std::env::var("LAKE_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2);
     1..rounds + 1
 }
 

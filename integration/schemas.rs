@@ -19,9 +19,9 @@ use tidemark::envelope::avro::SchemaIds;
 use tidemark::envelope::json::{OldKind, OldRow, Options, RowChange, SourceInfo, TableEncoder};
 use tidemark::envelope::{Boundary, DataCollection, TransactionEncoder, TransactionOrder, TransactionRecord};
 use tidemark::lake::{
-    AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, DeadLetter, ExactColumn, LogRange,
-    MANIFEST_VERSION, Manifest, MissingTable, NOTICE_VERSION, Notice, NoticeKind, PartFile, Payload,
-    Tombstone, Work, Written,
+    AsOf, AsText, ChangeCounts, CopiedFrom, CutPoint, DayManifest, DayTable, DeadLetter, ExactColumn,
+    HistoricTail, LogRange, MANIFEST_VERSION, Manifest, MissingTable, NOTICE_VERSION, Notice, NoticeKind,
+    PartFile, Payload, TAIL_MANIFEST_VERSION, Tombstone, Work, Written,
 };
 use tidemark::log::TopicRecords;
 
@@ -131,7 +131,7 @@ fn cuts_are_as_described() {
 fn manifests_are_as_described() {
     let cut = cut("midnight");
     let name = TableName::new("public", "orders");
-    let changes = ChangeCounts { taken: 7, applied: 6, dead_letters: 1 };
+    let changes = ChangeCounts { taken: 7, applied: 6, dead_letters: 1, ..ChangeCounts::default() };
     let part = |min_key: Option<&str>| PartFile {
         path: "part-00000.parquet".to_owned(),
         rows: 5,
@@ -144,6 +144,7 @@ fn manifests_are_as_described() {
         max_order: min_key.map(|_| "010aff".to_owned()),
         exact: BTreeMap::new(),
         copied_from: None,
+        as_of: None,
     };
     let manifest = Manifest {
         manifest_version: MANIFEST_VERSION,
@@ -157,6 +158,7 @@ fn manifests_are_as_described() {
         format: "parquet".to_owned(),
         written: None,
         files: vec![part(Some("[1]")), part(None)],
+        historic_tail: None,
         rows: 10,
         work: None,
         changes,
@@ -188,6 +190,19 @@ fn manifests_are_as_described() {
         exact: Some(ExactColumn { column: EXACT.to_owned(), values: [("price".to_owned(), 3)].into() }),
         ..manifest.clone()
     };
+    let as_of = AsOf { ds: cut.ds, timeline: cut.timeline, lsn: cut.lsn };
+    let with_tail = Manifest {
+        manifest_version: TAIL_MANIFEST_VERSION,
+        files: vec![PartFile { as_of: Some(as_of), ..next.files[0].clone() }, part(Some("[2]"))],
+        historic_tail: Some(HistoricTail {
+            as_of,
+            files: 1,
+            rows: 5,
+            log: vec![LogEnd { partition: 0, end: 7 }],
+        }),
+        changes: ChangeCounts { applied: 4, deferred_before: 3, deferred: 5, ..changes },
+        ..next.clone()
+    };
     let copied = Manifest { backfill: cut.tables["shop.public.orders"].backfill.clone(), ..manifest.clone() };
     let day = DayManifest {
         manifest_version: MANIFEST_VERSION,
@@ -210,6 +225,7 @@ fn manifests_are_as_described() {
     all_are_described(&[
         ("manifest.json", json!(manifest)),
         ("manifest.json", json!(next)),
+        ("manifest.json", json!(with_tail)),
         ("manifest.json", json!(copied)),
         ("day_manifest.json", json!(day)),
         ("day_manifest.json", json!(incomplete)),

@@ -20,6 +20,8 @@ mod premerged;
 mod schema;
 #[path = "write_once/tables.rs"]
 mod tables;
+#[path = "write_once/tail.rs"]
+mod tail;
 
 use clock::Clock;
 use jiff::Timestamp;

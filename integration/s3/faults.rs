@@ -23,6 +23,7 @@ const SHAPE: Shape = Shape {
     truncates: false,
     copies: false,
     quiet: false,
+    calm: false,
     beyond: false,
     evolve: true,
 };

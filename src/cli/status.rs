@@ -172,12 +172,17 @@ fn one_table(name: &str, table: &TableReport, now: Timestamp) -> Vec<String> {
     ]
 }
 
-/// The day, and how much of it was written where the rest is the day before's.
+/// The day, how much of it was written where the rest is the day before's, and what of it is as of an earlier one.
 fn published(ds: Ds, table: &TableReport) -> String {
     let (written, copied) = (table.published_bytes_written, table.published_bytes_copied);
-    match (written * 100).checked_div(written + copied) {
-        Some(percent) if copied > 0 => format!("{ds} ({percent}% written)"),
-        _ => ds.to_string(),
+    let share = (written * 100).checked_div(written + copied).filter(|_| copied > 0);
+    let share = share.map(|percent| format!("{percent}% written"));
+    let tail = table
+        .historic_tail_ds
+        .map(|ds| format!("tail of {ds}, {} changes deferred", human::count(table.deferred_changes)));
+    match share.into_iter().chain(tail).collect::<Vec<_>>().join(", ") {
+        more if more.is_empty() => ds.to_string(),
+        more => format!("{ds} ({more})"),
     }
 }
 

@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 
 use super::*;
+use crate::change::TableName;
 
 fn parsed(text: &str) -> Result<Config, ConfigErrors> {
     let env: HashMap<_, _> = HashMap::from([("PGPASSWORD", "hunter2"), ("ZONE", "Asia/Dubai")]);
@@ -336,6 +337,27 @@ fn a_lake_url_prints_as_it_is_read() {
     assert_eq!(path, Path::new("/srv/my lake"));
     assert_eq!(LakeUrl::Folder(path).to_string(), "file:///srv/my%20lake");
     assert!(refused(&format!("{MINIMAL}[lake]\nurl = \"file://relative/lake\"")).contains("[lake] url"));
+}
+
+#[test]
+fn a_historic_tail_is_switched_on_by_its_weekday_for_the_tables_that_match() {
+    let rule = "[[table]]\nmatch = \"public.big\"\nhistoric_tail_weekday = \"friday\"\n";
+    let config = parsed(&format!("{MINIMAL}{rule}")).unwrap();
+    let tail = |name: &str| config.source.tables.historic_tail(&TableName::new("public", name));
+    let weekday = jiff::civil::Weekday::Friday;
+    assert_eq!(tail("big"), Some(HistoricTailConfig { weekday, recent_rows: 10_000_000 }));
+    assert_eq!(tail("small"), None);
+    let error = refused(&format!(
+        "{MINIMAL}[[table]]\nmatch = \"*.*\"\nhistoric_tail_weekday = \"Sunday\"\nhistoric_tail_recent_rows = 0"
+    ));
+    for told in ["[[table]] historic_tail_weekday: found \"Sunday\"; expected \"monday\"", "from 1 to"] {
+        assert!(error.contains(told), "{error}");
+    }
+    let error = refused(&format!("{MINIMAL}[[table]]\nmatch = \"*.*\"\nhistoric_tail_recent_rows = 5"));
+    assert!(
+        error.contains("[[table]] historic_tail_recent_rows: given without historic_tail_weekday"),
+        "{error}"
+    );
 }
 
 /// The file in the repository, with its defaults uncommented: `# key = value` becomes `key = value`.

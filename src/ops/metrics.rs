@@ -224,7 +224,7 @@ fn cut(out: &mut Exposition, report: &Report) {
 
 type Column = (&'static str, &'static str, &'static str, fn(&TableReport) -> Option<f64>);
 
-const COLUMNS: [Column; 18] = [
+const COLUMNS: [Column; 20] = [
     ("tidemark_table_changes_total", "counter", "Changes captured.", |t| Some(t.changes as f64)),
     ("tidemark_table_records_total", "counter", "Records that became of them.", |t| Some(t.records as f64)),
     ("tidemark_table_dead_letters", "gauge", "Records that could not be processed and wait.", |t| {
@@ -295,6 +295,18 @@ const COLUMNS: [Column; 18] = [
         "gauge",
         "Bytes of files of the next day that are made already.",
         |t| t.published_ds.map(|_| t.premerged_bytes as f64),
+    ),
+    (
+        "tidemark_table_historic_tail_ds_timestamp_seconds",
+        "gauge",
+        "The day that the historic tail of the last published one is as of, as its midnight UTC.",
+        |t| t.historic_tail_ds.and_then(midnight),
+    ),
+    (
+        "tidemark_table_deferred_changes",
+        "gauge",
+        "Changes of the historic tail that wait for the next whole day.",
+        |t| t.published_ds.map(|_| t.deferred_changes as f64),
     ),
 ];
 

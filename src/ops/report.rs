@@ -216,6 +216,12 @@ pub struct TableReport {
     /// Bytes of files that are made of the next day already.
     #[serde(default)]
     pub premerged_bytes: u64,
+    /// The day that the historic tail of the last published one is as of; none: all of it is as of its own cut.
+    #[serde(default)]
+    pub historic_tail_ds: Option<Ds>,
+    /// Changes of that tail which wait for the next whole day.
+    #[serde(default)]
+    pub deferred_changes: u64,
 }
 
 /// What is lost of a table, until it is copied anew.
@@ -479,6 +485,7 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
     };
     let left = backfill.rows_estimated.saturating_sub(backfill.rows);
     let (published_bytes_written, published_bytes_copied) = stats.published_bytes();
+    let historic_tail = stats.historic_tail();
     TableReport {
         state: state.into(),
         since: timestamp(since_ms),
@@ -528,6 +535,8 @@ fn table(stats: &TableStats, now_ms: i64) -> TableReport {
         published_bytes_written,
         published_bytes_copied,
         premerged_bytes: stats.premerged_bytes(),
+        historic_tail_ds: historic_tail.map(|(ds, _)| ds),
+        deferred_changes: historic_tail.map_or(0, |(_, changes)| changes),
     }
 }
 

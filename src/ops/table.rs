@@ -79,6 +79,7 @@ pub struct TableStats {
     written_bytes: AtomicU64,
     copied_bytes: AtomicU64,
     premerged_bytes: AtomicU64,
+    tail: Mutex<Option<(Ds, u64)>>,
     state: Mutex<(TableState, i64)>,
     /// As long as capture refuses the table, it is failed, whatever else happens to it.
     refused: Mutex<Option<(TableState, i64)>>,
@@ -133,6 +134,7 @@ impl Default for TableStats {
             written_bytes: AtomicU64::new(0),
             copied_bytes: AtomicU64::new(0),
             premerged_bytes: AtomicU64::new(0),
+            tail: Mutex::default(),
             state: Mutex::new((TableState::Streaming, now_ms())),
             refused: Mutex::default(),
             gap: Mutex::default(),
@@ -260,6 +262,11 @@ impl TableStats {
         self.copied_bytes.store(copied, Relaxed);
     }
 
+    /// The day that the historic tail of that snapshot is as of, where it has one, and the changes that are deferred.
+    pub fn set_historic_tail(&self, tail: Option<(Ds, u64)>) {
+        *lock(&self.tail) = tail;
+    }
+
     /// Bytes of files that are made of the next day already.
     pub fn set_premerged_bytes(&self, bytes: u64) {
         self.premerged_bytes.store(bytes, Relaxed);
@@ -360,6 +367,11 @@ impl TableStats {
     /// Bytes of files that are made of the next day already.
     pub(super) fn premerged_bytes(&self) -> u64 {
         self.premerged_bytes.load(Relaxed)
+    }
+
+    /// The day that the last published snapshot's historic tail is as of, and the changes that are deferred.
+    pub(super) fn historic_tail(&self) -> Option<(Ds, u64)> {
+        *lock(&self.tail)
     }
 
     /// Bytes of the last published snapshot: written, copied.

@@ -436,6 +436,7 @@ async fn metrics_are_what_prometheus_accepts() {
         stats.set_published(day("2026-11-20"));
         stats.set_published_bytes(7, 8);
         stats.set_premerged_bytes(9);
+        stats.set_historic_tail(Some((day("2026-11-19"), 11)));
     }
     let (code, text) = endpoint.get("/metrics").await;
     assert_eq!(code, 200);
@@ -445,6 +446,9 @@ async fn metrics_are_what_prometheus_accepts() {
     assert_eq!(samples["tidemark_table_last_published_written_bytes{table=\"public.a\"}"], 7);
     assert_eq!(samples["tidemark_table_last_published_copied_bytes{table=\"public.a\"}"], 8);
     assert_eq!(samples["tidemark_table_premerged_bytes{table=\"public.a\"}"], 9);
+    assert_eq!(samples["tidemark_table_deferred_changes{table=\"public.a\"}"], 11);
+    let tail = samples["tidemark_table_historic_tail_ds_timestamp_seconds{table=\"public.a\"}"];
+    assert_eq!(tail, 1_763_510_400 + 365 * 86_400);
     assert_eq!(samples["tidemark_day_last_published_ds_timestamp_seconds"], 1_763_596_800 + 365 * 86_400);
     assert_eq!(samples["tidemark_component_state{component=\"source\",state=\"ok\"}"], 1);
     assert!(samples["process_resident_memory_bytes"] > 1_000_000);

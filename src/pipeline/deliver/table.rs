@@ -510,6 +510,9 @@ fn tell_published(watch: &TableStats, manifest: &Manifest) {
     if let Some(work) = manifest.work {
         watch.set_published_bytes(work.bytes_written, work.bytes_copied);
     }
+    watch.set_historic_tail(
+        manifest.historic_tail.as_ref().map(|tail| (tail.as_of.ds, manifest.changes.deferred)),
+    );
 }
 
 fn decoder<'d>(
