@@ -190,19 +190,7 @@ fn manifests_are_as_described() {
         exact: Some(ExactColumn { column: EXACT.to_owned(), values: [("price".to_owned(), 3)].into() }),
         ..manifest.clone()
     };
-    let as_of = AsOf { ds: cut.ds, timeline: cut.timeline, lsn: cut.lsn };
-    let with_tail = Manifest {
-        manifest_version: TAIL_MANIFEST_VERSION,
-        files: vec![PartFile { as_of: Some(as_of), ..next.files[0].clone() }, part(Some("[2]"))],
-        historic_tail: Some(HistoricTail {
-            as_of,
-            files: 1,
-            rows: 5,
-            log: vec![LogEnd { partition: 0, end: 7 }],
-        }),
-        changes: ChangeCounts { applied: 4, deferred_before: 3, deferred: 5, ..changes },
-        ..next.clone()
-    };
+    let with_tail = with_tail(&next);
     let copied = Manifest { backfill: cut.tables["shop.public.orders"].backfill.clone(), ..manifest.clone() };
     let day = DayManifest {
         manifest_version: MANIFEST_VERSION,
@@ -230,6 +218,25 @@ fn manifests_are_as_described() {
         ("day_manifest.json", json!(day)),
         ("day_manifest.json", json!(incomplete)),
     ]);
+}
+
+/// The same with its first file as of an earlier cut.
+fn with_tail(next: &Manifest) -> Manifest {
+    let as_of = AsOf { ds: next.ds, timeline: next.cut.timeline, lsn: next.cut.lsn };
+    let mut files = next.files.clone();
+    files[0].as_of = Some(as_of);
+    Manifest {
+        manifest_version: TAIL_MANIFEST_VERSION,
+        files,
+        historic_tail: Some(HistoricTail {
+            as_of,
+            files: 1,
+            rows: 5,
+            log: vec![LogEnd { partition: 0, end: 7 }],
+        }),
+        changes: ChangeCounts { applied: 4, deferred_before: 3, deferred: 5, ..next.changes },
+        ..next.clone()
+    }
 }
 
 #[test]

@@ -143,7 +143,9 @@ pub(super) fn told(
         }
     }
     let tail = &mut files[..deferral.parts];
-    tail.iter_mut().for_each(|file| file.as_of = Some(as_of));
+    for file in &mut *tail {
+        file.as_of = Some(as_of);
+    }
     let rows = tail.iter().map(|file| file.rows).sum();
     Some(HistoricTail { as_of, files: deferral.parts as u64, rows, log: since })
 }

@@ -44,9 +44,11 @@ use members::Membership;
 /// dropped then is done again, with the same outcome.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(10);
 
+type TailOf = dyn Fn(&TableName) -> Option<TailRule> + Send + Sync;
+
 /// The historic tail of a table; none: every day of it is whole.
 #[derive(Clone)]
-pub struct HistoricTails(pub Arc<dyn Fn(&TableName) -> Option<TailRule> + Send + Sync>);
+pub struct HistoricTails(pub Arc<TailOf>);
 
 impl std::fmt::Debug for HistoricTails {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
