@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::civil::Weekday;
-use lake::history::{Day, History, Row, Shape, history};
+use lake::history::{Day, History, Row, Shape, TOPIC, history};
 use lake::{deliver_day_with_tail, difference, objects, rows_by_file, shown, table_name, tiny};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -156,7 +156,8 @@ async fn weeks(shape: Shape, seen: &mut Seen) {
         let before = previous.as_ref().filter(|_| manifest.previous_ds.is_some());
         let changes = manifest.changes;
         assert_eq!(changes.deferred_before, before.map_or(0, |held| held.changes.deferred), "{shape:?}");
-        let due = rule.is_none() || day.cut.ds.weekday() == weekday;
+        let due =
+            rule.is_none() || day.cut.ds.weekday() == weekday || day.cut.ds == day.cut.ds.last_of_month();
         assert!(!due || manifest.historic_tail.is_none(), "{shape:?} {}: the day is not whole", day.cut.ds);
         seen.deferred += usize::from(changes.deferred > 0);
         seen.whole += usize::from(due && changes.deferred_before > 0);
@@ -284,6 +285,40 @@ async fn a_whole_day_is_refused_when_change_files_of_deferred_changes_are_gone()
             store.delete(&Path::from(path.as_str())).await.unwrap();
             gone = Some(path.clone());
         }
+    }
+    panic!("nothing was deferred");
+}
+
+/// As an older version would go on, or a damaged manifest make this one go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_day_made_without_what_was_deferred_is_found_and_a_later_layout_is_refused() {
+    let history = history(Shape { seed: 10, days: 12, ..SHAPE });
+    let scratch = tempfile::tempdir().unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let lake = lake::lake(Arc::clone(&store), options(scratch.path(), 2));
+    let mut deferring = None;
+    for day in &history.days {
+        let Some(mut held) = deferring.take() else {
+            let made = deliver_day_with_tail(&lake, &history, day, Some(RULE)).await.unwrap();
+            deferring = Some(made).filter(|made: &Manifest| made.changes.deferred > 0);
+            continue;
+        };
+        (held.historic_tail, held.changes.deferred) = (None, 0);
+        lake::stage(&lake, &history, day, Some(&held)).await.unwrap();
+        let shapes = lake::shapes(&history, day);
+        lake.merge_and_publish(&shapes, &day.cut, TOPIC, Some(&held), None, None).await.unwrap();
+        let verified = lake.verify(day.cut.ds, Some(&table_name())).await.unwrap();
+        let problem = verified[0].problem.as_deref().unwrap_or_default();
+        assert!(problem.contains(&format!("{} has left", held.ds)), "{verified:?}");
+
+        let path = lake.layout().manifest(&table_name(), day.cut.ds);
+        let bytes = store.get(&path).await.unwrap().bytes().await.unwrap();
+        let mut manifest: serde_json::Value = serde_json::from_slice(&bytes).unwrap();
+        manifest["manifest_version"] = 3.into();
+        store.put(&path, manifest.to_string().into()).await.unwrap();
+        let error = lake.manifest(&table_name(), day.cut.ds).await.unwrap_err().to_string();
+        assert!(error.contains("layout of version 3"), "{error}");
+        return;
     }
     panic!("nothing was deferred");
 }

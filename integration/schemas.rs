@@ -204,6 +204,7 @@ fn manifests_are_as_described() {
             sha256: "ff".repeat(32),
             rows: 10,
             changes,
+            historic_tail: with_tail.historic_tail.as_ref().map(|tail| tail.as_of),
         }],
         missing: Vec::new(),
     };
@@ -255,8 +256,12 @@ fn notices_and_tombstones_are_as_described() {
         manifest: "s3://lake/snapshots/shop/public.orders/ds=2026-11-20/_manifest.json".to_owned(),
         manifest_sha256: "ff".repeat(32),
         rows: 7,
+        historic_tail: None,
         missing: Vec::new(),
     };
+    let as_of = AsOf { ds: cut.ds, timeline: cut.timeline, lsn: cut.lsn };
+    let with_tail = Notice { historic_tail: Some(as_of), ..notice.clone() };
+    assert_eq!(validate(&[("notice.json", json!(with_tail))]), [Vec::<String>::new()]);
     let day = Notice { kind: NoticeKind::Day, table: None, missing: vec![table.clone()], ..notice.clone() };
     let tombstone = Tombstone {
         manifest_version: MANIFEST_VERSION,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::support::lake::{Rows, duckdb, postgres, published};
-use crate::support::{Connector, Running};
+use crate::support::{Connector, PATIENCE, Running, wait_until};
 use crate::{DAYS, World};
 
 const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n int, a text);
@@ -122,8 +122,36 @@ async fn the_tail_stays_as_of_its_cut_until_its_weekday_also_over_kills_and_then
     assert!(manifest["changes"]["deferred_before"].as_u64().unwrap() > 150, "{}", manifest["changes"]);
     for day in DAYS {
         let output = running.command(&["verify", "--ds", day]);
-        assert!(output.status.success(), "verify {day}: {}", String::from_utf8_lossy(&output.stdout));
+        let told = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success(), "verify {day}: {told}");
+        let has_tail = DAYS[1..4].contains(&day);
+        assert_eq!(
+            told.contains(&format!("its historic tail is as of {}", DAYS[0])),
+            has_tail,
+            "{day}: {told}"
+        );
+        let whole = Connector::json(&world.connector.day(day));
+        let as_of = whole["tables"][0].get("historic_tail").and_then(|as_of| as_of["ds"].as_str());
+        assert_eq!(as_of, has_tail.then_some(DAYS[0]), "{whole}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_table_has_deferred_when_it_is_dropped_is_told() {
+    let mut world = World::new(&format!("{TABLE}; CREATE TABLE other (id int PRIMARY KEY)")).await;
+    world.connector.change("lake", "part_bytes_max", 16 << 10);
+    rule(&mut world.connector, Some("friday"));
+    let running = world.connector.start_ready("run").await;
+    world.end_day(0, &running).await;
+    change(&world, 1).await;
+    world.end_day(1, &running).await;
+    assert!(tail_of(&world.connector, 1).is_some());
+    world.sql("DROP TABLE t").await;
+    world.end_day(2, &running).await;
+    wait_until(PATIENCE, "it is told what was deferred", async || {
+        running.output().contains("changes of its historic tail were deferred")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

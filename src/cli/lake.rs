@@ -85,7 +85,10 @@ pub(super) fn verify(config: &Config, ds: Ds, table: Option<&TableName>, json: b
         let (level, message) = if let (true, Some(expired)) = (problems.is_empty(), &table.expired) {
             (Level::Warn, expired.clone())
         } else if problems.is_empty() {
-            (Level::Ok, format!("{} rows in {} files, {bytes} bytes", table.rows, table.files.len()))
+            let tail = table.historic_tail.map_or_else(String::new, |(as_of, deferred)| {
+                format!("; its historic tail is as of {}, and {deferred} changes wait", as_of.ds)
+            });
+            (Level::Ok, format!("{} rows in {} files, {bytes} bytes{tail}", table.rows, table.files.len()))
         } else {
             (Level::Fail, problems.join("; "))
         };

@@ -353,6 +353,9 @@ pub struct DayTable {
     pub rows: u64,
     /// Where the changes since the day before went.
     pub changes: ChangeCounts,
+    /// The cut that its historic tail is as of; none: all of it is as of the day's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub historic_tail: Option<AsOf>,
 }
 
 /// The one way a manifest is written.

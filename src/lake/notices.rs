@@ -15,7 +15,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Lake;
-use super::manifest::{DayManifest, from_bytes, to_bytes};
+use super::manifest::{AsOf, DayManifest, from_bytes, to_bytes};
 use super::store::sha256;
 use crate::change::{Ds, TableName};
 use crate::runtime::{Error, Result};
@@ -52,6 +52,9 @@ pub struct Notice {
     pub manifest_sha256: String,
     /// Rows.
     pub rows: u64,
+    /// The cut that the table's historic tail is as of; none: all of it is as of the day's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub historic_tail: Option<AsOf>,
     /// Tables that are not in the day; only for the day.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub missing: Vec<TableName>,
@@ -122,6 +125,7 @@ impl Lake {
                 manifest,
                 manifest_sha256,
                 rows,
+                historic_tail: None,
                 missing: Vec::new(),
             }
         };
@@ -130,7 +134,8 @@ impl Lake {
             let manifest = self.store.show(&self.layout.manifest(&table.table, ds));
             let location = self.layout.snapshot(&table.table, ds);
             let (about, sha256) = (Some(&table.table), table.sha256.clone());
-            notices.push(notice(NoticeKind::Table, about, location, manifest, sha256, table.rows));
+            let of_table = notice(NoticeKind::Table, about, location, manifest, sha256, table.rows);
+            notices.push(Notice { historic_tail: table.historic_tail, ..of_table });
         }
         let rows = day.tables.iter().map(|table| table.rows).sum();
         let (location, manifest) = (self.layout.all_snapshots(), self.store.show(&path));

@@ -465,6 +465,7 @@ impl Lake {
                 sha256: sha256(&bytes),
                 rows: manifest.rows,
                 changes: manifest.changes,
+                historic_tail: manifest.historic_tail.map(|tail| tail.as_of),
             });
         }
         let day = DayManifest {
@@ -504,7 +505,7 @@ fn change_counts(
     staged_dead: u64,
 ) -> ChangeCounts {
     let dead_letters = table.backfill.as_ref().map_or(table.dead_letters, |copy| copy.dead_letters);
-    let Deferral { parts, deferred, late } = merged.deferral;
+    let Deferral { parts, deferred, late, .. } = merged.deferral;
     let deferred_before = previous.map_or(0, |manifest| manifest.changes.deferred);
     ChangeCounts {
         taken: counted(table) + dead_letters,

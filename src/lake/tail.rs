@@ -7,7 +7,7 @@
 //!   next Sunday  whole: what was deferred is applied, and the window begins anew
 //! ```
 //!
-//! The division follows from the day before and the plan: from its manifest if that names a tail, and else the window are
+//! The last day of a month is whole, too: it is the one that is kept. The division follows from the day before and the plan: from its manifest if that names a tail, and else the window are
 //! its last parts that hold `recent_rows` together. A day on which nothing is outstanding is as of its own cut in
 //! all its parts, and says nothing of a tail. Whether a day may leave the tail as it is, is in the plan that everybody
 //! follows, so two processes with other configurations make the same day. [`super::merge::tail`] argues what is exact.
@@ -28,12 +28,15 @@ use super::merge::tail::{Deferral, Tail};
 use super::merge::{KEY_ORDER, MergeFile, part_bounds};
 use super::stage::chain;
 
+/// New rows of the tail that are no sign of anything: some always come late.
+const CAME_MIN: u64 = 100;
+
 /// By configuration, of one table: which of its rows are published daily, and when all are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TailRule {
     /// The recent window holds at least so many rows.
     pub recent_rows: u64,
-    /// Days of this name are whole.
+    /// Days of this name are whole, and the last ones of months, which a rule of retention keeps.
     pub weekday: Weekday,
 }
 
@@ -47,9 +50,23 @@ impl TailRule {
     /// For a day that continues another one: none on the first day since the tail's cut that has to be whole.
     pub(super) fn plan(self, previous: &Manifest, ds: Ds) -> Option<TailPlan> {
         let since = previous.historic_tail.as_ref().map_or(previous.ds, |tail| tail.as_of.ds);
+        (!self.is_due(since, ds)).then_some(TailPlan { recent_rows: self.recent_rows })
+    }
+
+    /// Whether a day after another one ends with one that has to be whole, or such a one was passed in between.
+    fn is_due(self, since: Ds, ds: Ds) -> bool {
         let back = ds.weekday().since(self.weekday);
-        let last = ds.saturating_sub(i64::from(back).days());
-        (last <= since).then_some(TailPlan { recent_rows: self.recent_rows })
+        let weekday = ds.saturating_sub(i64::from(back).days());
+        let month_end = match ds == ds.last_of_month() {
+            true => ds,
+            false => ds.first_of_month().saturating_sub(1.day()),
+        };
+        weekday.max(month_end) > since
+    }
+
+    /// Whether a table may have a tail on the day after this one.
+    pub fn divides(self, manifest: &Manifest) -> bool {
+        manifest.historic_tail.is_some() || before_window(&manifest.files, self.recent_rows) > 0
     }
 }
 
@@ -142,6 +159,14 @@ pub(super) fn told(
             since.push(LogEnd { partition: range.partition, end: range.from });
         }
     }
+    let (window, tail) = deferral.came;
+    if tail > window.max(CAME_MIN) {
+        tracing::warn!(
+            table = %previous.table, to_the_tail = tail, to_the_window = window,
+            "more new rows belong to the table's historic tail, where they wait, than to its recent window: its keys do not grow \
+             with time in the order of its files. Take [[table]] historic_tail_weekday away from it"
+        );
+    }
     let tail = &mut files[..deferral.parts];
     for file in &mut *tail {
         file.as_of = Some(as_of);
@@ -155,6 +180,26 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+
+    #[test]
+    fn a_day_is_whole_when_it_is_the_first_since_the_tails_cut_by_its_weekday_or_a_month_has_ended() {
+        // 2026-11-15 and 2026-11-22 are Sundays.
+        let rule = TailRule { recent_rows: 1, weekday: Weekday::Sunday };
+        for (since, ds, whole) in [
+            ("2026-11-15", "2026-11-16", false),
+            ("2026-11-15", "2026-11-21", false),
+            ("2026-11-15", "2026-11-22", true),
+            ("2026-11-15", "2026-11-23", true),
+            ("2026-11-16", "2026-11-17", false),
+            ("2026-11-29", "2026-11-30", true),
+            ("2026-11-29", "2026-12-01", true),
+            ("2026-11-30", "2026-12-01", false),
+            ("2026-11-15", "2027-11-16", true),
+        ] {
+            let (since, ds) = (since.parse().unwrap(), ds.parse().unwrap());
+            assert_eq!(rule.is_due(since, ds), whole, "{since} {ds}");
+        }
+    }
 
     #[test]
     fn the_window_are_the_last_parts_that_hold_so_many_rows() {

@@ -8,7 +8,7 @@ use crate::runtime::{Error, Result};
 
 use super::Lake;
 use super::expire::Tombstone;
-use super::manifest::{Manifest, PartFile, from_bytes};
+use super::manifest::{AsOf, Manifest, PartFile, from_bytes};
 use super::publish::parse_format;
 use super::store::sha256;
 
@@ -36,6 +36,9 @@ pub struct VerifiedTable {
     pub files: Vec<VerifiedFile>,
     /// What is wrong with the manifest itself.
     pub problem: Option<String>,
+    /// The cut that its historic tail is as of, and changes that are deferred; none: all of it is as of the day's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub historic_tail: Option<(AsOf, u64)>,
     /// A rule has removed it, as told here, and there is nothing to compare.
     pub expired: Option<String>,
 }
@@ -72,6 +75,7 @@ impl Lake {
                 rows: 0,
                 files: Vec::new(),
                 problem,
+                historic_tail: None,
                 expired: None,
             });
         }
@@ -94,6 +98,7 @@ impl Lake {
                         rows: 0,
                         files: Vec::new(),
                         problem,
+                        historic_tail: None,
                         expired: None,
                     })
                 }
@@ -123,7 +128,13 @@ impl Lake {
                 });
             }
         }
-        Ok(VerifiedTable { table: table.clone(), rows: manifest.rows, files, problem, expired: None })
+        let problem = match problem {
+            None => self.deferral_problem(&manifest).await?,
+            problem => problem,
+        };
+        let historic_tail = manifest.historic_tail.map(|tail| (tail.as_of, manifest.changes.deferred));
+        let (table, rows) = (table.clone(), manifest.rows);
+        Ok(VerifiedTable { table, rows, files, problem, historic_tail, expired: None })
     }
 
     /// A day that a rule has removed: nothing of it may be left, and it must have been the one that was published.
@@ -137,7 +148,24 @@ impl Lake {
         };
         let expired =
             Some(format!("removed by a rule ({}): it had {} rows", tombstone.reason, tombstone.rows));
-        Ok(VerifiedTable { table: table.clone(), rows: 0, files: Vec::new(), problem, expired })
+        let (table, files) = (table.clone(), Vec::new());
+        Ok(VerifiedTable { table, rows: 0, files, problem, historic_tail: None, expired })
+    }
+
+    /// What a day takes over of a historic tail must be what the day before has left, as long as that is there.
+    async fn deferral_problem(&self, manifest: &Manifest) -> Result<Option<String>> {
+        let Some(ds) = manifest.previous_ds else { return Ok(None) };
+        let Some(previous) = self.manifest(&manifest.table, ds).await? else { return Ok(None) };
+        let begun = previous.historic_tail.as_ref().map_or_else(|| AsOf::of(&previous), |tail| tail.as_of);
+        let follows = manifest.changes.deferred_before == previous.changes.deferred
+            && manifest.historic_tail.as_ref().is_none_or(|tail| tail.as_of == begun);
+        Ok((!follows).then(|| {
+            format!(
+                "{ds} has left {} changes of a historic tail as of {}, and this day goes on from {}: was it made by a version \
+                 that knows none? Copy the table again with `tidemark backfill`",
+                previous.changes.deferred, begun.ds, manifest.changes.deferred_before
+            )
+        }))
     }
 
     async fn verify_part(&self, manifest: &Manifest, part: &PartFile) -> Result<VerifiedFile> {

@@ -51,6 +51,8 @@ pub(super) struct Found {
     pub(super) deferred: u64,
     /// Records that were deferred before; they are not among [`Self::records`].
     pub(super) late: u64,
+    /// Rows that came: above the bound of the historic tail, and below it.
+    pub(super) came: (u64, u64),
 }
 
 /// Makes sorted-schema batches of change files.

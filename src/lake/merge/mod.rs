@@ -264,12 +264,13 @@ fn merge_as(
     else {
         return Ok(None);
     };
+    if defers && !input.can_defer_all(&found, exact) {
+        return Ok(None);
+    }
     if (found.exact && !exact) || (ready.is_some() && found.truncated.is_some()) {
         return Ok(None);
     }
-    if defers && (found.truncated.is_some() || found.moves) {
-        return Ok(None);
-    }
+    let deferral = input.deferral(&found, defers)?;
     found.moves |= ready.as_ref().is_some_and(|ready| ready.moves);
     division.touch_all(&touched);
     if found.truncated.is_some() {
@@ -318,7 +319,7 @@ fn merge_as(
         records: found.records,
         dead_letters: joined.dead_letters,
         dead_letter_objects: joined.dead_letter_objects,
-        deferral: input.deferral(&found, defers)?,
+        deferral,
     }))
 }
 

@@ -22,7 +22,8 @@ use super::super::sort::arrow_error;
 use super::shape::Shape;
 
 /// Version of the key bytes, which manifests hold as the bounds of parts. Bounds of another one are not compared: raised
-/// whenever the same key gets other bytes.
+/// whenever the same key gets other bytes. A table with an outstanding historic tail would need a whole day by the version
+/// before ([`super::super::tail`]).
 pub(in crate::lake) const KEY_ORDER: u32 = 1;
 
 /// Place of a row among all changes of the table.

@@ -21,10 +21,11 @@ use std::sync::Arc;
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_select::filter::filter_record_batch;
 
+use crate::change::Op;
 use crate::runtime::{Error, Result};
 
 use super::super::sort::{arrow_error, sort_column};
-use super::changes::{ChangeReader, Found};
+use super::changes::{ChangeReader, Found, op_and_unchanged};
 use super::order::{KeyOrder, Seq};
 use super::shape::Shape;
 use super::{MergeFile, MergeInput};
@@ -52,6 +53,8 @@ pub(in crate::lake) struct Deferral {
     pub(in crate::lake) deferred: u64,
     /// Changes deferred before that were taken.
     pub(in crate::lake) late: u64,
+    /// Of a day that defers, rows that came: to the window, and to the tail.
+    pub(in crate::lake) came: (u64, u64),
 }
 
 /// How rows of change files are told apart.
@@ -75,8 +78,33 @@ pub(super) type Told = Option<std::vec::IntoIter<bool>>;
 impl MergeInput {
     /// Whether the day can leave the tail as it is.
     pub(super) fn can_defer(&self, exact: bool) -> bool {
-        let may = self.tail.as_ref().is_some_and(|tail| tail.may_defer);
-        may && self.carry && self.reads_alike(exact)
+        if !self.tail.as_ref().is_some_and(|tail| tail.may_defer) {
+            return false;
+        }
+        let can = self.carry && self.reads_alike(exact);
+        if !can {
+            self.tell_whole("its shape, or how its files are written, is another one than the day before");
+        }
+        can
+    }
+
+    /// Whether what a day's change files hold can be deferred in part.
+    pub(super) fn can_defer_all(&self, found: &Found, exact: bool) -> bool {
+        let forbids = [
+            (found.truncated.is_some(), "it was truncated"),
+            (found.moves, "a row changed its key and left values behind"),
+            (found.exact && !exact, "a value is beyond its type"),
+        ];
+        let forbidden = forbids.into_iter().find(|(is, _)| *is);
+        if let Some((_, reason)) = forbidden {
+            self.tell_whole(reason);
+        }
+        forbidden.is_none()
+    }
+
+    fn tell_whole(&self, reason: &str) {
+        let table = &self.shapes.now().name;
+        tracing::info!(%table, ds = %self.ds, reason, "the day is whole, its historic tail too");
     }
 
     /// Whether keys have the same bytes as in the day before.
@@ -123,7 +151,7 @@ impl MergeInput {
         if defers {
             // Nothing is outstanding: the parts are as of today, too.
             let parts = if tail.deferred + found.deferred > 0 { tail.parts } else { 0 };
-            return Ok(Deferral { parts, deferred: found.deferred, late: 0 });
+            return Ok(Deferral { parts, deferred: found.deferred, late: 0, came: found.came });
         }
         if found.late != tail.deferred {
             return Err(Error::operator(format!(
@@ -135,7 +163,7 @@ impl MergeInput {
             ))
             .mend("Change files since the tail's cut were altered or removed. Bring them back, or copy the table again with `tidemark backfill`."));
         }
-        Ok(Deferral { parts: 0, deferred: 0, late: found.late })
+        Ok(Deferral { late: found.late, ..Deferral::default() })
     }
 }
 
@@ -168,6 +196,13 @@ impl Route {
             (Self::Whole { bound, .. }, _) if late => above(&batch, bound).map(|above| !above).collect(),
             _ => return Ok(batch),
         };
+        if !late {
+            for (row, taken) in taken.iter().enumerate() {
+                let came = op_and_unchanged(&batch, row).0 == Some(Op::Create);
+                found.came.0 += u64::from(came && *taken);
+                found.came.1 += u64::from(came && !*taken);
+            }
+        }
         let records = taken.iter().zip(first).filter(|(taken, first)| **taken == late && **first).count();
         if late {
             found.late += records as u64;

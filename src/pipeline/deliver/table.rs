@@ -53,6 +53,8 @@ pub struct TableDelivery {
     decoders: HashMap<SchemaVersion, TableDecoder>,
     premerging: Premerging,
     tail: Option<TailRule>,
+    /// It was told that the table has left the days while changes of its historic tail were deferred.
+    told_left: bool,
 }
 
 /// What a turn did.
@@ -108,6 +110,7 @@ impl TableDelivery {
             decoders: HashMap::new(),
             premerging: Premerging::new(premerge),
             tail,
+            told_left: false,
         })
     }
 
@@ -215,6 +218,7 @@ impl TableDelivery {
             }
             self.decided = Some(cut.ds);
         }
+        self.tell_left(journal);
         turn.needed = self.gaps.needed(journal, &self.topic, (self.published(), self.decided));
         self.trim(log, partitions).await?;
         Ok(turn)
@@ -225,13 +229,28 @@ impl TableDelivery {
         journal.cuts_after(self.decided).find(|cut| cut.tables.contains_key(&self.topic))
     }
 
+    /// A table that was dropped, renamed or excluded is in no later cut: what its last day has deferred comes with none.
+    fn tell_left(&mut self, journal: &Journal) {
+        let Some(held) = self.published.as_ref().filter(|_| !self.told_left) else { return };
+        let Some(tail) = &held.historic_tail else { return };
+        let left = journal.cuts_after(Some(held.ds)).find(|cut| !cut.tables.contains_key(&self.topic));
+        if let Some(cut) = left {
+            tracing::warn!(
+                table = %self.name, ds = %cut.ds, last = %held.ds, tail_as_of = %tail.as_of.ds, deferred = held.changes.deferred,
+                "the table is in no day any more, and changes of its historic tail were deferred: its last day stays without them; \
+                 the change files hold them"
+            );
+            self.told_left = true;
+        }
+    }
+
     /// Makes what can be made of the next day.
     fn premerge(&mut self, lake: &Lake, journal: &Journal) -> Result<()> {
         let Some((held, newest)) = self.published.as_ref().zip(journal.newest(&self.topic)) else {
             return Ok(());
         };
         // What belongs to which day of such a table is seen when the day is merged.
-        if self.tail.is_some() || held.historic_tail.is_some() {
+        if held.historic_tail.is_some() || self.tail.is_some_and(|rule| rule.divides(held)) {
             return Ok(());
         }
         let staged = self.staged();
