@@ -57,10 +57,8 @@ impl TailRule {
     fn is_due(self, since: Ds, ds: Ds) -> bool {
         let back = ds.weekday().since(self.weekday);
         let weekday = ds.saturating_sub(i64::from(back).days());
-        let month_end = match ds == ds.last_of_month() {
-            true => ds,
-            false => ds.first_of_month().saturating_sub(1.day()),
-        };
+        let is_month_end = ds == ds.last_of_month();
+        let month_end = if is_month_end { ds } else { ds.first_of_month().saturating_sub(1.day()) };
         weekday.max(month_end) > since
     }
 
