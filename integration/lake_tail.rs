@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::civil::Weekday;
+use lake::faults::Dying;
 use lake::history::{Day, History, Row, Shape, TOPIC, history};
 use lake::{deliver_day_with_tail, difference, objects, rows_by_file, shown, table_name, tiny};
 use object_store::memory::InMemory;
@@ -321,4 +322,40 @@ async fn a_day_made_without_what_was_deferred_is_found_and_a_later_layout_is_ref
         return;
     }
     panic!("nothing was deferred");
+}
+
+/// A first day, one that leaves the tail as it is, and one that takes what was deferred.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn death_at_any_operation_of_the_store_leaves_no_trace_in_days_with_a_tail() {
+    let scratch = tempfile::tempdir().unwrap();
+    let history = history(Shape { seed: 12, days: 3, changes_per_day: 80, ..SHAPE });
+    let rule = TailRule { recent_rows: 20, weekday: history.days[2].cut.ds.weekday() };
+    let deliver = async |store: Arc<dyn ObjectStore>| {
+        let mut options = options(scratch.path(), 2);
+        options.part_bytes_max = 1 << 10;
+        let lake = lake::lake(store, options);
+        for day in &history.days {
+            deliver_day_with_tail(&lake, &history, day, Some(rule)).await?;
+        }
+        lake.latest_manifest(&table_name()).await
+    };
+    let reference: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let last = deliver(Arc::clone(&reference)).await.unwrap().unwrap();
+    assert!(last.changes.deferred_before > 0 && last.historic_tail.is_none(), "{:?}", last.changes);
+    let reference = objects(reference.as_ref()).await;
+    let mut at = 0;
+    loop {
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let dying = Arc::new(Dying::new(Arc::clone(&store), at, at % 2 == 1));
+        let first = deliver(Arc::clone(&dying) as _).await;
+        assert_eq!(first.is_err(), dying.died(), "operation {at}");
+        deliver(Arc::clone(&store)).await.unwrap_or_else(|error| panic!("operation {at}: {error}"));
+        let differ = difference(&reference, &objects(store.as_ref()).await);
+        assert!(differ.is_empty(), "operation {at}: {differ:?}");
+        if !dying.died() {
+            break;
+        }
+        at += 1;
+    }
+    assert!(at > 60, "only {at} operations were tried");
 }
