@@ -17,6 +17,7 @@ mod manifest;
 mod merge;
 mod notices;
 mod publish;
+mod replay;
 mod scratch;
 mod shapes;
 mod sort;
