@@ -176,6 +176,48 @@ async fn whoever_was_overtaken_by_another_version_leaves_its_day_alone() {
     assert!(differ.is_empty(), "{differ:?}");
 }
 
+/// The same, paused while it removes what is not its own: of another version's attempt, and what its manifest will not name.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_was_overtaken_while_it_removes_parts_removes_none_of_what_is_published() {
+    let scratch = tempfile::tempdir().unwrap();
+    let history = Arc::new(history(Shape { changes_per_day: 600, ..SHAPE }));
+    let ds = history.days[0].cut.ds;
+    let options = |part_bytes_max: usize| {
+        let mut options = tiny(scratch.path());
+        (options.part_bytes_max, options.memory_bytes_max) =
+            (part_bytes_max, 4 * part_bytes_max.max(16 << 10));
+        options
+    };
+    for (paused_at, plan_is_held) in [("/_plan.json", true), ("/part-00003.parquet", false)] {
+        let store = memory();
+        // Few and large parts here, many small ones there: of those, most are beyond what is wanted here.
+        let pausing = Arc::new(Pausing::after_delete(Arc::clone(&store), paused_at));
+        let lake = lake_on(Arc::clone(&pausing) as _, options(1 << 20));
+        let object = |name: &str| lake.layout().snapshot_object(&table_name(), ds, name);
+        if plan_is_held {
+            let plan = r#"{"writer":"another","format":"parquet","compression":null,"part_bytes_max":1,"row_group_bytes":1}"#;
+            lake.store().put_once(&object("_plan.json"), plan).await.unwrap();
+        }
+        for number in 0..20 {
+            lake.store().put_once(&object(&format!("part-{number:05}.parquet")), "left").await.unwrap();
+        }
+        let (slow, of) = (lake.clone(), Arc::clone(&history));
+        let overtaken = tokio::spawn(async move { deliver_day(&slow, &of, &of.days[0]).await });
+        let _reached = pausing.reached.acquire().await.unwrap();
+        let quick = lake_on(Arc::clone(&store), options(1 << 10));
+        // As another version does with a plan that it does not know.
+        quick.store().delete(&object("_plan.json")).await.unwrap();
+        let manifest = deliver_day(&quick, &history, &history.days[0]).await.unwrap();
+        assert!(manifest.files.len() > 6, "{} parts", manifest.files.len());
+        let published = objects(store.as_ref()).await;
+        pausing.released.add_permits(1);
+        let error = overtaken.await.unwrap().unwrap_err();
+        assert_eq!(error.class(), Class::Fenced, "{paused_at}: {error}");
+        let differ = difference(&published, &objects(store.as_ref()).await);
+        assert!(differ.is_empty(), "{paused_at}: {differ:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leftovers_of_another_attempt_are_cleared_before_the_day_is_visible() {
     let scratch = tempfile::tempdir().unwrap();

@@ -316,7 +316,7 @@ fn the_footer_tells_statistics_order_and_origin_and_nothing_else() {
     assert_eq!(
         seen(&["metadata", &path]),
         json!({
-            "created_by": "tidemark version 1.1.0",
+            "created_by": "tidemark version 1.2.0",
             "format": "1.0",
             "key_values": null,
             "rows": [30000, 30000, 30000, 10000],

@@ -167,6 +167,15 @@ async fn made_again(connect: impl Fn(&str) -> Connector) {
         "nothing before the day"
     );
     assert!(!changes(&lake("day"), "lines").exists());
+    // From elsewhere it would divide the same offsets otherwise.
+    let held = found[1].clone();
+    for from in ["2000-01-01", days[2].as_str()] {
+        let (done, said) = replay(&running, &["--from", from, "--table", "public.orders"], &lake("day"));
+        assert!(!done && said.contains("from an earlier replay"), "{said}");
+    }
+    let (done, said) = replay(&running, &["--from", &days[1], "--table", "public.orders"], &lake("day"));
+    assert!(done, "{said}");
+    assert_eq!(rows(&[changes(&lake("day"), "orders")])[0], held);
     // From a position on: the last change of a day's log.
     let position = manifest["cut"]["position"].as_str().unwrap().to_owned();
     let (done, said) = replay(&running, &["--from", &position, "--table", "public.lines"], &lake("position"));

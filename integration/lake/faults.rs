@@ -100,21 +100,26 @@ impl ObjectStore for Dying {
     }
 }
 
-/// An object store before which a put waits: that of the first object whose path ends so.
+/// An object store before which a put waits: that of the first object whose path ends so; or, after it, its removal.
 #[derive(Debug)]
 pub struct Pausing {
     inner: Arc<dyn ObjectStore>,
     path_end: &'static str,
+    deletes: bool,
     /// The put has come.
-    pub reached: tokio::sync::Semaphore,
+    pub reached: Arc<tokio::sync::Semaphore>,
     /// It may go on.
-    pub released: tokio::sync::Semaphore,
+    pub released: Arc<tokio::sync::Semaphore>,
 }
 
 impl Pausing {
     pub fn new(inner: Arc<dyn ObjectStore>, path_end: &'static str) -> Self {
-        let (reached, released) = (tokio::sync::Semaphore::new(0), tokio::sync::Semaphore::new(0));
-        Self { inner, path_end, reached, released }
+        let [reached, released] = [0; 2].map(|none| Arc::new(tokio::sync::Semaphore::new(none)));
+        Self { inner, path_end, deletes: false, reached, released }
+    }
+
+    pub fn after_delete(inner: Arc<dyn ObjectStore>, path_end: &'static str) -> Self {
+        Self { deletes: true, ..Self::new(inner, path_end) }
     }
 }
 
@@ -127,7 +132,7 @@ impl fmt::Display for Pausing {
 #[async_trait]
 impl ObjectStore for Pausing {
     async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        if path.as_ref().ends_with(self.path_end) && self.reached.available_permits() == 0 {
+        if !self.deletes && path.as_ref().ends_with(self.path_end) && self.reached.available_permits() == 0 {
             self.reached.add_permits(1);
             let _go_on = self.released.acquire().await.unwrap();
         }
@@ -147,7 +152,23 @@ impl ObjectStore for Pausing {
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        if !self.deletes {
+            return self.inner.delete_stream(paths);
+        }
+        let (path_end, reached, released) =
+            (self.path_end, Arc::clone(&self.reached), Arc::clone(&self.released));
+        let pause = move |deleted: Result<Path>| {
+            let (reached, released) = (Arc::clone(&reached), Arc::clone(&released));
+            async move {
+                let ends = deleted.as_ref().is_ok_and(|path| path.as_ref().ends_with(path_end));
+                if ends && reached.available_permits() == 0 {
+                    reached.add_permits(1);
+                    let _go_on = released.acquire().await.unwrap();
+                }
+                deleted
+            }
+        };
+        self.inner.delete_stream(paths).then(pause).boxed()
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

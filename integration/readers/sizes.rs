@@ -140,3 +140,20 @@ fn bloom_filters_of_a_key_hold_every_value_and_few_others() {
     );
     assert_eq!(seen(&["sql", &path, &metadata]), json!([["id", "True"], ["mail", "True"], ["note", "None"]]));
 }
+
+/// Zero and its negative are equal to SQL, and their bits are not.
+#[test]
+fn a_key_of_floats_has_no_bloom_filter_by_which_a_reader_would_pass_over_minus_zero() {
+    let folder = tempfile::tempdir().unwrap();
+    let columns = vec![column("k", ColumnType::Float64), column("id", ColumnType::Int64)];
+    let float = |n: i64| if n == 5000 { -0.0 } else { (n - 5000) as f64 };
+    let rows: Rows = Box::new(move |_, n| vec![Datum::Float(float(n)), Datum::Int(n)]);
+    let path = saved(&folder, crate::PARQUET, &file(&columns, &[0, 1], &rows));
+    let sql = |query: &str| seen(&["sql", &path, query]);
+    let found = sql(&format!("SELECT id FROM '{path}' WHERE k = 0"));
+    assert_eq!(found, json!([["5000"]]));
+    let metadata = sql(&format!(
+        "SELECT path_in_schema, bool_and(bloom_filter_length > 0) FROM parquet_metadata('{path}') GROUP BY 1 ORDER BY 1"
+    ));
+    assert_eq!(metadata, json!([["id", "True"], ["k", "None"]]));
+}

@@ -131,6 +131,15 @@ impl FileWriter {
         }
     }
 
+    /// Ends the row group (in ORC the stripe): rows which follow are in another one. Readers go by the average row of one.
+    pub fn end_row_group(&mut self) -> Result<()> {
+        match &mut self.0 {
+            Writer::Parquet(writer) => writer.end_row_group(),
+            Writer::Orc(writer) => writer.end_stripe(),
+            Writer::Csv(_) => Ok(()),
+        }
+    }
+
     /// Size of the file so far: bytes written, and an estimate for rows that wait for their row group to
     /// fill. The same for the same batches.
     pub fn bytes_written(&self) -> usize {

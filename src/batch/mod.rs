@@ -45,6 +45,6 @@ pub use format::{
 };
 pub use large::large_columns;
 pub use rows::{RowBuilder, ValueError};
-pub use schema::{LIST_ELEMENT, arrow_schema, as_text, data_type, partial_schema};
+pub use schema::{LIST_ELEMENT, arrow_schema, as_text, beside, data_type, name_at_rest, partial_schema};
 pub use untold::has_untold;
 pub use widen::Origin;

@@ -21,10 +21,12 @@
 //! their column's type lacks are those of [`super::exact`]. Infinity of a date is day ±(2³¹-1), of a timestamp
 //! microsecond ±(2⁶³-1): what DuckDB writes and shows as `infinity`.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 
+use super::exact::EXACT;
 use super::format::Format;
 use crate::change::{Column, ColumnType, TextKind};
 
@@ -46,8 +48,23 @@ pub fn partial_schema(columns: &[Column]) -> SchemaRef {
 }
 
 fn schema(columns: &[Column], nullable: impl Fn(&Column) -> bool) -> SchemaRef {
-    let field = |column: &Column| Field::new(&column.name, data_type(&column.column_type), nullable(column));
+    let field = |column: &Column| {
+        Field::new(name_at_rest(&column.name), data_type(&column.column_type), nullable(column))
+    };
     Arc::new(Schema::new(columns.iter().map(field).collect::<Vec<_>>()))
+}
+
+/// The name that a table's column has in files: [`EXACT`] is their own.
+pub fn name_at_rest(name: &str) -> Cow<'_, str> {
+    beside(name, &[EXACT])
+}
+
+/// A column's name beside columns of a file that are no columns of its table: one of their names has an underscore before
+/// it, and so has what would then be taken. Their names begin with two.
+pub fn beside<'a>(name: &'a str, own: &[&str]) -> Cow<'a, str> {
+    let bare = name.trim_start_matches('_');
+    let taken = name.starts_with("__") && own.iter().any(|own| own.trim_start_matches('_') == bare);
+    if taken { Cow::Owned(format!("_{name}")) } else { Cow::Borrowed(name) }
 }
 
 /// The Arrow type that stands for a column type.

@@ -31,7 +31,7 @@ use crate::runtime::{Error, Result};
 pub enum Origin {
     /// What stands in a column of the file; null if the file has no such column.
     Column {
-        /// The file's column.
+        /// The file's column, by its name there ([`name_at_rest`](super::name_at_rest)).
         name: String,
         /// The types which it had since, its own first: values become those of each in turn, as they did at the source.
         /// Empty: at once those of the one wanted.

@@ -5,6 +5,7 @@
 //!   changes/<name>/<schema>.<table>/ds=D/hour=HH/<log partition>-<first>-<last>.parquet
 //!   changes/<name>/_log                                                                (which log fills it)
 //!   changes/<name>/_sequence/<schema>.<table>/<log partition>-<first>.json             (where a change file ends)
+//!   changes/<name>/_sequence/<schema>.<table>/<log partition>-begin.json               (where a replay began)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
@@ -101,6 +102,12 @@ impl Layout {
     pub fn link(&self, table: &TableName, partition: u32, first: u64) -> Path {
         let (schema, name) = (escape(&table.schema), escape(&table.table));
         path(format!("changes/{}/_sequence/{schema}.{name}/{partition}-{first}.json", self.name))
+    }
+
+    /// Where the change files of a log partition begin that a replay has made.
+    pub fn replay_begin(&self, table: &TableName, partition: u32) -> Path {
+        let (schema, name) = (escape(&table.schema), escape(&table.table));
+        path(format!("changes/{}/_sequence/{schema}.{name}/{partition}-begin.json", self.name))
     }
 
     /// The folder of a table's dead letters.

@@ -18,6 +18,7 @@ mod merge;
 mod notices;
 mod premerge;
 mod publish;
+mod replay;
 mod scratch;
 mod shapes;
 mod sort;

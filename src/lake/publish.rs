@@ -10,15 +10,20 @@
 //! parts and the same manifest, and each create finds its own bytes. Until the manifest exists nobody reads
 //! the folder, so leftovers may be cleared; from then on nothing in it is touched. A plan by another version
 //! of the program, whose files may come out otherwise, is thrown away with its parts. Parts that are taken over from the day
-//! before are named by the plan, that day's manifest and the changes alone, so everybody takes the same ones. There the lease which the
-//! caller holds is what keeps the other version from working at the same time: one of the other version that was paused
-//! in a merge beyond its lease may leave a part beside those of the manifest, which `verify` finds.
+//! before are named by the plan, that day's manifest and the changes alone, so everybody takes the same ones.
+//!
+//! Only another version removes what somebody may still want, and there the lease which the caller holds keeps the two
+//! from working at the same time. One that was paused beyond its lease, and goes on, looks for the manifest before each
+//! single removal, and stops when it is there. What remains: a removal that was on its way when the other one published
+//! (one request, since they are made one after the other) may take a part which the manifest names away, and a part put then
+//! may lie beside them. `verify` finds both; the next day of a table of which a part is missing is not made.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -279,10 +284,10 @@ impl Lake {
             return Ok(held);
         }
         tracing::info!(table = %table, ds = %ds, writer = %held.writer, "parts left by another version are made again");
-        self.refuse_if_published(table, ds).await?;
         for object in self.store.list(&self.layout.snapshot(table, ds)).await? {
-            self.store.delete(&object.location).await?;
+            self.delete_unpublished(table, ds, &object.location).await?;
         }
+        self.refuse_if_published(table, ds).await?;
         self.store.put_same(&path, bytes).await?;
         Ok(plan)
     }
@@ -349,6 +354,12 @@ impl Lake {
         })
     }
 
+    /// Removes an object of a day, unless that is published: then it may be one of those which the manifest names.
+    async fn delete_unpublished(&self, table: &TableName, ds: Ds, path: &Path) -> Result<()> {
+        self.refuse_if_published(table, ds).await?;
+        self.store.delete(path).await
+    }
+
     /// Whoever finds a manifest before it removes anything has been overtaken.
     async fn refuse_if_published(&self, table: &TableName, ds: Ds) -> Result<()> {
         match self.manifest(table, ds).await? {
@@ -375,7 +386,7 @@ impl Lake {
                 // A copy of a part that was altered since it was written.
                 Some(_) => return Err(self.store.altered(&object.location)),
                 None if name.starts_with('_') => {}
-                None => self.store.delete(&object.location).await?,
+                None => self.delete_unpublished(&manifest.table, manifest.ds, &object.location).await?,
             }
         }
         if let Some(name) = wanted.keys().next() {
@@ -389,7 +400,7 @@ impl Lake {
         for object in self.store.list(&self.layout.dead_letters_of_day(&manifest.table, manifest.ds)).await? {
             let merge = object.location.filename().is_some_and(|name| name.starts_with("snapshot-"));
             if merge && !written.contains(&object.location) {
-                self.store.delete(&object.location).await?;
+                self.delete_unpublished(&manifest.table, manifest.ds, &object.location).await?;
             }
         }
         Ok(())
@@ -436,8 +447,9 @@ impl Lake {
     /// Publishes the database's own manifest of a day: with it, the day is complete, and so are its folders:
     /// whoever died between a table's manifest and its `_SUCCESS` never comes back to that table's day.
     ///
-    /// `missing` are tables, by topic, whose snapshot cannot be made, each with the reason. A manifest that is there
-    /// already stands, if it is of the same cut.
+    /// `missing` are tables, by topic, whose snapshot cannot be made, each with the reason. So are those which have a later
+    /// day, but not this one: whoever delivers a table goes on behind its last day. A manifest that is there already stands,
+    /// if it is of the same cut.
     ///
     /// `None`: another table's day is not published yet, and nothing was done. Cancel-safe.
     pub async fn publish_day(
@@ -454,7 +466,17 @@ impl Lake {
                 continue;
             }
             let path = self.layout.manifest(&table.name, cut.ds);
-            let Some(bytes) = self.store.get(&path).await? else { return Ok(None) };
+            let Some(bytes) = self.store.get(&path).await? else {
+                // What is complete stands, whatever is known of it by now.
+                if let Some(day) = self.day(cut.ds).await? {
+                    return Ok(Some(day));
+                }
+                let Some(missing) = self.passed_by(topic, &table.name, cut.ds).await? else {
+                    return Ok(None);
+                };
+                missed.push(missing);
+                continue;
+            };
             let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
             self.same_cut(&manifest, cut)?;
             self.mark_success(&table.name, cut.ds).await?;
@@ -489,6 +511,22 @@ impl Lake {
             self.store.put_same(&path, bytes).await?;
         }
         Ok(Some(held))
+    }
+}
+
+impl Lake {
+    /// Why a table is not in a day, if a later one of it is published: the reason was told to the coordinator, and is lost.
+    async fn passed_by(&self, topic: &str, table: &TableName, ds: Ds) -> Result<Option<MissingTable>> {
+        let Some(later) = self.latest_manifest(table).await?.filter(|manifest| manifest.ds > ds) else {
+            return Ok(None);
+        };
+        let later = later.ds;
+        let reason = format!(
+            "no snapshot was made of it before the one of {later}; why is not known any more, since what the processes that \
+             deliver had told the coordinator was lost"
+        );
+        tracing::error!(table = %table, ds = %ds, reason, "the table is missing from the day");
+        Ok(Some(MissingTable { topic: topic.to_owned(), table: table.clone(), reason }))
     }
 }
 

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::batch::Origin;
+use crate::batch::{Origin, name_at_rest};
 use crate::change::{Column, ColumnType, Datum, Holds, SchemaVersion, TableSchema};
 use crate::runtime::{Error, Result};
 
@@ -66,7 +66,10 @@ impl Shapes {
     fn origin(&self, column: &Column, version: SchemaVersion) -> Result<Origin> {
         match column.in_rows_of(version) {
             Holds::Null => Ok(Origin::Null),
-            Holds::Column(name) => Ok(Origin::Column { name, types: self.types(column, version) }),
+            Holds::Column(name) => {
+                let name = name_at_rest(&name).into_owned();
+                Ok(Origin::Column { name, types: self.types(column, version) })
+            }
             Holds::Value(text) => {
                 // It is told in the type which the column had when it came.
                 let told = column.existing.iter().find(|existing| version < existing.below);
@@ -122,10 +125,10 @@ impl Shapes {
         for (version, schema) in versions.filter(|(_, schema)| schema.oid == self.now.oid) {
             let origins = self.origins(*version)?;
             let key = self.now.key.iter().map(|index| match &origins[*index] {
-                Origin::Column { name, .. } => Some(name),
+                Origin::Column { name, .. } => Some(name.as_str().into()),
                 Origin::Null | Origin::Constant { .. } => None,
             });
-            if !key.eq(schema.key_columns().map(|column| Some(&column.name))) {
+            if !key.eq(schema.key_columns().map(|column| Some(name_at_rest(&column.name)))) {
                 return Err(self.other_key(schema));
             }
         }

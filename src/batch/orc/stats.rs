@@ -236,8 +236,9 @@ pub(super) fn widen<T: PartialOrd + Copy>(range: &mut Option<(T, T)>, value: T) 
     }
 }
 
-/// Takes a text in.
+/// Takes a text in. No more of it is kept than tells that it is too long for a bound: a value may have many megabytes.
 pub(super) fn widen_text(range: &mut Option<(Vec<u8>, Vec<u8>)>, value: &[u8]) {
+    let value = &value[..value.len().min(TEXT_BYTES_MAX + 1)];
     let set = |bound: &mut Vec<u8>| {
         bound.clear();
         bound.extend_from_slice(value);

@@ -155,7 +155,7 @@ impl OrcWriter {
         self.columns.iter_mut().try_for_each(|column| column.end_group(more))
     }
 
-    fn end_stripe(&mut self) -> Result<()> {
+    pub(in crate::batch) fn end_stripe(&mut self) -> Result<()> {
         if self.stripe_rows == 0 {
             return Ok(());
         }

@@ -4,7 +4,7 @@
 //!   logical types; there is no embedded Arrow schema, so no reader sees another type than the others.
 //! * Statistics and page indexes on; dictionaries, which fall back to plain pages when they grow too large. Neither for
 //!   columns with values of many megabytes ([`super::super::large_columns`]).
-//! * Bloom filters for the columns of the key, at 5 % of false answers (6 to 12 bits a value): the order helps with the first
+//! * Bloom filters for the columns of the key but floats, at 5 % of false answers (6 to 12 bits a value): the order helps with the first
 //!   of them alone.
 //! * `created_by` is a constant of this layout, not the program's version: during a rolling upgrade two
 //!   versions must make the same object.
@@ -23,7 +23,7 @@ use crate::batch::format::{Compression, WriterOptions};
 use crate::runtime::{Error, Result};
 
 /// Written into every file; to be changed when, and only when, the same rows come out as other bytes.
-const CREATED_BY: &str = "tidemark version 1.1.0";
+const CREATED_BY: &str = "tidemark version 1.2.0";
 
 /// The share of values that a bloom filter does not tell from those that are there.
 const BLOOM_FALSE: f64 = 0.05;
@@ -54,6 +54,10 @@ impl ParquetWriter {
 
     pub(in crate::batch) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.writer.write(batch).map_err(failed)
+    }
+
+    pub(in crate::batch) fn end_row_group(&mut self) -> Result<()> {
+        self.writer.flush().map_err(failed)
     }
 
     pub(in crate::batch) fn bytes_written(&self) -> usize {
@@ -110,13 +114,17 @@ fn properties(
     Ok(builder.build())
 }
 
-/// Parquet has none for booleans.
+/// Parquet has none for booleans. Those of floats are of the bits: a reader that looks for 0 would pass over -0, which is equal
+/// to it.
 fn has_bloom(schema: &SchemaDescriptor, leaf: usize, options: &WriterOptions) -> bool {
     let column = schema.get_column_root_idx(leaf);
     let is_key = options.key.contains(&column) && !options.plain.contains(&column);
     is_key
         && schema.column(leaf).max_rep_level() == 0
-        && schema.column(leaf).physical_type() != Physical::BOOLEAN
+        && !matches!(
+            schema.column(leaf).physical_type(),
+            Physical::BOOLEAN | Physical::FLOAT | Physical::DOUBLE
+        )
 }
 
 /// The key as Parquet has it: numbers of leaf columns. A key with a list in it is left out, since the

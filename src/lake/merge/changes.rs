@@ -17,7 +17,7 @@ use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 
-use crate::batch::{EXACT, FileReader, Origin, ReaderOptions};
+use crate::batch::{EXACT, FileReader, Origin, ReaderOptions, name_at_rest};
 use crate::change::{Lsn, Op, Position, SchemaVersion};
 use crate::runtime::{Error, Result};
 
@@ -200,7 +200,7 @@ impl OfVersion<'_> {
         let names = meta.unchanged.value(row);
         for name in names.as_string::<i32>().iter().flatten() {
             for (column, origin) in self.origins.iter().enumerate() {
-                if matches!(origin, Origin::Column { name: from, .. } if from == name) {
+                if matches!(origin, Origin::Column { name: from, .. } if *from == name_at_rest(name)) {
                     bits[column / 8] |= 1 << (column % 8);
                 }
             }

@@ -60,7 +60,7 @@ use changes::{ChangeReader, Found, op_and_unchanged};
 use division::{Division, Run, bounds};
 use join::{Changes, Join, by_part};
 use moves::{Completions, Moves};
-use order::{KeyOrder, Seq, same_bytes, same_order};
+use order::{KeyOrder, Seq, same_bytes, same_in_cells, same_order};
 use premerged::room::Room;
 use premerged::{Premerged, Ready, Taken};
 use shape::Shape;
@@ -283,7 +283,7 @@ fn merge_as(
     } else {
         None
     };
-    let sorted_alike = found.truncated.is_some() || input.sorted_alike()?;
+    let sorted_alike = found.truncated.is_some() || input.sorted_alike(exact)?;
     if !sorted_alike {
         input.each_base_row(shape, &found, order, reader, |batch| sorter.push(batch))?;
     }
@@ -414,7 +414,7 @@ impl MergeInput {
         // Each reading finds the same things; they are counted once.
         self.each_batch(reader, &mut Found::default(), |_| true, |batch, _| moves.note_moved(&batch))?;
         self.each_batch(reader, &mut Found::default(), |_| true, |batch, _| moves.note_old_keys(&batch))?;
-        if self.sorted_alike()? {
+        if self.sorted_alike(shape.exact)? {
             // A key that was left is one that changed: its row is in none of the others.
             let rewritten = |run: &Run| match run {
                 Run::Rewritten(parts) => parts.clone(),
@@ -450,15 +450,18 @@ impl MergeInput {
         Base::new(store.clone(), layout.clone(), Arc::clone(scratch), shapes, previous, parts).map(Some)
     }
 
-    /// Whether yesterday's rows are in the order of today's.
-    fn sorted_alike(&self) -> Result<bool> {
+    /// Whether yesterday's rows are in the order of today's, in files with or without the column of texts.
+    fn sorted_alike(&self, exact: bool) -> Result<bool> {
         let Some((manifest, _)) = &self.previous else { return Ok(true) };
         let origins = self.shapes.origins(manifest.schema.version)?;
+        if manifest.exact.is_some() != exact && !same_in_cells(self.shapes.now()) {
+            return Ok(false);
+        }
         Ok(same_order(&manifest.schema, self.shapes.now(), &origins))
     }
 
-    /// Yesterday's rows as the oldest changes: for when the key or its type is another one now, and their
-    /// order no longer that of today's rows.
+    /// Yesterday's rows as the oldest changes: for when the key, its type or how its values stand in memory is another
+    /// one now, and their order no longer that of today's rows.
     fn each_base_row(
         &self,
         shape: &Shape,

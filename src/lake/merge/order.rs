@@ -14,8 +14,8 @@ use arrow_array::{ArrayRef, BinaryArray, RecordBatch};
 use arrow_row::{RowConverter, Rows, SortField};
 use arrow_schema::DataType;
 
-use crate::batch::{Origin, data_type};
-use crate::change::{Lsn, Position, TableSchema};
+use crate::batch::{Origin, data_type, name_at_rest};
+use crate::change::{ColumnType, Lsn, Position, TableSchema};
 use crate::runtime::Result;
 
 use super::super::sort::arrow_error;
@@ -120,17 +120,32 @@ impl KeyOrder {
 pub(super) fn same_order(before: &TableSchema, now: &TableSchema, origins: &[Origin]) -> bool {
     let held = key_columns(before).into_iter().map(|index| {
         let column = &before.columns[index];
-        (column.name.as_str(), data_type(&column.column_type))
+        (name_at_rest(&column.name), data_type(&column.column_type))
     });
     // Columns in which all rows held are the same (those added since, and those which the file lacks) change no order,
     // wherever they stand.
     let wanted = key_columns(now).into_iter().filter_map(|index| match &origins[index] {
-        Origin::Column { name, .. } if before.columns.iter().any(|column| column.name == *name) => {
-            Some((name.as_str(), data_type(&now.columns[index].column_type)))
+        Origin::Column { name, .. }
+            if before.columns.iter().any(|column| name_at_rest(&column.name) == *name) =>
+        {
+            Some((name.as_str().into(), data_type(&now.columns[index].column_type)))
         }
         _ => None,
     });
     before.key.is_empty() == now.key.is_empty() && held.eq(wanted)
+}
+
+/// Whether the key's values, none of which needed a text so far, have the same order as cells of their value and its text.
+/// As cells, times of the last second of 1969 are texts ([`crate::batch::has_untold`]) and come first; so do lists with one.
+pub(super) fn same_in_cells(schema: &TableSchema) -> bool {
+    fn is_time(column_type: &ColumnType) -> bool {
+        match column_type {
+            ColumnType::Timestamp { .. } | ColumnType::TimestampTz { .. } => true,
+            ColumnType::Array { element } => is_time(element),
+            _ => false,
+        }
+    }
+    !key_columns(schema).iter().any(|index| is_time(&schema.columns[*index].column_type))
 }
 
 /// Whether the bytes of every key are the same in both shapes, where [`same_order`] holds: the key has the same columns, and

@@ -16,12 +16,17 @@ use crate::runtime::Result;
 use super::super::manifest::PartFile;
 use super::super::scratch::{Scratch, failed};
 use super::super::store::hexadecimal;
+use super::CHUNK_BYTES_MAX;
 use super::blocking::Blocking;
 use super::division::SMALL;
 use super::gather::Sink;
 use super::key_json::key_json;
 use super::order::KeyOrder;
 use super::shape::Shape;
+
+/// A chunk of more bytes ends with a row of megabytes, and is the last one of its row group. Among small rows several of them
+/// would not show in the average by which readers, the next merge among them, tell how many rows to read at once.
+const LARGE_CHUNK_BYTES: u64 = 2 * CHUNK_BYTES_MAX as u64;
 
 /// Where and how parts are written.
 #[derive(Clone, Debug)]
@@ -213,6 +218,9 @@ impl Sink for PartWriter {
         let rows = chunk.num_rows();
         part.last = self.key(&chunk, rows - 1)?;
         part.writer.write(&self.shape.written(chunk, &mut part.exact)?)?;
+        if bytes > LARGE_CHUNK_BYTES {
+            part.writer.end_row_group()?;
+        }
         part.out.append(&part.writer.take())?;
         part.rows += rows as u64;
         part.bytes_decoded += bytes;

@@ -9,6 +9,7 @@ use crate::runtime::Result;
 
 use super::super::layout::{ChangeRange, Layout, parse_change_file, parse_ds};
 use super::super::store::Store;
+use super::sequence::Sequence;
 
 /// A change file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,8 +32,8 @@ pub struct Chain {
 /// The change files of a log partition which cover the offsets from `from` on, up to `end` (none: as far as
 /// they go).
 ///
-/// Only days from the one before `since` are listed; when those do not reach `end`, all are (a server's clock
-/// may have stood wrong by days). Cancel-safe.
+/// Only days from the one before `since` are listed; when those do not reach `end`, or the sequence goes on in an older day,
+/// all are (a server's clock may have stood wrong by days). Cancel-safe.
 pub async fn chain(
     store: &Store,
     layout: &Layout,
@@ -45,8 +46,15 @@ pub async fn chain(
     let found = match since.and_then(|ds| ds.yesterday().ok()) {
         Some(since) => {
             let recent = walk(list_since(store, layout, table, partition, since).await?, from, end, false);
-            let reached = end.is_some_and(|end| recent.next == end) || (end.is_none() && recent.next > from);
-            if reached || end == Some(from) {
+            let reached = match end {
+                Some(end) => recent.next == end || end == from,
+                None => {
+                    let sequence = Sequence::new(store.clone(), layout.clone(), table.clone(), partition);
+                    let follows = sequence.link(recent.next).await?.and_then(|link| link.place);
+                    recent.next > from && follows.is_none_or(|place| place.ds >= since)
+                }
+            };
+            if reached {
                 return Ok(recent);
             }
             list(store, &layout.changes(table), partition).await?

@@ -11,7 +11,7 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use bytes::Bytes;
 
 use crate::batch::{
-    Compression, EXACT, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, exact_field,
+    Compression, FileWriter, Format, LIST_ELEMENT, RowBuilder, WriterOptions, beside, exact_field,
     large_columns, partial_schema,
 };
 use crate::change::{Column, Datum, Op, TableSchema};
@@ -42,16 +42,12 @@ pub const META_COLUMNS: [&str; 9] = [
     "__old_key",
 ];
 
-/// The name that a table's column has in change files: one that they need for themselves has an underscore before it,
-/// and so has what would then be taken.
+/// The name that a table's column, by its name in other files, has in change files.
 pub fn stored_name(name: &str) -> Cow<'_, str> {
-    let bare = name.trim_start_matches('_');
-    let taken =
-        META_COLUMNS.iter().any(|meta| meta.trim_start_matches('_') == bare) && name.starts_with("__");
-    if taken { Cow::Owned(format!("_{name}")) } else { Cow::Borrowed(name) }
+    beside(name, &META_COLUMNS)
 }
 
-/// The schema of a change file for a table's columns, which are all nullable, and [`EXACT`] behind them. A file none of
+/// The schema of a change file for a table's columns, which are all nullable, and [`EXACT`](crate::batch::EXACT) behind them. A file none of
 /// whose rows needs that column does not have it.
 pub fn change_schema(columns: &[Column]) -> SchemaRef {
     let element = Arc::new(Field::new(LIST_ELEMENT, DataType::Utf8, true));
@@ -137,16 +133,9 @@ impl OpenFile {
     }
 
     /// Sets the shape of the rows, once.
-    pub(super) fn set_schema(&mut self, schema: &Arc<TableSchema>) -> Result<()> {
+    pub(super) fn set_schema(&mut self, schema: &Arc<TableSchema>) {
         if self.table.is_some() {
-            return Ok(());
-        }
-        if let Some(column) = schema.columns.iter().find(|column| column.name == EXACT) {
-            return Err(Error::operator(format!(
-                "{} has a column {:?}, a name which the lake needs for itself",
-                schema.name, column.name
-            ))
-            .mend("Rename the column, or exclude the table."));
+            return;
         }
         self.table = Some(TableRows {
             arrow: change_schema(&schema.columns),
@@ -155,7 +144,6 @@ impl OpenFile {
             meta: Meta::default(),
             schema: Arc::clone(schema),
         });
-        Ok(())
     }
 
     pub(super) fn is_full(&self, limits: StageLimits) -> bool {
@@ -266,7 +254,7 @@ impl TableRows {
     }
 }
 
-/// Schema and batches of a file without [`EXACT`], where no batch has a value in it.
+/// Schema and batches of a file without [`EXACT`](crate::batch::EXACT), where no batch has a value in it.
 fn without_empty_exact(
     schema: SchemaRef,
     mut batches: Vec<RecordBatch>,

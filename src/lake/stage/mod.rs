@@ -184,7 +184,7 @@ impl Stager {
     pub async fn push(&mut self, change: &StagedChange<'_>) -> Result<()> {
         self.step(change.offset).await?;
         self.rotate(change.commit_us, Some(change.schema)).await?;
-        let open = self.file(change.commit_us, Some(change.schema))?;
+        let open = self.file(change.commit_us, Some(change.schema));
         if let Err(error) = open.push(change) {
             open.push_dead(&DeadLetter {
                 partition: 0,
@@ -204,7 +204,7 @@ impl Stager {
     pub async fn push_dead(&mut self, record: &DeadRecord<'_>) -> Result<()> {
         self.step(record.offset).await?;
         self.rotate(record.commit_us, None).await?;
-        self.file(record.commit_us, None)?.push_dead(&DeadLetter {
+        self.file(record.commit_us, None).push_dead(&DeadLetter {
             partition: 0,
             offset: record.offset,
             position: record.position,
@@ -246,7 +246,7 @@ impl Stager {
         if self.first == end {
             return Ok(());
         }
-        self.file(cut_us.saturating_sub(1), None)?;
+        self.file(cut_us.saturating_sub(1), None);
         self.write(end - 1).await
     }
 
@@ -303,7 +303,7 @@ impl Stager {
         }
     }
 
-    fn file(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> Result<&mut OpenFile> {
+    fn file(&mut self, commit_us: i64, schema: Option<&Arc<TableSchema>>) -> &mut OpenFile {
         let (calendar, bound) = (&self.calendar, self.bound);
         let open = self.open.get_or_insert_with(|| {
             Box::new(OpenFile::new(match bound {
@@ -312,9 +312,9 @@ impl Stager {
             }))
         });
         if let Some(schema) = schema {
-            open.set_schema(schema)?;
+            open.set_schema(schema);
         }
-        Ok(open)
+        open
     }
 
     /// Writes the open file as the range up to `last`.

@@ -7,7 +7,7 @@
 //! It reads what deliver reads and stages by the same code, so a day's change files hold the same rows; where a file ends
 //! may differ, since that follows from size and memory. No day is published: that takes the day before. The log and the
 //! connector's own lake are only read, so it may run beside everything. What was interrupted goes on when it is run again:
-//! the other lake's change files are one sequence, too.
+//! the other lake's change files are one sequence, too, and from another place it is refused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -54,7 +54,8 @@ pub struct Replayed {
 /// Stages the log again into `lake`, of all tables or of one, up to where it ends now.
 ///
 /// # Errors
-/// `Operator`: the log does not reach back so far, or does not know the table; nothing of that table is written then.
+/// `Operator`: the log does not reach back so far, or does not know the table, or the other lake holds change files of it that
+/// begin elsewhere; nothing of that table is written then.
 /// Not cancel-safe in that it leaves what was written; the next call goes on there.
 pub async fn replay(
     (name, options): (&str, Options),
@@ -88,6 +89,11 @@ pub async fn replay(
             partitions.insert(BACKFILL_PARTITION, copies);
         }
         let begins = begins(log, &journal, &topic, &partitions, from).await?;
+        // Where there is nothing to stage yet, nothing is begun.
+        let staged = |(number, begin): (&u32, &Offset)| {
+            partitions.get(number).is_some_and(|(_, range)| *begin < range.end).then_some((*number, *begin))
+        };
+        lake.begin_replay(&table, &begins.iter().filter_map(staged).collect()).await?;
         let mut delivery =
             TableDelivery::open(lake, &topic, &table, (options, never, None), ops.table(&table), None, None)
                 .await?;
