@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 
 use crate::support::{Connector, PATIENCE, Postgres, wait_until};
@@ -61,8 +62,11 @@ async fn a_lake_that_cannot_be_written_holds_up_neither_capture_nor_the_servers_
     let connector = Connector::new(&server.url()).set("lake", "stage_bytes_max", 1 << 20);
     let mut running = connector.start_ready("run").await;
     let lake = connector.lake();
-    std::fs::rename(&lake, lake.with_extension("away")).unwrap();
-    std::fs::write(&lake, "a file stands where the lake was").unwrap();
+    // At one go: what is written in between would make the folder anew.
+    let away = lake.with_extension("away");
+    let exchange = || renameat_with(CWD, &lake, CWD, &away, RenameFlags::EXCHANGE).unwrap();
+    std::fs::write(&away, "a file stands where the lake was").unwrap();
+    exchange();
 
     let mut last = 10;
     while last < 15_010 {
@@ -80,8 +84,7 @@ async fn a_lake_that_cannot_be_written_holds_up_neither_capture_nor_the_servers_
     assert_eq!(running.get("/health/live").unwrap().0, 200);
     assert!(running.is_running());
 
-    std::fs::remove_file(&lake).unwrap();
-    std::fs::rename(lake.with_extension("away"), &lake).unwrap();
+    exchange();
     let ds = crate::support::lake::value(&client, "SELECT (now() AT TIME ZONE 'UTC')::date").await;
     running.cut(&ds);
     connector.wait_published(&ds).await;

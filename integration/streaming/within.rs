@@ -1,7 +1,10 @@
 //! What else may stand within a transaction in progress (unchanged values, statements, the marker of a cut), and what may
 //! happen beside it.
 
+use std::time::Instant;
+
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_postgres::error::SqlState;
 
 use super::*;
 use crate::support::{SmallDisk, again_in_a_namespace};
@@ -93,9 +96,7 @@ async fn killed_between_a_statement_and_its_append_it_is_told_once() {
     for round in 1..=3 {
         let before = both.streamed.records(&topic).await.len();
         // What has to be asked about the statement has no answer: it is taken from the stream, and not applied.
-        let sessions = sessions(&both.client).await;
-        send(&sessions, Signal::STOP);
-        sql(&both.client, &format!("ALTER TABLE a ADD c{round} int DEFAULT {round}")).await;
+        let sessions = stopped_and_altered(&both.client, round).await;
         sql(&both.client, &format!("INSERT INTO a VALUES ({round})")).await;
         let end = value(&both.client, "SELECT pg_current_wal_lsn()").await;
         let sent = format!(
@@ -119,6 +120,22 @@ async fn killed_between_a_statement_and_its_append_it_is_told_once() {
 }
 
 /// Server processes of the connectors' SQL sessions.
+/// Stops the sessions of our processes and alters the table. One that was stopped within a query keeps its locks: it
+/// goes on then, and is stopped again.
+async fn stopped_and_altered(client: &Client, round: u64) -> Vec<i32> {
+    sql(client, "SET lock_timeout = '2s'").await;
+    let start = Instant::now();
+    loop {
+        let sessions = sessions(client).await;
+        send(&sessions, Signal::STOP);
+        let alter = format!("ALTER TABLE a ADD c{round} int DEFAULT {round}");
+        let Err(error) = client.batch_execute(&alter).await else { return sessions };
+        send(&sessions, Signal::CONT);
+        let locked = error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE);
+        assert!(locked && start.elapsed() < PATIENCE, "{error}");
+    }
+}
+
 async fn sessions(client: &Client) -> Vec<i32> {
     let sql = "SELECT pid FROM pg_stat_activity WHERE application_name = 'tidemark' AND backend_type = 'client backend'";
     let sessions: Vec<i32> = client.query(sql, &[]).await.unwrap().iter().map(|row| row.get(0)).collect();
