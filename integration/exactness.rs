@@ -55,7 +55,7 @@ use tidemark::change::BACKFILL_PARTITION;
 /// Rounds that may meet the very first backfill; from then on one is let through.
 const EARLY_ROUNDS: u32 = 5;
 /// No single step takes longer, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 /// How long all days may take that were left behind: a process that lives for a second publishes next to none.
 const CATCH_UP: &str = "15m";
 

@@ -17,7 +17,7 @@ use crate::support::{Cluster, Connector, Postgres, Running};
 use crate::topics::Consumer;
 
 /// No single step takes longer, on a busy machine with brokers that come back.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const PATIENCE: Duration = Duration::from_secs(240);
 
 /// Kafka gives up a transaction that is silent for so long; and so long is an append tried before it is kept.
 pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(5);

@@ -10,7 +10,7 @@ use crate::oracle::traffic::Traffic;
 use crate::support::{Network, Postgres, Proxy};
 
 /// No single step takes longer, on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// What one says while the other one, which does not stream any more, keeps the log's file locked.
 const LOCKED: &str = "is being written by another process";
