@@ -328,8 +328,9 @@ async fn a_day_made_without_what_was_deferred_is_found_and_a_later_layout_is_ref
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn death_at_any_operation_of_the_store_leaves_no_trace_in_days_with_a_tail() {
     let scratch = tempfile::tempdir().unwrap();
-    let history = history(Shape { seed: 12, days: 3, changes_per_day: 80, ..SHAPE });
-    let rule = TailRule { recent_rows: 20, weekday: history.days[2].cut.ds.weekday() };
+
+    let history = history(Shape { seed: 16, days: 3, changes_per_day: 80, ..SHAPE });
+    let rule = TailRule { recent_rows: 5, weekday: history.days[2].cut.ds.weekday() };
     let deliver = async |store: Arc<dyn ObjectStore>| {
         let mut options = options(scratch.path(), 2);
         options.part_bytes_max = 1 << 10;
