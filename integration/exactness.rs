@@ -105,10 +105,10 @@ async fn copies_of_many_pieces_are_the_tables_however_often_they_are_killed_unde
 async fn days_that_are_made_before_they_end_are_exact_however_often_that_is_killed() {
     oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-    let kills = setting("PREMERGE_KILLS").unwrap_or(4) as u32;
+    let kills = setting("PREMERGE_KILLS").unwrap_or(2) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} PREMERGE_KILLS={kills}");
     let mut test = Test::start(seed, "").await;
-    let traffic = Traffic::start(&test.server.url(), seed, 3, Duration::from_millis(6));
+    let traffic = Traffic::start(&test.server.url(), seed, 3, Duration::from_millis(20));
     test.first_day().await;
     for round in 0..=kills {
         test.premerging_round(round, round == kills).await;

@@ -44,7 +44,7 @@ impl Connector {
                      [log.embedded]\nretention_ms = 3_000_000_000_000\nretention_bytes = 1_000_000_000_000\n\
                      [envelope]\nprovide_transaction_metadata = true\n\
                      [state]\ndir = \"{shown}/state\"\n\
-                     [lake]\nurl = \"file://{shown}/lake\"\npart_bytes_max = 8_192\n\
+                     [lake]\nurl = \"file://{shown}/lake\"\npart_bytes_max = 32_768\n\
                      stage_bytes_max = 65_536\nmemory_bytes_max = 33_554_432\n\
                      premerge_interval_ms = 20\npremerge_table_bytes_min = 0\n\
                      [cut]\nat = \"{at}\"\ntime_zone = \"{time_zone}\"\n\

@@ -200,7 +200,7 @@ mod tests {
     use super::*;
 
     fn batch(from: u64) -> RecordBatch {
-        let column: ArrayRef = Arc::new(UInt64Array::from_iter_values(from..from + 50));
+        let column: ArrayRef = Arc::new(UInt64Array::from_iter_values(from..from + 8));
         RecordBatch::try_from_iter([("n", column)]).expect("it is well-formed")
     }
 
@@ -210,7 +210,7 @@ mod tests {
         let (scratch, lasting) = (Scratch::new(folder.path()), Scratch::new(folder.path()));
         let (scratch, lasting) = (scratch.expect("a folder"), lasting.expect("a folder"));
         let mut writer = Run::create(&batch(0).schema(), &scratch).expect("it is made");
-        let batches: Vec<_> = (0..4).map(|n| batch(n * 50)).collect();
+        let batches: Vec<_> = (0..2).map(|n| batch(n * 8)).collect();
         for batch in &batches {
             writer.write(batch).expect("it is written");
         }

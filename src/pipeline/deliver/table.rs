@@ -159,8 +159,8 @@ impl TableDelivery {
 
     /// Stages what the log holds, up to the next cut, and publishes the day when the cut is reached.
     ///
-    /// `partitions` have ranges that were taken before the journal was refreshed. Until no table's day is to be made, with
-    /// `cuts`, nothing is made of the next one. Not cancel-safe: a delivery whose turn was dropped or failed has to drop
+    /// `partitions` have ranges that were taken before the journal was refreshed. While any table's day is to be made, which
+    /// `cuts` tells, nothing is made of the next one. Not cancel-safe: a delivery whose turn was dropped or failed has to drop
     /// what it holds.
     pub async fn turn(
         &mut self,
