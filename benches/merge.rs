@@ -303,7 +303,8 @@ async fn push_row(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, row: &
             offset,
             position: Position { timeline: 1, commit_lsn: Lsn(1000 + offset * 8), ordinal: 1 },
             op,
-            commit_us: 1_795_000_000_000_000,
+            // After all days of the bench: changes are looked for from the day before on.
+            commit_us: 1_798_761_600_000_000,
             schema,
             old_key: None,
             before: None,
