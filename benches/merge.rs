@@ -65,7 +65,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let shapes = shapes(&[Arc::clone(&schema)]);
 
     let started = Instant::now();
-    let mut stager = lake.stager(&schema.name, 0, 0).await?;
+    let mut stager = lake.stager(&schema.name, 0, 0, &shapes).await?;
     for id in 0..rows {
         // Not in the order of the key.
         let id = id * 7919 % rows;
@@ -77,7 +77,7 @@ async fn days(folder: &Path, rows: u64, changed: u64) -> Result<()> {
     let previous = timed(&lake, &shapes, &first, None, "merge of a first day (all sorted)").await?;
 
     let step = (100 / changed.max(1)).max(1);
-    let mut stager = lake.stager(&schema.name, 0, first.tables[TOPIC].ends[0].end).await?;
+    let mut stager = lake.stager(&schema.name, 0, first.tables[TOPIC].ends[0].end, &shapes).await?;
     let mut changes = 0;
     for id in (0..rows).step_by(step as usize) {
         push(&mut stager, &schema, Op::Update, id, 1).await?;
@@ -97,7 +97,7 @@ async fn cost_curve(folder: &Path, rows: u64) -> Result<()> {
     let lake = Lake::open(&format!("file://{}", folder.join("lake").display()), "bench", options)?;
     let schema = Arc::new(narrow());
     let shapes = shapes(&[Arc::clone(&schema)]);
-    let mut stager = lake.stager(&schema.name, 0, 0).await?;
+    let mut stager = lake.stager(&schema.name, 0, 0, &shapes).await?;
     for id in 0..rows {
         push_narrow(&mut stager, &schema, Op::Read, id, 0).await?;
     }
@@ -137,12 +137,12 @@ async fn curve_day(
     day: &Day,
     (held, end): (Manifest, u64),
 ) -> Result<(Manifest, u64)> {
-    let mut stager = lake.stager(&schema.name, 0, end).await?;
+    let mut stager = lake.stager(&schema.name, 0, end, shapes).await?;
     let mut premerged = None;
     let (mut before, mut cpu_before) = (0.0, 0.0);
     for n in 0..day.changes {
         if day.premerge && n == day.changes - (day.changes / 100).max(1) {
-            stager.flush().await?;
+            stager.finish().await?;
             let (started, cpu) = (Instant::now(), cpu_seconds());
             for _ in 0..2 {
                 premerged = lake.premerge(shapes, &held, premerged, Arc::default()).await?.premerged;

@@ -7,46 +7,73 @@
 mod lake;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use futures::future::join_all;
 use lake::history::{History, Shape, TOPIC, history};
 use lake::pauses::Pausing;
-use lake::{deliver_day, expected, objects, push, rows, table_name, tiny};
+use lake::{deliver_day, expected, objects, push, rows, shapes, table_name, tiny};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tidemark::lake::Lake;
-use tidemark::runtime::{Class, Result};
+use tidemark::runtime::{Class, Error, Result};
 
 const WRITERS: u64 = 4;
 
+/// Up to where the log has let go of each log partition: of what somebody says is in the lake, never of more.
+#[derive(Default)]
+struct Trimmed(Mutex<BTreeMap<u32, u64>>);
+
+impl Trimmed {
+    fn at(&self, partition: u32) -> u64 {
+        self.0.lock().unwrap().get(&partition).copied().unwrap_or(0)
+    }
+
+    fn raise(&self, partition: u32, before: u64) {
+        let mut held = self.0.lock().unwrap();
+        let at = held.entry(partition).or_default();
+        *at = before.max(*at);
+    }
+}
+
 /// Stages every day, a random number of records at a time, with files written early at random.
-async fn stage_all(lake: &Lake, history: &History, random: &mut StdRng) -> Result<()> {
+async fn stage_all(lake: &Lake, history: &History, trimmed: &Trimmed, random: &mut StdRng) -> Result<()> {
     for day in &history.days {
         for end in &day.cut.tables[TOPIC].ends {
+            let held = trimmed.at(end.partition);
             let next = lake.chain(&table_name(), end.partition, (0, None), None).await?.next;
             if next >= end.end {
                 continue;
             }
-            let mut stager = lake.stager(&table_name(), end.partition, next).await?;
+            let mut stager = lake.stager(&table_name(), end.partition, next, &shapes(history, day)).await?;
+            assert!(stager.next_offset() >= held, "what the log let go of is not in the lake");
             for record in &history.partitions[end.partition as usize] {
-                if record.offset >= stager.next_offset() && record.offset < end.end {
-                    push(&mut stager, record).await?;
-                    if random.random_bool(0.02) {
-                        stager.flush().await?;
-                    }
+                if record.offset < stager.next_offset() || record.offset >= end.end {
+                    continue;
                 }
+                if record.offset < trimmed.at(end.partition) {
+                    // Another process has it, and this one cannot read it any more.
+                    stager.flush().await?;
+                    return Err(Error::fenced("the log has let go of what comes"));
+                }
+                push(&mut stager, record).await?;
+                if random.random_bool(0.02) {
+                    stager.flush().await?;
+                }
+                trimmed.raise(end.partition, stager.durable());
             }
             stager.close(end.end, day.cut.at.as_microsecond()).await?;
+            trimmed.raise(end.partition, stager.durable());
         }
     }
     Ok(())
 }
 
 /// Attempts one after the other, some of which die at a random step.
-async fn writer(lake: Lake, history: &History, seed: u64) {
+async fn writer(lake: Lake, history: &History, trimmed: &Trimmed, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..6 {
         let steps = random.random_range(1..1500);
@@ -57,7 +84,7 @@ async fn writer(lake: Lake, history: &History, seed: u64) {
         };
         let attempt = async {
             // One that is overtaken begins anew, as the pipeline does.
-            while let Err(error) = stage_all(&lake, history, &mut random).await {
+            while let Err(error) = stage_all(&lake, history, trimmed, &mut random).await {
                 assert_eq!(error.class(), Class::Fenced, "{error}");
             }
         };
@@ -88,19 +115,22 @@ async fn check(seed: u64) {
         options.stage_bytes_max = 2 << (10 + number % 3);
         lake::lake(Arc::new(Pausing::new(Arc::clone(&inner), seed * 100 + number)), options)
     };
-    let writers = (0..WRITERS).map(|number| writer(lake_of(number), &history, seed * 100 + number));
+    let trimmed = Trimmed::default();
+    let writers = (0..WRITERS).map(|number| writer(lake_of(number), &history, &trimmed, seed * 100 + number));
     join_all(writers).await;
 
     // Whoever comes last completes what the others left.
     let last = lake_of(WRITERS);
+    let mut random = StdRng::seed_from_u64(seed);
+    while let Err(error) = stage_all(&last, &history, &trimmed, &mut random).await {
+        assert_eq!(error.class(), Class::Fenced, "seed {seed}: {error}");
+    }
     for day in history.days.iter().filter(|day| day.is_there()) {
         deliver_day(&last, &history, day).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
     }
     let objects = objects(inner.as_ref()).await;
     let mut files: BTreeMap<u64, Vec<(u64, u64)>> = BTreeMap::new();
-    for path in objects.keys().filter(|path| path.starts_with("changes/") && path.ends_with(".parquet")) {
-        let name = path.rsplit('/').next().unwrap().strip_suffix(".parquet").unwrap();
-        let numbers: Vec<u64> = name.split('-').map(|number| number.parse().unwrap()).collect();
+    for (_, numbers) in change_files(&objects) {
         files.entry(numbers[0]).or_default().push((numbers[1], numbers[2]));
     }
     for (partition, mut ranges) in files {
@@ -114,6 +144,98 @@ async fn check(seed: u64) {
     for day in history.days.iter().filter(|day| day.is_there()) {
         assert_eq!(rows(&last, &objects, day.cut.ds, false).await, expected(day, false), "seed {seed}");
     }
+}
+
+/// Folder, and log partition, first and last offset of each change file.
+fn change_files(objects: &BTreeMap<String, Bytes>) -> Vec<(&str, Vec<u64>)> {
+    let seen =
+        |path: &&String| path.starts_with("changes/") && path.ends_with(".parquet") && !path.contains("/_");
+    let parsed = |path: &'_ String| -> Option<(usize, Vec<u64>)> {
+        let (folder, name) = path.rsplit_once('/')?;
+        let numbers = name.strip_suffix(".parquet")?.split('-').map(|number| number.parse().unwrap());
+        Some((folder.len(), numbers.collect()))
+    };
+    let files = objects.keys().filter(seen);
+    files.filter_map(|path| parsed(path).map(|(folder, numbers)| (&path[..folder], numbers))).collect()
+}
+
+/// However often memory was short, whoever took over, whatever columns came in the hour.
+#[tokio::test]
+async fn an_hour_is_one_file_with_the_same_bytes_however_often_it_was_written_early() {
+    let first = std::env::var("SEQUENCE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
+    let mut mixed = 0;
+    for seed in first..first + 6 {
+        println!("SEQUENCE_SEED={seed}");
+        let shape = Shape {
+            seed,
+            keyed: !seed.is_multiple_of(3),
+            partitions: 2,
+            days: 3,
+            changes_per_day: 300,
+            truncates: true,
+            evolve: true,
+            beyond: seed.is_multiple_of(2),
+            copies: false,
+            quiet: false,
+            calm: false,
+        };
+        let history = history(shape);
+        let scratch = tempfile::tempdir().unwrap();
+        let (at_once, early): (Arc<dyn ObjectStore>, Arc<dyn ObjectStore>) =
+            (Arc::new(InMemory::new()), Arc::new(InMemory::new()));
+        for (store, often) in [(&at_once, 0.0), (&early, 0.05)] {
+            let mut options = tiny(scratch.path());
+            options.stage_bytes_max = 1 << 20;
+            let lake = lake::lake(Arc::clone(store), options);
+            mixed += stage_alone(&lake, &history, seed, often).await;
+        }
+        let (at_once, early) = (objects(at_once.as_ref()).await, objects(early.as_ref()).await);
+        let names = |objects: &BTreeMap<String, Bytes>| objects.keys().cloned().collect::<Vec<_>>();
+        assert_eq!(names(&at_once), names(&early), "seed {seed}: pieces are gone, and files are the same");
+        for (path, bytes) in &at_once {
+            assert!(early[path] == *bytes, "seed {seed}: {path} has other bytes");
+        }
+    }
+    assert!(mixed > 0, "no hour had two shapes");
+}
+
+/// Stages all days; after what was written early another process may go on. How often rows of another shape came into
+/// an hour's file that was open.
+async fn stage_alone(lake: &Lake, history: &History, seed: u64, often: f64) -> usize {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut mixed = 0;
+    for day in &history.days {
+        for end in &day.cut.tables[TOPIC].ends {
+            let next = lake.chain(&table_name(), end.partition, (0, None), None).await.unwrap().next;
+            let open = async |next| {
+                lake.stager(&table_name(), end.partition, next, &shapes(history, day)).await.unwrap()
+            };
+            let (mut stager, mut version) = (open(next).await, None);
+            for record in &history.partitions[end.partition as usize] {
+                if record.offset < stager.next_offset() || record.offset >= end.end {
+                    continue;
+                }
+                let before = stager.covered();
+                push(&mut stager, record).await.unwrap();
+                let came = record.change.as_ref().map(|change| change.schema.version);
+                mixed += usize::from(
+                    came.is_some() && version.is_some() && came != version && stager.covered() == before,
+                );
+                version = came.or(version);
+                if random.random_bool(often) {
+                    stager.flush().await.unwrap();
+                    assert_eq!(stager.memory(), 0);
+                    if random.random() {
+                        let durable = stager.durable();
+                        stager = open(stager.covered()).await;
+                        assert!(stager.next_offset() == durable && stager.durable() == durable);
+                    }
+                }
+            }
+            stager.close(end.end, day.cut.at.as_microsecond()).await.unwrap();
+        }
+    }
+    mixed
 }
 
 #[tokio::test]

@@ -8,7 +8,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lake::history::{Change, Day, History, Logged, Row, Shape, TOPIC, history};
-use lake::{deliver, deliver_day, lake as lake_on, objects, push, rows, shown, stage, table_name, tiny};
+use lake::{
+    deliver, deliver_day, lake as lake_on, objects, push, rows, shapes, shown, stage, table_name, tiny,
+};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use tidemark::batch::{FileReader, Format, OrcCompression, ReaderOptions, arrow_schema};
@@ -206,11 +208,11 @@ async fn change_files_of_a_clock_that_stood_wrong_are_found_and_none_of_them_is_
         let days = if (10..20).contains(&record.offset) { -4 } else { 1 };
         record.change.as_mut().unwrap().commit_us += days * 24 * HOUR_US;
     }
-    let mut stager = lake.stager(&table_name(), 0, 0).await.unwrap();
+    let mut stager = lake.stager(&table_name(), 0, 0, &shapes(&history, &history.days[0])).await.unwrap();
     for record in &history.partitions[0] {
         push(&mut stager, record).await.unwrap();
     }
-    stager.flush().await.unwrap();
+    stager.finish().await.unwrap();
     let since: Ds = "2026-11-20".parse().unwrap();
     let found = lake.chain(&table_name(), 0, (0, None), Some(since)).await.unwrap();
     assert_eq!((found.files.len(), found.next), (3, 30), "{found:#?}");

@@ -382,7 +382,8 @@ async fn what_the_files_cannot_hold_is_a_dead_letter_and_the_sums_are_right() {
     // A third record, which could not be decoded.
     table.changes = 3;
     table.ends[0].end = 3;
-    let mut stager = lake.stager(&table_name(), 0, 0).await.unwrap();
+    let shapes = lake::shapes(&history, &history.days[0]);
+    let mut stager = lake.stager(&table_name(), 0, 0, &shapes).await.unwrap();
     for record in &history.partitions[0] {
         lake::push(&mut stager, record).await.unwrap();
     }

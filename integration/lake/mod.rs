@@ -156,7 +156,8 @@ async fn stage_up_to(
             continue;
         }
         let target = (end.end - end.end.saturating_sub(from) * (of - share) / of).max(chain.next);
-        let mut stager = lake.stager(&day.schema.name, end.partition, chain.next).await?;
+        let mut stager =
+            lake.stager(&day.schema.name, end.partition, chain.next, &shapes(history, day)).await?;
         let own = history.partitions.get(end.partition as usize);
         for record in own.unwrap_or(&history.copies) {
             if record.offset >= stager.next_offset() && record.offset < target {
@@ -166,7 +167,7 @@ async fn stage_up_to(
         if share == of {
             stager.close(end.end, day.cut.at.as_microsecond()).await?;
         } else {
-            stager.flush().await?;
+            stager.finish().await?;
         }
     }
     Ok(())

@@ -6,6 +6,7 @@
 //!   changes/<name>/_log                                                                (which log fills it)
 //!   changes/<name>/_sequence/<schema>.<table>/<log partition>-<first>.json             (where a change file ends)
 //!   changes/<name>/_sequence/<schema>.<table>/<log partition>-begin.json               (where a replay began)
+//!   changes/<name>/_pieces/<schema>.<table>/<log partition>-<first>-<last>-….parquet   (of a change file that is open)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/<log partition>-<first>-<last>.jsonl   (while staging)
 //!   dead_letters/<name>/<schema>.<table>/ds=D/snapshot-00000.jsonl                   (while merging)
 //!   cuts/<name>/ds=D.json
@@ -102,6 +103,20 @@ impl Layout {
     pub fn link(&self, table: &TableName, partition: u32, first: u64) -> Path {
         let (schema, name) = (escape(&table.schema), escape(&table.table));
         path(format!("changes/{}/_sequence/{schema}.{name}/{partition}-{first}.json", self.name))
+    }
+
+    /// The folder of what is written of a table's change files before they end.
+    pub fn pieces(&self, table: &TableName) -> Path {
+        path(self.pieces_dir(table))
+    }
+
+    /// An object there.
+    pub fn piece(&self, table: &TableName, object: &str) -> Path {
+        path(format!("{}/{object}", self.pieces_dir(table)))
+    }
+
+    fn pieces_dir(&self, table: &TableName) -> String {
+        format!("changes/{}/_pieces/{}.{}", self.name, escape(&table.schema), escape(&table.table))
     }
 
     /// Where the change files of a log partition begin that a replay has made.

@@ -36,8 +36,8 @@ use crate::runtime::{Error, Result};
 
 use layout::{Layout, parse_ds};
 use manifest::from_bytes;
-use stage::StageLimits;
 use stage::sequence::Sequence;
+use stage::{StageLimits, Staging};
 
 pub use expire::{ExpiredDay, Retention, Tombstone};
 pub use manifest::{
@@ -139,13 +139,26 @@ impl Lake {
     }
 
     /// Stages a log partition of a table from `next` on, which is [`Chain::next`] of [`Self::chain`], and not within a
-    /// range that is lost ([`Self::link`]). Cancel-safe.
-    pub async fn stager(&self, table: &TableName, partition: u32, next: u64) -> Result<Stager> {
-        let options = &self.options;
-        let limits = StageLimits { rows_max: 1 << 20, bytes_max: options.stage_bytes_max };
+    /// range that is lost ([`Self::link`]); `shapes` are the table's as far as they are known. Not cancel-safe in that it may
+    /// write what was staged before.
+    ///
+    /// # Errors
+    /// `Fenced`: several have staged there; look again for where to go on.
+    pub async fn stager(
+        &self,
+        table: &TableName,
+        partition: u32,
+        next: u64,
+        shapes: &Shapes,
+    ) -> Result<Stager> {
         let link = self.link(table, partition, next).await?;
-        let (place, of) = ((self.store.clone(), self.layout.clone()), (table.clone(), partition));
-        Ok(Stager::new(place, options.calendar.clone(), limits, of, next, link))
+        let to = Staging {
+            store: self.store.clone(),
+            layout: self.layout.clone(),
+            calendar: self.options.calendar.clone(),
+            limits: StageLimits { rows_max: 1 << 20, bytes_max: self.options.stage_bytes_max },
+        };
+        Stager::open(to, (table.clone(), partition), (next, link), shapes.clone()).await
     }
 
     /// What was begun at an offset of a log partition: a change file, or a range that is lost. Cancel-safe.
@@ -185,6 +198,7 @@ impl Lake {
         if let Some(ds) = last {
             self.store.sweep(&self.layout.snapshot(table, ds)).await?;
         }
+        self.store.sweep(&self.layout.pieces(table)).await?;
         let since = last.and_then(|ds| ds.yesterday().ok());
         for day in self.store.folders(&self.layout.changes(table)).await? {
             if parse_ds(&day) >= since {

@@ -58,6 +58,31 @@ impl Shapes {
         &self.now
     }
 
+    /// Takes in a version, if it is new.
+    pub(super) fn know(&mut self, schema: &Arc<TableSchema>) {
+        self.versions.entry(schema.version).or_insert_with(|| Arc::clone(schema));
+    }
+
+    /// A version of the table, if it is known.
+    pub(super) fn version(&self, version: SchemaVersion) -> Option<&Arc<TableSchema>> {
+        self.versions.get(&version)
+    }
+
+    /// Whether rows of the version `from` can stand in a file beside those of `to`, a later one: as rows of that, with
+    /// nothing lost of them. Their key has to have the same names, too, by which an old key is told.
+    pub(super) fn carries(&self, from: SchemaVersion, to: &Arc<TableSchema>) -> bool {
+        let names = |schema: &TableSchema| -> Vec<String> {
+            schema.key_columns().map(|column| column.name.clone()).collect()
+        };
+        if from >= to.version {
+            return false;
+        }
+        let since: Vec<_> = self.versions.range(from..to.version).map(|(_, schema)| schema).collect();
+        since.len() as u32 == to.version.0.saturating_sub(from.0)
+            && since.iter().all(|schema| schema.oid == to.oid && names(schema) == names(to))
+            && self.at(Arc::clone(to)).readable_since(from).is_ok()
+    }
+
     /// What rows of a version hold in each column of the shape.
     pub(super) fn origins(&self, version: SchemaVersion) -> Result<Vec<Origin>> {
         self.now.columns.iter().map(|column| self.origin(column, version)).collect()

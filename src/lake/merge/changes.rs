@@ -17,13 +17,13 @@ use arrow_array::{Array, ArrayRef, BinaryArray, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
 
-use crate::batch::{EXACT, FileReader, Origin, ReaderOptions, name_at_rest};
+use crate::batch::{FileReader, Origin, ReaderOptions, name_at_rest};
 use crate::change::{Lsn, Op, Position, SchemaVersion};
 use crate::runtime::{Error, Result};
 
 use super::super::shapes::Shapes;
 use super::super::sort::{SORT, arrow_error};
-use super::super::stage::{FORMAT, META_COLUMNS, change_schema, stored_name};
+use super::super::stage::{FORMAT, META_COLUMNS, SCHEMA_COLUMN, change_schema, in_change_file};
 use super::MergeFile;
 use super::order::{KeyOrder, Seq};
 use super::shape::Shape;
@@ -31,8 +31,6 @@ use super::tail::Route;
 
 /// Columns before the table's in a sorted batch: sort bytes, op, unchanged columns.
 pub(super) const SKIP: usize = 3;
-/// Where the version of a row's shape stands in a change file.
-const SCHEMA: usize = 6;
 /// Marks a row whose unchanged values stand in another key's row.
 pub(super) const MOVED: u8 = 0x80;
 
@@ -98,13 +96,7 @@ impl ChangeReader {
     ) -> Result<()> {
         let Some(version) = version_of(&self.file_schema, file.clone())? else { return Ok(()) };
         let origins = self.shapes.origins(version)?;
-        let own = META_COLUMNS.iter().map(|name| Origin::column(*name));
-        let stored = origins.iter().cloned().map(|origin| match origin {
-            Origin::Column { name, types } => Origin::Column { name: stored_name(&name).into_owned(), types },
-            other => other,
-        });
-        let all = own.chain(stored).chain([Origin::column(EXACT)]).collect();
-        let options = ReaderOptions { origins: Some(all), ..ReaderOptions::default() };
+        let options = ReaderOptions { origins: Some(in_change_file(&origins)), ..ReaderOptions::default() };
         let of_version = OfVersion { version, origins: &origins };
         let (mut last_offset, mut told) = (None, self.route.told(&file, of, late)?);
         for batch in FileReader::open(&FORMAT, &self.file_schema, file, &options)? {
@@ -178,7 +170,8 @@ impl ChangeReader {
 
 /// The version that all rows of a change file have; none if it has no rows.
 fn version_of(schema: &SchemaRef, file: bytes::Bytes) -> Result<Option<SchemaVersion>> {
-    let options = ReaderOptions { batch_rows: 1, columns: Some(vec![SCHEMA]), ..ReaderOptions::default() };
+    let options =
+        ReaderOptions { batch_rows: 1, columns: Some(vec![SCHEMA_COLUMN]), ..ReaderOptions::default() };
     let first = FileReader::open(&FORMAT, schema, file, &options)?.next().transpose()?;
     let first = first.filter(|batch| batch.num_rows() > 0);
     Ok(first.map(|batch| SchemaVersion(batch.column(0).as_primitive::<Int32Type>().value(0) as u32)))
@@ -244,7 +237,7 @@ impl<'a> MetaColumns<'a> {
             commit_lsn: long(2),
             ordinal: long(3),
             offset: long(4),
-            schema: batch.column(SCHEMA).as_primitive::<Int32Type>().values(),
+            schema: batch.column(SCHEMA_COLUMN).as_primitive::<Int32Type>().values(),
             unchanged: batch.column(7).as_list(),
             old_key: batch.column(8).as_ref(),
         }

@@ -117,7 +117,7 @@ async fn list(store: &Store, folder: &Path, partition: u32) -> Result<Vec<Change
 ///
 /// Files of a lake from before there was a sequence may divide the same offsets differently; each file is right, so
 /// any path is, and a way around one that leads nowhere is found. `within`: it may also start within a file.
-fn walk(mut files: Vec<ChangeFile>, from: u64, end: Option<u64>, within: bool) -> Chain {
+pub(super) fn walk(mut files: Vec<ChangeFile>, from: u64, end: Option<u64>, within: bool) -> Chain {
     files.retain(|file| {
         let begins = file.range.first >= from || (within && file.range.next() > from);
         begins && end.is_none_or(|end| file.range.next() <= end)

@@ -14,12 +14,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::change::{Cut, Datum, Ds, Op, SchemaVersion, TableName};
 use crate::envelope::{Options, TableDecoder, peek};
-use crate::lake::{DeadRecord, Lake, Link, Manifest, Published, StagedChange, Stager, TailRule};
+use crate::lake::{DeadRecord, Lake, Link, Manifest, Published, Shapes, StagedChange, Stager, TailRule};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;
 use crate::runtime::Result;
@@ -31,6 +32,9 @@ use super::share::TableStanding;
 
 /// Bytes read from a log partition before the next table has its turn.
 const TURN_BYTES: usize = 8 << 20;
+
+/// Whether an hour is over is looked at this often at least.
+const HOUR_LOOK: Duration = Duration::from_secs(60);
 
 /// A table being delivered.
 #[derive(Debug)]
@@ -48,6 +52,8 @@ pub struct TableDelivery {
     /// Bytes read of the log since the last day was published.
     read_bytes: u64,
     stagers: BTreeMap<u32, Stager>,
+    /// The shapes which the stagers know.
+    shapes: Option<Shapes>,
     /// Up to where the log was told that it may let go, by log partition.
     trimmed: BTreeMap<u32, Offset>,
     decoders: HashMap<SchemaVersion, TableDecoder>,
@@ -106,6 +112,7 @@ impl TableDelivery {
             missing,
             read_bytes: 0,
             stagers: BTreeMap::new(),
+            shapes: None,
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
             premerging: Premerging::new(premerge),
@@ -149,7 +156,7 @@ impl TableDelivery {
         self.stagers.values().map(Stager::memory).sum()
     }
 
-    /// Writes what is held in memory.
+    /// Gives back the memory: what is held goes into the lake, where no reader sees it before its hour is over.
     pub async fn flush(&mut self) -> Result<()> {
         for stager in self.stagers.values_mut() {
             stager.flush().await?;
@@ -176,21 +183,28 @@ impl TableDelivery {
         let ends =
             cut.as_ref().and_then(|cut| cut.tables.get(&self.topic)).map_or(&[][..], |table| &table.ends);
         let mut complete = ends.iter().all(|end| end.end == 0 || partitions.contains_key(&end.partition));
+        let now_us = jiff::Timestamp::now().as_microsecond();
         for (number, (partition, range)) in partitions {
             let end = cut.as_ref().map(|cut| self.cut_end(cut, *number));
             let target = end.map_or(range.end, |end| end.min(range.end));
-            self.resume(lake, *number, *range, target).await?;
+            self.resume(lake, journal, *number, (*range, target)).await?;
             self.stage(log, journal, *number, (partition, *range), target).await?;
             let Some(stager) = self.stagers.get_mut(number) else { continue };
-            turn.more |= stager.next_offset() < target;
+            let more = stager.next_offset() < target;
+            turn.more |= more;
             match (&cut, end) {
                 (Some(cut), Some(end)) if stager.next_offset() >= end => {
                     // Beyond it, where the log begins beyond it.
-                    if stager.durable() <= end {
+                    if stager.covered() <= end {
                         stager.close(end, cut.at.as_microsecond()).await?;
                     }
                 }
-                _ => complete = false,
+                _ => {
+                    complete = false;
+                    if !more {
+                        stager.end_hour(now_us).await?;
+                    }
+                }
             }
         }
         self.watch.set_end_offset(partitions.values().map(|(_, range)| range.end).sum());
@@ -258,14 +272,21 @@ impl TableDelivery {
         self.premerging.turn(lake, held, staged, &self.watch, shapes)
     }
 
-    /// Up to where changes are in the lake, of all log partitions.
+    /// Up to where changes are in change files, of all log partitions.
     fn staged(&self) -> Offset {
-        self.stagers.values().map(Stager::durable).sum()
+        self.stagers.values().map(Stager::covered).sum()
     }
 
     /// When the table has something to do again, without anything that happens.
     pub fn due(&self) -> Option<Instant> {
-        self.premerging.due()
+        let ends_us = self.stagers.values().filter_map(Stager::ends_us).min();
+        let ends = ends_us.map(|ends_us| {
+            let left_us = ends_us.saturating_sub(jiff::Timestamp::now().as_microsecond());
+            // Clocks that are set are looked at again.
+            let left = Duration::from_micros(left_us.max(0).cast_unsigned()).min(HOUR_LOOK);
+            Instant::now() + left.max(Duration::from_secs(1))
+        });
+        self.premerging.due().into_iter().chain(ends).min()
     }
 
     /// Why the table cannot be made at this cut, now or later; none when it can.
@@ -290,15 +311,30 @@ impl TableDelivery {
     }
 
     /// Makes ready to stage a log partition from where that was left off, or from behind what is lost.
-    async fn resume(&mut self, lake: &Lake, number: u32, range: OffsetRange, target: Offset) -> Result<()> {
+    async fn resume(
+        &mut self,
+        lake: &Lake,
+        journal: &Journal,
+        number: u32,
+        (range, target): (OffsetRange, Offset),
+    ) -> Result<()> {
+        self.learn(journal)?;
         if !self.stagers.contains_key(&number) {
             let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
             self.open_stager(lake, number, from).await?;
         }
+        let mut looked = false;
         while let Some(stager) = self.stagers.get_mut(&number)
             && is_lost(stager.next_offset(), range, target)
         {
-            stager.flush().await?;
+            // What another process has written early may be all that there is of it, and it was there before the log let go.
+            if !std::mem::replace(&mut looked, true) {
+                stager.flush().await?;
+                let from = stager.covered();
+                self.open_stager(lake, number, from).await?;
+                continue;
+            }
+            stager.finish().await?;
             let (from, owed) = (stager.next_offset(), stager.owes());
             // The file that was begun there cannot be made any more, by nobody who does not have it already.
             let beyond = owed.unwrap_or(range.start.min(target));
@@ -309,6 +345,20 @@ impl TableDelivery {
                 self.open_stager(lake, number, from).await?;
             }
         }
+        Ok(())
+    }
+
+    /// Has the stagers know the shapes which the journal knows.
+    fn learn(&mut self, journal: &Journal) -> Result<()> {
+        let Some(newest) = journal.newest(&self.topic) else { return Ok(()) };
+        if self.shapes.as_ref().is_some_and(|shapes| shapes.now().version == newest) {
+            return Ok(());
+        }
+        let shapes = journal.shapes(&self.topic, newest, self.options)?;
+        for stager in self.stagers.values_mut() {
+            stager.know(shapes.clone());
+        }
+        self.shapes = Some(shapes);
         Ok(())
     }
 
@@ -325,7 +375,8 @@ impl TableDelivery {
                 _ => break,
             }
         }
-        self.stagers.insert(number, lake.stager(&self.name, number, from).await?);
+        let Some(shapes) = &self.shapes else { return Ok(()) };
+        self.stagers.insert(number, lake.stager(&self.name, number, from, shapes).await?);
         Ok(())
     }
 
@@ -339,6 +390,7 @@ impl TableDelivery {
         of: (&LogPartition, OffsetRange),
         (from, cuts): (Offset, &[Arc<Cut>]),
     ) -> Result<()> {
+        self.learn(journal)?;
         self.open_stager(lake, number, from).await?;
         for cut in cuts {
             let end = self.cut_end(cut, number);
@@ -346,12 +398,15 @@ impl TableDelivery {
                 continue;
             }
             self.stage_up_to(log, journal, number, of, end).await?;
-            if let Some(stager) = self.stagers.get_mut(&number).filter(|stager| stager.durable() <= end) {
+            if let Some(stager) = self.stagers.get_mut(&number).filter(|stager| stager.covered() <= end) {
                 stager.close(end, cut.at.as_microsecond()).await?;
             }
         }
         self.stage_up_to(log, journal, number, of, of.1.end).await?;
-        self.flush().await
+        match self.stagers.get_mut(&number) {
+            Some(stager) => stager.finish().await,
+            None => Ok(()),
+        }
     }
 
     async fn stage_up_to(

@@ -1,0 +1,88 @@
+//! The change history as its readers see it, by pyarrow: an hour is one file, in the order of the key, however short memory
+//! was in it, whoever was killed, and whatever columns came; and what it comes to is what Postgres has.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use support::days::{days, use_rule};
+use support::lake::{postgres, python};
+use support::{Connector, NAME, PATIENCE, Postgres, wait_until};
+use tokio_postgres::Client;
+
+const TABLES: [&str; 2] = ["left_side", "right_side"];
+
+fn read(connector: &Connector, table: &str) -> Value {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/change_history/read.py");
+    let folder = connector.lake().join(format!("changes/{NAME}/public.{table}"));
+    let output = Command::new(python()).arg(script).arg(folder).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// What is written of change files before they end.
+fn pieces(connector: &Connector) -> usize {
+    let files = |table: &&str| {
+        let folder = connector.lake().join(format!("changes/{NAME}/_pieces/public.{table}"));
+        std::fs::read_dir(folder).into_iter().flatten().flatten().count()
+    };
+    TABLES.iter().map(files).sum()
+}
+
+async fn run_sql(client: &Client, sql: &str) {
+    for table in TABLES {
+        client.batch_execute(&sql.replace("{t}", table)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_hour_is_one_file_by_key_however_short_memory_was_and_whatever_columns_came() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    run_sql(&client, "CREATE TABLE {t} (id int PRIMARY KEY, n int, large text)").await;
+    let days = days(&client).await;
+    // Both tables' changes do not fit into memory together.
+    let mut connector = Connector::new(&server.url())
+        .set("lake", "memory_bytes_max", 32 << 20)
+        .set("lake", "stage_bytes_max", 1 << 30)
+        .set("lake", "part_bytes_max", 8 << 20);
+    use_rule(&mut connector, 0);
+    let mut running = connector.start_ready("run").await;
+    let inserted = "INSERT INTO {t} SELECT i * 7919 % 400, i, repeat(md5(random()::text), 2000) FROM generate_series(0, 399) i;
+         UPDATE {t} SET n = -n WHERE id % 5 = 0; DELETE FROM {t} WHERE id % 7 = 0";
+    run_sql(&client, inserted).await;
+    wait_until(PATIENCE, "something is written early", async || pieces(&connector) > 0).await;
+
+    running.kill();
+    run_sql(
+        &client,
+        "UPDATE {t} SET n = n + 1 WHERE id % 3 = 0; ALTER TABLE {t} ADD COLUMN came text DEFAULT 'then';
+         ALTER TABLE {t} ALTER COLUMN n TYPE bigint; UPDATE {t} SET n = 5000000000, came = 'now' WHERE id % 11 = 0;
+         INSERT INTO {t} VALUES (1000, 1, 'small', NULL)",
+    )
+    .await;
+    let mut running = connector.start_ready("run").await;
+    running.cut(&days[0]);
+    connector.wait_published(&days[0]).await;
+    assert_eq!(pieces(&connector), 0, "they are in change files now");
+    for table in TABLES {
+        let found = read(&connector, table);
+        assert_eq!(found["several"], serde_json::json!({}), "{table}");
+        assert_eq!(found["unsorted"], serde_json::json!([]), "{table}");
+        let sql = format!("SELECT to_jsonb(t) FROM {table} t ORDER BY id");
+        let held: Vec<Value> = postgres(&client, &sql)
+            .await
+            .iter()
+            .map(|row| serde_json::from_str(row[0].as_deref().unwrap()).unwrap())
+            .collect();
+        let rows = found["rows"].as_array().unwrap();
+        assert_eq!(rows.len(), held.len(), "{table}");
+        let other = rows.iter().zip(&held).find(|(row, held)| row != held);
+        assert!(other.is_none(), "{table}: {} is {} in Postgres", other.unwrap().0["id"], other.unwrap().1["id"]);
+    }
+    assert!(running.terminate().await.success(), "{}", running.output());
+}
