@@ -3,14 +3,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+#[allow(dead_code, reason = "each test uses a part of it")]
+#[path = "exactness/clock.rs"]
+mod clock;
 mod support;
 
 use std::path::Path;
 use std::process::Command;
 
+use clock::Clock;
+use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
 use support::days::{days, use_rule};
-use support::lake::{postgres, python};
+use support::lake::{duckdb, postgres, python, value};
 use support::{Connector, NAME, PATIENCE, Postgres, wait_until};
 use tokio_postgres::Client;
 
@@ -82,7 +87,57 @@ async fn an_hour_is_one_file_by_key_however_short_memory_was_and_whatever_column
         let rows = found["rows"].as_array().unwrap();
         assert_eq!(rows.len(), held.len(), "{table}");
         let other = rows.iter().zip(&held).find(|(row, held)| row != held);
-        assert!(other.is_none(), "{table}: {} is {} in Postgres", other.unwrap().0["id"], other.unwrap().1["id"]);
+        assert!(
+            other.is_none(),
+            "{table}: {} is {} in Postgres",
+            other.unwrap().0["id"],
+            other.unwrap().1["id"]
+        );
     }
+    assert!(running.terminate().await.success(), "{}", running.output());
+}
+
+/// A table that is written to no more: its last changes do not wait for the end of the day.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_hour_that_is_over_is_a_file_although_no_record_comes() {
+    let folder = support::clock_folder();
+    let start = Timestamp::now() - 2.hours();
+    let clock = Clock::new(folder.path(), start, "00:00".parse().unwrap(), "UTC");
+    let builder = clock.environment().iter().fold(Postgres::builder(), |b, (name, value)| b.env(name, value));
+    let server = builder.start().await;
+    let client = server.connect().await;
+    client.batch_execute("CREATE TABLE quiet (id int PRIMARY KEY, note text)").await.unwrap();
+    let days = days(&client).await;
+    let mut connector = Connector::new(&server.url());
+    use_rule(&mut connector, 0);
+    let mut running = connector.start_ready("run").await;
+    client
+        .batch_execute(
+            "INSERT INTO quiet VALUES (1, 'one'), (2, 'two'), (3, 'three'); DELETE FROM quiet WHERE id = 2",
+        )
+        .await
+        .unwrap();
+    connector.wait_for_records("quiet", 4).await;
+    let covered = || {
+        let folder = connector.lake().join(format!("changes/{NAME}/public.quiet"));
+        let names = support::lake::hashes(&folder).into_keys();
+        let name = |path: String| {
+            Some(path.strip_suffix(".parquet")?.rsplit_once('-')?.1.parse::<u64>().unwrap() + 1)
+        };
+        names.filter_map(name).max()
+    };
+    wait_until(PATIENCE, "the hour is a file", async || covered() == Some(connector.end("quiet").await))
+        .await;
+    let found = read(&connector, "quiet");
+    let ids: Vec<_> =
+        found["rows"].as_array().unwrap().iter().map(|row| row["id"].as_i64().unwrap()).collect();
+    assert_eq!((ids, &found["several"]), (vec![1, 3], &serde_json::json!({})));
+
+    client.batch_execute("UPDATE quiet SET note = 'late' WHERE id = 3").await.unwrap();
+    running.cut(&days[0]);
+    connector.wait_published(&days[0]).await;
+    let sql = "SELECT string_agg(id || note, ',' ORDER BY id) FROM {quiet}";
+    let held = value(&client, &sql.replace("{quiet}", "quiet")).await;
+    assert_eq!(duckdb(&connector, &days[0], sql), [[Some(held)]]);
     assert!(running.terminate().await.success(), "{}", running.output());
 }

@@ -125,7 +125,7 @@ impl Stager {
         self.open.as_ref().map_or(0, |open| open.memory())
     }
 
-    /// When the file that is open is over, if no record comes: microseconds since 1970.
+    /// When the file that is open ends if no record comes: a while after its hour, microseconds since 1970.
     pub fn ends_us(&self) -> Option<i64> {
         let open = self.open.as_ref().filter(|_| self.bound.is_none())?;
         Some(open.bucket.end_us.saturating_add(JITTER_US))
@@ -162,9 +162,9 @@ impl Stager {
         }
     }
 
-    /// Writes the file that is open, if its hour has been over for a while at `now_us`.
-    pub async fn end_hour(&mut self, now_us: i64) -> Result<()> {
-        if self.ends_us().is_none_or(|ends_us| now_us < ends_us) {
+    /// Writes the file that is open, since its hour is over ([`Self::ends_us`]); all that was handed in is covered then.
+    pub async fn end_hour(&mut self) -> Result<()> {
+        if self.ends_us().is_none() {
             return Ok(());
         }
         self.write(self.next - 1).await

@@ -12,6 +12,7 @@
 
 mod delivery;
 mod gap;
+mod hours;
 mod journal;
 mod members;
 mod notices;

@@ -14,7 +14,6 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::time::Instant;
 
@@ -26,15 +25,13 @@ use crate::ops::TableStats;
 use crate::runtime::Result;
 
 use super::gap::{Gaps, Needed};
+use super::hours::Hours;
 use super::journal::Journal;
 use super::premerge::{PremergeSettings, Premerging};
 use super::share::TableStanding;
 
 /// Bytes read from a log partition before the next table has its turn.
 const TURN_BYTES: usize = 8 << 20;
-
-/// Whether an hour is over is looked at this often at least.
-const HOUR_LOOK: Duration = Duration::from_secs(60);
 
 /// A table being delivered.
 #[derive(Debug)]
@@ -52,6 +49,7 @@ pub struct TableDelivery {
     /// Bytes read of the log since the last day was published.
     read_bytes: u64,
     stagers: BTreeMap<u32, Stager>,
+    hours: Hours,
     /// The shapes which the stagers know.
     shapes: Option<Shapes>,
     /// Up to where the log was told that it may let go, by log partition.
@@ -112,6 +110,7 @@ impl TableDelivery {
             missing,
             read_bytes: 0,
             stagers: BTreeMap::new(),
+            hours: Hours::default(),
             shapes: None,
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
@@ -201,8 +200,8 @@ impl TableDelivery {
                 }
                 _ => {
                     complete = false;
-                    if !more {
-                        stager.end_hour(now_us).await?;
+                    if !more && self.hours.is_over(*number, stager, now_us) {
+                        stager.end_hour().await?;
                     }
                 }
             }
@@ -279,13 +278,7 @@ impl TableDelivery {
 
     /// When the table has something to do again, without anything that happens.
     pub fn due(&self) -> Option<Instant> {
-        let ends_us = self.stagers.values().filter_map(Stager::ends_us).min();
-        let ends = ends_us.map(|ends_us| {
-            let left_us = ends_us.saturating_sub(jiff::Timestamp::now().as_microsecond());
-            // Clocks that are set are looked at again.
-            let left = Duration::from_micros(left_us.max(0).cast_unsigned()).min(HOUR_LOOK);
-            Instant::now() + left.max(Duration::from_secs(1))
-        });
+        let ends = self.hours.due(self.stagers.iter());
         self.premerging.due().into_iter().chain(ends).min()
     }
 
