@@ -19,7 +19,7 @@ use support::lake::{duckdb, postgres, python, value};
 use support::{Connector, NAME, PATIENCE, Postgres, wait_until};
 use tokio_postgres::Client;
 
-const TABLES: [&str; 2] = ["left_side", "right_side"];
+const TABLES: [&str; 8] = ["t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8"];
 
 fn read(connector: &Connector, table: &str) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/change_history/read.py");
@@ -50,14 +50,15 @@ async fn an_hour_is_one_file_by_key_however_short_memory_was_and_whatever_column
     let client = server.connect().await;
     run_sql(&client, "CREATE TABLE {t} (id int PRIMARY KEY, n int, large text)").await;
     let days = days(&client).await;
-    // Both tables' changes do not fit into memory together.
-    let mut connector = Connector::new(&server.url())
-        .set("lake", "memory_bytes_max", 32 << 20)
-        .set("lake", "stage_bytes_max", 1 << 30)
-        .set("lake", "part_bytes_max", 8 << 20);
+    // A file of each fits into memory, and all of them together do not.
+    let mut connector = Connector::new(&server.url()).set("lake", "memory_bytes_max", 32 << 20).set(
+        "lake",
+        "part_bytes_max",
+        8 << 20,
+    );
     use_rule(&mut connector, 0);
     let mut running = connector.start_ready("run").await;
-    let inserted = "INSERT INTO {t} SELECT i * 7919 % 400, i, repeat(md5(random()::text), 2000) FROM generate_series(0, 399) i;
+    let inserted = "INSERT INTO {t} SELECT i * 7919 % 60, i, repeat(md5(random()::text), 2000) FROM generate_series(0, 59) i;
          UPDATE {t} SET n = -n WHERE id % 5 = 0; DELETE FROM {t} WHERE id % 7 = 0";
     run_sql(&client, inserted).await;
     wait_until(PATIENCE, "something is written early", async || pieces(&connector) > 0).await;

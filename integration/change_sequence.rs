@@ -102,9 +102,9 @@ async fn check(seed: u64) {
         partitions: 2,
         days: 3,
         changes_per_day: 200,
-        truncates: false,
+        truncates: seed.is_multiple_of(3),
         evolve: seed.is_multiple_of(2),
-        beyond: false,
+        beyond: seed.is_multiple_of(4),
         copies: false,
         quiet: false,
         calm: false,
@@ -245,6 +245,63 @@ async fn change_files_hold_each_offset_once_whoever_is_paused_or_killed() {
     for seed in first..first + rounds {
         check(seed).await;
     }
+}
+
+/// The log may have let go of what is in pieces: nobody else can make the file that was begun.
+#[tokio::test]
+async fn a_file_that_was_begun_is_made_of_its_pieces_alone() {
+    let scratch = tempfile::tempdir().unwrap();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let shape = Shape {
+        seed: 7,
+        keyed: true,
+        partitions: 1,
+        days: 1,
+        changes_per_day: 60,
+        truncates: false,
+        evolve: false,
+        beyond: false,
+        copies: false,
+        quiet: false,
+        calm: false,
+    };
+    let history = history(shape);
+    let day = &history.days[0];
+    let mut options = tiny(scratch.path());
+    options.stage_bytes_max = 1 << 20;
+    let lake = lake::lake(Arc::clone(&inner), options);
+    let open = async |next| lake.stager(&table_name(), 0, next, &shapes(&history, day)).await;
+    let mut stager = open(0).await.unwrap();
+    for record in history.partitions[0].iter().take(30) {
+        push(&mut stager, record).await.unwrap();
+        if record.offset % 7 == 0 {
+            stager.flush().await.unwrap();
+        }
+    }
+    stager.flush().await.unwrap();
+    let held = stager.durable();
+    drop(stager);
+
+    // One who died between the link and the file; another has gone on behind its end.
+    let end = held - 3;
+    let link = serde_json::json!({"next": end, "ds": day.cut.ds.to_string(), "hour": 20});
+    let path = lake.layout().link(&table_name(), 0, 0);
+    lake.store().put_once(&path, Bytes::from(format!("{link}\n"))).await.unwrap();
+    assert_eq!(open(0).await.unwrap_err().class(), Class::Fenced, "what comes behind it is another file's");
+    assert_eq!(lake.chain(&table_name(), 0, (0, None), None).await.unwrap().next, end);
+    let stager = open(end).await.unwrap();
+    assert_eq!((stager.covered(), stager.durable()), (end, held), "the rest of the last piece is kept");
+    drop(stager);
+    let path = lake.layout().link(&table_name(), 0, end);
+    let link = serde_json::json!({"next": held, "ds": day.cut.ds.to_string(), "hour": 20});
+    lake.store().put_once(&path, Bytes::from(format!("{link}\n"))).await.unwrap();
+    let stager = open(end).await.unwrap();
+    assert_eq!((stager.covered(), stager.owes()), (held, None), "it is made at once");
+    let objects = objects(inner.as_ref()).await;
+    assert!(!objects.keys().any(|path| path.contains("/_pieces/")), "{:?}", objects.keys());
+    deliver_day(&lake, &history, day).await.unwrap();
+    let objects = lake::objects(inner.as_ref()).await;
+    assert_eq!(rows(&lake, &objects, day.cut.ds, false).await, expected(day, false));
 }
 
 #[tokio::test]

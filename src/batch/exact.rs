@@ -92,8 +92,22 @@ pub fn cell_schema(schema: &Schema, columns: &[Column]) -> SchemaRef {
 /// Rows of a file, with [`EXACT`] as their last column, as rows in memory of a [`cell_schema`]. `origins`, one for each
 /// other column, say under which name a column stands in the file's texts.
 ///
-/// A column which was made text since takes over its texts.
+/// A column which was made text since takes over its texts. Values that ORC cannot tell become text, too.
 pub fn join(batch: &RecordBatch, schema: &SchemaRef, origins: &[Origin]) -> Result<RecordBatch> {
+    joined(batch, schema, origins, told)
+}
+
+/// The same, where no file will be ORC.
+pub fn join_as_told(batch: &RecordBatch, schema: &SchemaRef, origins: &[Origin]) -> Result<RecordBatch> {
+    joined(batch, schema, origins, StructArray::clone)
+}
+
+fn joined(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    origins: &[Origin],
+    told: impl Fn(&StructArray) -> StructArray,
+) -> Result<RecordBatch> {
     let rows = batch.num_rows();
     let texts = texts(batch.column(schema.fields().len()).as_string())?;
     if let Some(name) = texts.keys().find(|name| schema.index_of(name).is_err()) {

@@ -39,7 +39,7 @@ mod testing;
 mod tests;
 
 pub use datum::datum;
-pub use exact::{EXACT, cell_schema, exact_field, exact_schema, join, may_exceed, split};
+pub use exact::{EXACT, cell_schema, exact_field, exact_schema, join, join_as_told, may_exceed, split};
 pub use format::{
     Compression, FileReader, FileWriter, Format, OrcCompression, ReaderOptions, Source, WriterOptions,
 };

@@ -99,10 +99,18 @@ impl Layout {
         path(format!("{dir}/ds={ds}/hour={hour:02}/{partition}-{first}-{last}.parquet"))
     }
 
+    /// The folder of what says where a table's change files end.
+    pub fn sequence(&self, table: &TableName) -> Path {
+        path(self.sequence_dir(table))
+    }
+
     /// Where the change file ends which begins at an offset of a log partition.
     pub fn link(&self, table: &TableName, partition: u32, first: u64) -> Path {
-        let (schema, name) = (escape(&table.schema), escape(&table.table));
-        path(format!("changes/{}/_sequence/{schema}.{name}/{partition}-{first}.json", self.name))
+        path(format!("{}/{partition}-{first}.json", self.sequence_dir(table)))
+    }
+
+    fn sequence_dir(&self, table: &TableName) -> String {
+        format!("changes/{}/_sequence/{}.{}", self.name, escape(&table.schema), escape(&table.table))
     }
 
     /// The folder of what is written of a table's change files before they end.
@@ -121,8 +129,7 @@ impl Layout {
 
     /// Where the change files of a log partition begin that a replay has made.
     pub fn replay_begin(&self, table: &TableName, partition: u32) -> Path {
-        let (schema, name) = (escape(&table.schema), escape(&table.table));
-        path(format!("changes/{}/_sequence/{schema}.{name}/{partition}-begin.json", self.name))
+        path(format!("{}/{partition}-begin.json", self.sequence_dir(table)))
     }
 
     /// The folder of a table's dead letters.

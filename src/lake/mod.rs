@@ -70,7 +70,7 @@ pub struct LakeOptions {
     pub merge_threads: usize,
     /// Bytes in the scratch folder, of all tables, of what is made of the next day before it ends.
     pub premerge_bytes_max: u64,
-    /// A change file ends when its decoded rows reach this size (or a million rows).
+    /// A change file ends when its decoded rows reach this size (or a million rows), or a quarter of `memory_bytes_max`.
     pub stage_bytes_max: usize,
     /// Local folder for files that live as long as a merge.
     pub scratch_dir: PathBuf,
@@ -91,6 +91,12 @@ impl LakeOptions {
             scratch_dir,
             calendar,
         }
+    }
+
+    /// Bytes of a change file's rows: when it is made, they are in memory as they were written early, as rows, in the
+    /// order of their keys and encoded.
+    fn stage_bytes(&self) -> usize {
+        self.stage_bytes_max.min(self.memory_bytes_max / 4)
     }
 
     /// How many threads write parts of that size: each has a row group of a quarter of it in memory, encoded and as it was,
@@ -151,14 +157,13 @@ impl Lake {
         next: u64,
         shapes: &Shapes,
     ) -> Result<Stager> {
-        let link = self.link(table, partition, next).await?;
         let to = Staging {
             store: self.store.clone(),
             layout: self.layout.clone(),
             calendar: self.options.calendar.clone(),
-            limits: StageLimits { rows_max: 1 << 20, bytes_max: self.options.stage_bytes_max },
+            limits: StageLimits { rows_max: 1 << 20, bytes_max: self.options.stage_bytes() },
         };
-        Stager::open(to, (table.clone(), partition), (next, link), shapes.clone()).await
+        Stager::open(to, (table.clone(), partition), next, shapes.clone()).await
     }
 
     /// What was begun at an offset of a log partition: a change file, or a range that is lost. Cancel-safe.

@@ -10,7 +10,6 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Lake;
-use super::layout::parse_change_file;
 use super::store::Put;
 use crate::change::TableName;
 use crate::runtime::{Error, Result};
@@ -35,9 +34,7 @@ impl Lake {
                 Some(held) => return Err(self.elsewhere(table, *partition, *first, Some(held))),
                 // Files which nothing says the beginning of are deliver's.
                 None => {
-                    let objects = self.store.list(&self.layout.changes(table)).await?;
-                    let mut ranges = objects.iter().filter_map(|object| parse_change_file(&object.location));
-                    if ranges.any(|range| range.partition == *partition) {
+                    if self.is_staged(table, *partition).await? {
                         return Err(self.elsewhere(table, *partition, *first, None));
                     }
                     new.push((*partition, *first));
@@ -56,6 +53,19 @@ impl Lake {
             }
         }
         Ok(())
+    }
+
+    /// Whether anything of a log partition was staged, or begun: change files, pieces of one, or a link.
+    async fn is_staged(&self, table: &TableName, partition: u32) -> Result<bool> {
+        let of = format!("{partition}-");
+        for folder in [self.layout.changes(table), self.layout.pieces(table), self.layout.sequence(table)] {
+            let objects = self.store.list(&folder).await?;
+            let mut names = objects.iter().filter_map(|object| object.location.filename());
+            if names.any(|name| name.starts_with(&of)) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn replay_begun(&self, table: &TableName, partition: u32) -> Result<Option<u64>> {

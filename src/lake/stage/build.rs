@@ -26,8 +26,8 @@ use arrow_select::interleave::interleave_record_batch;
 use bytes::Bytes;
 
 use crate::batch::{
-    EXACT, FileReader, LIST_ELEMENT, Origin, ReaderOptions, cell_schema, exact_field, join, name_at_rest,
-    partial_schema, split,
+    EXACT, FileReader, LIST_ELEMENT, Origin, ReaderOptions, cell_schema, exact_field, join_as_told,
+    name_at_rest, partial_schema, split,
 };
 use crate::change::{SchemaVersion, TableSchema};
 use crate::runtime::{Error, Result};
@@ -43,6 +43,9 @@ use super::rows::{META_COLUMNS, OFFSET_COLUMN, SCHEMA_COLUMN, UNCHANGED_COLUMN, 
 const CHUNK_ROWS: usize = 4096;
 /// Bytes of its values of variable length, beyond which it ends.
 const CHUNK_BYTES: usize = 4 << 20;
+
+/// In errors about dead letters.
+const PIECE: &str = "what was written of a change file early";
 
 /// What a change file is made of.
 pub(super) struct Build {
@@ -63,7 +66,10 @@ pub(super) struct Built {
 impl Build {
     /// The bytes of both objects. Takes a while: not on an async thread.
     pub(super) fn run(mut self) -> Result<Built> {
-        let newest = self.parts.iter().map(|part| part.version).chain([self.rows.version()]).flatten().max();
+        let mut newest = self.rows.version();
+        for part in &self.parts {
+            newest = newest.max(self.version_in_range(part)?);
+        }
         let (own, own_dead) = std::mem::take(&mut self.rows).finish()?;
         let dead_letters = self.dead_letters(own_dead)?;
         let Some(newest) = newest else {
@@ -117,6 +123,30 @@ impl Build {
         Ok(())
     }
 
+    /// The version of a part's changes that lie in the range; dead letters which were read are of theirs.
+    fn version_in_range(&self, part: &Sealed) -> Result<Option<SchemaVersion>> {
+        let inside = |offset: u64| (self.range.first..=self.range.last).contains(&offset);
+        let Some(version) = part.version.filter(|_| !(inside(part.offsets.0) && inside(part.offsets.1)))
+        else {
+            return Ok(part.version);
+        };
+        let schema = self.shapes.version(version).ok_or_else(|| self.unknown(version))?;
+        let options = ReaderOptions { columns: Some(vec![OFFSET_COLUMN]), ..ReaderOptions::default() };
+        for batch in
+            FileReader::open(&FORMAT, &change_schema(&schema.columns), part.changes.clone(), &options)?
+        {
+            let batch = batch?;
+            let offsets = batch.column(0).as_primitive::<Int64Type>().values();
+            if offsets.iter().any(|offset| inside(*offset as u64)) {
+                return Ok(Some(version));
+            }
+        }
+        let letters =
+            part.dead_letters.as_ref().map_or(Ok(Vec::new()), |object| read_lines(object, PIECE))?;
+        let letters = letters.iter().filter(|letter| inside(letter.offset));
+        Ok(letters.filter_map(|letter| letter.schema_version).max())
+    }
+
     fn in_range(&self, batch: RecordBatch) -> Result<RecordBatch> {
         let offsets = batch.column(OFFSET_COLUMN).as_primitive::<Int64Type>().values();
         let inside = |offset: &i64| (self.range.first..=self.range.last).contains(&(*offset as u64));
@@ -131,7 +161,7 @@ impl Build {
     fn dead_letters(&self, own: Option<Vec<u8>>) -> Result<Option<Bytes>> {
         let mut lines = Vec::new();
         for object in self.parts.iter().filter_map(|part| part.dead_letters.as_ref()) {
-            let letters = read_lines(object, "what was written of a change file early")?;
+            let letters = read_lines(object, PIECE)?;
             let inside = |offset: u64| (self.range.first..=self.range.last).contains(&offset);
             for letter in letters.iter().filter(|letter| inside(letter.offset)) {
                 letter.write_line(&mut lines);
@@ -168,7 +198,7 @@ fn as_later(
     if exact.null_count() < rows || origins.iter().any(Origin::is_beyond) {
         // What stands as text does so under the columns' names of then.
         let partial = partial_schema(&schema.columns);
-        let cells = join(&table, &cell_schema(&partial, &schema.columns), origins)?;
+        let cells = join_as_told(&table, &cell_schema(&partial, &schema.columns), origins)?;
         let fields = partial.fields().iter().cloned().chain([Arc::new(exact_field())]);
         let partial = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let table = split(&cells, &partial, &mut vec![0; schema.columns.len()])?;

@@ -136,6 +136,13 @@ impl Part {
         }
     }
 
+    pub(super) const fn piece(&self) -> Option<&Piece> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Piece(piece) => Some(piece),
+        }
+    }
+
     fn version(&self) -> Option<SchemaVersion> {
         match self {
             Self::Memory(sealed) => sealed.version,

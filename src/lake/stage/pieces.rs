@@ -1,8 +1,8 @@
 //! Pieces: what is written of a change file before it ends, where no reader looks.
 //!
 //! ```text
-//!   changes/<name>/_pieces/<schema>.<table>/<log partition>-<first>-<last>-<version>-<bytes>-<bucket>.parquet
-//!                                           …                                                        .jsonl   (dead letters)
+//!   changes/<name>/_pieces/<schema>.<table>/<log partition>-<first>-<last>-<version>-<bytes>-<bucket>-<0 or 1>.parquet
+//!                                           …                                                        -1.jsonl   (dead letters)
 //! ```
 //!
 //! When memory or the log's room is short, what is open has to go somewhere, long before its hour is over. A small file
@@ -13,8 +13,6 @@
 //! Pieces only stand in for records of the log, which may have let go of them since. They decide nothing: which
 //! offsets a change file has is the sequence's to say ([`super::sequence`]). So those of two who stage at once may overlap;
 //! any way through them is right, and of each, rows count that lie in the file which is made.
-
-use std::collections::HashMap;
 
 use bytes::Bytes;
 use object_store::path::Path;
@@ -43,65 +41,67 @@ pub(super) struct Piece {
     dead_letters: Option<Path>,
 }
 
-/// The pieces of a log partition.
+/// The pieces of a log partition that are there.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pieces {
-    /// Those of the file that is open, in order.
-    pub(super) open: Vec<Piece>,
+    found: Vec<(Piece, Path)>,
+}
+
+/// Those of the file that is open.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Open {
+    /// In order.
+    pub(super) pieces: Vec<Piece>,
     /// Where the file's rows belong, by the first of them.
     pub(super) bucket: Option<Bucket>,
     /// Whether there are more behind them, of another file.
     pub(super) more: bool,
 }
 
-/// The pieces which hold offsets from `first` on; those of a file that was begun, up to its end `bound`. Those which are
-/// in change files, all below `first`, are removed. Cancel-safe.
-pub(super) async fn find(
-    (store, layout, calendar): (&Store, &Layout, &Calendar),
-    table: &TableName,
-    partition: u32,
-    (first, bound): (u64, Option<u64>),
+/// Lists the pieces of a log partition. Cancel-safe.
+pub(super) async fn list(
+    (store, layout): (&Store, &Layout),
+    (table, partition): (&TableName, u32),
 ) -> Result<Pieces> {
-    let mut found: Vec<Piece> = Vec::new();
-    let mut dead_letters: HashMap<String, Path> = HashMap::new();
-    let mut gone = Vec::new();
-    for object in store.list(&layout.pieces(table)).await? {
-        let path = object.location;
-        let named = path.filename().and_then(|name| name.rsplit_once('.'));
-        let Some((piece, extension)) =
-            named.and_then(|(stem, extension)| Some((parse(stem, &path)?, extension)))
-        else {
-            continue;
-        };
-        if piece.range.partition != partition {
-            continue;
-        }
-        if piece.range.next() <= first {
-            gone.push(path);
-        } else if extension == CHANGES {
-            found.push(piece);
-        } else if extension == DEAD_LETTERS {
-            dead_letters.insert(stem(&path), path);
-        }
-    }
-    remove(store, &gone).await;
-    let files = found.iter().map(|piece| ChangeFile { range: piece.range, path: piece.changes.clone() });
-    let way = walk(files.collect(), first, None, true).files;
-    let way = way.iter().filter_map(|file| found.iter().find(|piece| piece.changes == file.path));
-    let mut way: Vec<Piece> = way.cloned().collect();
-    for piece in &mut way {
-        piece.dead_letters = dead_letters.remove(&stem(&piece.changes));
-    }
-    let Some(of) = way.first().map(|piece| piece.bucket_us) else { return Ok(Pieces::default()) };
-    // Of another bucket are those of somebody who divided the log otherwise.
-    let belongs = |piece: &Piece| match bound {
-        Some(bound) => piece.range.first < bound,
-        None => piece.bucket_us == of,
+    let parsed = |object: object_store::ObjectMeta| {
+        let (stem, _) = object.location.filename()?.rsplit_once('.')?;
+        let piece = parse((layout, table), stem).filter(|piece| piece.range.partition == partition)?;
+        Some((piece, object.location))
     };
-    let count = way.iter().take_while(|piece| belongs(piece)).count();
-    let more = way.len() > count;
-    way.truncate(count);
-    Ok(Pieces { open: way, bucket: Some(Bucket::of(calendar, of)), more })
+    let objects = store.list(&layout.pieces(table)).await?;
+    Ok(Pieces { found: objects.into_iter().filter_map(parsed).collect() })
+}
+
+impl Pieces {
+    /// The objects of those that are in change files: all below `first`.
+    pub(super) fn made(&self, first: u64) -> Vec<Path> {
+        let made = self.found.iter().filter(|(piece, _)| piece.range.next() <= first);
+        made.map(|(_, path)| path.clone()).collect()
+    }
+
+    /// Those which hold offsets from `first` on; of a file that was begun, up to its end `bound`.
+    pub(super) fn open(&self, calendar: &Calendar, first: u64, bound: Option<u64>) -> Open {
+        let found: Vec<&Piece> = self
+            .found
+            .iter()
+            .filter(|(piece, path)| piece.changes == *path && piece.range.next() > first)
+            .map(|(piece, _)| piece)
+            .collect();
+        let files = found.iter().map(|piece| ChangeFile { range: piece.range, path: piece.changes.clone() });
+        let way = walk(files.collect(), first, None, true).files;
+        let way = way.iter().filter_map(|file| found.iter().find(|piece| piece.changes == file.path));
+        let mut way: Vec<Piece> = way.map(|piece| Piece::clone(piece)).collect();
+        let Some(of) = way.first().map(|piece| piece.bucket_us) else { return Open::default() };
+        // Of another bucket are those of somebody who divided the log otherwise.
+        let belongs = |piece: &Piece| match bound {
+            Some(bound) => piece.range.first < bound,
+            None => piece.bucket_us == of,
+        };
+        let count = way.iter().take_while(|piece| belongs(piece)).count();
+        let more = way.len() > count;
+        way.truncate(count);
+        Open { pieces: way, bucket: Some(Bucket::of(calendar, of)), more }
+    }
 }
 
 /// Writes a part of the file of a bucket. Not cancel-safe in that it may be there afterwards.
@@ -112,20 +112,17 @@ pub(super) async fn put(
     part: &Sealed,
 ) -> Result<Piece> {
     let (first, last) = part.offsets;
-    let version = part.version.map_or(0, |version| version.0);
-    let (bytes, bucket_us) = (part.bytes, bucket.start_us);
-    let stem = format!("{partition}-{first}-{last}-{version}-{bytes}-{:x}", bucket_us.cast_unsigned());
-    let changes = layout.piece(table, &format!("{stem}.{CHANGES}"));
-    let mut dead_letters = None;
-    if let Some(bytes) = &part.dead_letters {
-        let path = layout.piece(table, &format!("{stem}.{DEAD_LETTERS}"));
+    let piece = Piece::new(
+        (layout, table),
+        ChangeRange { partition, first, last },
+        (part.version, part.bytes, bucket.start_us, part.dead_letters.is_some()),
+    );
+    if let Some((path, bytes)) = piece.dead_letters.as_ref().zip(part.dead_letters.as_ref()) {
         // Others may have written the same rows into other bytes: they are the same.
-        store.put_once(&path, Bytes::clone(bytes)).await?;
-        dead_letters = Some(path);
+        store.put_once(path, Bytes::clone(bytes)).await?;
     }
-    store.put_once(&changes, Bytes::clone(&part.changes)).await?;
-    let range = ChangeRange { partition, first, last };
-    Ok(Piece { range, version: part.version, bytes, bucket_us, changes, dead_letters })
+    store.put_once(&piece.changes, Bytes::clone(&part.changes)).await?;
+    Ok(piece)
 }
 
 /// Reads a piece. Cancel-safe.
@@ -160,24 +157,33 @@ pub(super) async fn remove(store: &Store, objects: &[Path]) {
     }
 }
 
-fn stem(path: &Path) -> String {
-    let stem = path.filename().and_then(|name| name.rsplit_once('.'));
-    stem.map_or_else(String::new, |(stem, _)| stem.to_owned())
+impl Piece {
+    /// Its objects' names say all of it, so that no second listing is needed for what the first one lacked.
+    fn new(
+        (layout, table): (&Layout, &TableName),
+        range: ChangeRange,
+        (version, bytes, bucket_us, has_dead_letters): (Option<SchemaVersion>, usize, i64, bool),
+    ) -> Self {
+        let ChangeRange { partition, first, last } = range;
+        let number = version.map_or(0, |version| version.0);
+        let (bucket, dead) = (bucket_us.cast_unsigned(), u8::from(has_dead_letters));
+        let stem = format!("{partition}-{first}-{last}-{number}-{bytes}-{bucket:x}-{dead}");
+        let object = |extension: &str| layout.piece(table, &format!("{stem}.{extension}"));
+        let dead_letters = has_dead_letters.then(|| object(DEAD_LETTERS));
+        Self { range, version, bytes, bucket_us, changes: object(CHANGES), dead_letters }
+    }
 }
 
-fn parse(stem: &str, path: &Path) -> Option<Piece> {
+fn parse(of: (&Layout, &TableName), stem: &str) -> Option<Piece> {
     let mut words = stem.split('-');
     let partition = words.next()?.parse().ok()?;
     let (first, last) = (words.next()?.parse().ok()?, words.next()?.parse().ok()?);
     let version = SchemaVersion(words.next()?.parse().ok()?);
     let bytes = words.next()?.parse().ok()?;
     let bucket_us = u64::from_str_radix(words.next()?, 16).ok()?.cast_signed();
-    (words.next().is_none() && first <= last).then(|| Piece {
-        range: ChangeRange { partition, first, last },
-        version: (version.0 > 0).then_some(version),
-        bytes,
-        bucket_us,
-        changes: path.clone(),
-        dead_letters: None,
+    let dead: u8 = words.next()?.parse().ok()?;
+    (words.next().is_none() && first <= last).then(|| {
+        let version = (version.0 > 0).then_some(version);
+        Piece::new(of, ChangeRange { partition, first, last }, (version, bytes, bucket_us, dead > 0))
     })
 }

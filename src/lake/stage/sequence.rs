@@ -15,8 +15,9 @@
 //! - **One content.** A link says range, day and hour; the rest of a change file follows from its records. Whoever finds a
 //!   link without its file makes that file and no other, so that the one who made the link, should it wake up and put the
 //!   file, finds its own bytes.
-//! - **The log** is let go of up to where a writer's own files reach. Those are of the one sequence: nobody lets go of what
-//!   another one's sequence still needs.
+//! - **The log** is let go of up to where a writer's own files and pieces reach. Files are of the one sequence. A piece
+//!   ([`super::pieces`]) is of none yet, and may be all that there is of its records: so whoever finds the log to begin behind
+//!   what it has looks for pieces first, all of which were there before the log let go, and claims nothing across a hole.
 //! - **What is lost** (the log's retention was faster) is a link as well: where staging goes on behind it is decided once,
 //!   and told to whoever takes over. A link to a file which can no longer be made is lost as a whole.
 

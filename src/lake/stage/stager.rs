@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures::{StreamExt, TryStreamExt, stream};
+
 use crate::change::{Calendar, TableName, TableSchema};
 use crate::runtime::{Error, Result};
 
@@ -11,12 +13,15 @@ use super::super::store::Store;
 use super::build::Build;
 use super::file::{OpenFile, Part, Sealed};
 use super::pieces::{self, Piece};
-use super::sequence::{Link, Place, Sequence};
+use super::sequence::{Place, Sequence};
 use super::{DeadLetter, DeadRecord, Payload, StageLimits, StagedChange};
 
 /// How far back a commit time may step within a file: clocks of concurrent commits differ by milliseconds,
 /// and a file for each row around a full hour would help nobody.
 const JITTER_US: i64 = 300_000_000;
+
+/// Pieces that are read at once.
+const LOADS: usize = 8;
 
 /// Where staging puts what it makes.
 #[derive(Clone, Debug)]
@@ -50,20 +55,28 @@ pub struct Stager {
 }
 
 impl Stager {
-    /// From `next` on, where `link` was found.
+    /// From `next` on, which is where the change files end that were listed before.
     ///
     /// # Errors
     /// `Fenced`: several have staged what comes; what could be made of it is made, and the caller has to look again.
     pub(in crate::lake) async fn open(
         to: Staging,
         (table, partition): (TableName, u32),
-        (next, link): (u64, Option<Link>),
+        next: u64,
         shapes: Shapes,
     ) -> Result<Self> {
         let sequence = Sequence::new(to.store.clone(), to.layout.clone(), table.clone(), partition);
-        let bound = link.and_then(|link| Some((link.next, link.place?)));
-        let from = (next, bound.map(|(end, _)| end));
-        let found = pieces::find((&to.store, &to.layout, &to.calendar), &table, partition, from).await?;
+        // Pieces go when their change file is there, which is begun before: so what is begun is looked at after them.
+        let found = pieces::list((&to.store, &to.layout), (&table, partition)).await?;
+        let bound = sequence.link(next).await?.and_then(|link| Some((link.next, link.place?)));
+        if let Some((end, Place { ds, hour })) = bound {
+            let range = ChangeRange { partition, first: next, last: end - 1 };
+            if to.store.get(&to.layout.change_file(&table, ds, hour, range)).await?.is_some() {
+                return Err(overtaken(&table, partition, next));
+            }
+        }
+        pieces::remove(&to.store, &found.made(next)).await;
+        let found = found.open(&to.calendar, next, bound.map(|(end, _)| end));
         let mut stager = Self {
             to,
             table,
@@ -77,25 +90,19 @@ impl Stager {
             open: None,
         };
         let Some(bucket) = found.bucket else { return Ok(stager) };
-        let open = OpenFile::of_pieces(bucket_of(bucket, bound), found.open);
+        let open = OpenFile::of_pieces(bucket_of(bucket, bound), found.pieces);
         let last = open.last_offset;
         stager.durable = last + 1;
         stager.next = stager.durable;
         stager.open = Some(Box::new(open));
         let end = bound.map_or(last + 1, |(end, _)| end);
-        if found.more || end <= last {
-            // What is behind it belongs to the next file, and the log may not hold it any more.
+        let more = found.more || end <= last;
+        // What was begun is made as soon as it can be: pieces are all that there may be of it. And what is behind it belongs
+        // to the next file.
+        if more || (bound.is_some() && end == stager.next) {
             stager.write(end - 1).await?;
-            return Err(stager.overtaken());
         }
-        Ok(stager)
-    }
-
-    fn overtaken(&self) -> Error {
-        Error::fenced(format!(
-            "{} log partition {}: another process has staged the changes from offset {} on",
-            self.table, self.partition, self.first
-        ))
+        if more { Err(overtaken(&stager.table, partition, stager.first)) } else { Ok(stager) }
     }
 
     /// First offset beyond a file which somebody has begun, and which has to be made as it was begun; none when
@@ -362,16 +369,13 @@ impl Stager {
 
     /// The parts in memory, and which of them are pieces.
     async fn load(&self, parts: Vec<Part>) -> Result<(Vec<Sealed>, Vec<Piece>)> {
-        let (mut loaded, mut written) = (Vec::with_capacity(parts.len()), Vec::new());
-        for part in parts {
-            match part {
-                Part::Memory(sealed) => loaded.push(sealed),
-                Part::Piece(piece) => {
-                    loaded.push(pieces::load(&self.to.store, &piece).await?);
-                    written.push(piece);
-                }
-            }
-        }
+        let written: Vec<Piece> = parts.iter().filter_map(Part::piece).cloned().collect();
+        let store = &self.to.store;
+        let load = async |part| match part {
+            Part::Memory(sealed) => Ok(sealed),
+            Part::Piece(piece) => pieces::load(store, &piece).await,
+        };
+        let loaded = stream::iter(parts).map(load).buffered(LOADS).try_collect().await?;
         Ok((loaded, written))
     }
 }
@@ -379,6 +383,12 @@ impl Stager {
 /// The bucket of a file, which would be `bucket` if nobody had begun it.
 fn bucket_of(bucket: Bucket, bound: Option<(u64, Place)>) -> Bucket {
     bound.map_or(bucket, |(_, place)| Bucket::at(place.ds, place.hour))
+}
+
+fn overtaken(table: &TableName, partition: u32, first: u64) -> Error {
+    Error::fenced(format!(
+        "{table} log partition {partition}: another process has staged the changes from offset {first} on"
+    ))
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {

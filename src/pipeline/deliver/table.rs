@@ -50,6 +50,8 @@ pub struct TableDelivery {
     read_bytes: u64,
     stagers: BTreeMap<u32, Stager>,
     hours: Hours,
+    /// Where the log partitions began when they were found to begin behind what is staged, and it was looked for.
+    looked: BTreeMap<u32, Offset>,
     /// The shapes which the stagers know.
     shapes: Option<Shapes>,
     /// Up to where the log was told that it may let go, by log partition.
@@ -111,6 +113,7 @@ impl TableDelivery {
             read_bytes: 0,
             stagers: BTreeMap::new(),
             hours: Hours::default(),
+            looked: BTreeMap::new(),
             shapes: None,
             trimmed: BTreeMap::new(),
             decoders: HashMap::new(),
@@ -193,8 +196,8 @@ impl TableDelivery {
             turn.more |= more;
             match (&cut, end) {
                 (Some(cut), Some(end)) if stager.next_offset() >= end => {
-                    // Beyond it, where the log begins beyond it.
-                    if stager.covered() <= end {
+                    // At it or beyond it, where staging went on before, or the log begins beyond it.
+                    if stager.covered() < end {
                         stager.close(end, cut.at.as_microsecond()).await?;
                     }
                 }
@@ -316,20 +319,24 @@ impl TableDelivery {
             let from = self.published.as_ref().map_or(0, |manifest| manifest.end_of(number));
             self.open_stager(lake, number, from).await?;
         }
-        let mut looked = false;
         while let Some(stager) = self.stagers.get_mut(&number)
-            && is_lost(stager.next_offset(), range, target)
+            && stager.next_offset() < range.start.min(target)
         {
             // What another process has written early may be all that there is of it, and it was there before the log let go.
-            if !std::mem::replace(&mut looked, true) {
+            let held = range.start.min(target);
+            if self.looked.insert(number, held).is_none_or(|looked| looked < held) {
                 stager.flush().await?;
                 let from = stager.covered();
                 self.open_stager(lake, number, from).await?;
                 continue;
             }
+            if !is_lost(stager.next_offset(), range, target) {
+                break;
+            }
             stager.finish().await?;
-            let (from, owed) = (stager.next_offset(), stager.owes());
             // The file that was begun there cannot be made any more, by nobody who does not have it already.
+            let owed = stager.owes();
+            let from = if owed.is_some() { stager.covered() } else { stager.next_offset() };
             let beyond = owed.unwrap_or(range.start.min(target));
             if owed.is_some() || lake.give_up(&self.name, number, from, beyond).await? {
                 self.lost(number, from..beyond);
@@ -391,7 +398,7 @@ impl TableDelivery {
                 continue;
             }
             self.stage_up_to(log, journal, number, of, end).await?;
-            if let Some(stager) = self.stagers.get_mut(&number).filter(|stager| stager.covered() <= end) {
+            if let Some(stager) = self.stagers.get_mut(&number).filter(|stager| stager.covered() < end) {
                 stager.close(end, cut.at.as_microsecond()).await?;
             }
         }
@@ -550,8 +557,8 @@ impl TableDelivery {
         Ok(())
     }
 
-    /// The change files hold everything below their end: the log may let go of it. Also between two cuts, or
-    /// a log with a limit would have to hold a whole day.
+    /// Change files, and pieces of the next one, hold everything below their end: the log may let go of it. Also between two
+    /// cuts, or a log with a limit would have to hold a whole day.
     async fn trim(&mut self, log: &dyn Log, partitions: &Partitions) -> Result<()> {
         for (number, (partition, _)) in partitions {
             let Some(stager) = self.stagers.get(number) else { continue };
