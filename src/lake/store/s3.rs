@@ -111,6 +111,8 @@ pub struct Bucket {
     pub(super) options: S3Options,
     /// Whether the end of an upload in parts is refused where something is, once that was tried.
     pub(super) conditional_parts: OnceCell<bool>,
+    /// Set once the store has said that it cannot copy what was to be copied.
+    pub(super) copies_nothing: OnceCell<()>,
 }
 
 impl Bucket {
@@ -129,7 +131,8 @@ impl Bucket {
         let builder = builder(&options, client);
         let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(failed)?;
         let s3 = builder.build().map_err(failed)?;
-        Ok(Arc::new(Self { s3, bulk, http, conditional_parts: OnceCell::new(), options }))
+        let (conditional_parts, copies_nothing) = (OnceCell::new(), OnceCell::new());
+        Ok(Arc::new(Self { s3, bulk, http, options, conditional_parts, copies_nothing }))
     }
 
     /// The key of an object of the lake.
