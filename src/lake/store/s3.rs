@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::client::{Certificate, ClientOptions, HttpClient, HttpConnector, ReqwestConnector};
 use object_store::path::Path;
 use object_store::{BackoffConfig, Error as StoreError, RetryConfig};
@@ -198,7 +198,8 @@ fn builder(options: &S3Options, client: ClientOptions) -> AmazonS3Builder {
         }
     };
     if let Some(url) = &options.endpoint_url {
-        builder = builder.with_endpoint(endpoint(url, options));
+        // Of its two endpoints the one that counts: the other would give way to AWS_ENDPOINT_URL_S3.
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint(url, options));
     }
     for (key, value) in encryption(options.server_side_encryption.as_ref()) {
         // The names are `object_store`'s own.
