@@ -256,6 +256,14 @@ pub(super) fn mend(error: &StoreError) -> Option<&'static str> {
     if has(&["NoSuchBucket"]) {
         return Some("Create the bucket, or mend [lake] url: Tidemark makes no buckets.");
     }
+    // Its answers have codes of the store's, too.
+    let no_identity = told.contains("sts.amazonaws.com/doc") && told.contains("<Type>Sender</Type>");
+    if no_identity || has(&["Failed to read token file"]) {
+        return Some(
+            "Look at AWS_ROLE_ARN, at the token in the file that AWS_WEB_IDENTITY_TOKEN_FILE names, and whether the role trusts \
+             who it is for: no keys are given for this web identity.",
+        );
+    }
     if has(&["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"]) {
         return Some("Name the bucket's region: [lake.s3] region, or AWS_REGION.");
     }
@@ -265,6 +273,12 @@ pub(super) fn mend(error: &StoreError) -> Option<&'static str> {
     if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch"]) {
         return Some(
             "The store does not know these keys: mend access_key_id and secret_access_key of [lake.s3], or what the environment or the role gives.",
+        );
+    }
+    if has(&["<Code>KMS."]) {
+        return Some(
+            "Look at [lake.s3] sse_kms_key_id, or at the bucket's own key where there is none: KMS cannot use it, or has none of \
+             that name in the bucket's region.",
         );
     }
     if has(&["RequestTimeTooSkewed"]) {
@@ -288,4 +302,31 @@ fn told(error: &StoreError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_the_token_service_is_not_taken_for_one_of_the_store() {
+        let told = |kind: &str| {
+            let answer = format!(
+                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>{kind}</Type>\
+                 <Code>ExpiredTokenException</Code></Error></ErrorResponse>"
+            );
+            mend(&StoreError::Generic { store: "S3", source: answer.into() }).unwrap_or_default()
+        };
+        assert!(told("Sender").contains("AWS_WEB_IDENTITY_TOKEN_FILE"));
+        assert!(!told("Receiver").contains("AWS_WEB_IDENTITY_TOKEN_FILE"), "it may pass");
+    }
+
+    #[test]
+    fn a_key_that_kms_cannot_use_is_for_the_operator_to_mend() {
+        for code in ["KMS.NotFoundException", "KMS.DisabledException", "KMS.KMSInvalidStateException"] {
+            let source = format!("400 Bad Request: <Error><Code>{code}</Code></Error>").into();
+            let mend = mend(&StoreError::Generic { store: "S3", source }).unwrap();
+            assert!(mend.contains("sse_kms_key_id"), "{code}: {mend}");
+        }
+    }
 }
