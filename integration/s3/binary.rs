@@ -4,13 +4,14 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
+use object_store::ObjectStoreExt as _;
 use serde_json::{Value, json};
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{Rows, postgres, python};
 use crate::support::{Connector, Fault, NAME, PATIENCE, Postgres, Running, S3, S3Proxy, wait_until};
 
-const TABLES: &str = "
+pub const TABLES: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, customer text, total numeric(12,2), at timestamptz, note text);
     CREATE TABLE \"Odd näme+x=1 %2F?\" (id bigint PRIMARY KEY, a text);
     CREATE TABLE audit (line text);
@@ -22,30 +23,39 @@ const TABLES: &str = "
 
 const TABLE_NAMES: [&str; 3] = ["orders", "Odd näme+x=1 %2F?", "audit"];
 
-/// What pyarrow's own S3 client finds: a script's answer.
-fn pyarrow(bucket: &str, arguments: &[&str]) -> Value {
+/// What pyarrow's own S3 client finds: a script's answer. By a proxy, if there is one, it names buckets in the host's name.
+fn pyarrow(by: Option<&str>, bucket: &str, arguments: &[&str]) -> Value {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/s3/read.py");
-    let endpoint = format!("127.0.0.1:{}", S3::shared().port());
+    let host = if by.is_some() { "localhost" } else { "127.0.0.1" };
+    let endpoint = format!("{host}:{}", S3::shared().port());
     let mut command = Command::new(python());
     command
         .arg(script)
         .args([&endpoint, S3::KEY, S3::SECRET, &format!("{bucket}/team/lake")])
-        .args(arguments);
+        .args(arguments)
+        .envs(by.map(|proxy| ("S3_BUCKET_HOSTS_AT", proxy)));
     let output = command.output().unwrap();
     assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
 /// Hashes of all objects of published days.
-fn published(bucket: &str) -> Value {
-    pyarrow(bucket, &["published", NAME])
+pub fn published(bucket: &str) -> Value {
+    pyarrow(None, bucket, &["published", NAME])
 }
 
-fn is_published(bucket: &str, ds: &str) -> bool {
-    !published(bucket)[format!("cuts/{NAME}/ds={ds}.json")].is_null()
+async fn is_published(bucket: &str, ds: &str) -> bool {
+    let day = object_store::path::Path::from(format!("team/lake/cuts/{NAME}/ds={ds}.json"));
+    S3::client(bucket).head(&day).await.is_ok()
 }
 
-async fn assert_same(bucket: &str, client: &tokio_postgres::Client, ds: &str) {
+/// A day's tables, read by pyarrow, are what Postgres has now.
+pub async fn assert_same(bucket: &str, client: &tokio_postgres::Client, ds: &str) {
+    assert_same_by(None, bucket, client, ds).await;
+}
+
+/// The same, where pyarrow reads as [`pyarrow`] says.
+pub async fn assert_same_by(by: Option<&str>, bucket: &str, client: &tokio_postgres::Client, ds: &str) {
     for table in TABLE_NAMES {
         let columns = match table {
             "orders" => {
@@ -55,8 +65,8 @@ async fn assert_same(bucket: &str, client: &tokio_postgres::Client, ds: &str) {
             _ => "id::text, a",
         };
         let mut expected = postgres(client, &format!("SELECT {columns} FROM \"{table}\"")).await;
-        let mut found: Rows =
-            serde_json::from_value(pyarrow(bucket, &["rows", NAME, &format!("public.{table}"), ds])).unwrap();
+        let told = pyarrow(by, bucket, &["rows", NAME, &format!("public.{table}"), ds]);
+        let mut found: Rows = serde_json::from_value(told).unwrap();
         expected.sort();
         found.sort();
         assert_eq!(found, expected, "{table} on ds={ds}");
@@ -64,7 +74,7 @@ async fn assert_same(bucket: &str, client: &tokio_postgres::Client, ds: &str) {
 }
 
 /// Nothing that was published before is different or gone.
-fn assert_unchanged(before: &Value, now: &Value) {
+pub fn assert_unchanged(before: &Value, now: &Value) {
     for (path, hash) in before.as_object().unwrap() {
         assert_eq!(&now[path], hash, "{path}");
     }
@@ -82,12 +92,14 @@ async fn traffic(client: &tokio_postgres::Client, round: i32) {
     client.batch_execute(&sql).await.unwrap();
 }
 
-async fn end_day(running: &Running, bucket: &str, ds: &str) {
+/// Ends a day, and waits until it is published.
+pub async fn end_day(running: &Running, bucket: &str, ds: &str) {
     running.cut(ds);
-    wait_until(PATIENCE * 2, &format!("ds={ds} is published"), async || is_published(bucket, ds)).await;
+    wait_until(PATIENCE * 2, &format!("ds={ds} is published"), async || is_published(bucket, ds).await).await;
 }
 
-fn command(running: &Running, arguments: &[&str]) -> String {
+/// Runs a command, which has to succeed: what it says.
+pub fn command(running: &Running, arguments: &[&str]) -> String {
     let output = running.command(arguments);
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{arguments:?}: {said}");

@@ -2,10 +2,13 @@
 
     read.py ENDPOINT KEY SECRET BUCKET/PREFIX published NAME           hashes of the objects of published days, by path
     read.py ENDPOINT KEY SECRET BUCKET/PREFIX rows NAME TABLE DS       rows of a table's day, every value as a text
+
+With S3_BUCKET_HOSTS_AT the bucket stands in the host's name, and there is a proxy that knows these hosts.
 """
 
 import hashlib
 import json
+import os
 import sys
 from urllib.parse import unquote
 
@@ -14,8 +17,15 @@ import pyarrow.fs
 import pyarrow.parquet
 
 endpoint, key, secret, root, what, name, *rest = sys.argv[1:]
+proxy = os.environ.get("S3_BUCKET_HOSTS_AT")
 store = pyarrow.fs.S3FileSystem(
-    access_key=key, secret_key=secret, endpoint_override=endpoint, scheme="http", region="us-east-1"
+    access_key=key,
+    secret_key=secret,
+    endpoint_override=endpoint,
+    scheme="http",
+    region="us-east-1",
+    force_virtual_addressing=proxy is not None,
+    proxy_options=proxy,
 )
 
 

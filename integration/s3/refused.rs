@@ -132,27 +132,3 @@ async fn a_store_with_tls_is_trusted_by_its_authority_alone() {
     let told = check(&connector);
     assert_eq!(level(&told).unwrap().0, "ok", "{told:?}");
 }
-
-/// The store of the tests has no keys to encrypt with: what is asked of it counts.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_object_asks_for_the_encryption_that_was_configured() {
-    let server = Postgres::start().await;
-    let store = S3::shared();
-    let bucket = store.bucket().await;
-    let proxy = S3Proxy::start(store.port(), 1).await;
-    let mut connector = connector(&server, &bucket, proxy.port()).await;
-    connector.change("lake.s3", "max_retries", 0);
-    connector.change("lake.s3", "server_side_encryption", "aws:kms");
-    connector.change("lake.s3", "sse_kms_key_id", "alias/lake");
-    check(&connector);
-    let puts: Vec<_> = proxy.carried().into_iter().filter(|one| one.method == "PUT").collect();
-    assert!(!puts.is_empty());
-    for put in puts {
-        let head = put.head.to_ascii_lowercase();
-        for header in
-            ["x-amz-server-side-encryption: aws:kms", "aws-kms-key-id: alias/lake", "if-none-match: *"]
-        {
-            assert!(head.contains(header), "{header} is missing in {head}");
-        }
-    }
-}

@@ -118,7 +118,9 @@ impl Connector {
 
     /// Runs a command of the binary that needs no process.
     pub fn command(&self, arguments: &[&str]) -> Output {
-        binary(&self.configure(free_port()), arguments).stdin(Stdio::null()).output().unwrap()
+        let mut command = binary(&self.configure(free_port()), arguments);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).output().unwrap()
     }
 
     /// Starts a command of the binary that needs no process, and does not wait for its end.

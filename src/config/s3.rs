@@ -24,6 +24,12 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
             "found an address without TLS; expected https://, or allow_http = true beside it".to_owned();
         section.note("endpoint_url", text);
     }
+    let force_path_style = section.boolean("force_path_style");
+    if force_path_style == Some(false) && endpoint_url.as_deref().is_some_and(url::is_of_an_address) {
+        let text = "found false with an address of numbers in endpoint_url, which has no name to put a bucket before; expected \
+                    true, or the store's name there";
+        section.note("force_path_style", text.to_owned());
+    }
     let keys = keys(&section);
     let words = [("AES256", false), ("aws:kms", true)];
     let kms = section.text("server_side_encryption", |text| check::word(text, &words, &[]));
@@ -49,7 +55,7 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
     S3Config {
         region,
         endpoint_url,
-        force_path_style: section.boolean("force_path_style"),
+        force_path_style,
         allow_http,
         ca_file: section.text("ca_file", check::path),
         keys,

@@ -104,6 +104,18 @@ fn a_bucket_has_a_prefix_and_keys_that_are_never_shown() {
     {
         assert!(error.contains(told), "{told} is not told:\n{error}");
     }
+    for (endpoint, taken) in [
+        ("https://10.0.0.7:9000", false),
+        ("https://10.0.0.7/", false),
+        ("https://[::1]:9000", false),
+        ("https://[::1]", false),
+        ("https://minio.example.com:9000", true),
+        ("https://1.example.com", true),
+    ] {
+        let lines = format!("endpoint_url = \"{endpoint}\"\nforce_path_style");
+        assert_eq!(parsed(&text(&format!("{lines} = false"))).is_ok(), taken, "{endpoint}");
+        parsed(&text(&format!("{lines} = true"))).unwrap();
+    }
     for url in ["s3://", "s3://ab", "s3://bank-lake//x", "s3://bank-lake/a b", "s3://bank-lake/../x"] {
         assert!(parsed(&format!("{MINIMAL}[lake]\nurl = \"{url}\"")).is_err(), "{url} was taken");
     }

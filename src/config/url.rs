@@ -1,6 +1,7 @@
 //! URLs: only what configuration needs to know of them. The whole of libpq's syntax is `postgres::wire`'s.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -166,6 +167,16 @@ pub(super) fn endpoint(text: &str) -> Result<String, String> {
         return Ok(text.trim_end_matches('/').to_owned());
     }
     Err("scheme, host and port of a store, without keys, such as https://minio.example.com:9000".to_owned())
+}
+
+/// Whether an endpoint's host is an address of numbers.
+pub(super) fn is_of_an_address(endpoint: &str) -> bool {
+    let authority = endpoint.split_once("://").map_or(endpoint, |(_, rest)| rest);
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => host,
+        _ => authority,
+    };
+    host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
 }
 
 /// Checks an address of `[envelope.registry] url`. Whoever is asked is told in messages: it holds no password.

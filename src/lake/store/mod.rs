@@ -215,20 +215,37 @@ impl Store {
     /// One conditional copy; `false` where the store has none.
     async fn copy(&self, from: &Path, to: &Path, bytes: u64) -> Result<bool, StoreError> {
         if let Some(bucket) = &self.bucket {
-            if !self.has_conditional_parts(bucket, to).await? {
-                return Ok(false);
-            }
-            if self.exists(to).await? {
-                let source = "found before the copy".into();
-                return Err(StoreError::AlreadyExists { path: to.to_string(), source });
-            }
-            return multipart::copy(bucket, (&bucket.key(from), bytes), &bucket.key(to)).await.map(|()| true);
+            return self.copy_in(bucket, from, to, bytes).await;
         }
         let options = CopyOptions { mode: CopyMode::Create, ..CopyOptions::default() };
         match self.inner.copy_opts(from, to, options).await {
             Ok(()) => Ok(true),
             // File systems without links, or without room for one more.
             Err(StoreError::Generic { .. } | StoreError::NotSupported { .. }) if self.local.is_some() => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn copy_in(&self, bucket: &Bucket, from: &Path, to: &Path, bytes: u64) -> Result<bool, StoreError> {
+        if bucket.copies_nothing.initialized() || !self.has_conditional_parts(bucket, to).await? {
+            return Ok(false);
+        }
+        if self.exists(to).await? {
+            let source = "found before the copy".into();
+            return Err(StoreError::AlreadyExists { path: to.to_string(), source });
+        }
+        match multipart::copy(bucket, (&bucket.key(from), bytes), &bucket.key(to)).await {
+            Ok(()) => Ok(true),
+            // As SeaweedFS, where an object is encrypted by a key of KMS.
+            Err(StoreError::NotSupported { source }) => {
+                if bucket.copies_nothing.set(()).is_ok() {
+                    tracing::warn!(
+                        answer = %source,
+                        "the lake's store does not copy objects: what a day shares with the day before goes through here"
+                    );
+                }
                 Ok(false)
             }
             Err(error) => Err(error),

@@ -41,6 +41,9 @@ const SIGNED_FOR: Duration = Duration::from_secs(300);
 /// Most bytes of a part that is copied: S3 takes five GiB.
 const COPIED_BYTES_MAX: u64 = 4 << 30;
 
+/// The status of what a store does not know, and will not know when it is asked again.
+const NOT_IMPLEMENTED: u16 = 501;
+
 type Result<T> = std::result::Result<T, StoreError>;
 
 /// Creates the object, or says `AlreadyExists` (also where that may be its own doing), as a conditional PUT would.
@@ -59,7 +62,7 @@ pub(super) async fn create(bucket: &Bucket, key: &Path, payload: &PutPayload) ->
 }
 
 /// Creates the object with the content of another one, of so many bytes, as [`create`] does. `NotFound`: that one is not
-/// there.
+/// there. `NotSupported`: the store does not know how to copy it.
 pub(super) async fn copy(bucket: &Bucket, (from, bytes): (&Path, u64), key: &Path) -> Result<()> {
     let id = bucket.s3.create_multipart(key).await?;
     let copied = async {
@@ -124,6 +127,7 @@ async fn copy_part(
             Err(StoreError::NotFound { path: from.to_string(), source: answer.into() })
         }
         (403, answer) => Err(StoreError::PermissionDenied { path: from.to_string(), source: answer.into() }),
+        (NOT_IMPLEMENTED, answer) => Err(StoreError::NotSupported { source: answer.into() }),
         (status, answer) => Err(generic(format!("{status}: {answer}"))),
     }
 }
@@ -195,7 +199,7 @@ async fn send(
         let tried = send_once(bucket, &method, key, query, (&headers, body)).await;
         let passes = match &tried {
             Ok((status, answer)) => {
-                *status >= 500
+                (*status >= 500 && *status != NOT_IMPLEMENTED)
                     || matches!(status, 408 | 429)
                     || (*status == 200 && answer.contains("<Error>"))
             }

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
 use object_store::client::{Certificate, ClientOptions, HttpClient, HttpConnector, ReqwestConnector};
 use object_store::path::Path;
 use object_store::{BackoffConfig, Error as StoreError, RetryConfig};
@@ -111,6 +111,8 @@ pub struct Bucket {
     pub(super) options: S3Options,
     /// Whether the end of an upload in parts is refused where something is, once that was tried.
     pub(super) conditional_parts: OnceCell<bool>,
+    /// Set once the store has said that it cannot copy what was to be copied.
+    pub(super) copies_nothing: OnceCell<()>,
 }
 
 impl Bucket {
@@ -129,7 +131,8 @@ impl Bucket {
         let builder = builder(&options, client);
         let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(failed)?;
         let s3 = builder.build().map_err(failed)?;
-        Ok(Arc::new(Self { s3, bulk, http, conditional_parts: OnceCell::new(), options }))
+        let (conditional_parts, copies_nothing) = (OnceCell::new(), OnceCell::new());
+        Ok(Arc::new(Self { s3, bulk, http, options, conditional_parts, copies_nothing }))
     }
 
     /// The key of an object of the lake.
@@ -195,7 +198,8 @@ fn builder(options: &S3Options, client: ClientOptions) -> AmazonS3Builder {
         }
     };
     if let Some(url) = &options.endpoint_url {
-        builder = builder.with_endpoint(endpoint(url, options));
+        // Of its two endpoints the one that counts: the other would give way to AWS_ENDPOINT_URL_S3.
+        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint(url, options));
     }
     for (key, value) in encryption(options.server_side_encryption.as_ref()) {
         // The names are `object_store`'s own.
@@ -252,6 +256,14 @@ pub(super) fn mend(error: &StoreError) -> Option<&'static str> {
     if has(&["NoSuchBucket"]) {
         return Some("Create the bucket, or mend [lake] url: Tidemark makes no buckets.");
     }
+    // Its answers have codes of the store's, too.
+    let no_identity = told.contains("sts.amazonaws.com/doc") && told.contains("<Type>Sender</Type>");
+    if no_identity || has(&["Failed to read token file"]) {
+        return Some(
+            "Look at AWS_ROLE_ARN, at the token in the file that AWS_WEB_IDENTITY_TOKEN_FILE names, and whether the role trusts \
+             who it is for: no keys are given for this web identity.",
+        );
+    }
     if has(&["PermanentRedirect", "AuthorizationHeaderMalformed", "IllegalLocationConstraint"]) {
         return Some("Name the bucket's region: [lake.s3] region, or AWS_REGION.");
     }
@@ -261,6 +273,12 @@ pub(super) fn mend(error: &StoreError) -> Option<&'static str> {
     if has(&["InvalidAccessKeyId", "SignatureDoesNotMatch"]) {
         return Some(
             "The store does not know these keys: mend access_key_id and secret_access_key of [lake.s3], or what the environment or the role gives.",
+        );
+    }
+    if has(&["<Code>KMS."]) {
+        return Some(
+            "Look at [lake.s3] sse_kms_key_id, or at the bucket's own key where there is none: KMS cannot use it, or has none of \
+             that name in the bucket's region.",
         );
     }
     if has(&["RequestTimeTooSkewed"]) {
@@ -284,4 +302,31 @@ fn told(error: &StoreError) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_the_token_service_is_not_taken_for_one_of_the_store() {
+        let told = |kind: &str| {
+            let answer = format!(
+                "<ErrorResponse xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\"><Error><Type>{kind}</Type>\
+                 <Code>ExpiredTokenException</Code></Error></ErrorResponse>"
+            );
+            mend(&StoreError::Generic { store: "S3", source: answer.into() }).unwrap_or_default()
+        };
+        assert!(told("Sender").contains("AWS_WEB_IDENTITY_TOKEN_FILE"));
+        assert!(!told("Receiver").contains("AWS_WEB_IDENTITY_TOKEN_FILE"), "it may pass");
+    }
+
+    #[test]
+    fn a_key_that_kms_cannot_use_is_for_the_operator_to_mend() {
+        for code in ["KMS.NotFoundException", "KMS.DisabledException", "KMS.KMSInvalidStateException"] {
+            let source = format!("400 Bad Request: <Error><Code>{code}</Code></Error>").into();
+            let mend = mend(&StoreError::Generic { store: "S3", source }).unwrap();
+            assert!(mend.contains("sse_kms_key_id"), "{code}: {mend}");
+        }
+    }
 }
