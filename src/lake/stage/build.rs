@@ -192,7 +192,7 @@ fn as_later(
     let (rows, meta) = (batch.num_rows(), META_COLUMNS.len());
     let mut arrays: Vec<ArrayRef> = batch.columns()[..meta].to_vec();
     arrays[SCHEMA_COLUMN] = Arc::new(Int32Array::from(vec![schema.version.0 as i32; rows]));
-    arrays[UNCHANGED_COLUMN] = Arc::new(renamed(batch.column(UNCHANGED_COLUMN).as_list(), origins, schema)?);
+    arrays[UNCHANGED_COLUMN] = Arc::new(renamed(batch.column(UNCHANGED_COLUMN).as_list(), origins, schema));
     let table = batch.project(&(meta..batch.num_columns()).collect::<Vec<_>>()).map_err(arrow_error)?;
     let exact = &table.columns()[table.num_columns() - 1];
     if exact.null_count() < rows || origins.iter().any(Origin::is_beyond) {
@@ -210,7 +210,7 @@ fn as_later(
 }
 
 /// Names of columns that were not sent, by row: all that take their values from these.
-fn renamed(unchanged: &ListArray, origins: &[Origin], schema: &TableSchema) -> Result<ListArray> {
+fn renamed(unchanged: &ListArray, origins: &[Origin], schema: &TableSchema) -> ListArray {
     let element = Arc::new(Field::new(LIST_ELEMENT, DataType::Utf8, true));
     let mut out = ListBuilder::new(StringBuilder::new()).with_field(element);
     for row in 0..unchanged.len() {
@@ -228,7 +228,7 @@ fn renamed(unchanged: &ListArray, origins: &[Origin], schema: &TableSchema) -> R
         }
         out.append(any);
     }
-    Ok(out.finish())
+    out.finish()
 }
 
 /// The rows by key, those of one key as they are, in batches whose sizes follow from the rows alone.

@@ -99,8 +99,8 @@ impl OpenFile {
 
     /// The version of its last rows.
     pub(super) fn version(&self) -> Option<SchemaVersion> {
-        let parts = self.parts.iter().rev();
-        self.rows.version().or_else(|| parts.filter_map(Part::version).next())
+        let mut parts = self.parts.iter().rev();
+        self.rows.version().or_else(|| parts.find_map(Part::version))
     }
 
     /// Whether rows of that version go into memory beside those that are there.
