@@ -18,7 +18,9 @@ use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use tidemark::lake::Lake;
+use tidemark::change::{Column, ColumnType, Datum, Lsn, Op, Position, SchemaVersion, TableSchema};
+use tidemark::envelope::Options;
+use tidemark::lake::{Lake, Shapes, StagedChange};
 use tidemark::runtime::{Class, Error, Result};
 
 const WRITERS: u64 = 4;
@@ -302,6 +304,52 @@ async fn a_file_that_was_begun_is_made_of_its_pieces_alone() {
     deliver_day(&lake, &history, day).await.unwrap();
     let objects = lake::objects(inner.as_ref()).await;
     assert_eq!(rows(&lake, &objects, day.cut.ds, false).await, expected(day, false));
+}
+
+/// What lies behind a file that was begun may be of a later shape, in a piece that begins with an offset without a record.
+#[tokio::test]
+async fn a_file_that_was_begun_is_made_though_the_next_ones_shape_is_a_later_one() {
+    let scratch = tempfile::tempdir().unwrap();
+    let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let lake = lake::lake(Arc::clone(&inner), tiny(scratch.path()));
+    let first = Arc::new(lake::history::table(true));
+    let mut second = TableSchema { version: SchemaVersion(2), ..TableSchema::clone(&first) };
+    let mut came = Column::new("came", ColumnType::Int32, "", true);
+    came.number = 100;
+    second.columns.push(came);
+    let second = Arc::new(second);
+    let read = |column_type: &ColumnType, text: &str| Options::default().datum(column_type, text);
+    let shapes = Shapes::new(Arc::clone(&second), [Arc::clone(&first), Arc::clone(&second)], Arc::new(read));
+    let open = async |next| lake.stager(&table_name(), 0, next, &shapes).await;
+    let mut stager = open(0).await.unwrap();
+    for offset in (0..10).filter(|offset| *offset != 5) {
+        let schema = if offset < 5 { &first } else { &second };
+        let mut row = vec![Datum::Null; schema.columns.len()];
+        (row[0], row[1]) = (Datum::Int(offset as i64), Datum::Text("key".into()));
+        let change = StagedChange {
+            offset,
+            position: Position { timeline: 1, commit_lsn: Lsn(100), ordinal: offset },
+            op: Op::Create,
+            commit_us: 1_763_640_000_000_000,
+            schema,
+            old_key: None,
+            before: None,
+            row: &row,
+            raw_key: None,
+            raw_value: None,
+        };
+        stager.push(&change).await.unwrap();
+    }
+    stager.flush().await.unwrap();
+    drop(stager);
+    let link = serde_json::json!({"next": 6, "ds": "2025-11-20", "hour": 12});
+    let path = lake.layout().link(&table_name(), 0, 0);
+    lake.store().put_once(&path, Bytes::from(format!("{link}\n"))).await.unwrap();
+    assert_eq!(open(0).await.unwrap_err().class(), Class::Fenced);
+    assert_eq!(lake.chain(&table_name(), 0, (0, None), None).await.unwrap().next, 6);
+    let mut stager = open(6).await.unwrap();
+    stager.close(10, 1_763_650_000_000_000).await.unwrap();
+    assert_eq!(lake.chain(&table_name(), 0, (0, None), None).await.unwrap().next, 10);
 }
 
 #[tokio::test]

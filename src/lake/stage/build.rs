@@ -66,10 +66,9 @@ pub(super) struct Built {
 impl Build {
     /// The bytes of both objects. Takes a while: not on an async thread.
     pub(super) fn run(mut self) -> Result<Built> {
-        let mut newest = self.rows.version();
-        for part in &self.parts {
-            newest = newest.max(self.version_in_range(part)?);
-        }
+        let versions =
+            self.parts.iter().map(|part| self.version_in_range(part)).collect::<Result<Vec<_>>>()?;
+        let newest = self.rows.version().max(versions.iter().flatten().max().copied());
         let (own, own_dead) = std::mem::take(&mut self.rows).finish()?;
         let dead_letters = self.dead_letters(own_dead)?;
         let Some(newest) = newest else {
@@ -79,7 +78,10 @@ impl Build {
         let schema = Arc::clone(self.shapes.version(newest).ok_or_else(|| self.unknown(newest))?);
         let arrow = change_schema(&schema.columns);
         let mut batches = Vec::new();
-        for part in std::mem::take(&mut self.parts) {
+        // A part of which nothing lies in the range may be of a later version.
+        for (part, _) in
+            std::mem::take(&mut self.parts).into_iter().zip(versions).filter(|(_, version)| version.is_some())
+        {
             self.read(part, &schema, &arrow, &mut batches)?;
         }
         batches.extend(own);
@@ -105,7 +107,8 @@ impl Build {
         arrow: &SchemaRef,
         batches: &mut Vec<RecordBatch>,
     ) -> Result<()> {
-        let Some(version) = part.version else { return Ok(()) };
+        // With dead letters alone in the range it may be later than the file.
+        let Some(version) = part.version.filter(|version| *version <= schema.version) else { return Ok(()) };
         let origins = if version == schema.version {
             None
         } else {

@@ -73,7 +73,7 @@ pub(super) async fn list(
 }
 
 impl Pieces {
-    /// The objects of those that are in change files: all below `first`.
+    /// The objects of those below `first`: they are in change files, or in a range that is told as lost.
     pub(super) fn made(&self, first: u64) -> Vec<Path> {
         let made = self.found.iter().filter(|(piece, _)| piece.range.next() <= first);
         made.map(|(_, path)| path.clone()).collect()

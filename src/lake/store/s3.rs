@@ -257,7 +257,9 @@ pub(super) fn mend(error: &StoreError) -> Option<&'static str> {
         return Some("Create the bucket, or mend [lake] url: Tidemark makes no buckets.");
     }
     // Its answers have codes of the store's, too.
-    let no_identity = told.contains("sts.amazonaws.com/doc") && told.contains("<Type>Sender</Type>");
+    let passes = has(&["IDPCommunicationError", "Throttling"]);
+    let no_identity =
+        told.contains("sts.amazonaws.com/doc") && told.contains("<Type>Sender</Type>") && !passes;
     if no_identity || has(&["Failed to read token file"]) {
         return Some(
             "Look at AWS_ROLE_ARN, at the token in the file that AWS_WEB_IDENTITY_TOKEN_FILE names, and whether the role trusts \
@@ -275,7 +277,7 @@ pub(super) fn mend(error: &StoreError) -> Option<&'static str> {
             "The store does not know these keys: mend access_key_id and secret_access_key of [lake.s3], or what the environment or the role gives.",
         );
     }
-    if has(&["<Code>KMS."]) {
+    if has(&["KMS.NotFound", "KMS.Disabled", "KMS.KMSInvalidState", "KMS.InvalidKeyUsage"]) {
         return Some(
             "Look at [lake.s3] sse_kms_key_id, or at the bucket's own key where there is none: KMS cannot use it, or has none of \
              that name in the bucket's region.",
