@@ -318,7 +318,7 @@ impl<'a> Delivery<'a> {
         self.failed.insert(topic, Instant::now() + FAILED_PAUSE);
     }
 
-    /// Writes the fullest tables' files early while all together hold too much.
+    /// Writes what the fullest tables hold early, as pieces, while all together hold too much.
     async fn bound_memory(&mut self) -> Result<()> {
         while self.tables.values().map(|(_, table)| table.memory()).sum::<usize>()
             > self.settings.memory_bytes_max
@@ -337,7 +337,7 @@ impl<'a> Delivery<'a> {
         self.settled(topic, &name, flushed.map(|()| false)).map(|_| ())
     }
 
-    /// Writes every table's files early when the log is near its limit, so that their next turn lets it go of what
+    /// Writes what every table holds early, as pieces, when the log is near its limit, so that their next turn lets it go of what
     /// they hold: a log which is full stops capture, and then neither a new hour nor a cut would close them.
     async fn make_room(&mut self) -> Result<bool> {
         let holding = self.tables.values().any(|(_, table)| table.memory() > 0);
