@@ -158,3 +158,26 @@ async fn a_create_whose_answer_was_lost_is_recognised_as_ones_own() {
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 3, "{statuses:?}");
     assert!(statuses.iter().filter(|status| **status == 412).count() >= 6, "{statuses:?}");
 }
+
+/// Not every store knows how, and each time it would be asked with all retries.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_removes_one_object_at_a_time_is_asked_for_more_once() {
+    let scratch = tempfile::tempdir().unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 1).await;
+    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    proxy.always("POST *delete", Fault::NotImplemented);
+    let mut asked = Vec::new();
+    for round in 0..3 {
+        let paths: Vec<_> =
+            (0..4).map(|n| object_store::path::Path::from(format!("cuts/shop/{round}-{n}"))).collect();
+        for path in &paths {
+            lake.store().put_same(path, Bytes::from("soon gone")).await.unwrap();
+        }
+        lake.store().delete_all(&paths).await.unwrap();
+        assert!(in_bucket(&bucket).await.is_empty(), "round {round}");
+        asked.push(proxy.faults().get(&Fault::NotImplemented).copied());
+    }
+    assert!(asked[0].is_some() && asked.iter().all(|times| *times == asked[0]), "{asked:?}");
+}

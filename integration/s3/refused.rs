@@ -106,12 +106,41 @@ async fn keys_come_from_the_environment_where_the_file_has_none() {
         ("AWS_SECRET_ACCESS_KEY", S3::SECRET.to_owned()),
         ("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", store.port())),
         ("AWS_REGION", "eu-central-1".to_owned()),
+        // Empty, as a compose file passes on what is not set.
+        ("AWS_ENDPOINT_URL_S3", String::new()),
+        ("AWS_SESSION_TOKEN", String::new()),
+        ("AWS_ROLE_ARN", String::new()),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", String::new()),
+        // What the client itself would obey.
+        ("AWS_ENDPOINT", "http://192.0.2.1".to_owned()),
+        ("AWS_SKIP_SIGNATURE", "true".to_owned()),
+        ("AWS_CONDITIONAL_PUT", "disabled".to_owned()),
     ]);
     let mut checked = connector.start("check");
     checked.ended().await;
     let told = checked.output();
     assert!(told.contains("region eu-central-1") && told.contains("credentials of the AWS chain"), "{told}");
     assert!(told.lines().any(|line| line.starts_with("ok") && line.contains("lake create")), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_endpoint_of_the_environment_that_cannot_be_used_is_told_with_its_name() {
+    let server = Postgres::start().await;
+    let store = S3::shared();
+    let mut connector = connector(&server, &store.bucket().await, store.port()).await;
+    connector.remove("lake.s3", "endpoint_url");
+    for (allow_http, force_path_style, value, expected) in [
+        (true, true, "localhost:9000", "found \"localhost:9000\"; expected scheme, host and port"),
+        (true, false, "https://127.0.0.1:9000", "force_path_style is false with an address of numbers"),
+        (false, true, "http://127.0.0.1:9000", "found an address without TLS"),
+    ] {
+        connector.change("lake.s3", "allow_http", allow_http);
+        connector.change("lake.s3", "force_path_style", force_path_style);
+        connector.environment(&[("AWS_ENDPOINT_URL", value.to_owned())]);
+        let (code, said) = run(&connector);
+        let named = said.contains("AWS_ENDPOINT_URL of the environment") && said.contains(expected);
+        assert!(code != 0 && named, "{value}: {code}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -18,6 +18,8 @@ pub enum Fault {
     None,
     /// Not carried out: `503 SlowDown`.
     SlowDown,
+    /// Not carried out: `501 NotImplemented`, of a store that never does. Not among those of [`S3Proxy::disturb`].
+    NotImplemented,
     /// Not carried out: the connection breaks.
     CutBefore,
     /// Carried out; the connection breaks before the answer.
@@ -156,6 +158,7 @@ async fn serve(mut client: TcpStream, server: u16, state: Arc<Mutex<State>>) {
     match fault {
         Fault::CutBefore => return,
         Fault::SlowDown => return answer(&mut client, "503 Service Unavailable", "SlowDown").await,
+        Fault::NotImplemented => return answer(&mut client, "501 Not Implemented", "NotImplemented").await,
         _ => {}
     }
     let Some(answered) = forward(&head, &body, server).await else { return };

@@ -42,6 +42,7 @@ use jiff::tz::TimeZone;
 pub use notices::{KafkaNoticesConfig, NoticesConfig, SnsConfig, WebhookConfig};
 pub use problem::{ConfigErrors, Problem};
 pub use retention::RetentionConfig;
+pub use s3::endpoint_of_environment;
 pub use secret::Secret;
 pub use tables::{NEVER_COPIED, TableFilter, TableGlob};
 pub use tail::HistoricTailConfig;

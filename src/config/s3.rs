@@ -19,16 +19,14 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
     });
     let endpoint_url = section.text("endpoint_url", url::endpoint);
     let allow_http = section.boolean("allow_http").unwrap_or(false);
-    if endpoint_url.as_ref().is_some_and(|url| url.starts_with("http://")) && !allow_http {
-        let text =
-            "found an address without TLS; expected https://, or allow_http = true beside it".to_owned();
-        section.note("endpoint_url", text);
-    }
     let force_path_style = section.boolean("force_path_style");
-    if force_path_style == Some(false) && endpoint_url.as_deref().is_some_and(url::is_of_an_address) {
-        let text = "found false with an address of numbers in endpoint_url, which has no name to put a bucket before; expected \
-                    true, or the store's name there";
-        section.note("force_path_style", text.to_owned());
+    if let Some(url) = &endpoint_url {
+        if lacks_tls(url, allow_http) {
+            section.note("endpoint_url", format!("found {LACKS_TLS}"));
+        }
+        if lacks_name(url, force_path_style) {
+            section.note("force_path_style", format!("found false with {LACKS_NAME}"));
+        }
     }
     let keys = keys(&section);
     let words = [("AES256", false), ("aws:kms", true)];
@@ -73,6 +71,30 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
         request_timeout_ms: section.integer("request_timeout_ms", "milliseconds", 100, 3_600_000, 120_000),
         connect_timeout_ms: section.integer("connect_timeout_ms", "milliseconds", 100, 600_000, 5_000),
     }
+}
+
+/// Checks an endpoint of the environment, which stands for `endpoint_url`: what was found and expected.
+pub fn endpoint_of_environment(text: &str, config: &S3Config) -> Result<String, String> {
+    let url = url::endpoint(text).map_err(|expected| format!("found {text:?}; expected {expected}"))?;
+    if lacks_tls(&url, config.allow_http) {
+        return Err(format!("found {LACKS_TLS} in [lake.s3]"));
+    }
+    if lacks_name(&url, config.force_path_style) {
+        return Err(format!("[lake.s3] force_path_style is false with {LACKS_NAME}"));
+    }
+    Ok(url)
+}
+
+const LACKS_TLS: &str = "an address without TLS; expected https://, or allow_http = true";
+const LACKS_NAME: &str = "an address of numbers for the endpoint, which has no name to put a bucket before; expected true, or \
+                          the store's name there";
+
+fn lacks_tls(url: &str, allow_http: bool) -> bool {
+    url.starts_with("http://") && !allow_http
+}
+
+fn lacks_name(url: &str, force_path_style: Option<bool>) -> bool {
+    force_path_style == Some(false) && url::is_of_an_address(url)
 }
 
 /// Keys of a section; none: the chain of AWS.

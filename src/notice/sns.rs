@@ -19,7 +19,7 @@ use ureq::http::Request;
 use ureq::http::request::Parts;
 
 use super::{Message, Probed};
-use crate::runtime::{Error, Result, hexadecimal, http};
+use crate::runtime::{Error, Result, aws, hexadecimal, http};
 
 /// What an answer's body may take in an error.
 const TOLD_BYTES_MAX: u64 = 1000;
@@ -90,7 +90,7 @@ impl Sns {
             None => format!("https://sns.{region}.{domain}/"),
         };
         let builder = match &options.credentials {
-            None => AmazonS3Builder::from_env(),
+            None => aws::chain(),
             Some(keys) => {
                 let builder = AmazonS3Builder::new()
                     .with_access_key_id(&keys.access_key_id)

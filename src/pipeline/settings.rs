@@ -21,7 +21,7 @@ use crate::postgres::ddl::TriggerUse;
 use crate::postgres::slot::Failover;
 use crate::postgres::wire::{ConnectOptions, Streaming};
 use crate::registry::{self, Registry, RegistryOptions};
-use crate::runtime::Result;
+use crate::runtime::{Error, Result, aws};
 
 use super::capture::{CaptureSettings, CopyLimits, has_passed};
 use super::deliver::{DeliverSettings, HistoricTails, PremergeSettings};
@@ -315,21 +315,30 @@ pub fn open_lake_at(config: &Config, url: &LakeUrl) -> Result<Lake> {
     };
     let store = match url {
         LakeUrl::Folder(_) => Store::open(&url.to_string())?,
-        LakeUrl::Bucket { bucket, prefix } => Store::s3(s3(&lake.s3, bucket, prefix))?,
+        LakeUrl::Bucket { bucket, prefix } => Store::s3(s3(&lake.s3, bucket, prefix)?)?,
     };
     Ok(Lake::on(store, &config.source.name, options))
 }
 
 /// What the file does not say of a bucket, the environment does by the names of AWS; it is AWS's own without an endpoint.
-fn s3(config: &S3Config, bucket: &str, prefix: &str) -> S3Options {
-    let env = |names: &[&str]| {
-        names.iter().find_map(|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
+fn s3(config: &S3Config, bucket: &str, prefix: &str) -> Result<S3Options> {
+    let region = config
+        .region
+        .clone()
+        .or_else(|| aws::variable(&["AWS_REGION", "AWS_DEFAULT_REGION"]).map(|(_, region)| region));
+    let endpoint_url = match &config.endpoint_url {
+        Some(url) => Some(url.clone()),
+        None => aws::variable(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"])
+            .map(|(name, text)| {
+                config::endpoint_of_environment(&text, config).map_err(|wrong| {
+                    Error::usage(format!("{name} of the environment, for [lake] url: {wrong}"))
+                        .mend("Mend the variable, or give [lake.s3] endpoint_url, which stands above it.")
+                })
+            })
+            .transpose()?,
     };
-    let region = config.region.clone().or_else(|| env(&["AWS_REGION", "AWS_DEFAULT_REGION"]));
-    let endpoint_url =
-        config.endpoint_url.clone().or_else(|| env(&["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"]));
     let expose = |secret: &Secret| secret.expose().to_owned();
-    S3Options {
+    Ok(S3Options {
         bucket: bucket.to_owned(),
         prefix: prefix.to_owned(),
         region: region.unwrap_or_else(|| "us-east-1".to_owned()),
@@ -355,7 +364,7 @@ fn s3(config: &S3Config, bucket: &str, prefix: &str) -> S3Options {
         retry_timeout: Duration::from_millis(config.retry_timeout_ms),
         request_timeout: Duration::from_millis(config.request_timeout_ms),
         connect_timeout: Duration::from_millis(config.connect_timeout_ms),
-    }
+    })
 }
 
 /// The schema registry, where the format needs one.

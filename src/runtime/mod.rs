@@ -1,6 +1,7 @@
 //! What every part needs to run: errors with a class and a mend, retry, shutdown, a memory budget.
 //! Knows no other module.
 
+pub mod aws;
 mod error;
 pub mod http;
 mod retry;

@@ -101,6 +101,14 @@ impl Store {
         }
     }
 
+    /// Creates the object unless its path is taken, by whatever. Cancel-safe: the object is there or not.
+    pub async fn put_unless_taken(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<()> {
+        match self.create(path, &bytes.into()).await {
+            Ok(()) | Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
+            Err(error) => Err(self.error("write", path, error)),
+        }
+    }
+
     /// One conditional create. Whoever is told that the object exists may have made it: by a try whose answer was lost.
     async fn create(&self, path: &Path, bytes: &PutPayload) -> Result<(), StoreError> {
         if let Some(bucket) = self.in_parts(path, bytes.content_length()).await? {
@@ -298,7 +306,8 @@ impl Store {
         Ok(found.into_stream().map_err(move |error| store.error("read", &path, error)).boxed())
     }
 
-    fn missing(&self, path: &Path) -> Error {
+    /// An object that is not there, and has to be.
+    pub fn missing(&self, path: &Path) -> Error {
         Error::operator(format!("{} is missing", self.show(path)))
             .mend("Bring the object back: the lake's objects are what later days are built from.")
     }
@@ -336,12 +345,19 @@ impl Store {
     /// Removes objects, those that are there, in no order; a bucket is asked to remove a thousand at once, and, where it
     /// does not know how, one by one. Not cancel-safe: some may be gone.
     pub async fn delete_all(&self, paths: &[Path]) -> Result<()> {
-        if let Some(bucket) = self.bucket.as_ref().filter(|_| paths.len() > 1) {
+        let many = |bucket: &&Arc<Bucket>| paths.len() > 1 && !bucket.removes_singly.initialized();
+        if let Some(bucket) = self.bucket.as_ref().filter(many) {
             let keys: Vec<_> = paths.iter().map(|path| Ok(bucket.key(path))).collect();
             let removed = bucket.bulk.delete_stream(futures::stream::iter(keys).boxed());
             match removed.try_collect::<Vec<_>>().await {
                 Ok(_) => return Ok(()),
-                Err(error) => tracing::debug!(%error, "many objects cannot be removed at once: one by one"),
+                Err(error) => {
+                    // Asked again, it would be in vain with all retries.
+                    if s3::is_not_implemented(&error) {
+                        let _ = bucket.removes_singly.set(());
+                    }
+                    tracing::debug!(%error, "many objects cannot be removed at once: one by one");
+                }
             }
         }
         let paths: Vec<_> = paths.iter().cloned().map(Ok).collect();

@@ -17,14 +17,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey, S3ConditionalPut};
+use object_store::aws::{AmazonS3, AmazonS3Builder, S3ConditionalPut};
 use object_store::client::{Certificate, ClientOptions, HttpClient, HttpConnector, ReqwestConnector};
 use object_store::path::Path;
 use object_store::{BackoffConfig, Error as StoreError, RetryConfig};
 
 use tokio::sync::OnceCell;
 
-use crate::runtime::{Error, Result};
+use crate::runtime::{Error, Result, aws};
 
 /// How a bucket is reached.
 #[derive(Clone)]
@@ -113,6 +113,8 @@ pub struct Bucket {
     pub(super) conditional_parts: OnceCell<bool>,
     /// Set once the store has said that it cannot copy what was to be copied.
     pub(super) copies_nothing: OnceCell<()>,
+    /// Set once the store has said that it does not remove many objects by one request.
+    pub(super) removes_singly: OnceCell<()>,
 }
 
 impl Bucket {
@@ -131,8 +133,15 @@ impl Bucket {
         let builder = builder(&options, client);
         let bulk = builder.clone().with_disable_bulk_delete(false).build().map_err(failed)?;
         let s3 = builder.build().map_err(failed)?;
-        let (conditional_parts, copies_nothing) = (OnceCell::new(), OnceCell::new());
-        Ok(Arc::new(Self { s3, bulk, http, options, conditional_parts, copies_nothing }))
+        Ok(Arc::new(Self {
+            s3,
+            bulk,
+            http,
+            options,
+            conditional_parts: OnceCell::new(),
+            copies_nothing: OnceCell::new(),
+            removes_singly: OnceCell::new(),
+        }))
     }
 
     /// The key of an object of the lake.
@@ -186,7 +195,7 @@ fn client_options(options: &S3Options) -> Result<ClientOptions> {
 fn builder(options: &S3Options, client: ClientOptions) -> AmazonS3Builder {
     // Keys of the file stand alone: a session token of the environment belongs to other keys.
     let mut builder = match &options.credentials {
-        None => AmazonS3Builder::from_env(),
+        None => aws::chain(),
         Some(keys) => {
             let builder = AmazonS3Builder::new()
                 .with_access_key_id(&keys.access_key_id)
@@ -198,8 +207,7 @@ fn builder(options: &S3Options, client: ClientOptions) -> AmazonS3Builder {
         }
     };
     if let Some(url) = &options.endpoint_url {
-        // Of its two endpoints the one that counts: the other would give way to AWS_ENDPOINT_URL_S3.
-        builder = builder.with_config(AmazonS3ConfigKey::S3Endpoint, endpoint(url, options));
+        builder = builder.with_endpoint(endpoint(url, options));
     }
     for (key, value) in encryption(options.server_side_encryption.as_ref()) {
         // The names are `object_store`'s own.
@@ -247,6 +255,11 @@ fn endpoint(url: &str, options: &S3Options) -> String {
 /// Whether the store says that it has no such bucket.
 pub(super) fn is_bucket_missing(error: &StoreError) -> bool {
     told(error).contains("NoSuchBucket")
+}
+
+/// Whether the store says that it never does what it was asked.
+pub(super) fn is_not_implemented(error: &StoreError) -> bool {
+    told(error).contains("501 Not Implemented")
 }
 
 /// What a person has to do, by the code of the store's answer; `None` when time may mend it.
