@@ -235,6 +235,7 @@ async fn stage_alone(lake: &Lake, history: &History, seed: u64, often: f64) -> u
                 }
             }
             stager.close(end.end, day.cut.at.as_microsecond()).await.unwrap();
+            stager.clear().await;
         }
     }
     mixed
@@ -297,8 +298,9 @@ async fn a_file_that_was_begun_is_made_of_its_pieces_alone() {
     let path = lake.layout().link(&table_name(), 0, end);
     let link = serde_json::json!({"next": held, "ds": day.cut.ds.to_string(), "hour": 20});
     lake.store().put_once(&path, Bytes::from(format!("{link}\n"))).await.unwrap();
-    let stager = open(end).await.unwrap();
+    let mut stager = open(end).await.unwrap();
     assert_eq!((stager.covered(), stager.owes()), (held, None), "it is made at once");
+    stager.clear().await;
     let objects = objects(inner.as_ref()).await;
     assert!(!objects.keys().any(|path| path.contains("/_pieces/")), "{:?}", objects.keys());
     deliver_day(&lake, &history, day).await.unwrap();

@@ -26,17 +26,10 @@ impl Test {
     pub async fn premerging_round(&mut self, round: u32, is_last: bool) {
         let mut process = self.connector.start("run", 0);
         self.until_streaming(&mut process).await;
-        let (start, mut hour) = (Instant::now(), Instant::now());
+        let start = Instant::now();
         while !process.has_said(MADE) {
             // The day before may have to be made first.
             assert!(start.elapsed() < PATIENCE * 3, "nothing is made of the day:\n{}", process.said());
-            // Change files show when their hour is over.
-            let hours_left =
-                self.clock.end_of(self.clock.today()).duration_since(self.clock.now()).as_hours();
-            if hour.elapsed() > Duration::from_secs(2) && hours_left > 1 {
-                self.clock.step_ms(3_600_000);
-                hour = Instant::now();
-            }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         let life = Duration::from_millis(self.random.random_range(5..1500));

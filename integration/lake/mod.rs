@@ -166,8 +166,10 @@ async fn stage_up_to(
         }
         if share == of {
             stager.close(end.end, day.cut.at.as_microsecond()).await?;
-        } else {
+        } else if share % 2 == 0 {
             stager.finish().await?;
+        } else {
+            stager.flush().await?;
         }
     }
     Ok(())

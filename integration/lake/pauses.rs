@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
@@ -19,22 +20,25 @@ use rand::{Rng, SeedableRng};
 #[derive(Debug)]
 pub struct Pausing {
     inner: Arc<dyn ObjectStore>,
-    random: Mutex<StdRng>,
+    random: Arc<Mutex<StdRng>>,
 }
 
 impl Pausing {
     pub fn new(inner: Arc<dyn ObjectStore>, seed: u64) -> Self {
-        Self { inner, random: Mutex::new(StdRng::seed_from_u64(seed)) }
+        Self { inner, random: Arc::new(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
 
     /// Lets others go on: mostly for a step or none, at times for long.
-    async fn pause(&self) {
-        let turns = {
-            let mut random = self.random.lock().unwrap();
-            if random.random_bool(0.05) { random.random_range(0..400) } else { random.random_range(0..4) }
-        };
-        for _ in 0..turns {
-            tokio::task::yield_now().await;
+    fn pause(&self) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let random = Arc::clone(&self.random);
+        async move {
+            let turns = {
+                let mut random = random.lock().unwrap();
+                if random.random_bool(0.05) { random.random_range(0..400) } else { random.random_range(0..4) }
+            };
+            for _ in 0..turns {
+                tokio::task::yield_now().await;
+            }
         }
     }
 }
@@ -74,11 +78,14 @@ impl ObjectStore for Pausing {
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(paths)
+        let paused = Self { inner: Arc::clone(&self.inner), random: Arc::clone(&self.random) };
+        let paths = paths.then(move |path| paused.pause().map(|()| path));
+        self.inner.delete_stream(paths.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        let (inner, prefix) = (Arc::clone(&self.inner), prefix.cloned());
+        self.pause().map(move |()| inner.list(prefix.as_ref())).flatten_stream().boxed()
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {

@@ -20,7 +20,7 @@ use super::merge::premerged::room::Room;
 use super::publish::RaiseOnDrop;
 use super::scratch::{Scratch, is_of_scratch};
 use super::shapes::Shapes;
-use super::stage::recent;
+use super::stage::{early, is_early, recent};
 
 /// Who of a process works with the memory of merges.
 #[derive(Debug, Default)]
@@ -115,6 +115,8 @@ impl Lake {
         };
         let base = (Some(previous), None, None);
         let plan = self.new_plan(None);
+        let early: Vec<_> =
+            files.iter().map(|file| &file.file.path).filter(|path| is_early(path)).cloned().collect();
         let input = self.merge_input(shapes, previous.ds, &plan, base, (files, None), Arc::clone(&stop))?;
         let scratch_dir = self.options.scratch_dir.clone();
         let bytes_max = self.options.premerge_bytes_max;
@@ -129,6 +131,8 @@ impl Lake {
             let end = match premerged.advance(&input, bytes_max) {
                 Ok(()) => RoundEnd::Whole,
                 Err(_) if stop.load(Ordering::SeqCst) => RoundEnd::Stopped,
+                // What was written early is in a change file meanwhile: the next round finds it there.
+                Err(_) if early.iter().any(|path| input.store.is_gone(path)) => RoundEnd::Stopped,
                 Err(error) if error.class() == Class::Retry && !is_of_scratch(&error) => {
                     RoundEnd::Failed(error)
                 }
@@ -144,13 +148,21 @@ impl Lake {
             .map_err(|error: Error| error.context(shown))
     }
 
-    /// The change files that are there after a day; those that only a look at all days would find are left to the cut.
+    /// The change files that are there after a day, and what was written early of the next ones; those that only a look at
+    /// all days would find are left to the cut.
     async fn files_since(&self, previous: &Manifest) -> Result<Vec<MergeFile>> {
         let mut files = Vec::new();
         for held in previous.log.iter().filter(|held| held.partition != BACKFILL_PARTITION) {
+            let (store, table) = ((&self.store, &self.layout), (&previous.table, held.partition));
             let since = (held.end, previous.ds);
-            let found = recent(&self.store, &self.layout, &previous.table, held.partition, since).await?;
+            let found = recent(&self.store, &self.layout, table.0, table.1, since).await?;
+            let mut at = found.next;
             files.extend(found.files.into_iter().map(|file| MergeFile { file, offsets: 0..u64::MAX }));
+            for file in early(store, table, at).await? {
+                let offsets = at..u64::MAX;
+                at = file.range.next();
+                files.push(MergeFile { file, offsets });
+            }
         }
         Ok(files)
     }

@@ -55,6 +55,11 @@ impl Blocking {
         Ok(())
     }
 
+    /// Whether the store says that there is no such object.
+    pub(in crate::lake) fn is_gone(&self, path: &Path) -> bool {
+        matches!(self.handle.block_on(self.store.get(path)), Ok(None))
+    }
+
     pub(in crate::lake) fn get_existing(&self, path: &Path) -> Result<Bytes> {
         self.check()?;
         self.handle.block_on(self.store.get_existing(path))

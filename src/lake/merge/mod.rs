@@ -105,6 +105,7 @@ pub(super) struct MergeInput {
 }
 
 /// A change file, and which of its offsets count.
+#[derive(Clone, Debug)]
 pub(super) struct MergeFile {
     pub(super) file: ChangeFile,
     pub(super) offsets: Range<u64>,
@@ -206,15 +207,14 @@ struct Gathered {
     /// What is touched by rows of which values were left behind.
     moved: Division,
     sorter: Sorter,
-    bytes: u64,
 }
 
-/// Reads change files; `None` when their rows are of more than so many bytes.
+/// Reads of each change file what is `taken` of it; `None` when their rows are of more than so many bytes.
 fn gather(
     input: &MergeInput,
     context: &Context,
     mut touched: Division,
-    taken: impl Fn(&MergeFile) -> bool,
+    taken: impl Fn(&MergeFile) -> Option<MergeFile>,
     bytes_max: u64,
 ) -> Result<Option<Gathered>> {
     let mut in_memory = 0;
@@ -237,7 +237,8 @@ fn gather(
     if in_memory > bytes_max {
         return Ok(None);
     }
-    Ok(Some(Gathered { found, touched, moved, sorter, bytes: read? }))
+    read?;
+    Ok(Some(Gathered { found, touched, moved, sorter }))
 }
 
 /// Merges into files with or without the column of texts, and with the historic tail left as it is or not; `None` when the
@@ -258,8 +259,11 @@ fn merge_as(
     if defers {
         division.keep(input.tail.as_ref().map_or(0, |tail| tail.parts));
     }
-    let new = |file: &MergeFile| ready.as_ref().is_none_or(|ready| !ready.files.contains(&file.file.path));
-    let Some(Gathered { mut found, touched, mut sorter, mut bytes, .. }) =
+    let new = |file: &MergeFile| match &ready {
+        Some(ready) => ready.read.rest_of(file),
+        None => Some(file.clone()),
+    };
+    let Some(Gathered { mut found, touched, mut sorter, .. }) =
         gather(input, &context, division.untouched(), new, u64::MAX)?
     else {
         return Ok(None);
@@ -291,7 +295,6 @@ fn merge_as(
     let mut made = BTreeMap::new();
     let changes = if let Some(ready) = &mut ready {
         found.records += ready.records;
-        bytes += ready.bytes_changes;
         let last = by_part(changes, &division, (input, reader), u64::MAX)?.unwrap_or_default();
         made = ready.made(&touched, &runs);
         Changes::Rounds(ready.rounds(last))
@@ -310,6 +313,7 @@ fn merge_as(
     if !shape.table.key.is_empty() {
         bounds(&joined.files)?;
     }
+    let bytes = input.each_file(&reader.route).map(|(file, _)| file.file.bytes).sum();
     let work = input.work(&joined.files, bytes, &runs);
     Ok(Some(Merged {
         files: joined.files,
@@ -381,27 +385,26 @@ impl MergeInput {
         work
     }
 
-    /// Reads change files, those that are `taken`, unless there is a value that the reader's shape cannot hold; how many bytes they have.
+    /// Reads of each change file what is `taken` of it, unless there is a value that the reader's shape cannot hold.
     fn each_batch(
         &self,
         reader: &ChangeReader,
         found: &mut Found,
-        taken: impl Fn(&MergeFile) -> bool,
+        taken: impl Fn(&MergeFile) -> Option<MergeFile>,
         mut take: impl FnMut(RecordBatch, &Found) -> Result<()>,
-    ) -> Result<u64> {
-        let mut size = 0;
-        for (of, late) in self.each_file(&reader.route).filter(|(file, _)| taken(file)) {
+    ) -> Result<()> {
+        for (of, late) in self.each_file(&reader.route) {
+            let Some(of) = taken(of) else { continue };
             if found.exact && !reader.holds_all() {
-                return Ok(size);
+                return Ok(());
             }
             let path = &of.file.path;
             let bytes = self.store.get_existing(path)?;
-            size += bytes.len() as u64;
             reader
-                .read(bytes, of, late, found, &mut take)
+                .read(bytes, &of, late, found, &mut take)
                 .map_err(|error| error.context(self.store.store().show(path)))?;
         }
-        Ok(size)
+        Ok(())
     }
 
     fn resolve(
@@ -411,9 +414,10 @@ impl MergeInput {
         (found, runs): (&Found, &[Run]),
     ) -> Result<Completions> {
         let mut moves = Moves::new(&self.scratch.path("moves"), shape.types())?;
+        let whole = |file: &MergeFile| Some(file.clone());
         // Each reading finds the same things; they are counted once.
-        self.each_batch(reader, &mut Found::default(), |_| true, |batch, _| moves.note_moved(&batch))?;
-        self.each_batch(reader, &mut Found::default(), |_| true, |batch, _| moves.note_old_keys(&batch))?;
+        self.each_batch(reader, &mut Found::default(), whole, |batch, _| moves.note_moved(&batch))?;
+        self.each_batch(reader, &mut Found::default(), whole, |batch, _| moves.note_old_keys(&batch))?;
         if self.sorted_alike(shape.exact)? {
             // A key that was left is one that changed: its row is in none of the others.
             let rewritten = |run: &Run| match run {
@@ -426,12 +430,9 @@ impl MergeInput {
             self.each_base_row(shape, found, order, reader, |batch| moves.note_changes(&batch, None))?;
         }
         let truncated = found.truncated;
-        self.each_batch(
-            reader,
-            &mut Found::default(),
-            |_| true,
-            |batch, _| moves.note_changes(&batch, truncated),
-        )?;
+        self.each_batch(reader, &mut Found::default(), whole, |batch, _| {
+            moves.note_changes(&batch, truncated)
+        })?;
         moves.replay()
     }
 

@@ -16,8 +16,9 @@
 //!
 //! * yesterday's manifest, the plan, the shape and whether values stand as text are those of the cut ([`Basis`]), and the
 //!   table was not copied anew; a schema change, a new copy, or a plan that another process has made, and nothing is taken;
-//! * every change file that was read is among the cut's, whole: a change file is written once;
-//! * what was made of a stretch is taken only if no change file that was not read has a change that belongs to it (its keys
+//! * the changes that were read are among the cut's, by their offsets: a record has one, and the same rows in whatever file,
+//!   be it a piece of one that was open then ([`super::super::stage`]);
+//! * what was made of a stretch is taken only if no change that was not read belongs to it (its keys
 //!   mark it as they do without), and if it is one of the stretches of the day ([`Ready::made`]).
 //!
 //! Whatever reaches beyond its stretch is left to the cut: a stretch with a row whose values were left behind by a change of
@@ -36,17 +37,16 @@
 
 pub(in crate::lake) mod room;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
 use std::sync::Arc;
-
-use object_store::path::Path;
 
 use crate::batch::Format;
 use crate::change::TableSchema;
 use crate::runtime::Result;
 
+use super::super::layout::ChangeRange;
 use super::super::manifest::Manifest;
 use super::super::scratch::Scratch;
 use super::super::sort::{Run as SortedRun, Sorted};
@@ -68,9 +68,7 @@ const NO_ROOM: &str = "[lake] premerge_bytes_max is used up, or the disk of the 
 pub struct Premerged {
     basis: Basis,
     scratch: Arc<Scratch>,
-    /// The change files read.
-    files: BTreeSet<Path>,
-    bytes_changes: u64,
+    read: Read,
     records: u64,
     division: Option<Division>,
     /// Where rows are of which values were left behind.
@@ -137,6 +135,41 @@ struct Basis {
     row_group_bytes: usize,
 }
 
+/// By log partition, the offsets of the changes that were read, whichever files they were in.
+#[derive(Debug, Default)]
+pub(super) struct Read(BTreeMap<u32, Range<u64>>);
+
+impl Read {
+    /// What was not read of a file; none if nothing is left.
+    pub(super) fn rest_of(&self, file: &MergeFile) -> Option<MergeFile> {
+        let ChangeRange { partition, .. } = file.file.range;
+        let read = self.0.get(&partition).map_or(0, |read| read.end);
+        let mut rest = file.clone();
+        rest.offsets.start = rest.offsets.start.max(read);
+        (rest.offsets.start < file.file.range.next()).then_some(rest)
+    }
+
+    /// Adds files, of each log partition in order and without a gap.
+    fn extend(&mut self, files: &[MergeFile]) {
+        for MergeFile { file, offsets } in files {
+            let (range, first) = (file.range, file.range.first.max(offsets.start));
+            let read = self.0.entry(range.partition).or_insert(first..first);
+            read.end = read.end.max(range.next());
+        }
+    }
+
+    /// Whether all of it is in those files, which have each offset once, and are read from their beginning.
+    fn is_within(&self, files: &[MergeFile]) -> bool {
+        self.0.iter().all(|(partition, read)| {
+            let of = || files.iter().filter(|file| file.file.range.partition == *partition);
+            let whole = of().all(|file| file.offsets == (0..u64::MAX));
+            let first = of().map(|file| file.file.range.first).min();
+            let next = of().map(|file| file.file.range.next()).max();
+            whole && first == Some(read.start) && next.is_some_and(|next| next >= read.end)
+        })
+    }
+}
+
 impl Basis {
     fn of(input: &MergeInput, exact: bool) -> Self {
         Self {
@@ -164,8 +197,7 @@ pub struct Taken {
 
 /// What a premerged day brings to its merge.
 pub(super) struct Ready {
-    pub(super) files: BTreeSet<Path>,
-    pub(super) bytes_changes: u64,
+    pub(super) read: Read,
     pub(super) records: u64,
     pub(super) division: Division,
     /// Whether there are rows of which values were left behind.
@@ -205,8 +237,7 @@ impl Premerged {
             basis: Basis::of(input, exact),
             share: input.room.share(&scratch),
             scratch,
-            files: BTreeSet::new(),
-            bytes_changes: 0,
+            read: Read::default(),
             records: 0,
             moved: by_key.then(|| division.untouched()),
             division: by_key.then_some(division),
@@ -253,16 +284,13 @@ impl Premerged {
                 "the day is made from another day before, in another shape, or by another plan",
             ));
         }
-        let all = |file: &&MergeFile| file.offsets == (0..u64::MAX);
-        let there: BTreeSet<_> = input.files.iter().filter(all).map(|file| &file.file.path).collect();
-        if !self.files.iter().all(|file| there.contains(file)) {
-            return Err(Some("a change file was read that does not belong to the day"));
+        if !self.read.is_within(&input.files) {
+            return Err(Some("changes were read that do not belong to the day"));
         }
         Ok(Ready {
             division,
             moves: self.moved.as_ref().is_some_and(Division::is_any_touched),
-            files: std::mem::take(&mut self.files),
-            bytes_changes: self.bytes_changes,
+            read: std::mem::take(&mut self.read),
             records: self.records,
             rounds: std::mem::take(&mut self.rounds),
             made: std::mem::take(&mut self.made),
@@ -270,18 +298,18 @@ impl Premerged {
         })
     }
 
-    /// A round: reads the change files of `input` that were not read yet, and makes what this round has passed by. An error
+    /// A round: reads of the change files of `input` what was not read yet, and makes what this round has passed by. An error
     /// leaves what was there before, and so does an end by [`super::blocking::Blocking::check`].
     pub(in crate::lake) fn advance(&mut self, input: &MergeInput, bytes_max: u64) -> Result<()> {
         let Some(mut division) = self.division.clone().filter(|_| self.ended.is_none()) else {
             return Ok(());
         };
         let context = Context::new(input, self.basis.exact, false)?;
-        let new = |file: &MergeFile| !self.files.contains(&file.file.path);
+        let new = |file: &MergeFile| self.read.rest_of(file);
         // Sorting writes them once, dividing them by part once more.
         let left = self.share.left(&self.scratch, bytes_max)?.unwrap_or(0) / 2;
         let gathered = gather(input, &context, division.untouched(), new, left)?;
-        let Some(Gathered { found, touched: newest, moved, sorter, bytes }) = gathered else {
+        let Some(Gathered { found, touched: newest, moved, sorter }) = gathered else {
             self.ended = Some(NO_ROOM);
             return Ok(());
         };
@@ -301,9 +329,8 @@ impl Premerged {
         round.values_mut().try_for_each(|run| run.move_to(&self.scratch))?;
         division.touch_all(&newest);
         self.moved.get_or_insert_with(|| division.untouched()).touch_all(&moved);
-        self.files.extend(input.files.iter().map(|file| file.file.path.clone()));
+        self.read.extend(&input.files);
         self.records += found.records;
-        self.bytes_changes += bytes;
         if !round.is_empty() {
             self.habits.note(&newest);
         }

@@ -18,6 +18,8 @@ pub struct ChangeFile {
     pub range: ChangeRange,
     /// Where it is.
     pub path: Path,
+    /// Its size.
+    pub bytes: u64,
 }
 
 /// Change files of one log partition, each beginning where the one before ends.
@@ -108,7 +110,11 @@ async fn list(store: &Store, folder: &Path, partition: u32) -> Result<Vec<Change
     let objects = store.list(folder).await?;
     let files = objects.into_iter().filter_map(|object| {
         let range = parse_change_file(&object.location)?;
-        (range.partition == partition).then_some(ChangeFile { range, path: object.location })
+        (range.partition == partition).then_some(ChangeFile {
+            range,
+            path: object.location,
+            bytes: object.size,
+        })
     });
     Ok(files.collect())
 }
@@ -152,7 +158,7 @@ mod tests {
 
     fn file(first: u64, last: u64) -> ChangeFile {
         let range = ChangeRange { partition: 0, first, last };
-        ChangeFile { range, path: Path::from(format!("0-{first}-{last}.parquet")) }
+        ChangeFile { range, path: Path::from(format!("0-{first}-{last}.parquet")), bytes: 1 }
     }
 
     fn ranges(chain: &Chain) -> Vec<(u64, u64)> {

@@ -33,6 +33,7 @@ pub use chain::{Chain, ChangeFile, chain, covering, recent};
 pub(super) use dead::read_lines;
 pub use dead::{DeadLetter, Payload};
 pub(super) use file::FORMAT;
+pub(super) use pieces::{early, is_early};
 pub(super) use rows::SCHEMA_COLUMN;
 pub use rows::{META_COLUMNS, change_schema};
 pub use stager::Stager;

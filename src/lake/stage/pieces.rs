@@ -15,6 +15,7 @@
 //! any way through them is right, and of each, rows count that lie in the file which is made.
 
 use bytes::Bytes;
+use object_store::ObjectMeta;
 use object_store::path::Path;
 
 use super::super::layout::{Bucket, ChangeRange, Layout};
@@ -44,7 +45,7 @@ pub(super) struct Piece {
 /// The pieces of a log partition that are there.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Pieces {
-    found: Vec<(Piece, Path)>,
+    found: Vec<(Piece, ObjectMeta)>,
 }
 
 /// Those of the file that is open.
@@ -63,34 +64,54 @@ pub(super) async fn list(
     (store, layout): (&Store, &Layout),
     (table, partition): (&TableName, u32),
 ) -> Result<Pieces> {
-    let parsed = |object: object_store::ObjectMeta| {
+    let parsed = |object: ObjectMeta| {
         let (stem, _) = object.location.filename()?.rsplit_once('.')?;
         let piece = parse((layout, table), stem).filter(|piece| piece.range.partition == partition)?;
-        Some((piece, object.location))
+        Some((piece, object))
     };
     let objects = store.list(&layout.pieces(table)).await?;
     Ok(Pieces { found: objects.into_iter().filter_map(parsed).collect() })
+}
+
+/// What was written early of a log partition's changes from `first` on, which no change file holds. Cancel-safe.
+pub(in crate::lake) async fn early(
+    of: (&Store, &Layout),
+    table: (&TableName, u32),
+    first: u64,
+) -> Result<Vec<ChangeFile>> {
+    Ok(list(of, table).await?.since(first))
+}
+
+/// Whether it was written early, and goes when its change file is there.
+pub(in crate::lake) fn is_early(path: &Path) -> bool {
+    path.as_ref().contains("/_pieces/")
 }
 
 impl Pieces {
     /// The objects of those below `first`: they are in change files, or in a range that is told as lost.
     pub(super) fn made(&self, first: u64) -> Vec<Path> {
         let made = self.found.iter().filter(|(piece, _)| piece.range.next() <= first);
-        made.map(|(_, path)| path.clone()).collect()
+        made.map(|(_, object)| object.location.clone()).collect()
+    }
+
+    /// Those which hold offsets from `first` on, as files of changes: as far as they go.
+    pub(super) fn since(&self, first: u64) -> Vec<ChangeFile> {
+        let held = self.found.iter().filter(|(piece, object)| piece.changes == object.location);
+        let files = held.map(|(piece, object)| ChangeFile {
+            range: piece.range,
+            path: piece.changes.clone(),
+            bytes: object.size,
+        });
+        walk(files.filter(|file| file.range.next() > first).collect(), first, None, true).files
     }
 
     /// Those which hold offsets from `first` on; of a file that was begun, up to its end `bound`.
     pub(super) fn open(&self, calendar: &Calendar, first: u64, bound: Option<u64>) -> Open {
-        let found: Vec<&Piece> = self
-            .found
-            .iter()
-            .filter(|(piece, path)| piece.changes == *path && piece.range.next() > first)
-            .map(|(piece, _)| piece)
-            .collect();
-        let files = found.iter().map(|piece| ChangeFile { range: piece.range, path: piece.changes.clone() });
-        let way = walk(files.collect(), first, None, true).files;
-        let way = way.iter().filter_map(|file| found.iter().find(|piece| piece.changes == file.path));
-        let mut way: Vec<Piece> = way.map(|piece| Piece::clone(piece)).collect();
+        let piece = |file: &ChangeFile| {
+            let mut found = self.found.iter().map(|(piece, _)| piece);
+            found.find(|piece| piece.changes == file.path).cloned()
+        };
+        let mut way: Vec<Piece> = self.since(first).iter().filter_map(piece).collect();
         let Some(of) = way.first().map(|piece| piece.bucket_us) else { return Open::default() };
         // Of another bucket are those of somebody who divided the log otherwise.
         let belongs = |piece: &Piece| match bound {
@@ -117,11 +138,11 @@ pub(super) async fn put(
         ChangeRange { partition, first, last },
         (part.version, part.bytes, bucket.start_us, part.dead_letters.is_some()),
     );
+    // Others may have written the same rows into other bytes: they are the same, and may be gone since into a change file.
     if let Some((path, bytes)) = piece.dead_letters.as_ref().zip(part.dead_letters.as_ref()) {
-        // Others may have written the same rows into other bytes: they are the same.
-        store.put_once(path, Bytes::clone(bytes)).await?;
+        store.put_unless_taken(path, Bytes::clone(bytes)).await?;
     }
-    store.put_once(&piece.changes, Bytes::clone(&part.changes)).await?;
+    store.put_unless_taken(&piece.changes, Bytes::clone(&part.changes)).await?;
     Ok(piece)
 }
 

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 
+use object_store::path::Path;
+
 use crate::change::{Calendar, TableName, TableSchema};
 use crate::runtime::{Error, Result};
 
@@ -52,6 +54,8 @@ pub struct Stager {
     /// First offset that was not handed in yet.
     next: u64,
     open: Option<Box<OpenFile>>,
+    /// Objects of pieces whose change file is there: somebody who premerges may be reading them.
+    made: Vec<Path>,
 }
 
 impl Stager {
@@ -88,6 +92,7 @@ impl Stager {
             durable: next,
             next,
             open: None,
+            made: Vec::new(),
         };
         let Some(bucket) = found.bucket else { return Ok(stager) };
         let open = OpenFile::of_pieces(bucket_of(bucket, bound), found.pieces);
@@ -262,6 +267,11 @@ impl Stager {
         self.write(end - 1).await
     }
 
+    /// Removes what was written early of files that are there: nobody premerges. Else the next file's end does it.
+    pub async fn clear(&mut self) {
+        pieces::remove(&self.to.store, &std::mem::take(&mut self.made)).await;
+    }
+
     async fn step(&mut self, offset: u64) -> Result<()> {
         self.pay(offset).await?;
         if offset < self.next {
@@ -360,7 +370,7 @@ impl Stager {
         }
         store.put_same(&layout.change_file(&self.table, ds, hour, range), built.changes).await?;
         let done = written.iter().filter(|piece| piece.range.last <= last);
-        pieces::remove(store, &pieces::objects(done)).await;
+        pieces::remove(store, &std::mem::replace(&mut self.made, pieces::objects(done))).await;
         self.first = last + 1;
         self.durable = self.durable.max(self.first);
         self.bound = None;

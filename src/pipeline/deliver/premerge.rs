@@ -42,7 +42,7 @@ pub struct Premerging {
     /// When the next round may begin.
     next: Instant,
     made: Option<Premerged>,
-    /// Up to where changes were staged when the last round began.
+    /// Up to where changes were handed in when the last round began.
     seen: Offset,
     /// Whether a round has something to do.
     wanted: bool,
@@ -88,16 +88,10 @@ impl Premerging {
         }
     }
 
-    /// Begins a round when it is time. `staged` is up to where the changes of the day are in the lake. Cancel-safe.
-    pub fn turn(
-        &mut self,
-        lake: &Lake,
-        held: &Manifest,
-        staged: Offset,
-        watch: &TableStats,
-        shapes: impl FnOnce() -> Result<Shapes>,
-    ) -> Result<()> {
-        let Some(interval) = self.settings.interval else { return Ok(()) };
+    /// Whether it is time for a round. `handed` is up to where the changes of the day were handed in; a round that has ended is
+    /// taken.
+    pub fn begins(&mut self, held: &Manifest, handed: Offset, watch: &TableStats) -> bool {
+        let Some(interval) = self.settings.interval else { return false };
         if let Some(round) = self.round.try_join_next() {
             self.took(&held.table, held.ds, interval, flat(round));
             watch.set_premerged_bytes(self.bytes());
@@ -105,25 +99,26 @@ impl Premerging {
         let small = held.bytes() < self.settings.table_bytes_min;
         let waiting = self.made.as_ref().is_some_and(Premerged::is_waiting);
         let idle = self.round.is_empty() && self.ended != Some(held.ds);
-        self.wanted = idle && !small && (staged != self.seen || waiting);
-        if !self.wanted || Instant::now() < self.next {
-            return Ok(());
-        }
-        let (lake, held, shapes, made) = (lake.clone(), held.clone(), shapes()?, self.made.take());
+        self.wanted = idle && !small && (handed != self.seen || waiting);
+        self.wanted && Instant::now() >= self.next
+    }
+
+    /// Begins a round, of what is in the lake.
+    pub fn begin(&mut self, lake: &Lake, held: &Manifest, handed: Offset, shapes: Shapes) {
+        let (lake, held, made) = (lake.clone(), held.clone(), self.made.take());
         self.began = Instant::now();
-        self.seen = staged;
+        self.seen = handed;
         self.wanted = false;
         self.stop = Arc::default();
         let stop = Arc::clone(&self.stop);
         self.round.spawn(async move { lake.premerge(&shapes, &held, made, stop).await });
-        Ok(())
     }
 
-    /// What was made, for the merge of the day, which takes what is `staged`; a round at work ends at its next step.
+    /// What was made, for the merge of the day, which takes all that was `handed` in; a round at work ends at its next step.
     /// Cancel-safe; what was made is lost.
-    pub async fn take(&mut self, staged: Offset) -> Option<Premerged> {
+    pub async fn take(&mut self, handed: Offset) -> Option<Premerged> {
         self.rest();
-        self.seen = staged;
+        self.seen = handed;
         if let Some(Ok(Ok(round))) = self.round.join_next().await {
             self.made = round.premerged;
         }

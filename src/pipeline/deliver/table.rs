@@ -217,7 +217,7 @@ impl TableDelivery {
         if cuts || cut.is_some() {
             self.premerging.rest();
         } else if !turn.more {
-            self.premerge(lake, journal)?;
+            self.premerge(lake, journal).await?;
         }
         if let Some(cut) = cut.filter(|_| complete) {
             turn.more = true;
@@ -261,7 +261,7 @@ impl TableDelivery {
     }
 
     /// Makes what can be made of the next day.
-    fn premerge(&mut self, lake: &Lake, journal: &Journal) -> Result<()> {
+    async fn premerge(&mut self, lake: &Lake, journal: &Journal) -> Result<()> {
         let Some((held, newest)) = self.published.as_ref().zip(journal.newest(&self.topic)) else {
             return Ok(());
         };
@@ -269,9 +269,21 @@ impl TableDelivery {
         if held.historic_tail.is_some() || self.tail.is_some_and(|rule| rule.divides(held)) {
             return Ok(());
         }
-        let staged = self.staged();
-        let shapes = || journal.shapes(&self.topic, newest, self.options);
-        self.premerging.turn(lake, held, staged, &self.watch, shapes)
+        // What is open is written early, where the round finds it.
+        let handed = self.handed();
+        if self.premerging.begins(held, handed, &self.watch) {
+            for stager in self.stagers.values_mut() {
+                stager.flush().await?;
+            }
+            let shapes = journal.shapes(&self.topic, newest, self.options)?;
+            self.premerging.begin(lake, held, handed, shapes);
+        }
+        Ok(())
+    }
+
+    /// Up to where changes were handed in, of all log partitions.
+    fn handed(&self) -> Offset {
+        self.stagers.values().map(Stager::next_offset).sum()
     }
 
     /// Up to where changes are in change files, of all log partitions.
@@ -532,8 +544,11 @@ impl TableDelivery {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let started = std::time::Instant::now();
-        let premerged = self.premerging.take(self.staged()).await;
+        let premerged = self.premerging.take(self.handed()).await;
         self.watch.set_premerged_bytes(0);
+        for stager in self.stagers.values_mut() {
+            stager.clear().await;
+        }
         let previous = self.published.as_ref();
         let published =
             lake.merge_and_publish(&shapes, cut, &self.topic, previous, premerged, self.tail).await?;
