@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use lake::faults::Dying;
 use lake::history::{History, Shape, history};
+use lake::pauses::Pausing;
 use lake::{deliver, deliver_day, difference, objects, table_name, tiny};
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
@@ -145,6 +146,37 @@ async fn death_at_any_operation_leaves_each_day_whole_or_refused_or_gone() {
         let goes = days[..DAYS - 2].iter().any(|ds| path.contains(&format!("/ds={ds}/")));
         let is_its = path.starts_with("snapshots/") || path.starts_with("expired/");
         assert!(goes && is_its, "{path}");
+    }
+}
+
+/// A lease spares the work of two, and may be lost.
+#[tokio::test]
+async fn two_that_remove_days_at_once_end_where_one_would() {
+    let scratch = tempfile::tempdir().unwrap();
+    let whole: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+    let history = history(SHAPE);
+    deliver(&lake_on(Arc::clone(&whole), scratch.path()), &history).await.unwrap();
+    let whole = objects(whole.as_ref()).await;
+    let copied = || async {
+        let copied: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        for (path, bytes) in &whole {
+            copied.put(&path.as_str().into(), bytes.clone().into()).await.unwrap();
+        }
+        copied
+    };
+    let reference = copied().await;
+    expire(&lake_on(Arc::clone(&reference), scratch.path()), NEWEST_TWO).await.unwrap();
+    let reference = objects(reference.as_ref()).await;
+    for seed in 0..60 {
+        let store = copied().await;
+        let [one, two] = [1, 2]
+            .map(|n| lake_on(Arc::new(Pausing::new(Arc::clone(&store), seed * 10 + n)), scratch.path()));
+        let (one, two) = futures::join!(expire(&one, NEWEST_TWO), expire(&two, NEWEST_TWO));
+        for done in [one, two] {
+            done.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        }
+        let differ = difference(&reference, &objects(store.as_ref()).await);
+        assert!(differ.is_empty(), "seed {seed}: {differ:?}");
     }
 }
 

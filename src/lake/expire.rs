@@ -170,7 +170,8 @@ impl Lake {
         let guard = extension.map(|extension| self.layout.snapshot_object(table, ds, &guard_name(extension)));
         if let Some(guard) = &guard {
             let text = format!("{table} for {ds} is being removed by `tidemark expire`: {}\n", day.reason);
-            self.store.put_once(guard, Bytes::from(text)).await?;
+            // Another's is as good; if it is gone since, so are all the parts.
+            self.store.put_unless_taken(guard, Bytes::from(text)).await?;
         }
         self.store.delete_all(&rest).await?;
         self.store.sweep(&folder).await?;
@@ -199,7 +200,11 @@ impl Lake {
     /// Puts the tombstone. One that is there stands: the day goes by it.
     async fn bury(&self, day: &ExpiredDay) -> Result<()> {
         let path = self.layout.manifest(&day.table, day.ds);
-        let bytes = self.store.get_existing(&path).await?;
+        let Some(bytes) = self.store.get(&path).await? else {
+            // Another process has begun it since.
+            let begun = self.tombstone(&day.table, day.ds).await?.is_some();
+            return if begun { Ok(()) } else { Err(self.store.missing(&path)) };
+        };
         let manifest: Manifest = from_bytes(&bytes, &self.store.show(&path))?;
         let tombstone = Tombstone {
             manifest_version: MANIFEST_VERSION,
