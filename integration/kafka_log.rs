@@ -8,6 +8,8 @@
 mod broker;
 #[path = "kafka_log/markers.rs"]
 mod markers;
+#[path = "kafka_log/nodes.rs"]
+mod nodes;
 #[path = "kafka_log/numbers.rs"]
 mod numbers;
 #[path = "kafka_log/prefixed.rs"]

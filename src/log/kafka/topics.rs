@@ -302,6 +302,9 @@ impl Topics {
     }
 
     /// Makes sure that a topic is there and as it has to be. Blocks when it was not seen before.
+    ///
+    /// A client asks the broker that it has learned for the controller, and learns of another one with its metadata, minutes
+    /// later (`rd_kafka_broker_controller_async`): after an error a new one has to learn it anew.
     pub fn ensure(&mut self, shared: &Shared, offsets: &Offsets, topic: &Arc<str>) -> Result<Topic> {
         if let Some(known) = self.known.get(topic) {
             return Ok(*known);
@@ -310,7 +313,7 @@ impl Topics {
             Some(admin) => admin,
             None => self.admin.insert(admin(shared)?),
         };
-        let found = ensure(shared, admin, offsets, topic)?;
+        let found = ensure(shared, admin, offsets, topic).inspect_err(|_| self.admin = None)?;
         self.known.insert(Arc::clone(topic), found);
         Ok(found)
     }
