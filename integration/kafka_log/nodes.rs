@@ -9,7 +9,7 @@ use super::numbers::{self, counted, options_at, step};
 use super::support::Cluster;
 
 /// A client that kept asking the broker it had learned for the controller would wait for minutes.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(200);
 
 /// Each of them in turn: one is what the log's own client has taken for the controller.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

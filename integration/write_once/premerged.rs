@@ -25,7 +25,15 @@ fn scratch(world: &World) -> BTreeSet<OsString> {
     entries.map(|entry| entry.expect("it can be read").file_name()).collect()
 }
 
-/// Changes that fill change files, all in the lower keys.
+/// What is said of the publishing of the second day.
+fn told(running: &Running, name: &str) -> u64 {
+    let said = running.output();
+    let mut lines = said.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let published = lines.find(|line| line["message"] == "published" && line["ds"] == DAYS[1]);
+    published.and_then(|line| line[name].as_u64()).expect("it is told")
+}
+
+/// Changes of the lower keys: more than a small change file takes.
 async fn change(world: &World, running: &Running, n: i32) {
     world.sql(&format!("UPDATE t SET n = {n}, a = repeat(md5((id + {n})::text), 4) WHERE id <= 1500")).await;
     wait_until(PATIENCE, "files of the day are made before it ends", async || premerged(running) > 0.0).await;
@@ -52,10 +60,7 @@ async fn a_day_that_is_made_before_it_ends_is_exact_also_when_what_was_made_is_l
     change(&world, &running, 1).await;
     world.end_day(1, &running).await;
     world.assert_same(1, "t", query).await;
-    let taken = running.output().lines().any(|line| {
-        line.contains(DAYS[1]) && line.contains("premerged_files") && !line.contains("premerged_files=0")
-    });
-    assert!(taken, "what was made before the cut was of no use:\n{}", running.output());
+    assert!(told(&running, "premerged_files") > 0, "what was made before the cut was of no use");
 
     change(&world, &running, 2).await;
     running.kill();
@@ -68,4 +73,24 @@ async fn a_day_that_is_made_before_it_ends_is_exact_also_when_what_was_made_is_l
     assert!(still.is_empty(), "of the process that was killed, {still:?} are left");
     running.terminate().await;
     assert_eq!(scratch(&world), BTreeSet::new(), "a process has left something");
+}
+
+/// Their hour is not over, so no change file holds them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_left_to_the_cut_are_the_changes_since_the_last_round() {
+    let mut world = World::new(TABLE).await;
+    for (key, value) in
+        [("part_bytes_max", 8 << 10), ("premerge_interval_ms", 200), ("premerge_table_bytes_min", 0)]
+    {
+        world.connector.change("lake", key, value);
+    }
+    let query = "SELECT id, n, a FROM TABLE ORDER BY id";
+    let mut running = world.connector.start_ready("run").await;
+    world.end_day(0, &running).await;
+    change(&world, &running, 1).await;
+    world.end_day(1, &running).await;
+    world.assert_same(1, "t", query).await;
+    assert_eq!(told(&running, "changes"), 1503);
+    assert!(told(&running, "premerged_changes") >= 1500, "those of the round");
+    running.terminate().await;
 }

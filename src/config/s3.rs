@@ -22,7 +22,7 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
     let force_path_style = section.boolean("force_path_style");
     if let Some(url) = &endpoint_url {
         if lacks_tls(url, allow_http) {
-            section.note("endpoint_url", format!("found {LACKS_TLS}"));
+            section.note("endpoint_url", format!("found {LACKS_TLS} beside it"));
         }
         if lacks_name(url, force_path_style) {
             section.note("force_path_style", format!("found false with {LACKS_NAME}"));
@@ -75,7 +75,8 @@ pub(super) fn read(document: &Document<'_>) -> S3Config {
 
 /// Checks an endpoint of the environment, which stands for `endpoint_url`: what was found and expected.
 pub fn endpoint_of_environment(text: &str, config: &S3Config) -> Result<String, String> {
-    let url = url::endpoint(text).map_err(|expected| format!("found {text:?}; expected {expected}"))?;
+    // It is not shown: it may hold keys.
+    let url = url::endpoint(text).map_err(|expected| format!("expected {expected}"))?;
     if lacks_tls(&url, config.allow_http) {
         return Err(format!("found {LACKS_TLS} in [lake.s3]"));
     }

@@ -117,7 +117,8 @@ impl Lake {
         let plan = self.new_plan(None);
         let early: Vec<_> =
             files.iter().map(|file| &file.file.path).filter(|path| is_early(path)).cloned().collect();
-        let input = self.merge_input(shapes, previous.ds, &plan, base, (files, None), Arc::clone(&stop))?;
+        let mut input =
+            self.merge_input(shapes, previous.ds, &plan, base, (files, None), Arc::clone(&stop))?;
         let scratch_dir = self.options.scratch_dir.clone();
         let bytes_max = self.options.premerge_bytes_max;
         let shown = format!("premerging {}", previous.table);
@@ -128,11 +129,17 @@ impl Lake {
                 Some(premerged) => premerged,
                 None => Premerged::new(&input, exact, Scratch::new(&scratch_dir)?)?,
             };
-            let end = match premerged.advance(&input, bytes_max) {
-                Ok(()) => RoundEnd::Whole,
+            let mut done = premerged.advance(&input, bytes_max).map(|()| RoundEnd::Whole);
+            // What was written early is in a change file meanwhile, where the next round finds it. The others are read now:
+            // they are never removed, so that rounds come on however fast such files are made.
+            let is_missing = |error: &Error| error.class() == Class::Operator;
+            if done.as_ref().is_err_and(is_missing) && early.iter().any(|path| input.store.is_gone(path)) {
+                input.files.retain(|file| !is_early(&file.file.path));
+                done = premerged.advance(&input, bytes_max).map(|()| RoundEnd::Stopped);
+            }
+            let end = match done {
+                Ok(end) => end,
                 Err(_) if stop.load(Ordering::SeqCst) => RoundEnd::Stopped,
-                // What was written early is in a change file meanwhile: the next round finds it there.
-                Err(_) if early.iter().any(|path| input.store.is_gone(path)) => RoundEnd::Stopped,
                 Err(error) if error.class() == Class::Retry && !is_of_scratch(&error) => {
                     RoundEnd::Failed(error)
                 }

@@ -57,7 +57,7 @@ impl Blocking {
 
     /// Whether the store says that there is no such object.
     pub(in crate::lake) fn is_gone(&self, path: &Path) -> bool {
-        matches!(self.handle.block_on(self.store.get(path)), Ok(None))
+        self.check().is_ok() && self.handle.block_on(self.store.is_gone(path))
     }
 
     pub(in crate::lake) fn get_existing(&self, path: &Path) -> Result<Bytes> {

@@ -42,7 +42,7 @@ pub(super) use stager::Staging;
 /// Where a change file ends, besides its hour, day, schema and the cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StageLimits {
-    /// Rows of a change file.
+    /// Rows of a change file, but for what was written of it early.
     pub rows_max: usize,
     /// Bytes of its decoded rows, as `batch::RowBuilder` counts them, and of its dead letters.
     pub bytes_max: usize,

@@ -124,6 +124,11 @@ impl Store {
         self.inner.put_opts(path, bytes.clone(), options).await.map(|_| ())
     }
 
+    /// Whether the store says that there is no such object. Cancel-safe.
+    pub async fn is_gone(&self, path: &Path) -> bool {
+        matches!(self.exists(path).await, Ok(false))
+    }
+
     async fn exists(&self, path: &Path) -> Result<bool, StoreError> {
         match self.inner.head(path).await {
             Ok(_) => Ok(true),

@@ -13,7 +13,7 @@ use crate::change::{Ds, TableName};
 use crate::lake::{Lake, Manifest, Premerged, Round, RoundEnd, Shapes};
 use crate::log::Offset;
 use crate::ops::TableStats;
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
 /// The next round comes no sooner than after so many times what the last one took.
 const PAUSE: u32 = 10;
@@ -46,6 +46,8 @@ pub struct Premerging {
     seen: Offset,
     /// Whether a round has something to do.
     wanted: bool,
+    /// When what was open was written early for a round.
+    flushed: Option<Instant>,
     /// The day after which nothing more is made of the next one.
     ended: Option<Ds>,
 }
@@ -63,6 +65,7 @@ impl Premerging {
             made: None,
             seen: 0,
             wanted: false,
+            flushed: None,
             ended: None,
         }
     }
@@ -101,6 +104,22 @@ impl Premerging {
         let idle = self.round.is_empty() && self.ended != Some(held.ds);
         self.wanted = idle && !small && (handed != self.seen || waiting);
         self.wanted && Instant::now() >= self.next
+    }
+
+    /// Whether what is open has to be written early for the round that begins; not for one that is tried again.
+    pub fn wants_what_is_open(&mut self) -> bool {
+        let interval = self.settings.interval.unwrap_or_default();
+        let wants = self.flushed.is_none_or(|at| at.elapsed() >= interval);
+        if wants {
+            self.flushed = Some(Instant::now());
+        }
+        wants
+    }
+
+    /// No round for now: what is open cannot be written early.
+    pub fn put_off(&mut self, held: &Manifest, error: &Error) {
+        tracing::warn!(table = %held.table, after = %held.ds, %error, "the next day is not made any further for now");
+        self.next = Instant::now() + self.settings.interval.unwrap_or_default();
     }
 
     /// Begins a round, of what is in the lake.
@@ -164,7 +183,5 @@ impl Premerging {
 }
 
 fn flat(round: Result<Result<Round>, tokio::task::JoinError>) -> Result<Round> {
-    round.unwrap_or_else(|error| {
-        Err(crate::runtime::Error::retry("a round of premerging was interrupted").cause(error))
-    })
+    round.unwrap_or_else(|error| Err(Error::retry("a round of premerging was interrupted").cause(error)))
 }

@@ -22,7 +22,7 @@ use crate::envelope::{Options, TableDecoder, peek};
 use crate::lake::{DeadRecord, Lake, Link, Manifest, Published, Shapes, StagedChange, Stager, TailRule};
 use crate::log::{Fetched, Log, LogPartition, Offset, OffsetRange, RecordRef};
 use crate::ops::TableStats;
-use crate::runtime::Result;
+use crate::runtime::{Class, Result};
 
 use super::gap::{Gaps, Needed};
 use super::hours::Hours;
@@ -269,11 +269,19 @@ impl TableDelivery {
         if held.historic_tail.is_some() || self.tail.is_some_and(|rule| rule.divides(held)) {
             return Ok(());
         }
-        // What is open is written early, where the round finds it.
         let handed = self.handed();
         if self.premerging.begins(held, handed, &self.watch) {
-            for stager in self.stagers.values_mut() {
-                stager.flush().await?;
+            // What is open is written early, where the round finds it. One that fails costs no delivery.
+            if self.premerging.wants_what_is_open() {
+                for stager in self.stagers.values_mut() {
+                    match stager.flush().await {
+                        Err(error) if error.class() == Class::Retry => {
+                            self.premerging.put_off(held, &error);
+                            return Ok(());
+                        }
+                        done => done?,
+                    }
+                }
             }
             let shapes = journal.shapes(&self.topic, newest, self.options)?;
             self.premerging.begin(lake, held, handed, shapes);
