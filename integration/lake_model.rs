@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
+use lake::faults::Losing;
 use lake::history::{Shape, history};
 use lake::{Premerging, deliver, deliver_premerged, difference, expected, objects, rows, tiny};
 use object_store::memory::InMemory;
@@ -302,7 +303,7 @@ async fn a_day_that_another_process_has_planned_otherwise_comes_out_by_its_plan(
         if let Some(plan) = &plan {
             store.put(&path, Bytes::clone(plan).into()).await.unwrap();
         }
-        let premerging = Premerging { rounds: 6, merges, before_cut: &|| {} };
+        let premerging = Premerging { rounds: 6, merges, by: None, before_cut: &|| {} };
         let made = deliver_premerged(&lake, &history, premerging).await.unwrap();
         let objects = objects(store.as_ref()).await;
         if plan.is_none() {
@@ -315,6 +316,26 @@ async fn a_day_that_another_process_has_planned_otherwise_comes_out_by_its_plan(
     assert!(!difference(&stores[0].0, &stores[1].0).is_empty(), "the plan says nothing");
     assert_eq!(difference(&stores[1].0, &stores[2].0), Vec::<String>::new());
     assert!(stores[2].1 > 0, "nothing of what was made was of use on the other days");
+}
+
+/// They are listed, and have gone into their change file by the time that they would be read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_written_early_and_is_gone_before_it_is_read_costs_its_own_rows_alone() {
+    let shape = Shape { seed: 8, quiet: true, days: 6, changes_per_day: 400, ..SHAPE };
+    let history = history(shape);
+    let (whole, _) = delivered(shape, (7, None), &|_| {}).await;
+    for seed in 0..4 {
+        let scratch = tempfile::tempdir().unwrap();
+        let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
+        let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
+        let losing = Arc::new(Losing::new(Arc::clone(&store), "/_pieces/", seed));
+        let late = lake::lake(Arc::clone(&losing) as _, tiny(scratch.path()));
+        let premerging = Premerging { rounds: 7, merges: true, by: Some(&late), before_cut: &|| {} };
+        let made = deliver_premerged(&lake, &history, premerging).await.unwrap();
+        let differ = difference(&whole, &objects(store.as_ref()).await);
+        assert_eq!(differ, Vec::<String>::new(), "seed {seed}");
+        assert!(losing.lost() > 0 && made > 0, "seed {seed}: {} were gone, {made} bytes made", losing.lost());
+    }
 }
 
 /// Compares every object of a lake whose days are made before they end with those of one where they are not; how many bytes
@@ -363,7 +384,7 @@ async fn delivered(
     let lake = lake::lake(Arc::clone(&store), options);
     let before_cut = || before_cut(scratch.path());
     let merges = bytes_max.is_some();
-    let premerging = Premerging { rounds, merges, before_cut: &before_cut };
+    let premerging = Premerging { rounds, merges, by: None, before_cut: &before_cut };
     let made = deliver_premerged(&lake, &history(shape), premerging).await;
     let made = made.unwrap_or_else(|error| panic!("{shape:?}, {rounds} rounds: {error}"));
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0, "scratch files are left");

@@ -1,9 +1,10 @@
-//! An object store that dies at a chosen operation.
+//! Object stores that die at a chosen operation, hold one up, or lose objects.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +15,8 @@ use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 /// From operation `at` on everything fails; operation `at` itself happens when it is `after`.
 #[derive(Debug)]
@@ -169,6 +172,75 @@ impl ObjectStore for Pausing {
             }
         };
         self.inner.delete_stream(paths).then(pause).boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix)
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// An object store that lists objects whose path has that part, and at random does not have them by the time they are read:
+/// none of a path that it has lost.
+#[derive(Debug)]
+pub struct Losing {
+    inner: Arc<dyn ObjectStore>,
+    part: &'static str,
+    random: Mutex<StdRng>,
+    lost: Mutex<BTreeSet<Path>>,
+}
+
+impl Losing {
+    pub fn new(inner: Arc<dyn ObjectStore>, part: &'static str, seed: u64) -> Self {
+        Self { inner, part, random: Mutex::new(StdRng::seed_from_u64(seed)), lost: Mutex::default() }
+    }
+
+    /// How many objects were lost.
+    pub fn lost(&self) -> usize {
+        self.lost.lock().unwrap().len()
+    }
+}
+
+impl fmt::Display for Losing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Losing({})", self.inner)
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Losing {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        self.inner.put_opts(path, payload, options).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        let mut lost = self.lost.lock().unwrap().contains(path);
+        if !lost && path.as_ref().contains(self.part) && self.random.lock().unwrap().random_bool(0.4) {
+            lost = self.lost.lock().unwrap().insert(path.clone());
+        }
+        if lost {
+            return Err(Error::NotFound { path: path.to_string(), source: "it was lost".into() });
+        }
+        self.inner.get_opts(path, options).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

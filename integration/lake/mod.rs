@@ -59,6 +59,8 @@ pub struct Premerging<'a> {
     pub rounds: u64,
     /// Whether it is also merged then.
     pub merges: bool,
+    /// By whom, if it is not who stages.
+    pub by: Option<&'a Lake>,
     /// What happens before the cut.
     pub before_cut: &'a (dyn Fn() + Sync),
 }
@@ -83,7 +85,7 @@ pub async fn deliver_day_with_tail(
     day: &Day,
     tail: Option<TailRule>,
 ) -> Result<Manifest> {
-    let never = Premerging { rounds: 0, merges: false, before_cut: &|| {} };
+    let never = Premerging { rounds: 0, merges: false, by: None, before_cut: &|| {} };
     Ok(deliver_day_as(lake, history, day, never, tail).await?.0)
 }
 
@@ -109,13 +111,14 @@ async fn deliver_day_as(
     };
     let shapes = shapes(history, day);
     let mut premerged = None;
-    let Premerging { rounds, merges, before_cut } = premerging;
+    let Premerging { rounds, merges, by, before_cut } = premerging;
     for round in 1..=rounds {
         stage_up_to(lake, history, day, previous.as_ref(), (round, rounds + 1)).await?;
         if let Some(previous) = previous.as_ref().filter(|_| merges) {
-            let round = lake.premerge(&shapes, previous, premerged, Arc::default()).await?;
+            let round = by.unwrap_or(lake).premerge(&shapes, previous, premerged, Arc::default()).await?;
             match round.end {
                 RoundEnd::Whole => premerged = round.premerged,
+                RoundEnd::Stopped if by.is_some() => premerged = round.premerged,
                 other => panic!("nobody is in its way: {other:?}"),
             }
         }

@@ -33,13 +33,14 @@ fn told(running: &Running, name: &str) -> u64 {
     published.and_then(|line| line[name].as_u64()).expect("it is told")
 }
 
-/// Changes of the lower keys: more than a small change file takes.
-async fn change(world: &World, running: &Running, n: i32) {
+/// Changes of the lower keys: more than a small change file takes. When files are made of them, the last ones come: two rows
+/// change, and the third goes.
+async fn change(world: &World, running: &Running, n: i32, last: [i32; 3]) {
     world.sql(&format!("UPDATE t SET n = {n}, a = repeat(md5((id + {n})::text), 4) WHERE id <= 1500")).await;
     wait_until(PATIENCE, "files of the day are made before it ends", async || premerged(running) > 0.0).await;
-    // What comes after them.
+    let [one, two, three] = last;
     world
-        .sql(&format!("UPDATE t SET n = -{n} WHERE id IN (3, 3900); DELETE FROM t WHERE id = 1000 + {n}"))
+        .sql(&format!("UPDATE t SET n = -{n} WHERE id IN ({one}, {two}); DELETE FROM t WHERE id = {three}"))
         .await;
 }
 
@@ -57,12 +58,13 @@ async fn a_day_that_is_made_before_it_ends_is_exact_also_when_what_was_made_is_l
     let query = "SELECT id, n, a FROM TABLE ORDER BY id";
     let mut running = world.connector.start_ready("run").await;
     world.end_day(0, &running).await;
-    change(&world, &running, 1).await;
+    // Far from what was made.
+    change(&world, &running, 1, [3800, 3900, 3950]).await;
     world.end_day(1, &running).await;
     world.assert_same(1, "t", query).await;
     assert!(told(&running, "premerged_files") > 0, "what was made before the cut was of no use");
 
-    change(&world, &running, 2).await;
+    change(&world, &running, 2, [3, 3900, 1002]).await;
     running.kill();
     let left = scratch(&world);
     assert!(!left.is_empty(), "nothing that was made is lost");
@@ -87,7 +89,7 @@ async fn what_is_left_to_the_cut_are_the_changes_since_the_last_round() {
     let query = "SELECT id, n, a FROM TABLE ORDER BY id";
     let mut running = world.connector.start_ready("run").await;
     world.end_day(0, &running).await;
-    change(&world, &running, 1).await;
+    change(&world, &running, 1, [3, 3900, 1001]).await;
     world.end_day(1, &running).await;
     world.assert_same(1, "t", query).await;
     assert_eq!(told(&running, "changes"), 1503);
