@@ -130,7 +130,11 @@ async fn a_table_copied_again_under_writes_and_kills_replaces_what_the_lake_had(
         .set("backfill", "connections", 3);
     use_rule(&mut connector, 0);
     let mut running = connector.start_ready("run").await;
-    running.signal(Signal::STOP);
+    running.pause().await;
+    // A look at the catalog that was on its way would see it.
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND state = 'active' \
+                 AND pid <> pg_backend_pid()";
+    wait_until(PATIENCE, "nothing is asked any more", async || value(&client, asked).await == "0").await;
     for statements in UNSEEN {
         client.batch_execute(statements).await.unwrap();
     }

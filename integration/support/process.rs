@@ -325,6 +325,21 @@ impl Running {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
+    /// SIGSTOP, until all its threads stand still. What it has asked a server may still be on its way there.
+    pub async fn pause(&self) {
+        self.signal(Signal::STOP);
+        let threads = PathBuf::from(format!("/proc/{}/task", self.child.id()));
+        let stands = |thread: std::io::Result<std::fs::DirEntry>| {
+            let stat = thread.and_then(|thread| std::fs::read_to_string(thread.path().join("stat")));
+            // After its name, which is in brackets.
+            stat.is_ok_and(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+        };
+        wait_until(PATIENCE, "the process stands still", async || {
+            std::fs::read_dir(&threads).is_ok_and(|mut threads| threads.all(stands))
+        })
+        .await;
+    }
+
     /// SIGTERM, and waits for the end.
     pub async fn terminate(&mut self) -> ExitStatus {
         self.signal(Signal::TERM);
