@@ -5,9 +5,10 @@
 //!                                           …                                                        -1.jsonl   (dead letters)
 //! ```
 //!
-//! When memory or the log's room is short, what is open has to go somewhere, long before its hour is over. A small file
+//! When memory or the log's room is short, or a day is made before it ends ([`super::super::premerge`] reads pieces), what is
+//! open has to go somewhere, long before its hour is over. A small file
 //! in the hour's folder could not be put together with others later: no store takes several objects away for one at once,
-//! so who lists the folder would see rows twice, or not at all. A piece is seen by nobody but who stages, and at the hour's
+//! so who lists the folder would see rows twice, or not at all. A piece is seen by nobody but who stages or premerges, and at the hour's
 //! end one conditional create shows all of them as one file. Then they are removed.
 //!
 //! Pieces only stand in for records of the log, which may have let go of them since. They decide nothing: which
