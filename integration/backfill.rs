@@ -288,6 +288,30 @@ async fn a_first_copy_that_is_killed_goes_on_beside_the_stream_and_can_be_held_u
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_held_up_when_its_last_row_is_read_ends_once_it_may_go_on() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    let setup = "CREATE TABLE t (id int PRIMARY KEY); INSERT INTO t VALUES (1), (2);
+                 CREATE PUBLICATION tidemark_shop FOR TABLE t";
+    client.batch_execute(setup).await.unwrap();
+    let connector = Connector::new(&server.url());
+    let running = connector.start_ready("run").await;
+    wait_copied(&running, &["t"]).await;
+    let told = |what: &str| running.output().matches(what).count();
+    for round in 1..=12 {
+        let copying = told("\"copying\"");
+        running.asks(&["backfill", "public.t"]);
+        wait_until(PATIENCE, "the copy is made", async || told("\"copying\"") > copying).await;
+        // Its rows are read by then or soon, and whether it is whole is looked at now and then: any of these moments.
+        if running.command(&["pause", "public.t"]).status.success() {
+            assert!(running.command(&["resume", "public.t"]).status.success());
+        }
+        wait_until(PATIENCE, "the copy is whole", async || told("copied: the next cut takes it") == round)
+            .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_several_sessions_read_are_in_the_log_once_and_in_the_order_of_their_positions() {
     let server = Postgres::start().await;
     let client = server.connect().await;

@@ -316,6 +316,8 @@ impl Backfills {
         running.waiting.retain(|ready| ready.topic != *topic);
         running.read.retain(|read| read != topic);
         running.round.leave_out(topic);
+        // One that has ended stays only for what it has read, and tells nothing more.
+        self.running.take_if(|running| running.ended && running.read.is_empty());
     }
 
     /// Whether a table is in the round that goes on, and its point not known yet.
