@@ -1,5 +1,7 @@
 //! Which tables are in the publication, and with which rows and columns.
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::support::{PATIENCE, Postgres, Scene, wait_until};
 
 const TABLES: &str = "
@@ -309,4 +311,70 @@ async fn generated_columns_are_not_copied_where_their_changes_are_not_sent() {
     scene.same(&ds, "made", "id, n").await;
     assert!(!scene.manifest(&ds, "made").to_string().contains("twice"));
     scene.sound(&ds);
+}
+
+/// Waits until somebody has looked at the publication who began after now.
+async fn looked_anew(scene: &Scene) {
+    // The last statements of two looks: the first may have begun before.
+    let last_look = "SELECT query_start FROM pg_stat_activity
+                     WHERE query LIKE '%pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() AND query_start > ";
+    for _ in 0..2 {
+        let now: String =
+            scene.client.query_one("SELECT quote_literal(clock_timestamp())", &[]).await.unwrap().get(0);
+        let looked = format!("{last_look}{now}");
+        wait_until(PATIENCE, "the publication is looked at", async || {
+            !scene.client.query(&looked, &[]).await.unwrap().is_empty()
+        })
+        .await;
+    }
+}
+
+/// Stops what sends the stream, or lets it go on.
+async fn send(scene: &Scene, signal: Signal) {
+    let sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'";
+    let sender: i32 = scene.client.query_one(sql, &[]).await.unwrap().get(0);
+    kill_process(Pid::from_raw(sender).unwrap(), signal).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_made_anew_after_a_look_at_the_publication_is_not_taken_for_one_that_has_left_it() {
+    let mut scene = Scene::of(TABLES).await;
+    scene.caught_up().await;
+    // The stream stands still meanwhile, so that it passes the look and the table at once.
+    send(&scene, Signal::STOP).await;
+    scene.sql("DROP TABLE first").await;
+    looked_anew(&scene).await;
+    scene
+        .sql(
+            "CREATE TABLE first (id int PRIMARY KEY, note text, more int); INSERT INTO first VALUES (1, 'anew', 1);
+             ALTER PUBLICATION tidemark_shop ADD TABLE first",
+        )
+        .await;
+    send(&scene, Signal::CONT).await;
+    scene.sql("INSERT INTO first VALUES (2, 'anew', 2)").await;
+    scene.copied("first", 1).await;
+    let ds = scene.cut().await;
+    for (table, columns) in [("first", "id, note, more"), ("third", "id, note")] {
+        scene.same(&ds, table, columns).await;
+    }
+    looked_anew(&scene).await;
+    let output = scene.output();
+    let left: Vec<_> =
+        output.lines().filter(|line| line.contains("not in the publication any more")).collect();
+    assert!(left.is_empty(), "it was there all the time: {left:?}");
+    assert_eq!(scene.copies("first"), 1, "one copy is enough");
+
+    // One that was there for a moment only is told, although no look has seen it.
+    send(&scene, Signal::STOP).await;
+    scene.sql("DROP TABLE first").await;
+    looked_anew(&scene).await;
+    scene
+        .sql(
+            "CREATE TABLE first (id int PRIMARY KEY); ALTER PUBLICATION tidemark_shop ADD TABLE first;
+             INSERT INTO first VALUES (1)",
+        )
+        .await;
+    scene.sql("ALTER PUBLICATION tidemark_shop DROP TABLE first").await;
+    send(&scene, Signal::CONT).await;
+    scene.lacks("first", "not in the publication").await;
 }

@@ -112,7 +112,8 @@ impl Session<'_> {
     /// Writes a change of shape, before the rows that follow.
     fn grown(&mut self, Grown { change, untold }: Grown) {
         let table = &change.after.name;
-        self.engine.tables.shaped_by(table, self.engine.xid());
+        let (xid, commit_lsn) = (self.engine.xid(), self.engine.open_commit_lsn());
+        self.engine.tables.shaped_by(&change, xid, commit_lsn);
         super::write_schema_change(&mut self.engine.appender, &self.name, &change);
         self.engine.begin_anew(&change);
         if change.actions.iter().any(|action| action.kind == ActionKind::RecreateTable) {

@@ -62,6 +62,8 @@ pub struct Table {
     ids: Option<SchemaIds>,
     /// The transaction that its shape came with, on this connection.
     shaped_by: Option<u32>,
+    /// The commit that made it, or made it anew, if that came on this connection.
+    made_at: Option<Lsn>,
     unreported: Unreported,
 }
 
@@ -82,6 +84,11 @@ impl Table {
     /// The transaction that its shape came with, if it did on this connection.
     pub const fn came_with(&self) -> Option<u32> {
         self.shaped_by
+    }
+
+    /// The commit that made it, where that is none of those below `complete_to`: whoever saw these may not have seen it.
+    pub fn made_after(&self, complete_to: Lsn) -> Option<Lsn> {
+        self.made_at.filter(|made_at| *made_at >= complete_to)
     }
 
     /// Counts the records of a change, or of rows, the last of which stands there.
@@ -285,10 +292,13 @@ impl Tables {
         self.all.iter().filter(goes_on).map(|table| table.schema.oid).collect()
     }
 
-    /// A table's shape came with that transaction.
-    pub fn shaped_by(&mut self, name: &TableName, xid: Option<u32>) {
-        if let Some(table) = self.by_name(name) {
-            table.shaped_by = xid;
+    /// A table's shape came with that transaction, which commits there.
+    pub fn shaped_by(&mut self, change: &SchemaChange, xid: Option<u32>, commit_lsn: Lsn) {
+        let Some(table) = self.by_name(&change.after.name) else { return };
+        table.shaped_by = xid;
+        let goes_on = |before: &TableSchema| before.oid == change.after.oid && !before.dropped;
+        if !change.before.as_ref().is_some_and(goes_on) {
+            table.made_at = Some(commit_lsn);
         }
     }
 
@@ -550,6 +560,7 @@ impl Tables {
             encoder,
             ids,
             shaped_by: None,
+            made_at: None,
             unreported,
         });
         self.all.len() - 1

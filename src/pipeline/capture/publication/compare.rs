@@ -34,10 +34,10 @@ impl Publication {
                     continue;
                 }
             };
-            if backfills.is_wanted(&topic) {
+            let known = tables.of_topic(&topic);
+            if backfills.is_wanted(&topic) || known.is_some_and(|table| self.is_too_new(table, sight)) {
                 continue;
             }
-            let known = tables.of_topic(&topic);
             let reason = match (backfills.absence(&topic), self.known.get(&topic)) {
                 (Some(absence), _) => Some(Reason::Returned(absence.reason().to_owned())),
                 (None, Some(standing)) => {
@@ -73,18 +73,26 @@ impl Publication {
         Ok(news)
     }
 
+    /// Whether the stream has made a table that the sight may not have seen, or saw another one under its name: a later
+    /// sight tells of it.
+    fn is_too_new(&mut self, table: &Table, sight: &Sight) -> bool {
+        let made_after = table.made_after(sight.complete_to);
+        self.untold = self.untold.max(made_after);
+        made_after.is_some()
+    }
+
     /// Tables that are captured no more.
     async fn absent(
-        &self,
+        &mut self,
         sight: &Sight,
         tables: &Tables,
         source: &mut Source,
     ) -> Result<Vec<(TableName, Absence)>> {
         let mut absent = Vec::new();
-        for Table { schema, .. } in tables.iter().filter(|table| !table.schema.dropped) {
+        for table @ Table { schema, .. } in tables.iter().filter(|table| !table.schema.dropped) {
             let absence = if !tables.wants(&schema.name) {
                 Absence::Excluded
-            } else if sight.tables.contains_key(&schema.name) {
+            } else if sight.tables.contains_key(&schema.name) || self.is_too_new(table, sight) {
                 continue;
             } else if source.name_of(schema.oid).await?.as_ref() == Some(&schema.name) {
                 Absence::Unpublished

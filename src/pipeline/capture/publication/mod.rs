@@ -63,6 +63,8 @@ pub struct Publication {
     sights: VecDeque<Arc<Sight>>,
     /// The last that it has.
     passed: Option<Arc<Sight>>,
+    /// The last commit that made a table of which the sight that was compared cannot tell.
+    untold: Option<Lsn>,
     events: mpsc::Receiver<Sight>,
     watcher: Option<AbortHandle>,
 }
@@ -89,8 +91,9 @@ impl Publication {
         // Without the first copy there is nothing that later ones would complete.
         let watcher =
             settings.backfill.then(|| tokio::spawn(watch(settings.clone(), parts, sender)).abort_handle());
-        let (settings, sights, passed) = (settings.clone(), VecDeque::new(), None);
-        Self { settings, known, leaves: Leaves::new(leaves), routes, sights, passed, events, watcher }
+        let (settings, leaves) = (settings.clone(), Leaves::new(leaves));
+        let (sights, passed, untold) = (VecDeque::new(), None, None);
+        Self { settings, known, leaves, routes, sights, passed, untold, events, watcher }
     }
 
     /// The next sight; for ever when there is none. Cancel-safe.
@@ -115,15 +118,18 @@ impl Publication {
         }
     }
 
-    /// The next sight that a stream which has come to `flush_lsn` has passed; or the last one, where leaves are to be
-    /// compared with it.
+    /// The next sight that a stream which has come to `flush_lsn` has passed; or the last one, where leaves or tables are
+    /// to be compared with it that are younger than it was.
     pub fn pass(&mut self, flush_lsn: Lsn) -> Option<Arc<Sight>> {
         if self.sights.front().is_some_and(|next| has_reached(flush_lsn, next.pass)) {
             self.passed = self.sights.pop_front();
             return self.passed.clone();
         }
-        let leaves = &mut self.leaves;
-        self.passed.clone().filter(|passed| leaves.are_due(passed.complete_to))
+        let (leaves, untold) = (&mut self.leaves, &mut self.untold);
+        self.passed.clone().filter(|passed| {
+            let is_told = untold.take_if(|made_at| *made_at < passed.complete_to).is_some();
+            leaves.are_due(passed.complete_to) || is_told
+        })
     }
 
     /// Where the server may send changes as those of other tables than a sight saw, since the stream was taken up before:
