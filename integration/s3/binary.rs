@@ -196,3 +196,48 @@ async fn capture_goes_on_while_the_store_is_away_and_the_day_comes_when_it_is_ba
     end_day(&running, &bucket, &days[1]).await;
     assert_same(&bucket, &client, &days[1]).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_refuses_what_is_written_early_puts_off_what_is_made_before_the_day_ends_and_nothing_else()
+ {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLES).await.unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 7).await;
+    let mut connector = Connector::new(&server.url());
+    S3::lake_in(&mut connector, &bucket, proxy.port());
+    connector.change("lake.s3", "max_retries", 0);
+    connector.change("lake", "premerge_interval_ms", 200);
+    connector.change("lake", "premerge_table_bytes_min", 0);
+    let days = days(&client).await;
+    use_rule(&mut connector, 0);
+    let mut running = connector.start_ready("run").await;
+    end_day(&running, &bucket, &days[0]).await;
+    assert!(running.terminate().await.success(), "{}", running.output());
+
+    use_rule(&mut connector, 1);
+    proxy.always("PUT */_pieces/", Fault::SlowDown);
+    let mut running = connector.start_ready("run").await;
+    traffic(&client, 1).await;
+    let put_off = "the next day is not made any further for now";
+    wait_until(PATIENCE, "a round is put off, and another", async || {
+        running.output().matches(put_off).count() > 1
+    })
+    .await;
+    let delivers = &running.health().1["components"]["deliver"]["state"];
+    assert_eq!(delivers, "ok", "what could be made early is no part of it");
+    proxy.calm();
+    wait_until(PATIENCE, "the day is made early after all", async || {
+        running.get("/metrics").is_some_and(|(_, metrics)| {
+            let made = "tidemark_table_premerged_bytes{table=\"public.orders\"} ";
+            metrics.lines().filter_map(|line| line.strip_prefix(made)).any(|bytes| bytes != "0")
+        })
+    })
+    .await;
+    end_day(&running, &bucket, &days[1]).await;
+    assert_same(&bucket, &client, &days[1]).await;
+    proxy.assert_nothing_was_replaced();
+    assert!(running.terminate().await.success(), "{}", running.output());
+}
