@@ -13,7 +13,8 @@
 //!
 //! **Why nothing is missed.** Standings are durable and the catalog is the source's: whatever happened while nobody
 //! looked, between two sights or while the process was away, is a difference at the next one. A cut is compared with a
-//! sight that saw everything below it, so a day never holds a table that such a change made wrong.
+//! sight that saw everything below it, so a day never holds a table that such a change made wrong. Of a table that the
+//! stream has seen made where the sight may not have, a later one tells.
 //!
 //! **Why little is copied for nothing.** A sight counts only when the stream has come past it: by then a TRUNCATE of the
 //! root was in the stream, and its transaction is the one that wrote the leaves' rows of `pg_class`. A partition that
