@@ -241,3 +241,46 @@ async fn a_store_that_refuses_what_is_written_early_puts_off_what_is_made_before
     proxy.assert_nothing_was_replaced();
     assert!(running.terminate().await.success(), "{}", running.output());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_table_whose_objects_the_store_does_not_give_out_waits_and_the_others_go_on() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLES).await.unwrap();
+    let store = S3::shared();
+    let bucket = store.bucket().await;
+    let proxy = S3Proxy::start(store.port(), 7).await;
+    let mut connector = Connector::new(&server.url());
+    S3::lake_in(&mut connector, &bucket, proxy.port());
+    connector.change("lake.s3", "max_retries", 0);
+    let days = days(&client).await;
+    use_rule(&mut connector, 0);
+    let mut running = connector.start_ready("run").await;
+    end_day(&running, &bucket, &days[0]).await;
+    assert!(running.terminate().await.success(), "{}", running.output());
+
+    use_rule(&mut connector, 1);
+    proxy.always("GET *snapshots*public.orders/ds", Fault::SlowDown);
+    let mut running = connector.start_ready("run").await;
+    traffic(&client, 1).await;
+    running.cut(&days[1]);
+    let told = |what: &str| running.output().matches(what).count();
+    wait_until(PATIENCE, "the table was tried again and again", async || {
+        told("the table cannot be delivered: it is tried again") > 3
+    })
+    .await;
+    assert_eq!(told("delivery was interrupted"), 1, "after that it is known for an error of the table");
+    let audit = object_store::path::Path::from(format!(
+        "team/lake/snapshots/{NAME}/public.audit/ds={}/_manifest.json",
+        days[1]
+    ));
+    S3::client(&bucket).head(&audit).await.expect("the others are made");
+    let health = running.health().1;
+    assert_eq!(health["tables"]["public.orders"]["state"], "failed", "{health}");
+    assert_eq!(health["components"]["deliver"]["state"], "ok", "{health}");
+    proxy.calm();
+    wait_until(PATIENCE, "the day is published", async || is_published(&bucket, &days[1]).await).await;
+    assert_same(&bucket, &client, &days[1]).await;
+    proxy.assert_nothing_was_replaced();
+    assert!(running.terminate().await.success(), "{}", running.output());
+}

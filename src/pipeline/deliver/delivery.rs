@@ -21,8 +21,17 @@ use super::share::{Share, share_of};
 use super::table::{Partitions, TableDelivery};
 use super::{DeliverSettings, HistoricTails};
 
-/// A table, or a day's manifest, that failed is tried again after this long.
+/// A table, or a day's manifest, that failed is tried again after this long; or after so many times as long as its turn took,
+/// which kept the others waiting.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
+const FAILED_PAUSE_FACTOR: u32 = 2;
+
+/// What might pass is tried again sooner, the first few times.
+const TROUBLED_PAUSE: Duration = Duration::from_secs(1);
+
+/// What a table holds is given up for what others have staged, and taken up again from there; after that many times in
+/// turn it waits as one that failed.
+const OVERTAKEN_MAX: u32 = 5;
 
 /// A new copy of a table is asked for again after this long, if it is still needed: asking twice is one copy.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
@@ -36,6 +45,10 @@ const UPLOAD_AGE: Duration = Duration::from_secs(60 * 60);
 /// While a day waits for tables of other processes, or for its manifest, it is looked for this often: by whoever makes it,
 /// and by the others.
 const DAY_LOOK: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(2)];
+
+/// Topics of tables that have met errors which might pass, and how many, since all that they had to do was done. The first
+/// one has ended a delivery.
+pub(super) type Troubled = HashMap<String, u32>;
 
 /// See the module.
 pub(super) struct Delivery<'a> {
@@ -51,6 +64,10 @@ pub(super) struct Delivery<'a> {
     asked: HashMap<String, Instant>,
     /// When a table that failed is tried again.
     failed: HashMap<String, Instant>,
+    /// Kept from one delivery to the next.
+    troubled: &'a mut Troubled,
+    /// How many times in turn another process had staged what a table held.
+    overtaken: HashMap<String, u32>,
     /// When the manifest of a day is tried again.
     day_failed: Option<Instant>,
     /// Whether the lake is known to be filled from this log.
@@ -72,9 +89,11 @@ impl<'a> Delivery<'a> {
         lake: &'a Lake,
         ops: &'a Ops,
         member: &'a Membership,
+        troubled: &'a mut Troubled,
     ) -> Self {
         let journal = Journal::new(&settings.name);
         let (tables, asked, failed) = (HashMap::new(), HashMap::new(), HashMap::new());
+        let overtaken = HashMap::new();
         Self {
             settings,
             log,
@@ -85,6 +104,8 @@ impl<'a> Delivery<'a> {
             tables,
             asked,
             failed,
+            troubled,
+            overtaken,
             day_failed: None,
             bound: false,
             day: None,
@@ -164,9 +185,10 @@ impl<'a> Delivery<'a> {
             if let Some((_, copies)) = ranges.remove(&copies).and_then(|mut copies| copies.pop_first()) {
                 partitions.insert(BACKFILL_PARTITION, copies);
             }
+            let began = Instant::now();
             let turned = self.turn(&share, (&topic, &name), &partitions, cuts).await;
             drop(share);
-            more |= self.settled(&topic, &name, turned)?;
+            more |= self.settled(&topic, &name, turned, began)?;
             self.bound_memory().await?;
         }
         self.show_standing();
@@ -195,26 +217,51 @@ impl<'a> Delivery<'a> {
     }
 
     /// What becomes of a table after its turn, or another step of it; whether there is more at once.
-    fn settled(&mut self, topic: &str, name: &TableName, turned: Result<bool>) -> Result<bool> {
-        match turned {
-            Ok(again) => Ok(again),
-            Err(error) if error.class() == Class::Operator => {
-                self.isolate(topic.to_owned(), name, &error);
-                Ok(false)
+    ///
+    /// An error that might pass may be of the store or the log as a whole, and interrupts the delivery: the next one begins
+    /// with both. If it gets past that, and the same table fails again, the error is of the table: it waits, and the others go on.
+    fn settled(
+        &mut self,
+        topic: &str,
+        name: &TableName,
+        turned: Result<bool>,
+        began: Instant,
+    ) -> Result<bool> {
+        let Err(error) = turned else {
+            self.overtaken.remove(topic);
+            return turned;
+        };
+        let count = |of: &mut HashMap<String, u32>| {
+            let times = of.entry(topic.to_owned()).or_default();
+            *times += 1;
+            *times
+        };
+        let pause = match error.class() {
+            Class::Operator => FAILED_PAUSE,
+            Class::Retry => match count(self.troubled) {
+                1 => return Err(error),
+                times => (TROUBLED_PAUSE * 2_u32.pow(times.min(10) - 2)).min(FAILED_PAUSE),
+            },
+            Class::Fenced => {
+                if count(&mut self.overtaken) <= OVERTAKEN_MAX {
+                    tracing::info!(table = %name, %error, "the table is taken up again from what is in the lake");
+                    self.tables.remove(topic);
+                    return Ok(true);
+                }
+                FAILED_PAUSE
             }
-            Err(error) if error.class() == Class::Fenced => {
-                tracing::info!(table = %name, %error, "the table is taken up again from what is in the lake");
-                self.tables.remove(topic);
-                Ok(true)
-            }
-            Err(error) => Err(error),
-        }
+            Class::Usage => return Err(error),
+        };
+        let pause = pause.max(began.elapsed() * FAILED_PAUSE_FACTOR);
+        self.isolate(topic.to_owned(), name, &error, pause);
+        Ok(false)
     }
 
     /// Another process has the table: nothing of it is held here, nor told.
     fn leave(&mut self, topic: &str, name: &TableName) {
         self.asked.remove(topic);
         self.tables.remove(topic);
+        self.overtaken.remove(topic);
         if self.failed.remove(topic).is_some() {
             self.ops.table(name).set_state(TableState::Streaming);
         }
@@ -259,6 +306,9 @@ impl<'a> Delivery<'a> {
         }
         let Some((_, table)) = self.tables.get_mut(topic) else { return Ok(false) };
         let turn = table.turn(self.log.as_ref(), self.lake, &self.journal, partitions, cuts).await?;
+        if !turn.more && table.next_cut(&self.journal).is_none() {
+            self.troubled.remove(topic);
+        }
         let standing = table.standing(self.day);
         if standing.is_news(share.told(topic).as_ref()) {
             share.tell(topic, standing).await?;
@@ -311,11 +361,11 @@ impl<'a> Delivery<'a> {
     }
 
     /// The table waits, the others go on; it is tried again after a while.
-    fn isolate(&mut self, topic: String, name: &TableName, error: &Error) {
-        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {FAILED_PAUSE:?}");
+    fn isolate(&mut self, topic: String, name: &TableName, error: &Error, pause: Duration) {
+        tracing::error!(table = %name, %error, "the table cannot be delivered: it is tried again in {pause:?}");
         self.ops.table(name).failed(error);
         self.tables.remove(&topic);
-        self.failed.insert(topic, Instant::now() + FAILED_PAUSE);
+        self.failed.insert(topic, Instant::now() + pause);
     }
 
     /// Writes what the fullest tables hold early, as pieces, while all together hold too much.
@@ -333,8 +383,9 @@ impl<'a> Delivery<'a> {
     /// Writes what a table holds early.
     async fn flush(&mut self, topic: &str) -> Result<()> {
         let Some((_, table)) = self.tables.get_mut(topic) else { return Ok(()) };
+        let began = Instant::now();
         let (name, flushed) = (table.name().clone(), table.flush().await);
-        self.settled(topic, &name, flushed.map(|()| false)).map(|_| ())
+        self.settled(topic, &name, flushed.map(|()| false), began).map(|_| ())
     }
 
     /// Writes what every table holds early, as pieces, when the log is near its limit, so that their next turn lets it go of what

@@ -24,6 +24,8 @@ mod table;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::change::TableName;
 use crate::coord::Coordinator;
 use crate::envelope::Options;
@@ -33,7 +35,7 @@ use crate::notice::Endpoint;
 use crate::ops::{Component, Ops};
 use crate::runtime::{Backoff, Class, Error, Result, Shutdown};
 
-use delivery::Delivery;
+use delivery::{Delivery, Troubled};
 use table::Partitions;
 
 pub use premerge::PremergeSettings;
@@ -78,6 +80,9 @@ pub struct DeliverSettings {
     pub endpoints: Vec<Endpoint>,
 }
 
+/// What interrupts a delivery that lasted as long has nothing to do with what came before it.
+const DELIVERY_STEADY: Duration = Duration::from_secs(60);
+
 /// Delivers until the process is to stop. Errors that pass are waited out; a table that fails is isolated.
 pub async fn run(
     settings: &DeliverSettings,
@@ -89,6 +94,7 @@ pub async fn run(
 ) -> Result<()> {
     let component = ops.component("deliver");
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
+    let mut troubled = Troubled::new();
     while !shutdown.is_raised() {
         let member = match Membership::join(coordinator, &settings.name, settings.lease_ttl).await {
             Ok(Some(member)) => Arc::new(member),
@@ -106,7 +112,8 @@ pub async fn run(
             }
             Err(error) => return Err(error),
         };
-        let mut delivery = Delivery::new(settings, log, lake, ops, &member);
+        let began = Instant::now();
+        let mut delivery = Delivery::new(settings, log, lake, ops, &member, &mut troubled);
         // In a task of its own: a turn which computes for long must not hold up the renewal.
         let mut notifying = tokio::task::JoinSet::new();
         for endpoint in settings.endpoints.iter().cloned() {
@@ -134,6 +141,9 @@ pub async fn run(
         let Err(error) = result else { return Ok(()) };
         if !matches!(error.class(), Class::Retry | Class::Fenced) {
             return Err(error);
+        }
+        if began.elapsed() >= DELIVERY_STEADY {
+            backoff.reset();
         }
         pause(&component, &error, &mut backoff, shutdown).await;
     }
