@@ -15,6 +15,8 @@
 //! offsets a change file has is the sequence's to say ([`super::sequence`]). So those of two who stage at once may overlap;
 //! any way through them is right, and of each, rows count that lie in the file which is made.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use object_store::ObjectMeta;
 use object_store::path::Path;
@@ -97,7 +99,11 @@ impl Pieces {
 
     /// Those which hold offsets from `first` on, as files of changes: as far as they go.
     pub(super) fn since(&self, first: u64) -> Vec<ChangeFile> {
-        let held = self.found.iter().filter(|(piece, object)| piece.changes == object.location);
+        let there: HashSet<&Path> = self.found.iter().map(|(_, object)| &object.location).collect();
+        let held = self.found.iter().filter(|(piece, object)| {
+            // One without its dead letters stands in for nothing.
+            piece.changes == object.location && piece.dead_letters.iter().all(|path| there.contains(path))
+        });
         let files = held.map(|(piece, object)| ChangeFile {
             range: piece.range,
             path: piece.changes.clone(),
@@ -127,6 +133,9 @@ impl Pieces {
 }
 
 /// Writes a part of the file of a bucket. Not cancel-safe in that it may be there afterwards.
+///
+/// # Errors
+/// `Fenced`: another process has put it into its change file meanwhile, as far as the store tells.
 pub(super) async fn put(
     (store, layout): (&Store, &Layout),
     (table, partition): (&TableName, u32),
@@ -140,20 +149,24 @@ pub(super) async fn put(
         (part.version, part.bytes, bucket.start_us, part.dead_letters.is_some()),
     );
     // Others may have written the same rows into other bytes: they are the same, and may be gone since into a change file.
-    if let Some((path, bytes)) = piece.dead_letters.as_ref().zip(part.dead_letters.as_ref()) {
-        store.put_unless_taken(path, Bytes::clone(bytes)).await?;
+    let dead_letters = piece.dead_letters.as_ref().zip(part.dead_letters.as_ref());
+    for (path, bytes) in dead_letters.into_iter().chain([(&piece.changes, &part.changes)]) {
+        if !store.put_unless_taken(path, Bytes::clone(bytes)).await? {
+            let path = store.show(path);
+            return Err(Error::fenced(format!("{path} was refused as existing, and is not there")));
+        }
     }
-    store.put_unless_taken(&piece.changes, Bytes::clone(&part.changes)).await?;
     Ok(piece)
 }
 
 /// Reads a piece. Cancel-safe.
 ///
 /// # Errors
-/// `Fenced`: it is gone, since another process has made the change file.
+/// `Fenced`: it is gone. Another process has made the change file, unless somebody has removed it.
 pub(super) async fn load(store: &Store, piece: &Piece) -> Result<Sealed> {
     let gone = |path: &Path| {
-        Error::fenced(format!("another process has put {} into its change file", store.show(path)))
+        let path = store.show(path);
+        Error::fenced(format!("{path} is gone, into its change file if it was not removed by hand"))
     };
     let changes = store.get(&piece.changes).await?.ok_or_else(|| gone(&piece.changes))?;
     let dead_letters = match &piece.dead_letters {

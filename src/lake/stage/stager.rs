@@ -151,6 +151,12 @@ impl Stager {
     /// Gives back the memory of what is open, which is written as a piece; no reader sees it.
     pub async fn flush(&mut self) -> Result<()> {
         self.seal().await?;
+        self.put_sealed().await
+    }
+
+    /// Writes as pieces what was sealed of the file that is open. What the store has refused stays in memory: unless the error
+    /// is `Fenced`, the stager may go on.
+    pub async fn put_sealed(&mut self) -> Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let bucket = open.bucket;
         for part in open.parts_mut() {
@@ -341,7 +347,7 @@ impl Stager {
     }
 
     /// Makes a part of the open file's rows in memory.
-    async fn seal(&mut self) -> Result<()> {
+    pub async fn seal(&mut self) -> Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         let (rows, offsets) =
             (open.take_rows(), (open.after_parts().unwrap_or(self.first), open.last_offset));
@@ -358,11 +364,12 @@ impl Stager {
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let range = ChangeRange { partition: self.partition, first: self.first, last };
         let Bucket { ds, hour, .. } = open.bucket;
+        let (rows, shapes) = (open.take_rows(), self.shapes.clone());
+        // Before it is begun: what is gone then is made of the log, where that has it, and divided as it comes.
+        let (parts, written) = self.load(open.into_parts()).await?;
         if self.bound.is_none() {
             self.sequence.claim(range, Place { ds, hour }).await?;
         }
-        let (rows, shapes) = (open.take_rows(), self.shapes.clone());
-        let (parts, written) = self.load(open.into_parts()).await?;
         let built = blocking(move || Build { range, parts, rows, shapes }.run()).await?;
         let Staging { store, layout, .. } = &self.to;
         if let Some(dead) = built.dead_letters {

@@ -101,10 +101,14 @@ impl Store {
         }
     }
 
-    /// Creates the object unless its path is taken, by whatever. Cancel-safe: the object is there or not.
-    pub async fn put_unless_taken(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<()> {
+    /// Creates the object unless its path is taken, by whatever; whether it is there. Not so is one that has gone since, and
+    /// one whose create met another that came to nothing. Cancel-safe: the object is there or not.
+    pub async fn put_unless_taken(&self, path: &Path, bytes: impl Into<PutPayload>) -> Result<bool> {
         match self.create(path, &bytes.into()).await {
-            Ok(()) | Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(()),
+            Ok(()) => Ok(true),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                self.exists(path).await.map_err(|error| self.error("read", path, error))
+            }
             Err(error) => Err(self.error("write", path, error)),
         }
     }

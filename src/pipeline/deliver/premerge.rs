@@ -135,11 +135,19 @@ impl Premerging {
 
     /// What was made, for the merge of the day, which takes all that was `handed` in; a round at work ends at its next step.
     /// Cancel-safe; what was made is lost.
-    pub async fn take(&mut self, handed: Offset) -> Option<Premerged> {
+    pub async fn take(&mut self, table: &TableName, handed: Offset) -> Option<Premerged> {
         self.rest();
         self.seen = handed;
-        if let Some(Ok(Ok(round))) = self.round.join_next().await {
-            self.made = round.premerged;
+        if let Some(round) = self.round.join_next().await {
+            match flat(round) {
+                Ok(Round { premerged, end }) => {
+                    self.made = premerged;
+                    if let RoundEnd::Failed(error) = end {
+                        tracing::warn!(%table, %error, "the day was not made any further before its cut");
+                    }
+                }
+                Err(error) => tracing::warn!(%table, %error, "the day is made after its cut alone"),
+            }
         }
         self.made.take()
     }

@@ -271,11 +271,12 @@ impl TableDelivery {
         }
         let handed = self.handed();
         if self.premerging.begins(held, handed, &self.watch) {
-            // What is open is written early, where the round finds it. One that fails costs no delivery.
+            // What is open is written early, where the round finds it. A store that takes it not costs no delivery.
             if self.premerging.wants_what_is_open() {
                 for stager in self.stagers.values_mut() {
-                    match stager.flush().await {
-                        Err(error) if error.class() == Class::Retry => {
+                    stager.seal().await?;
+                    match stager.put_sealed().await {
+                        Err(error) if error.class() != Class::Fenced => {
                             self.premerging.put_off(held, &error);
                             return Ok(());
                         }
@@ -552,7 +553,7 @@ impl TableDelivery {
         let Some(table) = cut.tables.get(&self.topic) else { return Ok(()) };
         let shapes = journal.shapes(&self.topic, table.schema_version, self.options)?;
         let started = std::time::Instant::now();
-        let premerged = self.premerging.take(self.handed()).await;
+        let premerged = self.premerging.take(&self.name, self.handed()).await;
         self.watch.set_premerged_bytes(0);
         for stager in self.stagers.values_mut() {
             stager.clear().await;
