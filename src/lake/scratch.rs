@@ -219,6 +219,13 @@ pub fn failed(doing: &str, path: &Path, error: std::io::Error) -> Error {
         .mend("Give the scratch folder more space, or the rights to write there.")
 }
 
+/// An error of a scratch database. A full disk is retried: another merge may free space.
+pub fn failed_database(error: rusqlite::Error) -> Error {
+    Error::retry("the scratch database of a merge failed")
+        .cause(OfScratch(error.into()))
+        .mend("Give the scratch folder more space.")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

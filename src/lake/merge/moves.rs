@@ -27,8 +27,9 @@ use arrow_schema::DataType;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::change::{Op, Position};
-use crate::runtime::{Error, Result};
+use crate::runtime::Result;
 
+use super::super::scratch::failed_database;
 use super::super::sort::{arrow_error, sort_column};
 use super::base::BaseCursor;
 use super::changes::{SKIP, columns_in, op_and_unchanged};
@@ -62,8 +63,8 @@ pub(super) struct Moves {
 impl Moves {
     /// With its database at `path`. `types` are those of the table's columns.
     pub(super) fn new(path: &Path, types: Vec<DataType>) -> Result<Self> {
-        let db = Connection::open(path).map_err(failed)?;
-        db.execute_batch(TABLES).map_err(failed)?;
+        let db = Connection::open(path).map_err(failed_database)?;
+        db.execute_batch(TABLES).map_err(failed_database)?;
         let converters = types.iter().map(|_| None).collect();
         Ok(Self { db, columns: BTreeSet::new(), converters, types, filter: vec![0; FILTER_BITS / 64] })
     }
@@ -71,13 +72,15 @@ impl Moves {
     /// Step 1, for every batch of changes.
     pub(super) fn note_moved(&mut self, batch: &RecordBatch) -> Result<()> {
         let sort = sort_column(batch);
-        let mut insert =
-            self.db.prepare_cached("INSERT OR IGNORE INTO moved(position) VALUES (?)").map_err(failed)?;
+        let mut insert = self
+            .db
+            .prepare_cached("INSERT OR IGNORE INTO moved(position) VALUES (?)")
+            .map_err(failed_database)?;
         for row in 0..batch.num_rows() {
             if let (_, true, Some(bits)) = op_and_unchanged(batch, row) {
                 self.columns.extend(columns_in(bits));
                 let (_, seq) = Seq::split(sort.value(row));
-                insert.execute([position_bytes(seq.position)]).map_err(failed)?;
+                insert.execute([position_bytes(seq.position)]).map_err(failed_database)?;
             }
         }
         Ok(())
@@ -86,14 +89,17 @@ impl Moves {
     /// Step 2, for every batch of changes.
     pub(super) fn note_old_keys(&mut self, batch: &RecordBatch) -> Result<()> {
         let sort = sort_column(batch);
-        let mut update =
-            self.db.prepare_cached("UPDATE moved SET old_key = ?2 WHERE position = ?1").map_err(failed)?;
-        let mut want = self.db.prepare_cached("INSERT OR IGNORE INTO wanted VALUES (?)").map_err(failed)?;
+        let mut update = self
+            .db
+            .prepare_cached("UPDATE moved SET old_key = ?2 WHERE position = ?1")
+            .map_err(failed_database)?;
+        let mut want =
+            self.db.prepare_cached("INSERT OR IGNORE INTO wanted VALUES (?)").map_err(failed_database)?;
         for row in 0..batch.num_rows() {
             if op_and_unchanged(batch, row).0 == Some(Op::Delete) {
                 let (key, seq) = Seq::split(sort.value(row));
-                if update.execute(params![position_bytes(seq.position), key]).map_err(failed)? > 0 {
-                    want.execute([key]).map_err(failed)?;
+                if update.execute(params![position_bytes(seq.position), key]).map_err(failed_database)? > 0 {
+                    want.execute([key]).map_err(failed_database)?;
                     let bit = filter_bit(key);
                     self.filter[bit / 64] |= 1 << (bit % 64);
                 }
@@ -111,7 +117,7 @@ impl Moves {
                 .db
                 .prepare_cached("SELECT key FROM wanted WHERE ?1 IS NULL OR key > ?1 ORDER BY key LIMIT 1")
                 .and_then(|mut next| next.query_row([&last], |row| row.get::<_, Vec<u8>>(0)).optional())
-                .map_err(failed)?;
+                .map_err(failed_database)?;
             let Some(key) = next else { return Ok(()) };
             base.skip_below(&key)?;
             if let Some(row) = base.take(&key)? {
@@ -142,7 +148,7 @@ impl Moves {
                 .and_then(|mut insert| {
                     insert.execute(params![place, sort.value(row), op.letter() as u8, moved, unchanged])
                 })
-                .map_err(failed)?;
+                .map_err(failed_database)?;
             if op == Op::Delete {
                 continue;
             }
@@ -152,7 +158,7 @@ impl Moves {
                 self.db
                     .prepare_cached("INSERT OR IGNORE INTO sent VALUES (?, ?, ?)")
                     .and_then(|mut insert| insert.execute(params![place, *column as i64, value]))
-                    .map_err(failed)?;
+                    .map_err(failed_database)?;
             }
         }
         Ok(())
@@ -179,12 +185,12 @@ impl Moves {
                     };
                     next.query_row([&last], change).optional()
                 })
-                .map_err(failed)?;
+                .map_err(failed_database)?;
             let Some(change) = next else { break };
-            self.apply(&change).map_err(failed)?;
+            self.apply(&change).map_err(failed_database)?;
             last = change.place;
         }
-        self.db.execute_batch("COMMIT").map_err(failed)?;
+        self.db.execute_batch("COMMIT").map_err(failed_database)?;
         Ok(Completions { db: self.db, converters: self.converters })
     }
 
@@ -228,14 +234,14 @@ impl Moves {
         self.db
             .prepare_cached("SELECT 1 FROM wanted WHERE key = ?")
             .and_then(|mut find| find.exists([key]))
-            .map_err(failed)
+            .map_err(failed_database)
     }
 
     fn hold(&self, key: &[u8], column: usize, value: &[u8]) -> Result<()> {
         self.db
             .prepare_cached("INSERT OR REPLACE INTO held VALUES (?, ?, ?)")
             .and_then(|mut insert| insert.execute(params![key, column as i64, value]))
-            .map_err(failed)?;
+            .map_err(failed_database)?;
         Ok(())
     }
 
@@ -277,7 +283,7 @@ impl Completions {
                 .and_then(|mut find| {
                     find.query_row(params![sort, column as i64], |row| row.get::<_, Vec<u8>>(0)).optional()
                 })
-                .map_err(failed)?;
+                .map_err(failed_database)?;
             let (Some(value), Some(converter)) = (value, &self.converters[column]) else { return Ok(None) };
             let parser = converter.parser();
             let arrays = converter.convert_rows([parser.parse(&value)]).map_err(arrow_error)?;
@@ -305,10 +311,4 @@ fn filter_bit(key: &[u8]) -> usize {
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     hasher.finish() as usize % FILTER_BITS
-}
-
-fn failed(error: rusqlite::Error) -> Error {
-    Error::retry("the scratch database of a merge failed")
-        .cause(error)
-        .mend("Give the scratch folder more space.")
 }
