@@ -378,3 +378,35 @@ async fn a_table_that_is_made_anew_after_a_look_at_the_publication_is_not_taken_
     send(&scene, Signal::CONT).await;
     scene.lacks("first", "not in the publication").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_is_asked_for_before_anybody_has_looked_at_the_publication_is_the_only_one() {
+    let mut scene = Scene::of(TABLES).await;
+    looked_anew(&scene).await;
+    scene.sql("ALTER PUBLICATION tidemark_shop ADD TABLE second").await;
+    scene.running().asks(&["backfill", "public.second"]);
+    scene.copied("second", 1).await;
+    looked_anew(&scene).await;
+    scene.sql("UPDATE second SET note = 'changed' WHERE id < 5").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "second", "id, note").await;
+    assert_eq!(scene.copies("second"), 1, "{}", scene.output());
+    assert!(!scene.output().contains("not in the publication any more"), "{}", scene.output());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_a_table_got_while_it_was_unlogged_are_in_the_next_day() {
+    let tables = "CREATE TABLE t (id int PRIMARY KEY, note text); INSERT INTO t VALUES (1, 'logged');
+                  CREATE PUBLICATION tidemark_shop FOR ALL TABLES";
+    let mut scene =
+        Scene::on(Postgres::start().await, tables, |connector| connector.set("source", "ddl_trigger", "on"))
+            .await;
+    scene
+        .sql("ALTER TABLE t SET UNLOGGED; INSERT INTO t VALUES (2, 'unlogged'); ALTER TABLE t SET LOGGED")
+        .await;
+    scene.sql("INSERT INTO t VALUES (3, 'logged')").await;
+    scene.copied("t", 1).await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "t", "id, note").await;
+    scene.sound(&ds);
+}

@@ -80,7 +80,7 @@ pub fn apply(
         let told = Told {
             statement: statement(),
             created: known.is_none() && creating,
-            rewritten: is_rewritten(message, table.oid),
+            rewritten: is_rewritten(message, table.oid, table.is_logged),
         };
         match tables.evolve(source, position, told) {
             Ok(grown) => changes.extend(grown),
@@ -113,8 +113,11 @@ fn with_types_of(known: &TableSchema, described: &TableSchema) -> TableSchema {
     TableSchema { columns, key, ..known.clone() }
 }
 
-fn is_rewritten(message: &DdlMessage, oid: u32) -> bool {
-    message.rewritten.iter().any(|rewritten| rewritten.oid == oid && rewritten.changes_values())
+/// Whether rows of a table may be others than those that were streamed; of one that was made logged again, those that it got
+/// meanwhile.
+fn is_rewritten(message: &DdlMessage, oid: u32, is_logged: bool) -> bool {
+    let mut of_table = message.rewritten.iter().filter(|rewritten| rewritten.oid == oid);
+    of_table.any(|rewritten| rewritten.changes_values() || (is_logged && rewritten.changes_persistence()))
 }
 
 /// A statement without the secrets that it may have: a string of several statements may make a role, too. Of each

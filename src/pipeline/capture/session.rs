@@ -504,6 +504,7 @@ impl Session<'_> {
             for Whole { topic, standing, point, .. } in &whole {
                 let noted = self.published.note(topic, standing.clone());
                 let accounted = self.published.accounted(topic, *point);
+                self.published.copied(topic, *point);
                 noted.into_iter().chain(accounted).for_each(|entry| self.engine.appender.set(entry));
             }
             self.published.look_again();

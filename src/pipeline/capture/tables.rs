@@ -86,9 +86,9 @@ impl Table {
         self.shaped_by
     }
 
-    /// The commit that made it, where that is none of those below `complete_to`: whoever saw these may not have seen it.
-    pub fn made_after(&self, complete_to: Lsn) -> Option<Lsn> {
-        self.made_at.filter(|made_at| *made_at >= complete_to)
+    /// The commit that made it, or made it anew, if that came on this connection.
+    pub const fn made_at(&self) -> Option<Lsn> {
+        self.made_at
     }
 
     /// Counts the records of a change, or of rows, the last of which stands there.

@@ -73,12 +73,13 @@ impl Publication {
         Ok(news)
     }
 
-    /// Whether the stream has made a table that the sight may not have seen, or saw another one under its name: a later
-    /// sight tells of it.
+    /// Whether the stream has made a table, or a copy read it, that the sight may not have seen, or saw otherwise: a later sight
+    /// tells of it.
     fn is_too_new(&mut self, table: &Table, sight: &Sight) -> bool {
-        let made_after = table.made_after(sight.complete_to);
-        self.untold = self.untold.max(made_after);
-        made_after.is_some()
+        let known_at = table.made_at().max(self.copied.get(&table.topic).copied());
+        let after = known_at.filter(|known_at| *known_at >= sight.complete_to);
+        self.untold = self.untold.max(after);
+        after.is_some()
     }
 
     /// Tables that are captured no more.

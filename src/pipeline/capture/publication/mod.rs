@@ -64,7 +64,9 @@ pub struct Publication {
     sights: VecDeque<Arc<Sight>>,
     /// The last that it has.
     passed: Option<Arc<Sight>>,
-    /// The last commit that made a table of which the sight that was compared cannot tell.
+    /// By topic, just below the point of the last copy of a table in this session.
+    copied: BTreeMap<Arc<str>, Lsn>,
+    /// The last commit that made a table, or was read of one, of which the sight that was compared cannot tell.
     untold: Option<Lsn>,
     events: mpsc::Receiver<Sight>,
     watcher: Option<AbortHandle>,
@@ -93,8 +95,8 @@ impl Publication {
         let watcher =
             settings.backfill.then(|| tokio::spawn(watch(settings.clone(), parts, sender)).abort_handle());
         let (settings, leaves) = (settings.clone(), Leaves::new(leaves));
-        let (sights, passed, untold) = (VecDeque::new(), None, None);
-        Self { settings, known, leaves, routes, sights, passed, untold, events, watcher }
+        let (sights, passed, copied, untold) = (VecDeque::new(), None, BTreeMap::new(), None);
+        Self { settings, known, leaves, routes, sights, passed, copied, untold, events, watcher }
     }
 
     /// The next sight; for ever when there is none. Cancel-safe.
@@ -142,6 +144,11 @@ impl Publication {
     /// The condition of rows which a table's copy took, if that was not all of them.
     pub fn copied_where(&self, topic: &str) -> Option<&str> {
         self.known.get(topic)?.copied_where()
+    }
+
+    /// A copy of a table is whole that has what commits below `point`: sights from before say nothing of it.
+    pub fn copied(&mut self, topic: &Arc<str>, point: Lsn) {
+        self.copied.insert(Arc::clone(topic), Lsn(point.0.saturating_sub(1)));
     }
 
     /// Has the last sight compared again: what a table stood for has changed.
