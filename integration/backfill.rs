@@ -312,6 +312,61 @@ async fn a_copy_that_is_held_up_when_its_last_row_is_read_ends_once_it_may_go_on
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_copy_that_is_broken_off_count_also_when_the_stream_breaks_off_after_it() {
+    let server = Postgres::start().await;
+    let client = server.connect().await;
+    client
+        .batch_execute(
+            "CREATE TABLE big (id int PRIMARY KEY, note text);
+             ALTER TABLE big ALTER note SET STORAGE EXTERNAL;
+             INSERT INTO big SELECT g, repeat(md5(g::text), 300) FROM generate_series(1, 3000) g;
+             CREATE PUBLICATION tidemark_shop FOR TABLE big",
+        )
+        .await
+        .unwrap();
+    let days = days(&client).await;
+    let mut connector = Connector::new(&server.url())
+        // Rows that were read stay so long in the batch, beside what the state says of them.
+        .set("log", "linger_ms", 2000)
+        .set("backfill", "chunk_bytes", 16 << 20);
+    use_rule(&mut connector, 0);
+    let mut running = connector.start_ready("run").await;
+    wait_copied(&running, &["big"]).await;
+    running.cut(&days[0]);
+    connector.wait_published(&days[0]).await;
+    assert!(running.terminate().await.success());
+    // Rows of a piece are told in many parts, and the connection does not hold all of it.
+    connector.change("backfill", "bytes_per_second_max", 8_000_000);
+    use_rule(&mut connector, 1);
+    let running = connector.start_ready("run").await;
+    running.asks(&["backfill", "public.big"]);
+    let read = || running.health().1["tables"]["public.big"]["backfill"]["rows"].as_u64().unwrap_or(0);
+    wait_until(PATIENCE, "rows are read", async || read() > 0).await;
+    let end = |backends: &str| {
+        format!("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE {backends}")
+    };
+    client.execute(&end("query LIKE 'COPY (SELECT%'"), &[]).await.unwrap();
+    wait_until(PATIENCE, "the copy is broken off", async || {
+        running.output().contains("interrupted: it goes on in")
+    })
+    .await;
+    // Then the batch is appended, and before the copy goes on the stream is taken up anew.
+    wait_rows(&connector, "shop.backfill-public.big", read() - 1).await;
+    client.execute(&end("backend_type = 'walsender'"), &[]).await.unwrap();
+    wait_until(PATIENCE, "the copy is whole", async || {
+        running.output().contains("copied: the next cut takes it")
+    })
+    .await;
+    running.asks(&["cut", "--ds", &days[1]]);
+    connector.wait_published(&days[1]).await;
+    let sql = "SELECT id, note FROM TABLE ORDER BY id";
+    assert_eq!(
+        duckdb(&connector, &days[1], &sql.replace("TABLE", "{big}")),
+        postgres(&client, &sql.replace("TABLE", "big")).await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_that_several_sessions_read_are_in_the_log_once_and_in_the_order_of_their_positions() {
     let server = Postgres::start().await;
     let client = server.connect().await;

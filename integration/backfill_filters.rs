@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 use support::lake::duckdb;
 
-use support::{Connector, Postgres, Scene};
+use support::{Connector, PATIENCE, Postgres, Scene, wait_until};
 
 const TABLES: &str = "
     CREATE TABLE recent (id int PRIMARY KEY, at timestamptz NOT NULL, n int, note text);
@@ -105,6 +105,15 @@ async fn a_table_that_is_never_copied_is_missing_when_it_would_need_one_until_it
         reason.contains("publication") && reason.contains("`tidemark backfill public.never`"),
         "{reason}"
     );
+    // Delivery asks for what a day lacks; that is not its owner's word.
+    wait_until(PATIENCE, "delivery has asked", async || {
+        scene.running().health().1["tables"]["public.never"]["gap"].is_object()
+    })
+    .await;
+    scene.sql("UPDATE never SET n = 1 WHERE id = 9").await;
+    let ds = scene.cut().await;
+    assert!(scene.missing(&ds, "never").is_some(), "nobody has begun it anew");
+    assert_eq!(scene.copies("never"), 0);
     let by_glob = scene.running().command(&["backfill", "public.*"]);
     assert!(!by_glob.status.success(), "it takes its name: {by_glob:?}");
     let asked = scene.running().command(&["backfill", "public.never"]);
@@ -119,6 +128,58 @@ async fn a_table_that_is_never_copied_is_missing_when_it_would_need_one_until_it
     assert_eq!(manifest(&scene.connector, "never", &ds)["backfill_where"], "false");
     let again = scene.running().command(&["backfill", "public.never"]);
     assert!(!again.status.success(), "nothing is missing: {again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_table_that_is_never_copied_is_named_by_the_days_after_it_was_left_out_for_a_while() {
+    const SQL: &str = "
+        CREATE TABLE never (id int PRIMARY KEY, n int); CREATE TABLE other (id int PRIMARY KEY);
+        INSERT INTO never SELECT i, i FROM generate_series(1, 50) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE never, other";
+    let mut scene = Scene::on(Postgres::start().await, SQL, |connector| {
+        connector.set("[table]", "match", "public.never").set("[table]", "backfill", false)
+    })
+    .await;
+    scene.sql("UPDATE never SET n = -n WHERE id < 4").await;
+    scene.caught_up().await;
+    scene.connector.change("[table]", "exclude", true);
+    scene.again().await;
+    wait_until(PATIENCE, "the table is left out", async || {
+        scene.output().contains("excluded by the configuration")
+    })
+    .await;
+    scene.sql("UPDATE never SET n = 100 WHERE id = 3").await;
+    scene.caught_up().await;
+    scene.connector.change("[table]", "exclude", false);
+    scene.again().await;
+    scene.lacks("never", "it is not copied ([[table]] backfill = false)").await;
+    let ds = scene.cut().await;
+    let reason = scene.missing(&ds, "never").expect("it lacks a change, and is named");
+    assert!(reason.contains("`tidemark backfill public.never`"), "{reason}");
+    scene.running().asks(&["backfill", "public.never"]);
+    scene.copied("never", 1).await;
+    scene.sql("UPDATE never SET n = 0 WHERE id = 2").await;
+    let ds = scene.cut().await;
+    assert_eq!(rows(&scene.connector, &ds, "SELECT id, n FROM {never}"), [String::from("2 0")].into());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_copy_whose_condition_names_a_column_that_is_gone_tells_so_and_goes_on_when_it_is_back() {
+    const SQL: &str = "
+        CREATE TABLE t (id int PRIMARY KEY, n int); INSERT INTO t SELECT i, i FROM generate_series(1, 50) i;
+        CREATE PUBLICATION tidemark_shop FOR TABLE t";
+    let scene = Scene::on(Postgres::start().await, SQL, |connector| {
+        connector.set("[table]", "match", "public.t").set("[table]", "backfill_where", "n > 10")
+    })
+    .await;
+    scene.sql("ALTER TABLE t RENAME n TO m").await;
+    scene.running().asks(&["backfill", "public.t"]);
+    wait_until(PATIENCE, "what is wrong is told", async || {
+        scene.output().contains("column \\\"n\\\" does not exist")
+    })
+    .await;
+    scene.sql("ALTER TABLE t RENAME m TO n").await;
+    scene.copied("t", 1).await;
 }
 
 /// Rows of a day, each as one text.

@@ -348,22 +348,32 @@ impl Backfills {
             CopyEvent::Read(topic, left) => self.read(&topic, left, appender),
             CopyEvent::Late(topic) => self.late(&topic, appender),
             CopyEvent::Gone(topic) => self.gone(&topic, tables, appender),
-            CopyEvent::Failed(topic, error) => self.failed(&topic, &error, tables),
-            CopyEvent::End(error) => {
-                if let Some(error) = error {
-                    tracing::warn!(%error, "the copies were interrupted: they go on in {AGAIN_AFTER:?}");
-                    for state in running.tables.keys().filter_map(|topic| self.states.get(topic)) {
-                        show_trouble(&self.ops, state, &error);
-                    }
-                    self.again_at = Instant::now() + AGAIN_AFTER;
-                }
-                running.tables.retain(|topic, _| running.read.contains(topic));
-                running.waiting.clear();
-                running.ended = true;
-                self.ops.copies().ended();
-                self.running.take_if(|running| running.read.is_empty());
-            }
+            CopyEvent::Failed(topic, error) => self.failed(&topic, &error, tables, appender),
+            CopyEvent::End(error) => self.end(error, appender),
         }
+    }
+
+    /// Nothing more is told of the round.
+    fn end(&mut self, error: Option<Error>, appender: &mut Appender) {
+        self.submitting_rows(appender);
+        let Some(running) = &mut self.running else { return };
+        let again_at = Instant::now() + AGAIN_AFTER;
+        if let Some(error) = error {
+            tracing::warn!(%error, "the copies were interrupted: they go on in {AGAIN_AFTER:?}");
+            for state in running.tables.keys().filter_map(|topic| self.states.get(topic)) {
+                show_trouble(&self.ops, state, &error);
+            }
+            self.again_at = again_at;
+        } else {
+            // What could not be opened may be so the next time as well.
+            let unopened = running.tables.iter().filter(|(_, copying)| copying.is_none());
+            self.held_off.extend(unopened.map(|(topic, _)| (Arc::clone(topic), again_at)));
+        }
+        running.tables.retain(|topic, _| running.read.contains(topic));
+        running.waiting.clear();
+        running.ended = true;
+        self.ops.copies().ended();
+        self.running.take_if(|running| running.read.is_empty());
     }
 
     fn write(&mut self, topic: &Arc<str>, rows: Encoded, tables: &mut Tables, appender: &mut Appender) {
@@ -423,7 +433,7 @@ impl Backfills {
         let table = state.table.clone();
         tracing::error!(%table, "the table is not in the publication any more: it is not copied again");
         // One that days lack is told as absent by the next sight; one that was never in a day lacks nothing.
-        state.wanted = false;
+        (state.wanted, state.paused) = (false, false);
         state.lacking.take_if(|_| tables.by_name(&table).is_none());
         appender.set(state.entry(topic));
         show(&self.ops, state);
@@ -432,7 +442,9 @@ impl Backfills {
         }
     }
 
-    fn failed(&mut self, topic: &Arc<str>, error: &Error, tables: &mut Tables) {
+    fn failed(&mut self, topic: &Arc<str>, error: &Error, tables: &mut Tables, appender: &mut Appender) {
+        // Rows that were read of it may be in the batch, and count.
+        self.submitting_rows(appender);
         self.leave_out(topic);
         self.held_off.insert(Arc::clone(topic), Instant::now() + AGAIN_AFTER);
         let Some(state) = self.states.get(topic) else { return };

@@ -19,14 +19,13 @@ pub(super) async fn lock_as_it_was(sql: &mut Client, wanted: &Wanted) -> Result<
     }
 }
 
-/// Begins to copy these columns of a table, and the rows that are published and for which the condition holds; none when
-/// it does not have them any more.
+/// Begins to copy these columns of a table that is locked, and the rows that are published and for which the condition holds.
 pub(super) async fn copy_out<'c>(
     sql: &'c mut Client,
     wanted: &Wanted,
     schema: &TableSchema,
     condition: Option<&str>,
-) -> Result<Option<CopyOut<'c>>> {
+) -> Result<CopyOut<'c>> {
     let table = wanted.name.quoted();
     let columns: Vec<String> = schema.columns.iter().map(|column| quote_ident(&column.name)).collect();
     let only = wanted.only();
@@ -37,11 +36,8 @@ pub(super) async fn copy_out<'c>(
     let filter =
         if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     let statement = format!("COPY (SELECT {} FROM {only}{table}{filter}) TO STDOUT", columns.join(", "));
-    match sql.copy_out(&statement).await {
-        Err(error) if is_gone(&error) => Ok(None),
-        Err(error) => Err(Error::retry(format!("copying {table}")).cause(error)),
-        Ok(rows) => Ok(Some(rows)),
-    }
+    // Its columns are there: what else is not is of somebody's condition.
+    sql.copy_out(&statement).await.map_err(|error| Error::retry(format!("copying {table}")).cause(error))
 }
 
 fn is_gone(error: &Error) -> bool {

@@ -170,7 +170,7 @@ impl Backfills {
 
     /// A table that is never copied, and of which the lake has what does not hold any more: to begin it anew with nothing but
     /// later changes is for its owner to say. True: sets state with the next append.
-    fn left_to_its_owner(
+    pub(super) fn left_to_its_owner(
         &mut self,
         reason: &Reason,
         table: &TableName,
@@ -178,7 +178,7 @@ impl Backfills {
         appender: &mut Appender,
     ) -> bool {
         let state = self.states.entry(Arc::clone(topic)).or_insert_with(|| BackfillState::new(table.clone()));
-        if state.lacking.is_some() {
+        if state.lacking.is_some() && state.absent.is_none() {
             return false;
         }
         let text = format!(
@@ -211,7 +211,7 @@ impl Backfills {
         }
         self.leave(&topic);
         let Some(state) = self.states.get_mut(&topic) else { return };
-        (state.wanted, state.lacking) = (false, None);
+        (state.wanted, state.lacking, state.paused) = (false, None, false);
         appender.set(state.entry(&topic));
         show(&self.ops, state);
     }
@@ -230,6 +230,8 @@ impl Backfills {
         let reason = absence.reason();
         tracing::warn!(%table, reason, "the table is not captured any more");
         (state.wanted, state.lacking, state.absent) = (false, Some(reason.to_owned()), Some(absence));
+        // A pause was for the copy that it held up.
+        state.paused = false;
         appender.set(state.entry(&topic));
         show(&self.ops, state);
         true

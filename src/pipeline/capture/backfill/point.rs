@@ -79,7 +79,8 @@ pub async fn facts(sql: &mut Client, oids: &[u32]) -> Result<HashMap<u32, Facts>
         "WITH RECURSIVE tree(root, oid, relkind) AS ( \
            SELECT oid, oid, relkind FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
            UNION ALL SELECT t.root, i.inhrelid, c.relkind FROM tree t \
-             JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid WHERE t.relkind = 'p') \
+             JOIN pg_inherits i ON i.inhparent = t.oid JOIN pg_class c ON c.oid = i.inhrelid \
+             WHERE t.relkind = 'p' AND NOT i.inhdetachpending) \
          SELECT t.root, bool_or(t.oid = t.root AND t.relkind = 'p'), \
            coalesce(string_agg(c.oid || ':' || c.relfilenode, ' ' ORDER BY c.oid) FILTER (WHERE t.relkind <> 'p'), ''), \
            coalesce(sum(greatest(c.reltuples, 0)) FILTER (WHERE t.relkind <> 'p'), 0)::bigint, \

@@ -86,14 +86,14 @@ impl Moved {
     }
 
     /// There is one that cannot be kept.
-    pub const fn lose(&mut self, commit_lsn: Lsn) {
-        self.lost = Some(commit_lsn);
+    pub fn lose(&mut self, commit_lsn: Lsn) {
+        self.lost = self.lost.max(Some(commit_lsn));
     }
 
     /// Takes in those that were noted since.
     pub fn add(&mut self, since: Self) {
         since.keys.into_iter().for_each(|(lsn, key)| self.note(lsn, key));
-        self.lost = since.lost.or(self.lost);
+        self.lost = self.lost.max(since.lost);
     }
 
     /// Whether some were not kept.

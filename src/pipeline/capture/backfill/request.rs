@@ -15,6 +15,7 @@ use super::super::appender::Appender;
 use super::super::state::BackfillState;
 use super::super::tables::Tables;
 use super::asked::{Backfills, show_pause};
+use super::needed::Reason;
 
 impl Backfills {
     /// Takes a request in: sets state with the next append, after which it may be answered. Errors name every table
@@ -29,6 +30,13 @@ impl Backfills {
         let mut accepted = Accepted::default();
         for table in self.chosen(of, sql, tables).await? {
             let topic: Arc<str> = routing::topic_name(&self.settings.name, &table).into();
+            if matches!(of, BackfillOf::Table { .. }) && self.is_never_copied(&table) {
+                // Delivery would have it begun anew, with later changes alone: that is for its owner to say.
+                let reason = Reason::Gap("delivery lacks changes of it, or a day".to_owned());
+                self.left_to_its_owner(&reason, &table, &topic, appender);
+                accepted.already.push(table);
+                continue;
+            }
             let after = of.after();
             let covered = |from: &[LogEnd]| after.iter().all(|lost| covers(from, *lost));
             let state = self.states.get(&topic);

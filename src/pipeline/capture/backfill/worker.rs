@@ -93,9 +93,7 @@ async fn table(shared: &Shared, sql: &mut Client, work: &Work) -> Result<Left> {
                 Err(_) => return Ok(Left::Late),
             }
         };
-        if !read? {
-            return Ok(Left::Changed);
-        }
+        read?;
     }
     Ok(Left::Done)
 }
@@ -160,7 +158,6 @@ async fn first(shared: &Shared, work: &Work, schema: &TableSchema) -> Result<Opt
     Ok(gone.await.ok())
 }
 
-/// Whether a piece was read; not, when the table has other columns by now.
 async fn read_piece(
     shared: &Shared,
     sql: &mut Client,
@@ -168,11 +165,9 @@ async fn read_piece(
     schema: &TableSchema,
     encoder: &mut RowEncoder,
     piece: &Range,
-) -> Result<bool> {
+) -> Result<()> {
     let condition = piece.condition(&key_of(schema));
-    let Some(mut rows) = copy_out(sql, &work.wanted, schema, condition.as_deref()).await? else {
-        return Ok(false);
-    };
+    let mut rows = copy_out(sql, &work.wanted, schema, condition.as_deref()).await?;
     let (mut count, mut bytes) = (0, 0);
     let mut some = Rows::default();
     loop {
@@ -198,8 +193,7 @@ async fn read_piece(
     // Told in the order in which pieces end, so that what is left only becomes less.
     let mut pending = work.pending.lock().await;
     let left = pending.read(piece);
-    tell(shared, CopyEvent::Read(Arc::clone(&work.topic), left)).await?;
-    Ok(true)
+    tell(shared, CopyEvent::Read(Arc::clone(&work.topic), left)).await
 }
 
 /// Encodes rows and tells them. Cancel-safe: from the moment they have numbers on nothing waits.
