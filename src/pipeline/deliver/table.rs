@@ -455,15 +455,10 @@ impl TableDelivery {
     fn lost(&mut self, number: u32, gap: std::ops::Range<Offset>) {
         let (from, to) = (gap.start, gap.end);
         if self.gaps.note(number, gap) {
-            let was_written = self.trimmed.get(&number).is_some_and(|trimmed| *trimmed > from);
-            let reason = if was_written {
-                "what was written of them early is gone from the lake: does anything clear changes/…/_pieces?"
-            } else {
-                "its retention has passed them"
-            };
             tracing::error!(
-                table = %self.name, log_partition = number, from, to, reason,
-                "records are not in the log any more and were not staged"
+                table = %self.name, log_partition = number, from, to,
+                "records are not in the log any more and were not staged: its retention has passed them, or what was written of \
+                 them early (changes/…/_pieces) was cleared by somebody"
             );
         }
     }
