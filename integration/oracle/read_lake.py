@@ -129,23 +129,30 @@ def orc_table(file):
     """What pyarrow reads of a file in ORC. It refuses timestamps which are not within 64 bits of nanoseconds: of columns
     with such, every value is "?"."""
     file = po.ORCFile(file)
-    columns = []
+    columns, fields = [], []
     for field in file.schema:
         try:
             columns.append(file.read(columns=[field.name]).column(0))
+            fields.append(field)
         except pa.ArrowInvalid as error:
             if "out of range for nanosecond resolution" not in str(error):
                 raise
             columns.append(pa.chunked_array([["?"] * file.nrows], pa.string()))
-    return pa.table(columns, names=file.schema.names)
+            fields.append(pa.field(field.name, pa.string()))
+    return pa.table(columns, schema=pa.schema(fields))
 
 
-def orc_texts(column, kind):
+def orc_texts(table, name, kind):
     """As texts() of a column of Parquet."""
+    column, field = table[name], table.schema.field(name)
     whole, _, of = kind.partition(" ")
-    element, inner = (of, getattr(column.type, "value_type", column.type)) if whole == "list" else (whole, column.type)
-    if element in ("local", "instant") and pa.types.is_timestamp(inner):
-        micros = pa.timestamp("us", inner.tz)
+    element = of if whole == "list" else whole
+    field = field.type.value_field if pa.types.is_list(field.type) else field
+    if element in ("local", "instant") and pa.types.is_timestamp(field.type):
+        # An instant is the local time of UTC there, and an attribute says so.
+        is_instant = (field.metadata or {}).get(b"tidemark.type") == b"instant"
+        assert is_instant == (element == "instant") and field.type.tz is None, f"{field} of kind {kind}"
+        micros = pa.timestamp("us", "UTC" if is_instant else None)
         return texts(column.cast(pa.list_(micros) if whole == "list" else micros), kind)
     if element in ("local", "instant") and pa.types.is_string(column.type):
         return column.to_pylist()
@@ -160,7 +167,7 @@ def columns_of(file, kinds):
     """Names of a file's columns, and texts of those asked for."""
     if file.name.endswith(".orc"):
         table = orc_table(file)
-        return table, [orc_texts(table[name], kind) for name, kind in kinds if name in table.column_names]
+        return table, [orc_texts(table, name, kind) for name, kind in kinds if name in table.column_names]
     if not file.name.endswith(".csv.gz"):
         # Not read_table: it would take the folder's name for a column.
         table = pq.ParquetFile(file).read()

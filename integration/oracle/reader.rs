@@ -54,6 +54,12 @@ impl Reader {
         writeln!(self.child.stdin.as_mut().unwrap(), "{asked}").unwrap();
         let mut line = String::new();
         self.lines.read_line(&mut line).unwrap();
+        if line.is_empty() {
+            return Err(format!(
+                "{} could not be read: the reader has said why, and ended",
+                folder.display()
+            ));
+        }
         let list: Vec<Row> = serde_json::from_str(&line)
             .map_err(|error| format!("{} could not be read: {error}", folder.display()))?;
         let mut rows = Rows::new();
