@@ -61,7 +61,8 @@ trino: deps ## Trino for `make readers`, in .trino (a download of 820 MB; it wan
 	@scripts/fetch-trino
 
 readers: deps venv spark trino ## what pyarrow, DuckDB, Spark and Trino see in snapshots, beside Postgres
-	cargo test --locked --test readers --test reader_matrix --test reader_trino
+	cargo test --locked --test integration -- readers:: reader_matrix::
+	cargo test --locked --test reader_trino
 
 s3: deps venv ## an S3-compatible store for the tests, in .s3
 	@scripts/fetch-s3

@@ -3,15 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "avro/registry.rs"]
-mod registry;
-mod support;
-
-#[path = "avro/copied.rs"]
 mod copied;
-#[path = "avro/reading.rs"]
 mod reading;
-#[path = "avro/trouble.rs"]
 mod trouble;
 
 use std::collections::BTreeMap;
@@ -19,9 +12,9 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use registry::Registry;
+use crate::support::registry::Registry;
+use crate::support::{Connector, NAME};
 use serde_json::{Map, Value as Json, json};
-use support::{Connector, NAME};
 use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
 use tokio::sync::OnceCell;
 
@@ -46,7 +39,7 @@ async fn records(connector: &Connector, registry: &Registry, table: &str) -> Vec
 /// Records of [`raw`] as fastavro reads them.
 fn read_by_fastavro(lines: Vec<Json>, registry: &Registry) -> Vec<Json> {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/avro/read.py");
-    let mut python = Command::new(support::lake::python())
+    let mut python = Command::new(crate::support::lake::python())
         .arg(script)
         .arg(registry.url())
         .stdin(Stdio::piped())

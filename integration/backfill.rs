@@ -2,17 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "backfill/anew.rs"]
 mod anew;
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use support::days::{days, use_rule};
-use support::lake::{duckdb, postgres, value};
-use support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{duckdb, postgres, value};
+use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use tidemark::change::Position;
 use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
 use tokio_postgres::Client;

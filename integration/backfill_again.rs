@@ -5,21 +5,19 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "backfill_again/hung.rs"]
 mod hung;
-mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{duckdb, postgres, value};
+use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde_json::Value;
-use support::days::{days, use_rule};
-use support::lake::{duckdb, postgres, value};
-use support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
 use tokio_postgres::Client;
 

@@ -3,14 +3,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::collections::BTreeSet;
 
+use crate::support::lake::duckdb;
 use serde_json::Value;
-use support::lake::duckdb;
 
-use support::{Connector, PATIENCE, Postgres, Scene, wait_until};
+use crate::support::{Connector, PATIENCE, Postgres, Scene, wait_until};
 
 const TABLES: &str = "
     CREATE TABLE recent (id int PRIMARY KEY, at timestamptz NOT NULL, n int, note text);

@@ -3,20 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "exactness/clock.rs"]
-mod clock;
-mod support;
-
 use std::path::Path;
 use std::process::Command;
 
-use clock::Clock;
+use crate::support::clock::Clock;
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{duckdb, postgres, python, value};
+use crate::support::{Connector, NAME, PATIENCE, Postgres, wait_until};
 use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
-use support::days::{days, use_rule};
-use support::lake::{duckdb, postgres, python, value};
-use support::{Connector, NAME, PATIENCE, Postgres, wait_until};
 use tokio_postgres::Client;
 
 const TABLES: [&str; 8] = ["t1", "t2", "t3", "t4", "t5", "t6", "t7", "t8"];
@@ -101,7 +96,7 @@ async fn an_hour_is_one_file_by_key_however_short_memory_was_and_whatever_column
 /// A table that is written to no more: its last changes do not wait for the end of the day.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_hour_that_is_over_is_a_file_although_no_record_comes() {
-    let folder = support::clock_folder();
+    let folder = crate::support::clock_folder();
     let start = Timestamp::now() - 2.hours();
     let clock = Clock::new(folder.path(), start, "00:00".parse().unwrap(), "UTC");
     let builder = clock.environment().iter().fold(Postgres::builder(), |b, (name, value)| b.env(name, value));
@@ -121,7 +116,7 @@ async fn an_hour_that_is_over_is_a_file_although_no_record_comes() {
     connector.wait_for_records("quiet", 4).await;
     let covered = || {
         let folder = connector.lake().join(format!("changes/{NAME}/public.quiet"));
-        let names = support::lake::hashes(&folder).into_keys();
+        let names = crate::support::lake::hashes(&folder).into_keys();
         let name = |path: String| {
             Some(path.strip_suffix(".parquet")?.rsplit_once('-')?.1.parse::<u64>().unwrap() + 1)
         };

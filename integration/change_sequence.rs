@@ -4,16 +4,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
+use crate::lake::history::{History, Shape, TOPIC, history};
+use crate::lake::pauses::Pausing;
+use crate::lake::{deliver_day, expected, objects, push, rows, shapes, table_name, tiny};
 use bytes::Bytes;
 use futures::future::join_all;
-use lake::history::{History, Shape, TOPIC, history};
-use lake::pauses::Pausing;
-use lake::{deliver_day, expected, objects, push, rows, shapes, table_name, tiny};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 use rand::rngs::StdRng;
@@ -115,7 +113,7 @@ async fn check(seed: u64) {
     let lake_of = |number: u64| {
         let mut options = tiny(scratch.path());
         options.stage_bytes_max = 2 << (10 + number % 3);
-        lake::lake(Arc::new(Pausing::new(Arc::clone(&inner), seed * 100 + number)), options)
+        crate::lake::lake(Arc::new(Pausing::new(Arc::clone(&inner), seed * 100 + number)), options)
     };
     let trimmed = Trimmed::default();
     let writers = (0..WRITERS).map(|number| writer(lake_of(number), &history, &trimmed, seed * 100 + number));
@@ -188,7 +186,7 @@ async fn an_hour_is_one_file_with_the_same_bytes_however_often_it_was_written_ea
         for (store, often) in [(&at_once, 0.0), (&early, 0.05)] {
             let mut options = tiny(scratch.path());
             options.stage_bytes_max = 1 << 20;
-            let lake = lake::lake(Arc::clone(store), options);
+            let lake = crate::lake::lake(Arc::clone(store), options);
             mixed += stage_alone(&lake, &history, seed, often).await;
         }
         let (at_once, early) = (objects(at_once.as_ref()).await, objects(early.as_ref()).await);
@@ -272,7 +270,7 @@ async fn a_file_that_was_begun_is_made_of_its_pieces_alone() {
     let day = &history.days[0];
     let mut options = tiny(scratch.path());
     options.stage_bytes_max = 1 << 20;
-    let lake = lake::lake(Arc::clone(&inner), options);
+    let lake = crate::lake::lake(Arc::clone(&inner), options);
     let open = async |next| lake.stager(&table_name(), 0, next, &shapes(&history, day)).await;
     let mut stager = open(0).await.unwrap();
     for record in history.partitions[0].iter().take(30) {
@@ -304,7 +302,7 @@ async fn a_file_that_was_begun_is_made_of_its_pieces_alone() {
     let objects = objects(inner.as_ref()).await;
     assert!(!objects.keys().any(|path| path.contains("/_pieces/")), "{:?}", objects.keys());
     deliver_day(&lake, &history, day).await.unwrap();
-    let objects = lake::objects(inner.as_ref()).await;
+    let objects = crate::lake::objects(inner.as_ref()).await;
     assert_eq!(rows(&lake, &objects, day.cut.ds, false).await, expected(day, false));
 }
 
@@ -313,8 +311,8 @@ async fn a_file_that_was_begun_is_made_of_its_pieces_alone() {
 async fn a_file_that_was_begun_is_made_though_the_next_ones_shape_is_a_later_one() {
     let scratch = tempfile::tempdir().unwrap();
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let lake = lake::lake(Arc::clone(&inner), tiny(scratch.path()));
-    let first = Arc::new(lake::history::table(true));
+    let lake = crate::lake::lake(Arc::clone(&inner), tiny(scratch.path()));
+    let first = Arc::new(crate::lake::history::table(true));
     let mut second = TableSchema { version: SchemaVersion(2), ..TableSchema::clone(&first) };
     let mut came = Column::new("came", ColumnType::Int32, "", true);
     came.number = 100;
@@ -358,7 +356,7 @@ async fn a_file_that_was_begun_is_made_though_the_next_ones_shape_is_a_later_one
 async fn what_is_lost_is_decided_once_and_told_to_whoever_comes_later() {
     let scratch = tempfile::tempdir().unwrap();
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let lake = lake::lake(inner, tiny(scratch.path()));
+    let lake = crate::lake::lake(inner, tiny(scratch.path()));
     assert!(lake.give_up(&table_name(), 0, 10, 50).await.unwrap());
     assert!(lake.give_up(&table_name(), 0, 10, 50).await.unwrap(), "the same again is the same");
     assert!(!lake.give_up(&table_name(), 0, 10, 60).await.unwrap(), "another end is too late");

@@ -3,21 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "exactness/clock.rs"]
-mod clock;
-mod support;
-
-#[path = "cuts/busy.rs"]
 mod busy;
 
 use std::time::Duration;
 
-use clock::Clock;
+use crate::support::clock::Clock;
+use crate::support::{Connector, NAME, PATIENCE, Postgres, wait_until};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
-use support::{Connector, NAME, PATIENCE, Postgres, wait_until};
 
 /// A server with a clock of its own, and a connector whose days end by that clock.
 struct World {
@@ -31,7 +25,7 @@ struct World {
 impl World {
     /// The server's clock stands `before` the end of 2036-03-01, which is at `at` in `zone`.
     async fn new(at: &str, zone: &str, before: Duration) -> Self {
-        let folder = support::clock_folder();
+        let folder = crate::support::clock_folder();
         let mut clock = Clock::new(folder.path(), Timestamp::UNIX_EPOCH, at.parse().unwrap(), zone);
         clock.set(clock.end_of(day(0)) - before);
         let mut builder = Postgres::builder().set("track_commit_timestamp", "on");
@@ -55,10 +49,10 @@ impl World {
         for record in &records {
             let ds = record.value["ds"].as_str().unwrap();
             self.connector.wait_published(ds).await;
-            let day = support::Connector::json(&self.connector.day(ds));
+            let day = crate::support::Connector::json(&self.connector.day(ds));
             assert_eq!(day["cut"], record.value, "the record and cuts/{NAME}/ds={ds}.json");
             for table in day["tables"].as_array().unwrap() {
-                let manifest = support::Connector::json(
+                let manifest = crate::support::Connector::json(
                     &self.connector.lake().join(table["manifest"].as_str().unwrap()),
                 );
                 assert_eq!(manifest["cut"]["lsn"], record.value["lsn"], "all tables at the same place");
@@ -126,7 +120,7 @@ async fn days_on_which_nothing_ran_get_their_cuts_at_the_next_start() {
     assert_eq!(days, [0, 1, 2].map(|number| day(number).to_string()));
     assert!(cuts.iter().all(|cut| cut["lsn"] == cuts[0]["lsn"]), "{cuts:?}");
     for number in 0..3 {
-        let rows = support::lake::duckdb(
+        let rows = crate::support::lake::duckdb(
             &world.connector,
             &day(number).to_string(),
             "SELECT id FROM {t} ORDER BY 1",
@@ -145,7 +139,7 @@ async fn a_day_is_cut_once_whoever_asks_again_and_also_after_a_restart_or_midnig
     running.cut(&today);
     let made = world.cuts().await;
     world.sql("INSERT INTO t VALUES (2)").await;
-    let refuse = |running: &support::Running, ds: &str, why: &str| {
+    let refuse = |running: &crate::support::Running, ds: &str, why: &str| {
         let output = running.command(&["cut", "--ds", ds]);
         let error = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{error}");
@@ -169,6 +163,6 @@ async fn a_day_is_cut_once_whoever_asks_again_and_also_after_a_restart_or_midnig
     world.connector.wait_for_records("t", 4).await;
     refuse(&running, &today, "cannot be cut");
     assert_eq!(world.cuts().await, made);
-    let rows = support::lake::duckdb(&world.connector, &today, "SELECT id FROM {t}");
+    let rows = crate::support::lake::duckdb(&world.connector, &today, "SELECT id FROM {t}");
     assert_eq!(rows, [[Some("1".to_owned())]]);
 }

@@ -2,10 +2,8 @@
 //! in the server's own descriptions and the catalog. Through the real binary.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use serde_json::Value;
-use support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use tidemark::change::Position;
 use tokio_postgres::Client;
 

@@ -4,12 +4,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
 
-mod support;
-
-mod ddl_trigger {
-    pub mod harmless;
-    pub mod installing;
-    pub mod order;
-    pub mod shapes;
-    pub mod source;
-}
+mod harmless;
+mod installing;
+mod order;
+mod shapes;
+mod source;

@@ -12,19 +12,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "debezium/allowed.rs"]
 mod allowed;
-#[path = "debezium/compare.rs"]
 mod compare;
-#[path = "debezium/connect.rs"]
 mod connect;
-mod support;
 
+use crate::support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 use allowed::Allowed;
 use compare::{Topic, last_ended};
 use connect::Connect;
 use serde_json::json;
-use support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 
 const TABLES: &str = include_str!("debezium/tables.sql");
 const CHANGES: &str = include_str!("debezium/changes.sql");

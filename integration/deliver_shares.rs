@@ -6,14 +6,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod support;
-
-#[path = "deliver_shares/world.rs"]
 mod world;
 
 use std::time::{Duration, Instant};
 
-use support::PATIENCE;
+use crate::support::PATIENCE;
 use world::{Setting, World};
 
 fn number(name: &str, default: u64) -> u64 {

@@ -19,22 +19,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "exactness/backfills.rs"]
 mod backfills;
-#[path = "exactness/check_lake.rs"]
 mod check_lake;
-#[path = "exactness/check_log.rs"]
-mod check_log;
-#[path = "exactness/check_transactions.rs"]
+pub mod check_log;
 mod check_transactions;
-#[path = "exactness/clock.rs"]
-mod clock;
-#[path = "exactness/connector.rs"]
-mod connector;
-mod oracle;
-#[path = "exactness/premerging.rs"]
+pub mod connector;
 mod premerging;
-mod support;
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
@@ -45,11 +35,11 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 
-use clock::Clock;
+use crate::oracle::traffic::Traffic;
+use crate::oracle::{History, source};
+use crate::support::clock::Clock;
+use crate::support::{Postgres, Stop};
 use connector::{Connector, NAME, Process};
-use oracle::traffic::Traffic;
-use oracle::{History, source};
-use support::{Postgres, Stop};
 use tidemark::change::BACKFILL_PARTITION;
 
 /// Rounds that may meet the very first backfill; from then on one is let through.
@@ -61,7 +51,7 @@ const CATCH_UP: &str = "15m";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_often_it_is_killed() {
-    oracle::reader::python();
+    crate::oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let rounds = setting("CRASH_ROUNDS").unwrap_or(20) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}");
@@ -84,7 +74,7 @@ async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_ofte
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn copies_of_many_pieces_are_the_tables_however_often_they_are_killed_under_load() {
-    oracle::reader::python();
+    crate::oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let kills = setting("BACKFILL_KILLS").unwrap_or(8) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} BACKFILL_KILLS={kills}");
@@ -103,7 +93,7 @@ async fn copies_of_many_pieces_are_the_tables_however_often_they_are_killed_unde
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn days_that_are_made_before_they_end_are_exact_however_often_that_is_killed() {
-    oracle::reader::python();
+    crate::oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let kills = setting("PREMERGE_KILLS").unwrap_or(2) as u32;
     eprintln!("TIDEMARK_TEST_SEED={seed} PREMERGE_KILLS={kills}");

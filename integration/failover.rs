@@ -4,15 +4,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
-#[path = "failover/gap.rs"]
 mod gap;
-#[path = "failover/pair.rs"]
 mod pair;
-#[path = "failover/promotion.rs"]
 mod promotion;
-#[path = "failover/troubles.rs"]
 mod troubles;
 
 /// Names of tests in `docs/troubles.md` are long words between backquotes.

@@ -4,13 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 #![allow(clippy::format_push_string, clippy::format_collect, reason = "SQL is put together from parts")]
 
-mod support;
-
-#[path = "identities/changes.rs"]
 mod changes;
-#[path = "identities/keys.rs"]
 mod keys;
-#[path = "identities/names.rs"]
 mod names;
-#[path = "identities/toast.rs"]
 mod toast;

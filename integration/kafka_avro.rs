@@ -2,21 +2,16 @@
 //! Python client as the reader. The day that is published from those topics is compared with Postgres.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "avro/registry.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
-mod registry;
-mod support;
-
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use registry::Registry;
+use crate::support::lake::{duckdb, postgres, python};
+use crate::support::registry::Registry;
+use crate::support::{Connector, Kafka, PATIENCE, Postgres, wait_until};
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use support::lake::{duckdb, postgres, python};
-use support::{Connector, Kafka, PATIENCE, Postgres, wait_until};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 

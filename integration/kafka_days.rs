@@ -2,13 +2,11 @@
 //! the broker away. The day is compared with Postgres, and with the one that a connector on the embedded log publishes.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::time::Instant;
 
+use crate::support::lake::{duckdb, postgres};
+use crate::support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 use serde_json::json;
-use support::lake::{duckdb, postgres};
-use support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 
 const TABLES: &str = "
     CREATE TABLE orders (id int PRIMARY KEY, customer text NOT NULL, total numeric(12,2), note text);
@@ -265,7 +263,7 @@ async fn after_a_lost_local_disk_every_position_is_read_by_the_shape_that_was_va
     let sql = "SELECT id, a, c, d FROM TABLE ORDER BY id";
     let expected = postgres(&client, &sql.replace("TABLE", "shaped")).await;
     assert_eq!(duckdb(&connector, ds, &sql.replace("TABLE", "{shaped}")), expected);
-    let published = support::lake::published(&connector, ds);
+    let published = crate::support::lake::published(&connector, ds);
     assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
 
     // All that is left is in the topics.
@@ -274,7 +272,7 @@ async fn after_a_lost_local_disk_every_position_is_read_by_the_shape_that_was_va
     client.batch_execute("INSERT INTO shaped VALUES (6, 6, 'after', 3)").await.unwrap();
     let mut running = connector.start_ready("run").await;
     connector.wait_published(ds).await;
-    assert_eq!(support::lake::published(&connector, ds), published, "the same objects, byte for byte");
+    assert_eq!(crate::support::lake::published(&connector, ds), published, "the same objects, byte for byte");
     assert_eq!(duckdb(&connector, ds, &sql.replace("TABLE", "{shaped}")), expected);
     verify(&running, ds);
     assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());

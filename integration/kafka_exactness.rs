@@ -20,17 +20,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "kafka_exactness/backfills.rs"]
 mod backfills;
-#[path = "kafka_exactness/campaign.rs"]
 mod campaign;
-#[path = "kafka_exactness/check.rs"]
 mod check;
-#[path = "kafka_exactness/faults.rs"]
 mod faults;
-mod oracle;
-mod support;
-#[path = "kafka_exactness/topics.rs"]
 mod topics;
 
 use campaign::Campaign;

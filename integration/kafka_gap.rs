@@ -1,12 +1,10 @@
 //! Retention that has passed what deliver had not read yet: stated, named in the day, and mended by a new copy of the table.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{duckdb, postgres, value};
+use crate::support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 use serde_json::{Value, json};
-use support::days::{days, use_rule};
-use support::lake::{duckdb, postgres, value};
-use support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 use tokio_postgres::Client;
 
 const PARTITIONS: u32 = 3;

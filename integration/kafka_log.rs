@@ -4,18 +4,11 @@
 //! or paused are processes of their own: this binary started again with `KAFKA_LOG_VICTIM` set.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
-#[path = "kafka_log/broker.rs"]
 mod broker;
-#[path = "kafka_log/markers.rs"]
 mod markers;
-#[path = "kafka_log/nodes.rs"]
 mod nodes;
-#[path = "kafka_log/numbers.rs"]
 mod numbers;
-#[path = "kafka_log/prefixed.rs"]
 mod prefixed;
-mod support;
-#[path = "kafka_log/topics.rs"]
 mod topics;
 
 use std::io::{BufRead, BufReader, Write};
@@ -23,12 +16,12 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::{Kafka, test_path};
 use numbers::{check_committed, counted, options, step};
 use prefixed::Prefixed;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::{Pid, Signal, kill_process};
-use support::Kafka;
 use tidemark::log::{KafkaLog, Log, conformance};
 use tidemark::runtime::Class;
 
@@ -72,7 +65,7 @@ fn refused(outcome: Result<tidemark::log::Append, tidemark::log::Rejected>) {
 
 fn start_victim(address: &str, name: &str, seed: u64) -> (Child, std::io::Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["victim", "--exact", "--nocapture"])
+        .args([&test_path(module_path!(), "victim"), "--exact", "--nocapture"])
         .env("KAFKA_LOG_VICTIM", format!("{address} {name} {seed}"))
         .stdout(Stdio::piped())
         .stderr(Stdio::null())

@@ -2,13 +2,11 @@
 //! does not. Whatever was refused is mended, and then nothing may be missing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::process::Command;
 
+use crate::support::lake::postgres;
+use crate::support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 use serde_json::{Value, json};
-use support::lake::postgres;
-use support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 
 const TABLE: &str = "CREATE TABLE orders (id int PRIMARY KEY, total numeric(12,2), note text);
     INSERT INTO orders SELECT i, i * 1.25, md5(i::text) FROM generate_series(1, 1000) i";

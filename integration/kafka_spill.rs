@@ -2,14 +2,14 @@
 //! real broker, which is killed; who judges what arrived is Kafka's own console consumer.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::support::lake::postgres;
+use crate::support::{
+    Connector, Kafka, PATIENCE, Postgres, Running, SmallDisk, again_in_a_namespace, wait_until,
+};
 use serde_json::{Value, json};
-use support::lake::postgres;
-use support::{Connector, Kafka, PATIENCE, Postgres, Running, SmallDisk, again_in_a_namespace, wait_until};
 use tidemark::log::{
     Append, Fenced, KafkaLog, KafkaLogOptions, Log, RecordBatch, SpillLog, SqliteLog, SqliteLogOptions,
 };
@@ -117,6 +117,7 @@ fn numbered(n: u64) -> Append {
 async fn a_full_disk_under_the_spill_is_named_and_all_that_was_confirmed_arrives() {
     let Some(disk) = SmallDisk::mount(48 << 20) else {
         return again_in_a_namespace(
+            module_path!(),
             "a_full_disk_under_the_spill_is_named_and_all_that_was_confirmed_arrives",
         );
     };

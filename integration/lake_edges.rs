@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lake::history::{Change, Day, History, Logged, Row, Shape, TOPIC, history};
-use lake::{
+use crate::lake::history::{Change, Day, History, Logged, Row, Shape, TOPIC, history};
+use crate::lake::{
     deliver, deliver_day, lake as lake_on, objects, push, rows, shapes, shown, stage, table_name, tiny,
 };
 use object_store::ObjectStore;

@@ -2,13 +2,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-
 use std::sync::Arc;
 
-use lake::faults::{Dying, Pausing};
-use lake::history::{Change, History, Logged, Shape, TOPIC, history, table};
-use lake::{
+use crate::lake::faults::{Dying, Pausing};
+use crate::lake::history::{Change, History, Logged, Shape, TOPIC, history, table};
+use crate::lake::{
     deliver, deliver_day, difference, expected, lake as lake_on, objects, rows, shapes, stage, table_name,
     tiny,
 };
@@ -383,10 +381,10 @@ async fn what_the_files_cannot_hold_is_a_dead_letter_and_the_sums_are_right() {
     // A third record, which could not be decoded.
     table.changes = 3;
     table.ends[0].end = 3;
-    let shapes = lake::shapes(&history, &history.days[0]);
+    let shapes = crate::lake::shapes(&history, &history.days[0]);
     let mut stager = lake.stager(&table_name(), 0, 0, &shapes).await.unwrap();
     for record in &history.partitions[0] {
-        lake::push(&mut stager, record).await.unwrap();
+        crate::lake::push(&mut stager, record).await.unwrap();
     }
     let reason = "no JSON";
     let raw = Some(&b"\xFF{"[..]);

@@ -4,18 +4,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::lake::faults::Losing;
+use crate::lake::history::{Shape, history};
+use crate::lake::{Premerging, deliver, deliver_premerged, difference, expected, objects, rows, tiny};
 use bytes::Bytes;
-use lake::faults::Losing;
-use lake::history::{Shape, history};
-use lake::{Premerging, deliver, deliver_premerged, difference, expected, objects, rows, tiny};
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tidemark::batch::{Format, OrcCompression};
@@ -43,12 +41,12 @@ async fn check(shape: Shape) -> (Lake, BTreeMap<String, Bytes>) {
     if shape.seed % 2 == 1 {
         options.format = Format::Orc { compression: OrcCompression::Snappy };
     }
-    let lake = lake::lake(Arc::clone(&store), options);
+    let lake = crate::lake::lake(Arc::clone(&store), options);
     deliver(&lake, &history).await.unwrap_or_else(|error| panic!("{shape:?}: {error}"));
     let objects = objects(store.as_ref()).await;
     for day in history.days.iter().filter(|day| day.is_there()) {
         let ds = day.cut.ds;
-        let letters = lake.dead_letters(&lake::table_name(), Some(ds)).await.unwrap();
+        let letters = lake.dead_letters(&crate::lake::table_name(), Some(ds)).await.unwrap();
         assert!(letters.is_empty(), "{shape:?}: {} dead letters, such as {:#?}", letters.len(), letters[0]);
         let (found, expected) = (rows(&lake, &objects, ds, shape.copies).await, expected(day, shape.copies));
         if found != expected {
@@ -159,7 +157,7 @@ async fn parts_without_changes_are_those_of_the_day_before() {
         let (lake, objects) =
             check(Shape { beyond: seed % 2 == 0, partitions: 1 + seed as usize % 3, ..quiet }).await;
         for ds in lake.days().await.unwrap() {
-            let manifest = lake.manifest(&lake::table_name(), ds).await.unwrap().unwrap();
+            let manifest = lake.manifest(&crate::lake::table_name(), ds).await.unwrap().unwrap();
             copies_are_alike(&lake, &objects, &manifest);
             if let Some(today) = manifest.work.filter(|_| manifest.previous_ds.is_some()) {
                 work.files_written += today.files_written;
@@ -177,7 +175,7 @@ async fn a_table_without_a_key_is_that_of_the_day_before_when_nothing_has_change
         let shape = Shape { seed, keyed: false, ..SHAPE };
         let (lake, objects) = check(shape).await;
         for ds in lake.days().await.unwrap() {
-            let manifest = lake.manifest(&lake::table_name(), ds).await.unwrap().unwrap();
+            let manifest = lake.manifest(&crate::lake::table_name(), ds).await.unwrap().unwrap();
             copies_are_alike(&lake, &objects, &manifest);
             let work = manifest.work.unwrap();
             assert_eq!(work.files_written == 0, manifest.changes.taken == 0, "{shape:?} {ds}: {work:?}");
@@ -208,7 +206,7 @@ async fn neither_memory_nor_threads_change_a_byte() {
             let mut options = tiny(scratch.path());
             options.memory_bytes_max = memory;
             options.merge_threads = threads;
-            deliver(&lake::lake(Arc::clone(&store), options), &history).await.unwrap();
+            deliver(&crate::lake::lake(Arc::clone(&store), options), &history).await.unwrap();
             stores.push(objects(store.as_ref()).await);
         }
         assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "seed {seed}");
@@ -298,8 +296,8 @@ async fn a_day_that_another_process_has_planned_otherwise_comes_out_by_its_plan(
     for merges in [false, false, true] {
         let scratch = tempfile::tempdir().unwrap();
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
-        let path = lake.layout().snapshot_object(&lake::table_name(), ds, "_plan.json");
+        let lake = crate::lake::lake(Arc::clone(&store), tiny(scratch.path()));
+        let path = lake.layout().snapshot_object(&crate::lake::table_name(), ds, "_plan.json");
         if let Some(plan) = &plan {
             store.put(&path, Bytes::clone(plan).into()).await.unwrap();
         }
@@ -327,9 +325,9 @@ async fn what_was_written_early_and_is_gone_before_it_is_read_costs_its_own_rows
     for seed in 0..4 {
         let scratch = tempfile::tempdir().unwrap();
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let lake = lake::lake(Arc::clone(&store), tiny(scratch.path()));
+        let lake = crate::lake::lake(Arc::clone(&store), tiny(scratch.path()));
         let losing = Arc::new(Losing::new(Arc::clone(&store), "/_pieces/", seed));
-        let late = lake::lake(Arc::clone(&losing) as _, tiny(scratch.path()));
+        let late = crate::lake::lake(Arc::clone(&losing) as _, tiny(scratch.path()));
         let premerging = Premerging { rounds: 7, merges: true, by: Some(&late), before_cut: &|| {} };
         let made = deliver_premerged(&lake, &history, premerging).await.unwrap();
         let differ = difference(&whole, &objects(store.as_ref()).await);
@@ -381,7 +379,7 @@ async fn delivered(
         options.format = Format::Orc { compression: OrcCompression::Snappy };
     }
     options.premerge_bytes_max = bytes_max.unwrap_or_default();
-    let lake = lake::lake(Arc::clone(&store), options);
+    let lake = crate::lake::lake(Arc::clone(&store), options);
     let before_cut = || before_cut(scratch.path());
     let merges = bytes_max.is_some();
     let premerging = Premerging { rounds, merges, by: None, before_cut: &before_cut };

@@ -3,16 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::lake::faults::Dying;
+use crate::lake::history::{Day, History, Row, Shape, TOPIC, history};
+use crate::lake::{deliver_day_with_tail, difference, objects, rows_by_file, shown, table_name, tiny};
 use bytes::Bytes;
 use jiff::civil::Weekday;
-use lake::faults::Dying;
-use lake::history::{Day, History, Row, Shape, TOPIC, history};
-use lake::{deliver_day_with_tail, difference, objects, rows_by_file, shown, table_name, tiny};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -140,7 +138,7 @@ async fn weeks(shape: Shape, seen: &mut Seen) {
     let scratch = tempfile::tempdir().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let history = history(shape);
-    let lake = lake::lake(Arc::clone(&store), options(scratch.path(), shape.seed));
+    let lake = crate::lake::lake(Arc::clone(&store), options(scratch.path(), shape.seed));
     let mut random = StdRng::seed_from_u64(shape.seed);
     let weekday = Weekday::from_monday_one_offset(random.random_range(1..=7)).unwrap();
     let mut previous: Option<Manifest> = None;
@@ -224,7 +222,7 @@ async fn neither_memory_nor_threads_change_a_byte_of_days_with_a_tail() {
             let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
             let mut options = options(scratch.path(), seed);
             (options.memory_bytes_max, options.merge_threads) = (memory, threads);
-            deliver(&lake::lake(Arc::clone(&store), options), &history, |_| Some(RULE)).await;
+            deliver(&crate::lake::lake(Arc::clone(&store), options), &history, |_| Some(RULE)).await;
             stores.push(objects(store.as_ref()).await);
         }
         assert_eq!(difference(&stores[0], &stores[1]), Vec::<String>::new(), "seed {seed}");
@@ -239,7 +237,7 @@ async fn a_day_begun_with_another_configuration_comes_out_as_it_was_begun() {
         let history = history(Shape { seed, days: 6, ..SHAPE });
         let scratch = tempfile::tempdir().unwrap();
         let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-        let lake = lake::lake(Arc::clone(&store), options(scratch.path(), seed));
+        let lake = crate::lake::lake(Arc::clone(&store), options(scratch.path(), seed));
         for day in &history.days {
             let made = deliver_day_with_tail(&lake, &history, day, own).await.unwrap();
             days += usize::from(made.historic_tail.is_some());
@@ -267,7 +265,7 @@ async fn a_whole_day_is_refused_when_change_files_of_deferred_changes_are_gone()
     let history = history(Shape { seed: 8, days: 12, ..SHAPE });
     let scratch = tempfile::tempdir().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let lake = lake::lake(Arc::clone(&store), options(scratch.path(), 2));
+    let lake = crate::lake::lake(Arc::clone(&store), options(scratch.path(), 2));
     let mut gone = None;
     for day in &history.days {
         let made = deliver_day_with_tail(&lake, &history, day, Some(RULE)).await;
@@ -296,7 +294,7 @@ async fn a_day_made_without_what_was_deferred_is_found_and_a_later_layout_is_ref
     let history = history(Shape { seed: 10, days: 12, ..SHAPE });
     let scratch = tempfile::tempdir().unwrap();
     let store: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let lake = lake::lake(Arc::clone(&store), options(scratch.path(), 2));
+    let lake = crate::lake::lake(Arc::clone(&store), options(scratch.path(), 2));
     let mut deferring = None;
     for day in &history.days {
         let Some(mut held) = deferring.take() else {
@@ -305,8 +303,8 @@ async fn a_day_made_without_what_was_deferred_is_found_and_a_later_layout_is_ref
             continue;
         };
         (held.historic_tail, held.changes.deferred) = (None, 0);
-        lake::stage(&lake, &history, day, Some(&held)).await.unwrap();
-        let shapes = lake::shapes(&history, day);
+        crate::lake::stage(&lake, &history, day, Some(&held)).await.unwrap();
+        let shapes = crate::lake::shapes(&history, day);
         lake.merge_and_publish(&shapes, &day.cut, TOPIC, Some(&held), None, None).await.unwrap();
         let verified = lake.verify(day.cut.ds, Some(&table_name())).await.unwrap();
         let problem = verified[0].problem.as_deref().unwrap_or_default();
@@ -334,7 +332,7 @@ async fn death_at_any_operation_of_the_store_leaves_no_trace_in_days_with_a_tail
     let deliver = async |store: Arc<dyn ObjectStore>| {
         let mut options = options(scratch.path(), 2);
         options.part_bytes_max = 1 << 10;
-        let lake = lake::lake(store, options);
+        let lake = crate::lake::lake(store, options);
         for day in &history.days {
             deliver_day_with_tail(&lake, &history, day, Some(rule)).await?;
         }

@@ -1,19 +1,17 @@
 //! The embedded log under faults: killed at any moment, on a full disk, with a damaged file.
 //!
-//! The victims are processes of their own: this binary started again with `LOG_FAULTS_PATH` set, running the one
+//! The victims are processes of their own: this program started again with `LOG_FAULTS_PATH` set, running the one
 //! test that does what it is told and does nothing otherwise.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
-
-mod support;
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use crate::support::{Connector, PATIENCE, Postgres, SmallDisk, again_in_a_namespace, test_path};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use support::{Connector, PATIENCE, Postgres, SmallDisk, again_in_a_namespace};
 use tidemark::log::conformance::{numbered, read_numbered};
 use tidemark::log::{
     Append, Fenced, Log, LogPartition, RecordBatch, SPILL_STATE, SqliteLog, SqliteLogOptions,
@@ -96,7 +94,7 @@ fn copy(record: tidemark::log::RecordRef<'_>, to: &mut RecordBatch) {
 
 fn start_victim(path: &Path, seed: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["victim", "--exact", "--nocapture"])
+        .args([&test_path(module_path!(), "victim"), "--exact", "--nocapture"])
         .env("LOG_FAULTS_PATH", path)
         .env("LOG_FAULTS_SEED", seed.to_string())
         .stdout(Stdio::piped())
@@ -165,6 +163,7 @@ async fn writers_of_two_processes_take_over_from_each_other() {
 async fn a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_freed() {
     let Some(disk) = SmallDisk::mount(100 << 20) else {
         return again_in_a_namespace(
+            module_path!(),
             "a_full_disk_is_an_operators_error_and_appends_go_on_after_space_is_freed",
         );
     };

@@ -6,15 +6,16 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "notices/sns.rs"]
 mod sns;
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::days::{days, use_rule};
+use crate::support::lake::{python, value};
+use crate::support::{Connector, Kafka, NAME, PATIENCE, Postgres, Running, free_port, wait_until};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -24,9 +25,6 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use serde_json::{Value, json};
-use support::days::{days, use_rule};
-use support::lake::{python, value};
-use support::{Connector, Kafka, NAME, PATIENCE, Postgres, Running, free_port, wait_until};
 use tokio::task::JoinHandle;
 
 const TABLES: &str = "CREATE TABLE orders (id int PRIMARY KEY, a text); CREATE TABLE lines (id int PRIMARY KEY);

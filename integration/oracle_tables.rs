@@ -20,50 +20,31 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "oracle_tables/avro.rs"]
 mod avro;
-#[path = "oracle_tables/compare_lake.rs"]
 mod compare_lake;
-#[path = "oracle_tables/compare_log.rs"]
 mod compare_log;
-#[path = "oracle_tables/decoded.rs"]
 mod decoded;
-#[path = "oracle_tables/draw.rs"]
 mod draw;
-#[path = "oracle_tables/events.rs"]
 mod events;
-#[path = "oracle_tables/schema.rs"]
 mod schema;
-#[path = "oracle_tables/tables.rs"]
 mod tables;
-#[path = "oracle_tables/traffic.rs"]
 mod traffic;
-#[path = "oracle_tables/types.rs"]
 mod types;
-
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "exactness/clock.rs"]
-mod clock;
-mod oracle;
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "avro/registry.rs"]
-mod registry;
-mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Instant;
 
-use clock::Clock;
+use crate::oracle::reader::{self, Reader};
+use crate::support::clock::Clock;
+use crate::support::{Connector, MAJORS, NAME, Postgres, Record, Running};
 use compare_lake::State;
 use compare_log::Shown;
 use draw::{Draw, Files, Published};
 use events::Event;
 use futures::FutureExt as _;
-use oracle::reader::{self, Reader};
 use schema::SchemaChange;
-use support::{Connector, MAJORS, NAME, Postgres, Record, Running};
 use tables::Table;
 use tokio_postgres::Client;
 use traffic::{Script, Seed};
@@ -189,7 +170,7 @@ struct World {
 
 impl World {
     async fn start(draw: Draw) -> Self {
-        let folder = support::clock_folder();
+        let folder = crate::support::clock_folder();
         let noon = format!("{}T12:00:00Z", DAYS[0]).parse().unwrap();
         let clock = Clock::new(folder.path(), noon, jiff::civil::Time::MIN, "UTC");
         let mut builder = draw
@@ -244,7 +225,7 @@ impl World {
         };
         let start = Instant::now();
         while !lacking().is_empty() {
-            assert!(start.elapsed() < support::PATIENCE, "never copied: {:?}", lacking());
+            assert!(start.elapsed() < crate::support::PATIENCE, "never copied: {:?}", lacking());
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }

@@ -2,11 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
 
-mod support;
-
 use std::process::{Command, Stdio};
 
-use support::{Postgres, PostgresBuilder, Stop};
+use crate::support::{Postgres, PostgresBuilder, Stop};
 use tidemark::change::{Column, ColumnType, Lsn, ReplicaIdentity, TableName, TableSchema, TextKind};
 use tidemark::postgres::ddl::TriggerUse;
 use tidemark::postgres::preflight::{self, Finding, Level, PreflightSettings};

@@ -3,13 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
-#[path = "publications/members.rs"]
 mod members;
-#[path = "publications/partitions.rs"]
 mod partitions;
-#[path = "publications/statements.rs"]
 mod statements;
-#[path = "publications/values.rs"]
 mod values;

@@ -5,17 +5,12 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "types/cases.rs"]
-mod cases;
-#[path = "reader_matrix/known.rs"]
 mod known;
-#[path = "reader_matrix/lake.rs"]
 mod lake;
-mod support;
 
 use serde_json::json;
 
-use crate::lake::{FORMATS, Lakes, TABLES, assert_all_met, seen_by, spark};
+use lake::{FORMATS, Lakes, TABLES, assert_all_met, seen_by, spark};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_reader_sees_the_values_of_postgres_in_every_format_and_finds_the_same_rows() {

@@ -4,11 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
 
-#[path = "readers/cases.rs"]
 mod cases;
-#[path = "readers/orc.rs"]
 mod orc;
-#[path = "readers/sizes.rs"]
 mod sizes;
 
 use std::path::{Path, PathBuf};
@@ -21,7 +18,7 @@ use tidemark::batch::{
 };
 use tidemark::change::{Column, ColumnType, Datum};
 
-use crate::cases::{Case, every_case, text, unscaled};
+use cases::{Case, every_case, text, unscaled};
 
 const PARQUET: Format = Format::Parquet { compression: Compression::Zstd(3) };
 

@@ -3,20 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-#[path = "avro/registry.rs"]
-#[allow(dead_code, reason = "other tests use more of it")]
-mod registry;
-mod support;
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use registry::Registry;
+use crate::support::days::{days, use_rule};
+use crate::support::lake::python;
+use crate::support::registry::Registry;
+use crate::support::{Connector, Kafka, NAME, PATIENCE, Postgres, Running, wait_until};
 use serde_json::json;
-use support::days::{days, use_rule};
-use support::lake::python;
-use support::{Connector, Kafka, NAME, PATIENCE, Postgres, Running, wait_until};
 
 type Rows = BTreeMap<String, Vec<String>>;
 

@@ -2,12 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
 
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
-use support::{Certificates, PATIENCE, Postgres, Stop, wait_until};
+use crate::support::{Certificates, PATIENCE, Postgres, Stop, wait_until};
 use tidemark::change::Lsn;
 use tidemark::postgres::slot;
 use tidemark::postgres::wire::{

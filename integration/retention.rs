@@ -5,12 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-mod support;
-
-#[path = "retention/bucket.rs"]
 mod bucket;
-#[path = "retention/commands.rs"]
 mod commands;
 
 use std::collections::BTreeMap;
@@ -18,15 +13,15 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
-use lake::faults::Dying;
-use lake::history::{History, Shape, history};
-use lake::pauses::Pausing;
-use lake::{deliver, deliver_day, difference, objects, table_name, tiny};
+use crate::lake::faults::Dying;
+use crate::lake::history::{History, Shape, history};
+use crate::lake::pauses::Pausing;
+use crate::lake::{deliver, deliver_day, difference, objects, table_name, tiny};
+use crate::support::lake::python;
 use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
-use support::lake::python;
 use tidemark::change::Ds;
 use tidemark::lake::{ExpiredDay, Lake, Retention, Store};
 

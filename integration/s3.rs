@@ -6,20 +6,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
-mod lake;
-mod support;
-
-#[path = "s3/binary.rs"]
 mod binary;
-#[path = "s3/encrypted.rs"]
 mod encrypted;
-#[path = "s3/faults.rs"]
 mod faults;
-#[path = "s3/hosted.rs"]
 mod hosted;
-#[path = "s3/large.rs"]
 mod large;
-#[path = "s3/refused.rs"]
 mod refused;
-#[path = "s3/web_identity.rs"]
 mod web_identity;

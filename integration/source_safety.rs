@@ -3,27 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
-#[path = "source_safety/large.rs"]
 mod large;
-#[path = "source_safety/least.rs"]
 mod least;
-#[path = "source_safety/leaving.rs"]
 mod leaving;
-#[path = "source_safety/network.rs"]
 mod network;
-#[path = "source_safety/quiet.rs"]
 mod quiet;
-#[path = "source_safety/retained.rs"]
 mod retained;
-#[path = "source_safety/stuck.rs"]
 mod stuck;
 
 use std::time::Duration;
 
-use support::lake::value;
-use support::{Connector, PATIENCE, wait_until};
+use crate::support::lake::value;
+use crate::support::{Connector, PATIENCE, wait_until};
 use tokio_postgres::Client;
 
 const MB: u64 = 1 << 20;

@@ -12,24 +12,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[allow(dead_code, reason = "shared with the exactness test, which uses more of it")]
-#[path = "exactness/check_log.rs"]
-mod check_log;
-#[allow(dead_code, reason = "shared with the exactness test, which uses more of it")]
-#[path = "exactness/connector.rs"]
-mod connector;
-mod oracle;
-#[path = "standby/pair.rs"]
 mod pair;
-mod support;
 
 use std::time::Duration;
 
-use oracle::History;
+use crate::oracle::History;
+use crate::support::{Connector, PATIENCE, Postgres, wait_until};
 use pair::{Fault, Pair};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use support::{Connector, PATIENCE, Postgres, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn a_standby_takes_over_within_seconds_whatever_ends_the_first_and_no_change_is_lost_or_doubled() {
@@ -51,7 +42,7 @@ async fn a_standby_takes_over_within_seconds_whatever_ends_the_first_and_no_chan
     }
     pair.drain().await;
     let history = History::load(&pair.server.connect().await).await;
-    let log = check_log::check(&pair.connector, &history).await;
+    let log = crate::exactness::check_log::check(&pair.connector, &history).await;
     let records: usize = log.records.values().map(Vec::len).sum();
     eprintln!("{} transactions, {records} records: 0 lost, 0 doubled", history.transactions.len());
     assert!(records > 1000, "hardly anything was written");
@@ -115,7 +106,7 @@ async fn of_two_processes_that_start_at_once_one_makes_the_first_copy_and_the_ot
     let connector = Connector::new(&server.url());
     let processes = [connector.start("capture"), connector.start("capture")];
     let states = || {
-        let state = |process: &support::Running| {
+        let state = |process: &crate::support::Running| {
             let (_, body) = process.get("/health").unwrap_or_default();
             let health: serde_json::Value = serde_json::from_str(&body).unwrap_or_default();
             health["components"]["source"]["state"].as_str().unwrap_or_default().to_owned()

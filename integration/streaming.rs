@@ -3,17 +3,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[path = "streaming/prepared.rs"]
 mod prepared;
-mod support;
-#[path = "streaming/within.rs"]
 mod within;
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::lake::value;
+use crate::support::{Connector, NAME, PATIENCE, Postgres, Record, Running, Stop, wait_until};
 use serde_json::Value as Json;
-use support::lake::value;
-use support::{Connector, NAME, PATIENCE, Postgres, Record, Running, Stop, wait_until};
 use tokio_postgres::Client;
 
 /// A server which streams whatever is larger than 64 kB.

@@ -3,13 +3,11 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::support::lake::value;
+use crate::support::{Connector, NAME, PATIENCE, Postgres, Record, wait_until};
 use serde_json::{Value as Json, json};
-use support::lake::value;
-use support::{Connector, NAME, PATIENCE, Postgres, Record, wait_until};
 
 fn connector(server: &Postgres) -> Connector {
     Connector::new(&server.url()).set("envelope", "provide_transaction_metadata", true)

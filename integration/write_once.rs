@@ -3,29 +3,17 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-#[allow(dead_code, reason = "each test uses a part of it")]
-#[path = "exactness/clock.rs"]
-mod clock;
-mod support;
-
-#[path = "write_once/deliver.rs"]
 mod deliver;
-#[path = "write_once/existing.rs"]
 mod existing;
-#[path = "write_once/objects.rs"]
 mod objects;
-#[path = "write_once/premerged.rs"]
 mod premerged;
-#[path = "write_once/schema.rs"]
 mod schema;
-#[path = "write_once/tables.rs"]
 mod tables;
-#[path = "write_once/tail.rs"]
 mod tail;
 
-use clock::Clock;
+use crate::support::clock::Clock;
+use crate::support::{Connector, Postgres, Running};
 use jiff::Timestamp;
-use support::{Connector, Postgres, Running};
 use tokio_postgres::Client;
 
 /// Noon of the first day of a test's server: ahead of our own clock, by which /health tells what is overdue.
@@ -45,7 +33,7 @@ struct World {
 impl World {
     /// With these tables.
     async fn new(schema: &str) -> Self {
-        let folder = support::clock_folder();
+        let folder = crate::support::clock_folder();
         let clock =
             Clock::new(folder.path(), NOON.parse::<Timestamp>().unwrap(), jiff::civil::Time::MIN, "UTC");
         let mut builder = Postgres::builder();
@@ -77,12 +65,12 @@ impl World {
 
     /// The rows that a query finds on a day and those in Postgres now are the same. `TABLE` stands for the table.
     async fn assert_same(&self, day: usize, table: &str, query: &str) {
-        let ours = support::lake::duckdb(
+        let ours = crate::support::lake::duckdb(
             &self.connector,
             DAYS[day],
             &query.replace("TABLE", &format!("{{{table}}}")),
         );
-        let theirs = support::lake::postgres(&self.client, &query.replace("TABLE", table)).await;
+        let theirs = crate::support::lake::postgres(&self.client, &query.replace("TABLE", table)).await;
         assert_eq!(ours, theirs, "{table} on {}", DAYS[day]);
     }
 }

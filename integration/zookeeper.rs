@@ -3,15 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
-mod support;
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tidemark::coord::{Coordinator, Lease, ZookeeperCoordinator, ZookeeperOptions, conformance};
 use tidemark::runtime::Class;
 
-use support::{Connector, Network, PATIENCE, Proxy, Zookeeper, wait_until};
+use crate::support::{Connector, Network, PATIENCE, Proxy, Zookeeper, wait_until};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);

@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value as Json;
 
-use crate::registry::Registry;
+use super::{connector, fold, raw, read_by_fastavro, records, shared};
 use crate::support::lake::{duckdb, postgres, value};
+use crate::support::registry::Registry;
 use crate::support::{Connector, NAME, Postgres, Running};
-use crate::{connector, fold, raw, read_by_fastavro, records, shared};
 
 /// A row of `goods` as `read.py` shows it.
 const ROW: &str = "SELECT id, json_build_object('id', id, 'name', name, 'amount', amount::text, 'free', free::text,

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::registry::Registry;
+use super::{connector, fold, raw, records, shared};
 use crate::support::lake::value;
+use crate::support::registry::Registry;
 use crate::support::{Network, PATIENCE, Postgres, Proxy, wait_until};
-use crate::{connector, fold, raw, records, shared};
 
 /// An envelope that no table of ours has: `op` is a number.
 const OTHER: &str = r#"{"type":"record","name":"Envelope","namespace":"shop.public.broken",

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::connector::{CSV, Connector, server_with_table};
+use super::connector::{CSV, Connector, server_with_table};
 
 #[tokio::test]
 async fn cuts_are_made_once_and_only_for_today() {

@@ -1,6 +1,6 @@
 //! The configuration itself.
 
-use crate::connector::{Connector, PASSWORD};
+use super::connector::{Connector, PASSWORD};
 use crate::support::free_port;
 
 fn url() -> String {

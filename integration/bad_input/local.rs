@@ -7,60 +7,11 @@ use std::process::Command;
 
 use rustix::process::geteuid;
 
-use crate::connector::{CSV, Connector, PASSWORD, server_with_table};
-use crate::support::free_port;
+use super::connector::{CSV, Connector, PASSWORD, server_with_table};
+use crate::support::{SmallDisk, again_in_a_namespace, free_port};
 
 fn lake_at(folder: &Path) -> String {
     format!("{CSV}url = \"file://{}\"\n", folder.display())
-}
-
-/// A small disk of its own.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    /// `None` without the right to mount one.
-    fn mount(bytes: usize) -> Option<Self> {
-        let dir = tempfile::tempdir().unwrap();
-        let size = format!("size={bytes}");
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(dir.path()).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Self(dir))
-    }
-
-    fn path(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn remount(&self, option: &str) {
-        let option = format!("remount,{option}");
-        assert!(Command::new("mount").args(["-o", &option]).arg(self.path()).status().unwrap().success());
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
-    }
-}
-
-/// Runs a test of this file once more as root of a user and mount namespace of its own.
-fn again_in_a_namespace(test: &str) {
-    let unshare = || {
-        let mut command = Command::new("unshare");
-        command.arg("-rm");
-        command
-    };
-    let inside = std::env::var_os("BAD_INPUT_NAMESPACE").is_some();
-    if inside || !unshare().arg("true").status().is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED {test}: no right to mount a tmpfs");
-        return;
-    }
-    let mut command = unshare();
-    command.arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
-    assert!(
-        command.env("BAD_INPUT_NAMESPACE", "1").status().unwrap().success(),
-        "{test} fails in a namespace"
-    );
 }
 
 #[tokio::test]
@@ -86,7 +37,7 @@ async fn a_file_where_the_lake_s_folder_belongs_is_told_before_anything_is_made(
 #[tokio::test]
 async fn a_lake_that_cannot_be_written_is_told_at_once() {
     let Some(disk) = SmallDisk::mount(16 << 20) else {
-        return again_in_a_namespace("local::a_lake_that_cannot_be_written_is_told_at_once");
+        return again_in_a_namespace(module_path!(), "a_lake_that_cannot_be_written_is_told_at_once");
     };
     let server = server_with_table().await;
     let connector = Connector::new(&server, &lake_at(disk.path()));
@@ -155,7 +106,8 @@ fn noise(rows: std::ops::Range<u32>) -> String {
 async fn a_full_disk_under_the_log_stops_the_process_and_nothing_is_lost() {
     let Some(disk) = SmallDisk::mount(96 << 20) else {
         return again_in_a_namespace(
-            "local::a_full_disk_under_the_log_stops_the_process_and_nothing_is_lost",
+            module_path!(),
+            "a_full_disk_under_the_log_stops_the_process_and_nothing_is_lost",
         );
     };
     let server = server_with_table().await;
@@ -185,7 +137,8 @@ async fn a_full_disk_under_the_log_stops_the_process_and_nothing_is_lost() {
 async fn a_full_disk_under_the_lake_does_not_stop_capture_and_the_day_comes_when_there_is_space() {
     let Some(disk) = SmallDisk::mount(32 << 20) else {
         return again_in_a_namespace(
-            "local::a_full_disk_under_the_lake_does_not_stop_capture_and_the_day_comes_when_there_is_space",
+            module_path!(),
+            "a_full_disk_under_the_lake_does_not_stop_capture_and_the_day_comes_when_there_is_space",
         );
     };
     let server = server_with_table().await;

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use crate::connector::{CSV, Connector, Ended, PASSWORD, server_with_table};
+use super::connector::{CSV, Connector, Ended, PASSWORD, server_with_table};
 use crate::support::{Postgres, client_program};
 
 /// Runs a script with psql as the role `postgres`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tidemark::change::Lsn;
 use tidemark::postgres::wire::{Client, ConnectOptions, ReplicationOptions, Session};
 
-use crate::connector::{CSV, Connector, PASSWORD, server_with_table};
+use super::connector::{CSV, Connector, PASSWORD, server_with_table};
 use crate::support::{PATIENCE, Postgres, Stop, client_program};
 
 async fn text(server: &Postgres, sql: &str) -> String {
@@ -126,7 +126,7 @@ async fn a_slot_that_was_invalidated_is_told_with_the_gap_and_the_limit() {
         .set("max_wal_size", "32MB")
         .start()
         .await;
-    crate::connector::make_table(&server).await;
+    super::connector::make_table(&server).await;
     let connector = Connector::new(&server, CSV);
     connector.stream().stop();
     let gap = text(&server, FLUSHED).await;

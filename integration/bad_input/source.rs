@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::connector::{CSV, Connector, PASSWORD, make_table, server_with_table};
+use super::connector::{CSV, Connector, PASSWORD, make_table, server_with_table};
 use crate::support::{Postgres, Stop, free_port};
 
 #[test]

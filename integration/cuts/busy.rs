@@ -11,9 +11,9 @@ use std::time::Duration;
 use jiff::civil::Date;
 use tokio_postgres::Client;
 
+use super::{BEFORE, World, day};
 use crate::support::lake::{duckdb, postgres, value};
 use crate::support::{PATIENCE, wait_until};
-use crate::{BEFORE, World, day};
 
 const SHOP: &str = "
     CREATE TABLE orders (id bigserial PRIMARY KEY, lines int NOT NULL, total int NOT NULL, paid bool NOT NULL DEFAULT false);

@@ -2,7 +2,7 @@
 
 use serde_json::Value as Json;
 
-use crate::compare::Difference;
+use super::compare::Difference;
 
 /// One of them.
 struct Rule {

@@ -10,8 +10,8 @@ use rustix::process::Signal;
 use serde_json::Value as Json;
 use tidemark::log::{RecordRef, SqliteLog, SqliteLogOptions};
 
+use super::connector::{NAME, Process};
 use super::{CATCH_UP, PATIENCE, Test, check_lake, check_log};
-use crate::connector::{NAME, Process};
 use crate::oracle::History;
 use crate::oracle::copies::{self, CopiedRow};
 use crate::oracle::source::{self, TABLES};

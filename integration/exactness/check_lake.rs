@@ -7,13 +7,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value as Json, json};
 use tidemark::change::{Cut, LogEnd};
 
-use crate::check_log::CheckedLog;
-use crate::clock::Clock;
-use crate::connector::{Connector, NAME};
+use super::check_log::CheckedLog;
+use super::connector::{Connector, NAME};
 use crate::oracle::reader::Reader;
 use crate::oracle::source::{PARTS, TABLES, Table};
 use crate::oracle::values::sha256;
 use crate::oracle::{History, Row, State};
+use crate::support::clock::Clock;
 
 /// Compares every cut and every published day with the oracle. Panics at the first difference.
 pub fn check(connector: &Connector, history: &History, log: &CheckedLog, clock: &Clock) {

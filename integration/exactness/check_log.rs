@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use tidemark::change::{Cut, Lsn, SchemaChange};
 use tidemark::log::{Log, LogPartition, RecordRef, SqliteLog, SqliteLogOptions};
 
-use crate::connector::{Connector, NAME};
+use super::connector::{Connector, NAME};
 use crate::oracle::History;
 use crate::oracle::checker::{Checker, Entry, point_of_row};
 use crate::oracle::source::TABLES;

@@ -6,8 +6,8 @@ use serde_json::Value as Json;
 use tidemark::change::{Lsn, Position};
 use tidemark::log::{SqliteLog, SqliteLogOptions};
 
-use crate::check_log::{CheckedLog, read};
-use crate::connector::Connector;
+use super::check_log::{CheckedLog, read};
+use super::connector::Connector;
 use crate::oracle::History;
 use crate::oracle::checker::position;
 use crate::oracle::source::TABLES;
@@ -21,7 +21,7 @@ struct Counted {
     id: String,
 }
 
-/// Compares what the log says of its transactions with its records, which [`crate::check_log`] has found right, and
+/// Compares what the log says of its transactions with its records, which [`super::check_log`] has found right, and
 /// with the transactions that the oracle has. Panics at the first difference.
 pub async fn check(connector: &Connector, history: &History, checked: &CheckedLog) {
     let log = SqliteLog::open(SqliteLogOptions::new(connector.log())).unwrap();

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rustix::process::Signal;
 
+use super::connector::Process;
 use super::{CATCH_UP, PATIENCE, Test};
-use crate::connector::Process;
 
 /// Said when files were made.
 const MADE: &str = "the next day is made as far as it can be";

@@ -3,7 +3,7 @@
 
 use tidemark::change::Lsn;
 
-use crate::pair::{Days, Pair, captured, primary, range_in, switch_point};
+use super::pair::{Days, Pair, captured, primary, range_in, switch_point};
 use crate::support::lake::value;
 use crate::support::{Postgres, Running, Stop};
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use tidemark::change::Position;
 
-use crate::pair::{Days, Pair, captured, range_in, says};
+use super::pair::{Days, Pair, captured, range_in, says};
 use crate::support::lake::{postgres, value};
 use crate::support::{Connector, PATIENCE, Postgres, Stop, wait_until};
 

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tokio_postgres::Client;
 
-use crate::pair::{Days, Pair, captured, primary, range_in, says};
+use super::pair::{Days, Pair, captured, primary, range_in, says};
 use crate::support::lake::value;
 use crate::support::{Network, PATIENCE, Postgres, Proxy, Running, wait_until};
 

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use rand::Rng;
 
-use crate::campaign::{Campaign, PATIENCE, TOPICS};
+use super::campaign::{Campaign, PATIENCE, TOPICS};
+use super::topics::{Consumer, Seen, Topics};
 use crate::oracle::copies::{self, Copied, CopiedRow};
 use crate::oracle::reader::Reader;
 use crate::oracle::source::{TABLES, Table};
 use crate::oracle::{History, Rows};
 use crate::support::{Connector, NAME};
-use crate::topics::{Consumer, Seen, Topics};
 
 /// Small pieces. The first copy is one round; those that follow are many.
 pub fn settings(connector: Connector) -> Connector {

@@ -9,12 +9,12 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
 
-use crate::check;
-use crate::faults::Fault;
+use super::check;
+use super::faults::Fault;
+use super::topics::Consumer;
 use crate::oracle::source::{self, PUBLICATION};
 use crate::oracle::traffic::Traffic;
 use crate::support::{Cluster, Connector, Postgres, Running};
-use crate::topics::Consumer;
 
 /// No single step takes longer, on a busy machine with brokers that come back.
 pub const PATIENCE: Duration = Duration::from_secs(240);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rand::Rng;
 use rustix::process::Signal;
 
-use crate::campaign::{Campaign, PATIENCE, SWEEP, TRANSACTION_TIMEOUT, streams};
+use super::campaign::{Campaign, PATIENCE, SWEEP, TRANSACTION_TIMEOUT, streams};
 use crate::support::{NAME, Running, wait_until};
 
 /// A kind of fault.

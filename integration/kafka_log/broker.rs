@@ -10,7 +10,7 @@ use tidemark::log::{KafkaLog, Log};
 use tidemark::runtime::Class;
 
 use super::numbers::{self, counted, options, options_at, step};
-use super::support::Kafka;
+use crate::support::Kafka;
 
 /// An administrator of the shared broker.
 pub fn admin() -> AdminClient<DefaultClientContext> {

@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidemark::log::{KafkaLog, Log, LogPartition};
 
 use super::numbers::{self, counted, options_at, step};
-use super::support::{Kafka, Network, Node, Proxy, free_port};
+use crate::support::{Kafka, Network, Node, Proxy, free_port};
 
 /// How often the broker may write its markers after all.
 const TRIES: u64 = 30;

@@ -6,7 +6,7 @@ use tidemark::log::{KafkaLog, Log};
 use tidemark::runtime::Class;
 
 use super::numbers::{self, counted, options_at, step};
-use super::support::Cluster;
+use crate::support::Cluster;
 
 /// A client that kept asking the broker it had learned for the controller would wait for minutes.
 const PATIENCE: Duration = Duration::from_secs(200);

@@ -9,7 +9,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use tidemark::log::{Append, Fenced, KafkaLogOptions, Log, LogPartition, RecordBatch};
 
-use super::support::Kafka;
+use crate::support::Kafka;
 
 /// Options on the shared broker.
 pub fn options(name: &str) -> KafkaLogOptions {

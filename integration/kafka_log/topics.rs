@@ -9,7 +9,7 @@ use tidemark::runtime::Class;
 
 use super::broker::admin;
 use super::numbers::{self, options, step};
-use super::support::{Kafka, PATIENCE, wait_until};
+use crate::support::{Kafka, PATIENCE, wait_until};
 
 /// Waits until the broker shows a topic with so many partitions; none are those of a topic that is not there. It answers
 /// to administrators before that.

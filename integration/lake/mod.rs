@@ -1,7 +1,5 @@
 //! What the lake's tests share.
 
-#![allow(dead_code, reason = "each test uses its part")]
-
 pub mod alter;
 pub mod faults;
 pub mod history;

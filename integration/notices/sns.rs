@@ -7,10 +7,10 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
+use super::{Answer, TABLES, Webhook, assert_told, is_of_day, metric, tried};
 use crate::support::days::{days, use_rule};
 use crate::support::lake::python;
 use crate::support::{Connector, PATIENCE, Postgres, free_port, http, wait_until};
-use crate::{Answer, TABLES, Webhook, assert_told, is_of_day, metric, tried};
 
 /// A running emulator, killed when dropped.
 struct Moto {

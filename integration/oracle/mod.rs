@@ -1,8 +1,6 @@
 //! What the database itself says happened, traffic that gives it something to say, and the comparison of records
 //! with it. Shared by the tests of exactness on either log.
 
-#![allow(dead_code, reason = "each test uses a part of it")]
-
 pub mod checker;
 pub mod copies;
 mod history;

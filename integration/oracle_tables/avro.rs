@@ -12,7 +12,7 @@ use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
 use tokio::sync::OnceCell;
 
 use crate::oracle::reader;
-use crate::registry::Registry;
+use crate::support::registry::Registry;
 use crate::support::{Connector, Record};
 
 /// One registry for a run: all servers' tables of one name share their subjects.

@@ -12,11 +12,11 @@ use tidemark::change::ColumnType;
 use tidemark::lake::Manifest;
 use tokio_postgres::Client;
 
-use crate::cases::{CASES, SETUP};
-use crate::known::KNOWN;
+use super::known::KNOWN;
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{postgres, python};
 use crate::support::{Connector, Postgres};
+use crate::types::cases::{CASES, SETUP};
 
 #[path = "filters.rs"]
 mod filters;

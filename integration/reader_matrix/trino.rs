@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::lake::{FORMATS, Lakes, seen_by};
+use super::lake::{FORMATS, Lakes, seen_by};
 use crate::support::free_port;
 
 /// It loads some thousand classes.

@@ -9,7 +9,7 @@ use tidemark::batch::{
 };
 use tidemark::change::{Column, ColumnType, Datum};
 
-use crate::{PARQUET, column, saved, seen};
+use super::{PARQUET, column, saved, seen};
 
 const ORC: [Format; 4] = [
     Format::Orc { compression: OrcCompression::Zstd(1) },
@@ -83,7 +83,7 @@ impl Shape {
             ColumnType::Float64 => Datum::Float(number as f64 / 7.0),
             ColumnType::Decimal { precision, .. } => {
                 let most = 10_i128.pow(u32::from(*precision).min(37)) - 1;
-                crate::unscaled(i128::from(number).wrapping_mul(i128::from(number) | 1) % most)
+                super::unscaled(i128::from(number).wrapping_mul(i128::from(number) | 1) % most)
             }
             ColumnType::Bytes => Datum::Bytes(number.to_be_bytes().to_vec().into()),
             ColumnType::Date => Datum::Date((number % 100_000) as i32),

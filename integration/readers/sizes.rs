@@ -6,7 +6,7 @@ use serde_json::json;
 use tidemark::batch::{Compression, FileWriter, Format, RowBuilder, WriterOptions, arrow_schema};
 use tidemark::change::{Column, ColumnType, Datum, TextKind};
 
-use crate::{column, saved, seen, text, unscaled};
+use super::{column, saved, seen, text, unscaled};
 
 const ROWS: i64 = 200_000;
 const GROUP_ROWS: usize = 100_000;
@@ -99,7 +99,7 @@ fn parquet_is_at_most_a_tenth_larger_than_what_pyarrow_writes_of_the_same_rows()
     let folder = tempfile::tempdir().unwrap();
     for (name, columns, key, rows) in tables() {
         let bytes = file(&columns, &key, &rows);
-        let path = saved(&folder, crate::PARQUET, &bytes);
+        let path = saved(&folder, super::PARQUET, &bytes);
         let (group, level) = (GROUP_ROWS.to_string(), LEVEL.to_string());
         let mut arguments = vec!["pyarrow-bytes", &path, &group, &level];
         arguments.extend(key.iter().map(|index| columns[*index].name.as_str()));
@@ -114,7 +114,7 @@ fn parquet_is_at_most_a_tenth_larger_than_what_pyarrow_writes_of_the_same_rows()
 fn bloom_filters_of_a_key_hold_every_value_and_few_others() {
     let folder = tempfile::tempdir().unwrap();
     let (_, columns, key, rows) = tables().remove(2);
-    let path = saved(&folder, crate::PARQUET, &file(&columns, &key, &rows));
+    let path = saved(&folder, super::PARQUET, &file(&columns, &key, &rows));
     let probe = |column: &str, value: &str| {
         format!(
             "SELECT list(bloom_filter_excludes ORDER BY row_group_id) FROM parquet_bloom_probe('{path}', '{column}', '{value}')"
@@ -148,7 +148,7 @@ fn a_key_of_floats_has_no_bloom_filter_by_which_a_reader_would_pass_over_minus_z
     let columns = vec![column("k", ColumnType::Float64), column("id", ColumnType::Int64)];
     let float = |n: i64| if n == 5000 { -0.0 } else { (n - 5000) as f64 };
     let rows: Rows = Box::new(move |_, n| vec![Datum::Float(float(n)), Datum::Int(n)]);
-    let path = saved(&folder, crate::PARQUET, &file(&columns, &[0, 1], &rows));
+    let path = saved(&folder, super::PARQUET, &file(&columns, &[0, 1], &rows));
     let sql = |query: &str| seen(&["sql", &path, query]);
     let found = sql(&format!("SELECT id FROM '{path}' WHERE k = 0"));
     assert_eq!(found, json!([["5000"]]));

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
+use super::{MB, TABLE, insert};
 use crate::support::lake::{duckdb, value};
 use crate::support::{Connector, Postgres, wait_until};
-use crate::{MB, TABLE, insert};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_of_any_size_passes_in_bounded_memory() {

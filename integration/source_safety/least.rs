@@ -2,10 +2,10 @@
 
 use std::process::{Command, Stdio};
 
+use super::{MB, settle_wal};
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{duckdb, postgres, value};
 use crate::support::{Connector, PATIENCE, Postgres, Running, client_program, wait_until};
-use crate::{MB, settle_wal};
 
 /// What `tidemark setup --print` says, run by a DBA with psql.
 fn set_up(server: &Postgres, connector: &Connector) {

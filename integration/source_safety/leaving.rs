@@ -2,9 +2,9 @@
 
 use tidemark::change::{Lsn, Position};
 
+use super::{TABLE, assert_each_row_once, insert, walsender};
 use crate::support::lake::value;
 use crate::support::{Connector, Postgres, Record, wait_until};
-use crate::{TABLE, assert_each_row_once, insert, walsender};
 
 async fn confirmed(client: &tokio_postgres::Client) -> Lsn {
     let sql = "SELECT confirmed_flush_lsn FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'";

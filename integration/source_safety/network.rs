@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::{TABLE, assert_each_row_once, insert, walsender};
 use crate::support::{Connector, Network, PATIENCE, Postgres, Proxy, Record, Stop, wait_until};
-use crate::{TABLE, assert_each_row_once, insert, walsender};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_immediate_restart_of_postgres_is_survived() {

@@ -1,8 +1,8 @@
 //! A database in which nothing happens, and what is left in one where something does.
 
+use super::{MB, TABLE, assert_each_row_once, insert, settle_wal};
 use crate::support::lake::{postgres, value};
 use crate::support::{Connector, PATIENCE, Postgres, wait_until};
-use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_database_keeps_no_wal_while_another_one_writes_much() {

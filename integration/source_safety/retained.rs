@@ -5,9 +5,9 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio_postgres::Client;
 
+use super::{MB, TABLE, assert_each_row_once, insert, settle_wal, wal_kept};
 use crate::support::lake::{duckdb, postgres, value};
 use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
-use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal, wal_kept};
 
 /// The watch looks every ten seconds while all is well.
 const LOOKS: Duration = Duration::from_secs(120);

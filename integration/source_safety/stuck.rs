@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use rustix::process::Signal;
 
+use super::{MB, TABLE, assert_each_row_once, insert, settle_wal, walsender};
 use crate::support::{Connector, PATIENCE, Postgres, wait_until};
-use crate::{MB, TABLE, assert_each_row_once, insert, settle_wal, walsender};
 
 const SENDER_TIMEOUT: Duration = Duration::from_secs(6);
 

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-use crate::connector::{Connector, Process};
+use crate::exactness::connector::{Connector, Process};
 use crate::oracle::source::{self, PUBLICATION};
 use crate::oracle::traffic::Traffic;
 use crate::support::{Network, Postgres, Proxy};

@@ -57,7 +57,7 @@ async fn unchanged_values_statements_and_cuts_in_parts_come_out_as_by_protocol_1
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_the_server_keeps_the_transaction() {
     let Some(disk) = SmallDisk::mount(48 << 20) else {
-        return again_in_a_namespace("within::on_a_full_disk_the_server_keeps_the_transaction");
+        return again_in_a_namespace(module_path!(), "on_a_full_disk_the_server_keeps_the_transaction");
     };
     let mut both =
         Both::new("CREATE TABLE a (id int PRIMARY KEY, note text); CREATE TABLE b (id int PRIMARY KEY)")

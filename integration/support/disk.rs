@@ -1,7 +1,7 @@
 //! A disk that gets full.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 /// A small file system of its own, unmounted in the end.
 #[derive(Debug)]
@@ -21,6 +21,12 @@ impl SmallDisk {
     pub fn path(&self) -> &Path {
         self.0.path()
     }
+
+    /// Mounts it anew with an option, as in `ro`.
+    pub fn remount(&self, option: &str) {
+        let option = format!("remount,{option}");
+        assert!(Command::new("mount").args(["-o", &option]).arg(self.path()).status().unwrap().success());
+    }
 }
 
 impl Drop for SmallDisk {
@@ -29,8 +35,9 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Runs a test once more as root of a user and mount namespace of its own.
-pub fn again_in_a_namespace(test: &str) {
+/// Runs a test, of a module and by its name, once more as root of a user and mount namespace of its own.
+pub fn again_in_a_namespace(module: &str, name: &str) {
+    let test = test_path(module, name);
     let unshare = || {
         let mut command = Command::new("unshare");
         command.arg("-rm");
@@ -39,13 +46,22 @@ pub fn again_in_a_namespace(test: &str) {
     if std::env::var_os("TIDEMARK_TEST_NAMESPACE").is_some()
         || !unshare().arg("true").status().is_ok_and(|s| s.success())
     {
-        eprintln!("SKIPPED {test}: no right to mount a tmpfs; bytes_max stands in for it in the unit tests");
+        eprintln!("SKIPPED {test}: no right to mount a tmpfs");
         return;
     }
-    let status = unshare()
+    let output = unshare()
         .arg(std::env::current_exe().unwrap())
-        .args([test, "--exact", "--nocapture"])
+        .args([&test, "--exact", "--nocapture"])
         .env("TIDEMARK_TEST_NAMESPACE", "1")
-        .status();
-    assert!(status.unwrap().success(), "{test} fails in a namespace of its own");
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && said.contains("1 passed"), "{test} in a namespace of its own: {said}");
+}
+
+/// How this program names a test of a module (`module_path!()`), so that it can be started with this one alone.
+pub fn test_path(module: &str, name: &str) -> String {
+    let (_crate, module) = module.split_once("::").unwrap();
+    format!("{module}::{name}")
 }

@@ -122,11 +122,6 @@ impl Kafka {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     }
 
-    /// Port of the plain listener.
-    pub const fn port(&self) -> u16 {
-        self.port
-    }
-
     /// The broker's folder: what it says, its settings and its data.
     pub fn folder(&self) -> &Path {
         self.dir.path()

@@ -1,14 +1,10 @@
 //! What the tests against real servers share: a throwaway Postgres, an oracle that is not our own client, and
 //! waiting on a condition with a deadline.
 
-#![allow(
-    dead_code,
-    unused_imports,
-    clippy::missing_panics_doc,
-    reason = "each test uses a part of it, and panics are its errors"
-)]
+#![allow(clippy::missing_panics_doc, reason = "panics are its errors")]
 
 mod certificates;
+pub mod clock;
 mod cluster;
 pub mod days;
 mod disk;
@@ -19,6 +15,7 @@ mod postgres;
 mod process;
 mod programs;
 mod proxy;
+pub mod registry;
 mod s3;
 mod s3_proxy;
 mod scene;
@@ -28,7 +25,7 @@ use std::time::{Duration, Instant};
 
 pub use certificates::Certificates;
 pub use cluster::Cluster;
-pub use disk::{SmallDisk, again_in_a_namespace};
+pub use disk::{SmallDisk, again_in_a_namespace, test_path};
 pub use kafka::{Kafka, Node};
 pub use mirror::Mirror;
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};

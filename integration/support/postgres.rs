@@ -122,11 +122,6 @@ impl Postgres {
         client
     }
 
-    /// The server's process id.
-    pub fn pid(&self) -> u32 {
-        self.child.as_ref().expect("the server is stopped").id()
-    }
-
     /// What the server has logged.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()

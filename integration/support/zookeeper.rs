@@ -58,11 +58,6 @@ impl Zookeeper {
         }
     }
 
-    /// Sends the server a signal.
-    pub fn signal(&self, signal: Signal) {
-        kill_process(Pid::from_child(self.child.as_ref().unwrap()), signal).unwrap();
-    }
-
     /// Starts a server that was killed, on the same port and data, and waits until it serves.
     pub fn start_again(&mut self) {
         let jars = Path::new(env!("CARGO_MANIFEST_DIR")).join(".zookeeper/libs");

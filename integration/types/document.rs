@@ -16,14 +16,14 @@ use tidemark::change::{
 use tidemark::envelope::{self, DecimalHandling, Options, RowChange, SourceInfo, TableEncoder};
 use tidemark::log::TopicRecords;
 
-use crate::cases::CASES;
-use crate::server::examples;
+use super::cases::CASES;
+use super::server::examples;
 
 const HEAD: &str = "\
 # Types
 
 How each type of Postgres stands in the log and in the lake. This table is generated: what it says is what the program
-does (`cargo test --test types`, which also compares values of each type with Postgres's own text).
+does (`cargo test --test integration types::`, which also compares values of each type with Postgres's own text).
 
 Text is Postgres's own, as a session with `DateStyle = ISO`, `IntervalStyle = iso_8601`, `bytea_output = hex` and
 `TimeZone = UTC` prints it. Copied and streamed rows are the same in every byte. Nothing is rounded, cut or replaced; there
@@ -211,6 +211,6 @@ async fn the_document_says_what_the_program_does() {
     let differs = written.lines().zip(document.lines()).find(|(written, made)| written != made);
     assert!(
         written == document,
-        "docs/types.md is not what the program does: {differs:#?}\nTIDEMARK_WRITE_DOCS=1 cargo test --test types"
+        "docs/types.md is not what the program does: {differs:#?}\nTIDEMARK_WRITE_DOCS=1 cargo test --test integration types::"
     );
 }

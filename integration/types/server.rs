@@ -10,7 +10,7 @@ use tidemark::postgres::catalog;
 use tidemark::postgres::wire::{self, ConnectOptions, Session, quote_literal};
 use tokio_postgres::Client;
 
-use crate::cases::{CASES, Case, SETUP};
+use super::cases::{CASES, Case, SETUP};
 use crate::support::lake::{Rows, duckdb, postgres, value};
 use crate::support::{Connector, Postgres};
 

@@ -2,9 +2,9 @@
 
 use std::fs;
 
+use super::{DAYS, World};
 use crate::support::lake::published;
 use crate::support::{PATIENCE, Running, wait_until};
-use crate::{DAYS, World};
 
 const TABLES: &str = "CREATE TABLE t (id int PRIMARY KEY, a text); CREATE TABLE u (id int PRIMARY KEY);
     INSERT INTO t SELECT i, md5(i::text) FROM generate_series(1, 3000) i; INSERT INTO u VALUES (1), (2)";

@@ -4,9 +4,9 @@
 
 use std::fmt::Write as _;
 
+use super::{DAYS, World};
 use crate::support::lake::{duckdb, postgres, published};
 use crate::support::{NAME, PATIENCE, wait_until};
-use crate::{DAYS, World};
 
 /// Columns with a constant default of each kind of type, and its type once more, for the copies.
 const ADDED: [(&str, &str, &str); 18] = [

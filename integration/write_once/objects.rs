@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
+use super::{DAYS, World};
 use crate::support::lake::{hashes, published};
-use crate::{DAYS, World};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, a text, n numeric(10,2));
     INSERT INTO t SELECT i, md5(i::text), i / 100.0 FROM generate_series(1, 5000) i";

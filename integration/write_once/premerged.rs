@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 
+use super::{DAYS, World};
 use crate::support::{PATIENCE, Running, wait_until};
-use crate::{DAYS, World};
 
 const TABLE: &str = "CREATE TABLE t (id int PRIMARY KEY, n int, a text);
     INSERT INTO t SELECT i, 0, repeat(md5(i::text), 4) FROM generate_series(1, 4000) i";

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
+use super::{DAYS, World};
 use crate::support::lake::duckdb;
 use crate::support::{PATIENCE, wait_until};
-use crate::{DAYS, World};
 
 fn columns(version: &Value) -> Vec<(&str, bool)> {
     let columns = version["after"]["columns"].as_array().unwrap();

@@ -1,7 +1,7 @@
 //! Every kind of table has its day, and the right one.
 
+use super::{DAYS, World};
 use crate::support::{PATIENCE, Running, wait_until};
-use crate::{DAYS, World};
 
 /// All is well, if need be after another connection: a server whose clock steps by a day takes us for silent.
 async fn assert_well(running: &Running) {

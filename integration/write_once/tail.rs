@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use super::{DAYS, World};
 use crate::support::lake::{Rows, duckdb, postgres, published};
 use crate::support::{Connector, PATIENCE, Running, wait_until};
-use crate::{DAYS, World};
 
 const TABLE: &str = "CREATE TABLE t (id bigint PRIMARY KEY, n int, a text);
     ALTER TABLE t ALTER a SET STORAGE EXTERNAL;
