@@ -107,18 +107,18 @@ fn nothing_is_left_for_later() {
 #[test]
 fn uses_are_found_however_they_are_written() {
     let text = "
-        //! [`pipeline`] in a comment does not count, nor does /* ops */
-        use change::{Lsn, Op};
-        use {
+        //! [`crate::pipeline`] in a comment does not count, nor does /* crate::ops */
+        use crate::change::{Lsn, Op};
+        use crate::{
             runtime::{Error, lake},
             log as journal,
         };
-        fn f(s: &str) -> super::super::batch::Rows { coord::g(\"cli\", '\"', s) }
+        fn f(s: &str) -> super::super::batch::Rows { crate::coord::g(\"crate::cli\", '\"', s) }
         #[cfg(test)]
         use std::fs;
-        use postgres as pg;
+        use crate::postgres as pg;
         #[cfg(test)]
-        mod tests { use envelope::json; }
+        mod tests { use crate::envelope::json; }
     ";
     let found: Vec<_> = modules_used(text, 2).into_iter().collect();
     assert_eq!(found, ["batch", "change", "coord", "log", "postgres", "runtime"]);
