@@ -3,10 +3,12 @@
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # Crates are downloaded again as often.
 export CARGO_NET_RETRY ?= 10
+# Tests wait for servers most of the time.
+export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
-.PHONY: help kafka registry debezium postgres s3 orc spark trino readers zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
+.PHONY: help servers kafka registry debezium postgres s3 orc spark trino readers zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -17,10 +19,15 @@ demo: deps venv ## a throwaway Postgres with traffic, a published day, and both 
 demo-kafka: deps venv kafka registry ## Postgres with traffic, Kafka, a schema registry and Tidemark on them, to be tried out (Ctrl-C)
 	@demo/kafka.sh
 
-test: deps venv kafka registry debezium postgres s3 orc spark zookeeper ## format check, clippy, unit and integration tests against real servers
+test: deps venv ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
-	cargo clippy --locked --all-targets --test reader_trino -- -D warnings
+	@scripts/fetch-servers & fetched=$$!; \
+	  cargo clippy --locked --all-targets --test reader_trino -- -D warnings; clean=$$?; \
+	  wait $$fetched && exit $$clean
 	cargo test --locked
+
+servers: deps venv ## all that the tests start or ask
+	@scripts/fetch-servers
 
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
 	CRASH_ROUNDS=$${CRASH_ROUNDS:-200} BACKFILL_KILLS=$${BACKFILL_KILLS:-200} KAFKA_CRASH_ROUNDS=$${KAFKA_CRASH_ROUNDS:-40} $(MAKE) test

@@ -3,8 +3,6 @@
 //! Read from the text of `src/`, comments and strings taken out, tests left aside: a test may wire up what
 //! the product must not.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,6 @@
 //! Avro with a real schema registry, through the real binary: what is registered, what a reader that was not written
 //! here sees, and what happens when the registry is away or refuses.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod copied;
 mod reading;
 mod trouble;

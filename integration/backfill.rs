@@ -1,7 +1,5 @@
 //! The first copy, while its tables are truncated, rewritten and moved under it. The oracle is Postgres itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod anew;
 
 use std::sync::Arc;

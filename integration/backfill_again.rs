@@ -3,8 +3,6 @@
 //!
 //! `TIDEMARK_TEST_SEED` replays what the writers do.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod hung;
 
 use std::sync::Arc;

@@ -1,8 +1,6 @@
 //! Tables that are not copied, or of which only rows are copied that meet a condition of their owner. The oracle is Postgres
 //! itself: what its tables held by that condition when the connector began, and every row that changed since.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 use std::collections::BTreeSet;
 
 use crate::support::lake::duckdb;

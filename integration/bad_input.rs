@@ -4,8 +4,6 @@
 //! is in what was printed, and after the mend the same configuration goes on and publishes a day that equals
 //! Postgres.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
-
 mod commands;
 mod config;
 mod connector;

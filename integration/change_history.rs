@@ -1,8 +1,6 @@
 //! The change history as its readers see it, by pyarrow: an hour is one file, in the order of the key, however short memory
 //! was in it, whoever was killed, and whatever columns came; and what it comes to is what Postgres has.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::path::Path;
 use std::process::Command;
 

@@ -2,8 +2,6 @@
 //! each. Whatever they do, the change files hold each offset once, and the days are those of the model.
 //! `SEQUENCE_ROUNDS` sets how many seeds are tried; a failure names its seed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 

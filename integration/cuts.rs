@@ -1,8 +1,6 @@
 //! Where a day ends: at midnight by the server's commit times, between two transactions, once, and for every
 //! table at the same place. Through the real binary; Postgres tells what had been committed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod busy;
 
 use std::time::Duration;

@@ -1,6 +1,5 @@
 //! Schema changes become records of `<name>.ddl`, in order with the rows around them: told by the event trigger, or seen
 //! in the server's own descriptions and the catalog. Through the real binary.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 use serde_json::Value;

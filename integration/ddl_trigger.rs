@@ -2,8 +2,6 @@
 //!
 //! Read by `test_decoding`, which is not ours; what a message says of a table is compared with what the catalog says.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
-
 mod harmless;
 mod installing;
 mod order;

@@ -10,8 +10,6 @@
 //! may differ. Every other difference has to be in the list of `debezium/allowed.rs`, with its reason, and each entry of
 //! it has to be met: one that is not needed any more fails the test.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod allowed;
 mod compare;
 mod connect;

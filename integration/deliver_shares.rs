@@ -4,8 +4,6 @@
 //!
 //! Twenty tables and six processes by hand: `SHARES_TABLES=20 SHARES_PROCESSES=6 SHARES_DAYS_EVENTS=30`; `SHARES_SEED` replays.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 mod world;
 
 use std::time::{Duration, Instant};

@@ -17,8 +17,6 @@
 //! `CRASH_ROUNDS` sets the number of rounds, `BACKFILL_KILLS` and `PREMERGE_KILLS` those of the other tests, `TIDEMARK_TEST_SEED` replays what the test itself decides (how
 //! processes meet is up to the machine), and `TIDEMARK_TEST_KEEP` keeps the folder.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod backfills;
 mod check_lake;
 pub mod check_log;

@@ -2,8 +2,6 @@
 //! can go on goes on exactly; of the rest the very range is told, nothing is passed over, and one command leads on.
 //! Through the real binary, against primaries and standbys of PostgreSQL 17 and 18. The oracle is Postgres itself.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod gap;
 mod pair;
 mod promotion;

@@ -1,6 +1,5 @@
 //! Avro on Kafka, through the real binary: a broker, a schema registry behind TLS and a password, and Confluent's own
 //! Python client as the reader. The day that is published from those topics is compared with Postgres.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

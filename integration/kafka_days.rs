@@ -1,6 +1,5 @@
 //! The whole path on Kafka, through the real binary: Postgres -> topics -> published days, killed on its way, and with
 //! the broker away. The day is compared with Postgres, and with the one that a connector on the embedded log publishes.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::time::Instant;
 

@@ -18,8 +18,6 @@
 //! decides, `KAFKA_CRASH_FAULTS` takes the names of the only faults to try, and `TIDEMARK_TEST_KEEP`, a
 //! folder, keeps what the processes and brokers said and stored when it fails.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod backfills;
 mod campaign;
 mod check;

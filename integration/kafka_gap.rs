@@ -1,5 +1,4 @@
 //! Retention that has passed what deliver had not read yet: stated, named in the day, and mended by a new copy of the table.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{duckdb, postgres, value};

@@ -2,7 +2,6 @@
 //!
 //! Who judges what consumers see is Kafka's own console consumer, reading what is committed. Writers that are killed
 //! or paused are processes of their own: this binary started again with `KAFKA_LOG_VICTIM` set.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 mod broker;
 mod markers;

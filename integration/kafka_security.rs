@@ -1,6 +1,5 @@
 //! Kafka behind TLS, passwords, certificates and rights, through the real binary: what works, and what is told when it
 //! does not. Whatever was refused is mended, and then nothing may be missing.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::process::Command;
 

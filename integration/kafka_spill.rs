@@ -1,6 +1,5 @@
 //! The file beside Kafka that keeps changes while brokers are away: given to two processes, and on a full disk. With a
 //! real broker, which is killed; who judges what arrived is Kafka's own console consumer.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! What is rare in the lake: keys, names, sizes and clocks at their edges; and days and replays that go on from elsewhere.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

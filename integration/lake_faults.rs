@@ -1,7 +1,5 @@
 //! Whatever is interrupted is done again with the same objects; whatever is published stays as it is.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::sync::Arc;
 
 use crate::lake::faults::{Dying, Pausing};

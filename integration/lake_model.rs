@@ -2,8 +2,6 @@
 //! that sorts spill, merges take several passes, and change files and parts are many. `LAKE_ROUNDS` sets how many
 //! seeds are tried; a failure names its seed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,8 +1,6 @@
 //! Tables with a historic tail against the model: weeks of days, of which most leave the tail as it is. `LAKE_ROUNDS` sets
 //! how many seeds are tried; a failure names its seed.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -2,7 +2,6 @@
 //!
 //! The victims are processes of their own: this program started again with `LOG_FAULTS_PATH` set, running the one
 //! test that does what it is told and does nothing otherwise.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -10,6 +10,8 @@
 //! They are one program, so that what they share is built once, servers that several can use are started once, and
 //! tests of all modules fill the threads until the last one.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
+
 mod architecture;
 mod avro;
 mod backfill;

@@ -4,8 +4,6 @@
 //! The webhook is a server of the test, signatures are checked by Python's `hmac`; what is in Kafka is read by Kafka's own
 //! console consumer, what went by SNS by AWS's client; counts are Postgres's, checksums are those of the files.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 mod sns;
 
 use std::collections::{BTreeMap, BTreeSet};

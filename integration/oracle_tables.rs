@@ -18,8 +18,6 @@
 //! one. `TIDEMARK_TEST_POSTGRES` chooses one server, `ORACLE_SCHEMA_CHANGES` kinds of changes (see `schema.rs`),
 //! `ORACLE_EVENTS` kinds of events (`events.rs`), `ORACLE_DRAW` the setting (`draw.rs`), and `ORACLE_SQL=1` prints the statements of a table that differs, `ORACLE_LOG=1` what the process said.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod avro;
 mod compare_lake;
 mod compare_log;

@@ -1,7 +1,5 @@
 //! What is asked of the server beside the stream: slots, the catalog, the preflight checks, setup.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
-
 use std::process::{Command, Stdio};
 
 use crate::support::{Postgres, PostgresBuilder, Stop};

@@ -1,8 +1,6 @@
 //! What a publication can publish, and what becomes of it while Tidemark runs: the log has what was done, the lake what
 //! Postgres holds. The oracle is Postgres itself, and DuckDB reads the lake.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod members;
 mod partitions;
 mod statements;

@@ -3,8 +3,6 @@
 //!
 //! Each value of each type has a column of its own, so that one which a reader cannot take hides no other.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod known;
 mod lake;
 

@@ -2,8 +2,6 @@
 //!
 //! What each must see is written out by hand here; nothing of it is computed by the code under test.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at what it does not expect")]
-
 mod cases;
 mod orc;
 mod sizes;

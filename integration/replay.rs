@@ -1,8 +1,6 @@
 //! The change history made again from the log is the one that deliver has made, by pyarrow; and where the log does not
 //! reach back so far, that is said.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,7 +1,5 @@
 //! The replication client against a real server: every way to connect, COPY, the stream, and its feedback.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test says so by panicking")]
-
 use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 

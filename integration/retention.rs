@@ -3,8 +3,6 @@
 //!
 //! Readers are pyarrow and `DuckDB`, which list a day's folder and are told nothing by anybody.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 mod bucket;
 mod commands;
 

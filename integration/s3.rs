@@ -4,8 +4,6 @@
 //! The store is `SeaweedFS`, a real one; before it stands a proxy that answers 503, cuts connections before and after a
 //! request was carried out, stalls, and notes what was carried out. What is in the bucket is read by pyarrow.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
-
 mod binary;
 mod encrypted;
 mod faults;

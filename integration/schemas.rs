@@ -1,7 +1,5 @@
 //! What the program writes is what `schemas/` says, field by field: validated by Python's jsonschema.
 
-#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
-
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};

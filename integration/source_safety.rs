@@ -1,8 +1,6 @@
 //! The source is safe whatever happens downstream: keepalives, memory, WAL behind the slot, no trace in the
 //! user's tables; and it is let go of in order. Through the real binary, against a real server.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod large;
 mod least;
 mod leaving;

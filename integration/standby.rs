@@ -10,8 +10,6 @@
 //!
 //! `STANDBY_ROUNDS` sets the number of rounds, `TIDEMARK_TEST_SEED` replays what the test itself decides.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod pair;
 
 use std::time::Duration;

@@ -1,8 +1,6 @@
 //! Transactions in progress through the real binary: what comes out is compared, record for record, with what the same
 //! server sends by protocol 1, and with what Postgres itself has.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod prepared;
 mod within;
 

@@ -1,8 +1,6 @@
 //! Transaction metadata through the real binary: compared with what Postgres itself says of its transactions, also
 //! when the process is killed within a large one.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::support::lake::value;

@@ -2,8 +2,6 @@
 //!
 //! `TIDEMARK_WRITE_DOCS=1 cargo test --test integration types::` writes the table anew.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 pub mod cases;
 mod document;
 mod server;

@@ -1,8 +1,6 @@
 //! A published object never changes, whoever works on the lake and however often; and what is published is
 //! right for every kind of table. Through the real binary, read back by DuckDB and pandas.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 mod deliver;
 mod existing;
 mod objects;

@@ -1,8 +1,6 @@
 //! The coordinator on a real ZooKeeper: its conformance, and what becomes of leases when connections, sessions and servers
 //! are lost.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
-
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 

@@ -7,8 +7,6 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
 use super::free_port;
 use super::kafka::{java, spawn};
 
