@@ -3,9 +3,10 @@
 //! `cargo bench --profile fast --bench merge`; `MERGE_ROWS` (5,000,000) and `MERGE_CHANGED` (1, per cent) set
 //! the size. The first day is all backfill and so measures the external sort; the second merges the changes.
 //!
-//! `MERGE_CURVE=1`: what a day costs by the share of changed rows, of narrow rows, with changed keys side by side and
-//! strewn; each once with all of it after the cut, and once with premerging: 99 of 100 changes were there for two rounds.
-//! `MERGE_THREADS` (the cores).
+//! `MERGE_CURVE=1`: what a day costs from its cut to its publication, by the share of changed rows, of narrow rows, with
+//! changed keys side by side and strewn. The changes came evenly through the day: the file of its last hour is open at the
+//! cut. Each once with all of the merge after the cut, and once with premerging: when all but one change in a hundred were
+//! there, two rounds, before which what is open was written as a piece. `MERGE_THREADS` (the cores).
 
 #![allow(clippy::expect_used, reason = "constants of the bench are well-formed")]
 
@@ -23,6 +24,7 @@ use tidemark::lake::{Lake, LakeOptions, Manifest, Shapes, StagedChange, Stager};
 use tidemark::runtime::Result;
 
 const TOPIC: &str = "bench.public.orders";
+const DAY_US: u64 = 86_400_000_000;
 
 fn main() {
     // `cargo test` runs benches too, with this argument, to see that they work.
@@ -98,10 +100,10 @@ async fn cost_curve(folder: &Path, rows: u64) -> Result<()> {
     let schema = Arc::new(narrow());
     let shapes = shapes(&[Arc::clone(&schema)]);
     let mut stager = lake.stager(&schema.name, 0, 0, &shapes).await?;
-    for id in 0..rows {
-        push_narrow(&mut stager, &schema, Op::Read, id, 0).await?;
-    }
     let mut ds: Ds = "2026-11-20".parse().expect("a date");
+    for id in 0..rows {
+        push_narrow(&mut stager, &schema, (Op::Read, begin_us(ds)), id, 0).await?;
+    }
     let mut end = stager.next_offset();
     let first = cut(&ds.to_string(), rows, end);
     stager.close(end, first.at.as_microsecond()).await?;
@@ -142,21 +144,22 @@ async fn curve_day(
     let (mut before, mut cpu_before) = (0.0, 0.0);
     for n in 0..day.changes {
         if day.premerge && n == day.changes - (day.changes / 100).max(1) {
-            stager.finish().await?;
             let (started, cpu) = (Instant::now(), cpu_seconds());
             for _ in 0..2 {
+                stager.flush().await?;
                 premerged = lake.premerge(shapes, &held, premerged, Arc::default()).await?.premerged;
             }
             (before, cpu_before) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
         }
         let id = if day.strewn { n * 1_000_003 % day.rows } else { day.rows / 3 + n };
-        push_narrow(&mut stager, schema, Op::Update, id, end).await?;
+        let commit_us = begin_us(day.ds) + (n * (DAY_US / 1000) / day.changes * 1000) as i64;
+        push_narrow(&mut stager, schema, (Op::Update, commit_us), id, end).await?;
     }
     let end = stager.next_offset();
     let cut = cut(&day.ds.to_string(), day.changes, end);
-    stager.close(end, cut.at.as_microsecond()).await?;
     let _ = std::fs::write("/proc/self/clear_refs", "5");
     let (started, cpu) = (Instant::now(), cpu_seconds());
+    stager.close(end, cut.at.as_microsecond()).await?;
     let published = lake.merge_and_publish(shapes, &cut, TOPIC, Some(&held), premerged, None).await?;
     let (wall, cpu) = (started.elapsed().as_secs_f64(), cpu_seconds() - cpu);
     let work = published.manifest.work.unwrap_or_default();
@@ -200,10 +203,16 @@ fn narrow() -> TableSchema {
     TableSchema::new(TableName::new("public", "orders"), 1, columns, vec![0], ReplicaIdentity::Default)
 }
 
+/// When a day begins, microseconds since 1970.
+fn begin_us(ds: Ds) -> i64 {
+    let midnight: jiff::Timestamp = format!("{ds}T00:00:00Z").parse().expect("an instant");
+    midnight.as_microsecond()
+}
+
 async fn push_narrow(
     stager: &mut Stager,
     schema: &Arc<TableSchema>,
-    op: Op,
+    (op, commit_us): (Op, i64),
     id: u64,
     version: u64,
 ) -> Result<()> {
@@ -215,7 +224,7 @@ async fn push_narrow(
         Datum::Decimal(total[1..].into()),
         Datum::Timestamp(1_700_000_000_000_000 + i128::from(mixed >> 30)),
     ];
-    push_row(stager, schema, op, &row).await
+    push_row(stager, schema, (op, commit_us), &row).await
 }
 
 fn shapes(versions: &[Arc<TableSchema>]) -> Shapes {
@@ -293,18 +302,23 @@ async fn push(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, id: u64, v
         Datum::Date((mixed % 20_000) as i32),
         Datum::Int((mixed % 30) as i64),
     ];
-    push_row(stager, schema, op, &row).await
+    // After all days of the bench: changes are looked for from the day before on.
+    push_row(stager, schema, (op, 1_798_761_600_000_000), &row).await
 }
 
-async fn push_row(stager: &mut Stager, schema: &Arc<TableSchema>, op: Op, row: &[Datum<'_>]) -> Result<()> {
+async fn push_row(
+    stager: &mut Stager,
+    schema: &Arc<TableSchema>,
+    (op, commit_us): (Op, i64),
+    row: &[Datum<'_>],
+) -> Result<()> {
     let offset = stager.next_offset();
     stager
         .push(&StagedChange {
             offset,
             position: Position { timeline: 1, commit_lsn: Lsn(1000 + offset * 8), ordinal: 1 },
             op,
-            // After all days of the bench: changes are looked for from the day before on.
-            commit_us: 1_798_761_600_000_000,
+            commit_us,
             schema,
             old_key: None,
             before: None,
