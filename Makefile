@@ -3,8 +3,6 @@
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # Crates are downloaded again as often.
 export CARGO_NET_RETRY ?= 10
-# Tests wait for servers most of the time.
-export RUST_TEST_THREADS ?= $(shell expr $$(nproc) + 1)
 VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
