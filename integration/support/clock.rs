@@ -28,7 +28,7 @@ impl Clock {
     /// Makes the clock in `dir`, which the server's user can read, and sets it.
     pub fn new(dir: &Path, start: Timestamp, at: Time, zone: &str) -> Self {
         let (path, library) = (dir.join("clock"), dir.join("clock.so"));
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/exactness/clock.c");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("integration/support/clock.c");
         let mut command = Command::new("cc");
         command.args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source);
         assert!(command.status().unwrap().success(), "cc could not build the server's clock");
