@@ -5,7 +5,7 @@
 //!   key, value, name, frames: length u32, bytes                          all numbers little-endian
 //! ```
 
-use crate::log::{Append, RecordBatch};
+use crate::log::Append;
 
 const VERSION: u8 = 2;
 
@@ -28,23 +28,34 @@ pub(super) fn write(append: &Append, out: &mut Vec<u8>) {
 
 /// Reads one back; `None` if it is not what [`write`] writes, to the last byte.
 pub(super) fn read(input: &[u8]) -> Option<Append> {
+    let mut append = Append::default();
+    read_behind(&mut append, input)?;
+    Some(append)
+}
+
+/// Reads one back behind another: both in one step leave the log as one after the other would. `None` as [`read`]; what
+/// `append` is then, is not to be used.
+pub(super) fn read_behind(append: &mut Append, input: &[u8]) -> Option<()> {
     let mut cursor = Cursor(input);
     if cursor.u8()? != VERSION {
         return None;
     }
-    let mut state = Vec::new();
     for _ in 0..cursor.u32()? {
-        state.push((cursor.text()?.to_owned(), cursor.bytes()?.to_vec()));
+        let (key, value) = (cursor.text()?, cursor.bytes()?.to_vec());
+        // An empty value stays: it takes away what the log may have.
+        match append.state.iter_mut().find(|(known, _)| known == key) {
+            Some((_, earlier)) => *earlier = value,
+            None => append.state.push((key.to_owned(), value)),
+        }
     }
-    let mut records = RecordBatch::default();
     for _ in 0..cursor.u32()? {
         let topic = cursor.text()?.into();
         let (count, frames) = (cursor.u32()?, cursor.bytes()?);
-        if !records.topic(&topic).extend_frames(frames, count) {
+        if !append.records.topic(&topic).extend_frames(frames, count) {
             return None;
         }
     }
-    cursor.0.is_empty().then_some(Append { records, state })
+    cursor.0.is_empty().then_some(())
 }
 
 fn number(out: &mut Vec<u8>, number: usize) {
@@ -120,6 +131,31 @@ mod tests {
         }
         written.push(0);
         assert!(read(&written).is_none());
+    }
+
+    #[test]
+    fn appends_read_behind_each_other_have_all_records_in_order_and_the_last_state() {
+        let both = [
+            Append {
+                records: numbered("a", 0..3),
+                state: vec![("n".to_owned(), b"1".to_vec()), ("gone".to_owned(), b"x".to_vec())],
+            },
+            Append {
+                records: numbered("a", 3..5),
+                state: vec![("n".to_owned(), b"2".to_vec()), ("gone".to_owned(), Vec::new())],
+            },
+        ];
+        let mut together = Append::default();
+        for append in both {
+            let mut written = Vec::new();
+            write(&append, &mut written);
+            read_behind(&mut together, &written).unwrap();
+        }
+        assert_eq!(together.state, [("n".to_owned(), b"2".to_vec()), ("gone".to_owned(), Vec::new())]);
+        let expected = numbered("a", 0..5);
+        let (found, expected) =
+            (together.records.topics().next().unwrap(), expected.topics().next().unwrap());
+        assert_eq!((found.count(), all(found)), (expected.count(), all(expected)));
     }
 
     proptest! {

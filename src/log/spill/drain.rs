@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::super::{Append, Epoch, Log, LogPartition, Offset, Rejected};
+use super::super::{Append, Epoch, Fetched, Log, LogPartition, Offset, Rejected};
 use super::{Passed, State, codec, hash, note};
 use crate::log::{RecordBatch, RecordRef};
 use crate::runtime::{Backoff, Class, Error, Result};
@@ -22,7 +22,10 @@ const AFTER: &str = "after";
 const FIRST: &str = "first";
 
 const TOPIC: &str = "spill";
-const READ_BYTES: usize = 1;
+/// Appends are read one at a time where each is looked at, and up to so many bytes where they are moved: in one step of the
+/// remote log, whose price is that of a transaction, so that they go faster than new ones come.
+const ONE: usize = 1;
+const STEP_BYTES: usize = 1 << 20;
 
 /// Why draining has stopped.
 #[derive(Debug)]
@@ -154,7 +157,7 @@ impl Spill {
     async fn is_passed(&self, state: &State, passed: Passed) -> Result<bool> {
         let (mut next, end) = self.range().await?;
         while next < end {
-            let fetched = self.local.read(&self.partition, next, READ_BYTES).await?;
+            let fetched = self.local.read(&self.partition, next, ONE).await?;
             for (offset, record) in fetched.iter() {
                 if !passed(state, &read_kept(offset, record)?.state) {
                     return Ok(false);
@@ -284,19 +287,23 @@ impl Spill {
         let name = self.known().name.clone();
         let (mut next, end) = self.range().await?;
         while next < end {
-            let fetched = self.local.read(&self.partition, next, READ_BYTES).await?;
-            for (offset, record) in fetched.iter() {
-                let mut append = read_kept(offset, record)?;
-                note(state, &append.state);
-                append.state.push((STATE.to_owned(), format!("{name} {offset}").into_bytes()));
-                match remote.append(epoch, append).await {
-                    Ok(_) => self.arrived(offset).await?,
-                    Err(Rejected { error, append, in_doubt }) => {
-                        return Err(Halt { error, in_doubt, too_large: too_large(remote, &append) });
-                    }
-                }
+            let mut fetched = self.local.read(&self.partition, next, STEP_BYTES).await?;
+            let mut append = read_together(&fetched)?;
+            if fetched.offsets.len() > 1 && too_large(remote, &append) {
+                // Those before the one that is refused arrive.
+                fetched = self.local.read(&self.partition, next, ONE).await?;
+                append = read_together(&fetched)?;
             }
             next = fetched.next;
+            let Some(last) = fetched.offsets.last().copied() else { continue };
+            note(state, &append.state);
+            append.state.push((STATE.to_owned(), format!("{name} {last}").into_bytes()));
+            match remote.append(epoch, append).await {
+                Ok(_) => self.arrived(last).await?,
+                Err(Rejected { error, append, in_doubt }) => {
+                    return Err(Halt { error, in_doubt, too_large: too_large(remote, &append) });
+                }
+            }
         }
         Ok(())
     }
@@ -330,11 +337,23 @@ impl Spill {
     }
 }
 
+/// Several that were kept as one.
+fn read_together(fetched: &Fetched) -> Result<Append> {
+    let mut append = Append::default();
+    for (offset, record) in fetched.iter() {
+        let behind = |value| codec::read_behind(&mut append, value);
+        record.value.and_then(behind).ok_or_else(|| unreadable(offset))?;
+    }
+    Ok(append)
+}
+
 fn read_kept(offset: Offset, record: RecordRef<'_>) -> Result<Append> {
-    record.value.and_then(codec::read).ok_or_else(|| {
-        Error::operator(format!("append {offset} that was kept on the local disk cannot be read"))
-            .mend("Restore the spill's file, or check the disk that holds it.")
-    })
+    record.value.and_then(codec::read).ok_or_else(|| unreadable(offset))
+}
+
+fn unreadable(offset: Offset) -> Error {
+    Error::operator(format!("append {offset} that was kept on the local disk cannot be read"))
+        .mend("Restore the spill's file, or check the disk that holds it.")
 }
 
 /// Whether a record is larger than its topic takes, as far as the log knows.

@@ -15,9 +15,9 @@
 //! this append, which is moved then, or with it, which is let go of.
 //!
 //! Why nothing is doubled or reordered: while the spill holds anything, every append goes behind it, and one task
-//! moves them, one after the other. With each goes the spill's own progress, as the state `spill` in the same
-//! atomic step, so that whoever goes on after a crash knows the last one which arrived. [`Log::fence`] drains
-//! what a former process left before it hands out the state: capture then finds it as if there had been no spill.
+//! moves them in order, several in one atomic step. With each step goes the spill's own progress, as its state `spill`, so
+//! that whoever goes on after a crash knows the last append which arrived. [`Log::fence`] drains what a former process left
+//! before it hands out the state: capture then finds it as if there had been no spill.
 //!
 //! Why the right spill meets the right log: when spilling begins, the spill notes a hash of the state which the
 //! remote log is in. What it holds is appended only to a log in this very state, or in one that it has made.

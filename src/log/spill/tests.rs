@@ -1,4 +1,4 @@
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use super::super::conformance::{self, numbered, read_numbered};
 use super::super::{SqliteLog, SqliteLogOptions};
 use super::*;
+use crate::log::RecordBatch;
 
 const TOPIC: &str = "t";
 const OWNER: &str = "tidemark-shop";
@@ -20,6 +21,8 @@ struct Flaky {
     doubt: Mutex<Option<Doubt>>,
     /// Nobody may append before a fence.
     to_be_fenced: AtomicBool,
+    /// A larger record is refused; 0: none is.
+    record_bytes_max: AtomicUsize,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +55,9 @@ impl Log for Flaky {
             });
         }
         assert!(!self.to_be_fenced.load(Ordering::Relaxed), "an append after one in doubt, without a fence");
+        if drain::too_large(self, &append) {
+            return Err(Rejected { error: Error::retry("a record is too large"), append, in_doubt: false });
+        }
         self.appends.fetch_add(1, Ordering::Relaxed);
         self.log.append(epoch, append).await
     }
@@ -66,6 +72,10 @@ impl Log for Flaky {
 
     async fn trim(&self, partition: &LogPartition, before: Offset) -> Result<()> {
         self.log.trim(partition, before).await
+    }
+
+    fn record_bytes_max(&self, _: &str) -> Option<usize> {
+        Some(self.record_bytes_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
     }
 
     async fn appended(&self) {
@@ -105,6 +115,7 @@ impl World {
             appends: AtomicU64::new(0),
             doubt: Mutex::default(),
             to_be_fenced: AtomicBool::new(false),
+            record_bytes_max: AtomicUsize::new(0),
         });
         let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"), OWNER, passed);
         Self { dir, remote, log }
@@ -198,6 +209,41 @@ async fn what_is_kept_survives_the_process_and_arrives_before_the_state_is_hande
     assert!(world.append(epoch, 20).await.is_err(), "an epoch of before");
     world.append(fenced.epoch, 20).await.unwrap();
     assert!(world.numbers().await.into_iter().eq(0..21));
+}
+
+#[tokio::test]
+async fn what_is_kept_arrives_in_far_fewer_steps_than_it_came_in() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    for n in 0..500 {
+        world.append(epoch, n).await.unwrap();
+    }
+    let world = world.again();
+    assert_eq!(n(&world.log.fence().await.unwrap()), Some(499));
+    assert!(world.numbers().await.into_iter().eq(0..500));
+    assert_eq!(world.remote.appends.load(Ordering::Relaxed), 1, "of some 40 bytes each");
+}
+
+#[tokio::test]
+async fn a_record_that_the_log_refuses_for_its_size_holds_up_none_that_was_kept_before_it() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    for n in 0..20 {
+        world.append(epoch, n).await.unwrap();
+    }
+    let mut large = RecordBatch::default();
+    let mut record = large.topic(&TOPIC.into()).begin(0);
+    record.null();
+    record.field(|out| out.extend_from_slice(&[b'x'; 10_000]));
+    record.finish();
+    world.log.append(epoch, Append { records: large, state: Vec::new() }).await.unwrap();
+    let world = world.again();
+    world.remote.record_bytes_max.store(1000, Ordering::Relaxed);
+    let error = world.log.fence().await.unwrap_err();
+    assert!(error.to_string().contains("too large"), "{error}");
+    assert!(world.numbers().await.into_iter().eq(0..20));
 }
 
 #[tokio::test]
