@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{duckdb, postgres, value};
-use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use crate::support::{Connector, PATIENCE, Postgres, Replay, Running, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
@@ -114,7 +114,7 @@ async fn wait_rows(connector: &Connector, beyond: u64) -> u64 {
 async fn a_table_copied_again_under_writes_and_kills_replaces_what_the_lake_had() {
     let seed = std::env::var("TIDEMARK_TEST_SEED").ok().and_then(|text| text.parse().ok());
     let seed = seed.unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
-    eprintln!("TIDEMARK_TEST_SEED={seed}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed}"));
     let server = Postgres::start().await;
     let client = server.connect().await;
     client.batch_execute(TABLES).await.unwrap();

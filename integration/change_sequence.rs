@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use crate::lake::history::{History, Shape, TOPIC, history};
 use crate::lake::pauses::Pausing;
 use crate::lake::{deliver_day, expected, objects, push, rows, shapes, table_name, tiny};
+use crate::support::Replay;
 use bytes::Bytes;
 use futures::future::join_all;
 use object_store::ObjectStore;
@@ -91,7 +92,7 @@ async fn writer(lake: Lake, history: &History, trimmed: &Trimmed, seed: u64) {
 }
 
 async fn check(seed: u64) {
-    println!("SEQUENCE_SEED={seed}");
+    let _replay = Replay::with(format!("SEQUENCE_SEED={seed}"));
     let scratch = tempfile::tempdir().unwrap();
     let inner: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     let shape = Shape {
@@ -163,7 +164,7 @@ async fn an_hour_is_one_file_with_the_same_bytes_however_often_it_was_written_ea
     let first = std::env::var("SEQUENCE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or(1);
     let mut mixed = 0;
     for seed in first..first + 6 {
-        println!("SEQUENCE_SEED={seed}");
+        let _replay = Replay::with(format!("SEQUENCE_SEED={seed}"));
         let shape = Shape {
             seed,
             keyed: !seed.is_multiple_of(3),

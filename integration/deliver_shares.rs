@@ -8,7 +8,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use crate::support::PATIENCE;
+use crate::support::{PATIENCE, Replay};
 use world::{Setting, World};
 
 fn number(name: &str, default: u64) -> u64 {
@@ -17,7 +17,7 @@ fn number(name: &str, default: u64) -> u64 {
 
 fn seed() -> u64 {
     let seed = number("SHARES_SEED", rand::random::<u32>().into());
-    println!("SHARES_SEED={seed}");
+    let _replay = Replay::with(format!("SHARES_SEED={seed}"));
     seed
 }
 

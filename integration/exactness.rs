@@ -36,7 +36,7 @@ use rustix::process::Signal;
 use crate::oracle::traffic::Traffic;
 use crate::oracle::{History, source};
 use crate::support::clock::Clock;
-use crate::support::{Postgres, Stop};
+use crate::support::{Postgres, Replay, Stop};
 use connector::{Connector, NAME, Process};
 use tidemark::change::BACKFILL_PARTITION;
 
@@ -52,7 +52,7 @@ async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_ofte
     crate::oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let rounds = setting("CRASH_ROUNDS").unwrap_or(20) as u32;
-    eprintln!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed} CRASH_ROUNDS={rounds}"));
     let mut test = Test::start(seed, "").await;
     let traffic = Traffic::start(&test.server.url(), seed, 4, Duration::ZERO);
     for round in 0..rounds {
@@ -75,7 +75,7 @@ async fn copies_of_many_pieces_are_the_tables_however_often_they_are_killed_unde
     crate::oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let kills = setting("BACKFILL_KILLS").unwrap_or(8) as u32;
-    eprintln!("TIDEMARK_TEST_SEED={seed} BACKFILL_KILLS={kills}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed} BACKFILL_KILLS={kills}"));
     let mut test = Test::start(seed, &backfills::settings()).await;
     let traffic = Traffic::start(&test.server.url(), seed, 3, Duration::from_millis(2));
     for round in 0..kills {
@@ -94,7 +94,7 @@ async fn days_that_are_made_before_they_end_are_exact_however_often_that_is_kill
     crate::oracle::reader::python();
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let kills = setting("PREMERGE_KILLS").unwrap_or(2) as u32;
-    eprintln!("TIDEMARK_TEST_SEED={seed} PREMERGE_KILLS={kills}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed} PREMERGE_KILLS={kills}"));
     let mut test = Test::start(seed, "").await;
     let traffic = Traffic::start(&test.server.url(), seed, 3, Duration::from_millis(20));
     test.first_day().await;

@@ -24,6 +24,7 @@ mod check;
 mod faults;
 mod topics;
 
+use crate::support::Replay;
 use campaign::Campaign;
 use faults::Fault;
 use rand::Rng;
@@ -48,7 +49,7 @@ async fn copies_on_kafka_are_the_tables_however_often_they_are_killed_under_load
     let _alone = ALONE.lock().await;
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let kills = setting("BACKFILL_KILLS").unwrap_or(4);
-    eprintln!("TIDEMARK_TEST_SEED={seed} BACKFILL_KILLS={kills}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed} BACKFILL_KILLS={kills}"));
     let mut campaign = Campaign::start(seed, 1, true, backfills::settings).await;
     let faults =
         faults::chosen(&[Fault::Kill, Fault::Kill, Fault::Kill, Fault::KillInLarge, Fault::BrokerKill]);
@@ -72,7 +73,7 @@ async fn copies_on_kafka_are_the_tables_however_often_they_are_killed_under_load
 async fn run(brokers: usize, faults: &[Fault], spill: bool) {
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let rounds = setting("KAFKA_CRASH_ROUNDS").unwrap_or(5);
-    eprintln!("TIDEMARK_TEST_SEED={seed} KAFKA_CRASH_ROUNDS={rounds}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed} KAFKA_CRASH_ROUNDS={rounds}"));
     let mut campaign = Campaign::start(seed, brokers, spill, |connector| connector).await;
     let mut plan = Vec::new();
     for round in 0..rounds {

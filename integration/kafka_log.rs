@@ -15,7 +15,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::support::{Kafka, test_path};
+use crate::support::{Kafka, Replay, test_path};
 use numbers::{check_committed, counted, options, step};
 use prefixed::Prefixed;
 use rand::rngs::StdRng;
@@ -88,7 +88,7 @@ async fn a_writer_killed_at_any_moment_loses_and_doubles_nothing() {
 async fn kill_again_and_again(name: &str) -> u64 {
     let rounds: u32 = std::env::var("CRASH_ROUNDS").map_or(5, |r| r.parse::<u32>().unwrap() / 4);
     let seed = std::env::var("KAFKA_LOG_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
-    eprintln!("replay with KAFKA_LOG_SEED={seed}");
+    let _replay = Replay::with(format!("KAFKA_LOG_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
     let address = Kafka::shared().address();
     let mut last = 0;

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{Connector, PATIENCE, Postgres, SmallDisk, again_in_a_namespace, test_path};
+use crate::support::{Connector, PATIENCE, Postgres, Replay, SmallDisk, again_in_a_namespace, test_path};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tidemark::log::conformance::{numbered, read_numbered};
@@ -26,7 +26,7 @@ fn open(path: &Path) -> SqliteLog {
 
 fn seed() -> u64 {
     let seed = std::env::var("LOG_FAULTS_SEED").map_or_else(|_| rand::random(), |s| s.parse().unwrap());
-    eprintln!("replay with LOG_FAULTS_SEED={seed}");
+    let _replay = Replay::with(format!("LOG_FAULTS_SEED={seed}"));
     seed
 }
 

@@ -15,7 +15,7 @@ mod pair;
 use std::time::Duration;
 
 use crate::oracle::History;
-use crate::support::{Connector, PATIENCE, Postgres, wait_until};
+use crate::support::{Connector, PATIENCE, Postgres, Replay, wait_until};
 use pair::{Fault, Pair};
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -24,7 +24,7 @@ use rand::{Rng, SeedableRng};
 async fn a_standby_takes_over_within_seconds_whatever_ends_the_first_and_no_change_is_lost_or_doubled() {
     let seed = setting("TIDEMARK_TEST_SEED").unwrap_or_else(|| rand::rng().random_range(0..1_000_000));
     let rounds = setting("STANDBY_ROUNDS").unwrap_or(8) as usize;
-    eprintln!("TIDEMARK_TEST_SEED={seed} STANDBY_ROUNDS={rounds}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed} STANDBY_ROUNDS={rounds}"));
     let mut random = rand::rngs::StdRng::seed_from_u64(seed);
     let mut pair = Pair::start(seed).await;
     let mut plan = Vec::new();

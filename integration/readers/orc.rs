@@ -1,6 +1,7 @@
 //! ORC beside Parquet of the same rows: pyarrow must see the same in both. And Apache ORC's own reader must find what it looks
 //! for, whatever row indexes and bloom filters let it skip.
 
+use crate::support::Replay;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde_json::json;
@@ -142,7 +143,7 @@ fn predicates(file: &str, seed: u64, rounds: u32) -> serde_json::Value {
 fn predicates_pushed_down_into_orc_find_every_row_that_they_hold_for() {
     let seed: u64 =
         std::env::var("TIDEMARK_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    eprintln!("replay with TIDEMARK_TEST_SEED={seed}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
     let columns: Vec<_> =
@@ -172,7 +173,7 @@ fn predicates_pushed_down_into_orc_find_every_row_that_they_hold_for() {
 fn orc_of_any_columns_is_read_as_parquet_of_them_is() {
     let seed =
         std::env::var("TIDEMARK_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    eprintln!("replay with TIDEMARK_TEST_SEED={seed}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed}"));
     let mut random = StdRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
     let columns = every_type();

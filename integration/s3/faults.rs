@@ -12,7 +12,7 @@ use tidemark::runtime::Class;
 
 use crate::lake::history::{Shape, history};
 use crate::lake::{deliver, difference, lake as lake_on, objects, tiny};
-use crate::support::{Fault, S3, S3Proxy};
+use crate::support::{Fault, Replay, S3, S3Proxy};
 
 const SHAPE: Shape = Shape {
     seed: 5,
@@ -45,7 +45,7 @@ pub async fn in_bucket(bucket: &str) -> BTreeMap<String, Bytes> {
 fn seed() -> u64 {
     let seed =
         std::env::var("TIDEMARK_TEST_SEED").ok().map_or_else(rand::random, |seed| seed.parse().unwrap());
-    eprintln!("replay with TIDEMARK_TEST_SEED={seed}");
+    let _replay = Replay::with(format!("TIDEMARK_TEST_SEED={seed}"));
     seed
 }
 

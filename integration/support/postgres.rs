@@ -325,6 +325,7 @@ impl Drop for Postgres {
             let log = self.log();
             let tail: Vec<_> = log.lines().rev().take(15).collect();
             eprintln!("the end of the server's log, newest first:\n{}", tail.join("\n"));
+            super::failure::tell_again();
         }
     }
 }
@@ -360,6 +361,7 @@ impl PostgresBuilder {
 
     /// Starts it and waits until it takes sessions.
     pub async fn start(self) -> Postgres {
+        super::failure::watch();
         let dir = tempfile::Builder::new().prefix("tidemark-pg-").tempdir().unwrap();
         // The server's user has to reach its data.
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
