@@ -3,7 +3,6 @@
 export PATH := $(or $(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH)
 # Crates are downloaded again as often.
 export CARGO_NET_RETRY ?= 10
-VENV := $(CURDIR)/.venv
 
 .DEFAULT_GOAL := help
 .PHONY: help servers kafka registry debezium postgres s3 orc spark trino readers zookeeper demo demo-kafka test test-all bench bench-parts build venv fmt lint deny clean deps
@@ -17,14 +16,14 @@ demo: deps venv ## a throwaway Postgres with traffic, a published day, and both 
 demo-kafka: deps venv kafka registry ## Postgres with traffic, Kafka, a schema registry and Tidemark on them, to be tried out (Ctrl-C)
 	@demo/kafka.sh
 
-test: deps venv ## format check, clippy, unit and integration tests against real servers
+test: deps ## format check, clippy, unit and integration tests against real servers
 	cargo fmt --check
 	@scripts/fetch-servers & fetched=$$!; \
 	  cargo clippy --locked --all-targets --test reader_trino -- -D warnings; clean=$$?; \
 	  wait $$fetched && exit $$clean
 	cargo test --locked
 
-servers: deps venv ## all that the tests start or ask
+servers: deps ## all that the tests start or ask
 	@scripts/fetch-servers
 
 test-all: deny ## what `make test` runs, with more crash rounds, and the licence check
@@ -72,13 +71,8 @@ readers: deps venv spark trino ## what pyarrow, DuckDB, Spark and Trino see in s
 s3: deps venv ## an S3-compatible store for the tests, in .s3
 	@scripts/fetch-s3
 
-venv: $(VENV)/ready ## Python readers to check with (DuckDB, pyarrow, fastavro, confluent-kafka), in .venv
-
-$(VENV)/ready: requirements.txt | deps
-	@python3 -m venv $(VENV) || { echo "No virtual environment could be made in $(VENV)." \
-	  "Install Python's venv module (Debian and Ubuntu: apt-get install python3-venv)." >&2; exit 1; }
-	scripts/again $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	@touch $@
+venv: deps ## Python readers to check with (DuckDB, pyarrow, fastavro, confluent-kafka), in .venv
+	@scripts/make-venv
 
 fmt: ## format the code
 	cargo fmt
@@ -93,7 +87,7 @@ deny: deps ## licences, bans and sources of all dependencies (installs cargo-den
 
 clean: ## remove what was built
 	cargo clean
-	rm -rf $(VENV) .kafka .registry .debezium .postgres .s3 .orc .spark .trino .zookeeper
+	rm -rf .venv .kafka .registry .debezium .postgres .s3 .orc .spark .trino .zookeeper
 
 deps:
 	@scripts/install-deps

@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// A folder with a `connector.toml` for the database `postgres` of a server.
 pub struct Connector {
     folder: tempfile::TempDir,
+    /// What its processes said; beside the folder, which a test may make unwritable.
+    said: tempfile::TempDir,
     listen: u16,
     runs: AtomicU32,
 }
@@ -41,7 +43,8 @@ impl Connector {
     /// For any URL.
     pub fn with_url(url: &str, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("tidemark-bad-").tempdir().unwrap();
-        let made = Self { folder, listen: free_port(), runs: AtomicU32::new(0) };
+        let said = tempfile::Builder::new().prefix("tidemark-bad-said-").tempdir().unwrap();
+        let made = Self { folder, said, listen: free_port(), runs: AtomicU32::new(0) };
         made.configure(url, more);
         made
     }
@@ -85,7 +88,7 @@ impl Connector {
 
     pub fn start_command(&self, mut command: Command) -> Running {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
-        let path = |what: &str| self.folder().join(format!("{run}.{what}"));
+        let path = |what: &str| self.said.path().join(format!("{run}.{what}"));
         let (out, err) = (path("out"), path("err"));
         let child = command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
         Running { child: Some(child.spawn().unwrap()), out, err }

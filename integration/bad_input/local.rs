@@ -53,20 +53,18 @@ async fn a_lake_that_cannot_be_written_is_told_at_once() {
 
 #[tokio::test]
 async fn folders_of_another_user_are_told_with_the_right_that_is_missing() {
-    if !geteuid().is_root() {
-        eprintln!("SKIPPED: only root can run the binary as somebody else");
-        return;
-    }
     let server = server_with_table().await;
     let connector = Connector::new(&server, CSV);
-    std::fs::set_permissions(connector.folder(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let_others_in(connector.folder());
     // The binary may lie below a folder which only root may enter.
     let binary = connector.folder().join("tidemark");
     std::fs::copy(env!("CARGO_BIN_EXE_tidemark"), &binary).unwrap();
     let as_nobody = || {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]).arg(&binary).arg("run");
-        command.current_dir(connector.folder()).env_remove("RUST_LOG");
+        if geteuid().is_root() {
+            command.args(["--reuid", "65534", "--regid", "65534", "--clear-groups"]);
+        }
+        command.arg(&binary).arg("run").current_dir(connector.folder()).env_remove("RUST_LOG");
         command
     };
     let refused = |words: &[&str]| {
@@ -74,22 +72,49 @@ async fn folders_of_another_user_are_told_with_the_right_that_is_missing() {
         ended.says(1, words);
         assert!(!ended.err.contains("backfill"), "{}", ended.err);
     };
+    keep_out(connector.folder());
     refused(&["cannot create the folder tidemark-data", "Permission denied"]);
+    let_others_in(connector.folder());
     std::fs::create_dir(connector.state()).unwrap();
+    keep_out(&connector.state());
     refused(&["tidemark-data/log.db", "the right to write this file and its folder"]);
-    chown(connector.state(), Some(65534), Some(65534)).unwrap();
+    give(&connector.state());
     let lake = connector.state().join("lake");
     std::fs::create_dir(&lake).unwrap();
+    keep_out(&lake);
     refused(&["tidemark-data/lake", "Permission denied", "the right to write"]);
-    chown(&lake, Some(65534), Some(65534)).unwrap();
+    give(&lake);
     let mut running = connector.start_command(as_nobody());
     running.wait_for("\"message\":\"streaming\"");
     connector.publishes_what_postgres_holds(&server, &["t"]).await;
     running.stop();
     let file = connector.folder().join("connector.toml");
-    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    set_mode(&file, if geteuid().is_root() { 0o600 } else { 0 });
     let ended = connector.start_command(as_nobody()).ended();
     ended.says(2, &["connector.toml: cannot be read: Permission denied"]);
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// The binary may read the folder, and enter it.
+fn let_others_in(folder: &Path) {
+    set_mode(folder, 0o755);
+}
+
+/// The binary may not write to the folder. Where it is not somebody else, since only root can run it so, its own folder has
+/// no right to write.
+fn keep_out(folder: &Path) {
+    set_mode(folder, if geteuid().is_root() { 0o755 } else { 0o555 });
+}
+
+/// The folder is the binary's.
+fn give(folder: &Path) {
+    set_mode(folder, 0o755);
+    if geteuid().is_root() {
+        chown(folder, Some(65534), Some(65534)).unwrap();
+    }
 }
 
 /// 64 KiB which do not compress, in each of so many rows.
