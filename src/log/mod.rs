@@ -162,6 +162,11 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
         None
     }
 
+    /// Whether [`Log::record_bytes_max`] is what the topic takes; if not, an append may still find it less.
+    fn knows_record_bytes_max(&self, _topic: &str) -> bool {
+        true
+    }
+
     /// What keeps the log from working at this moment, as far as it knows without being asked for anything; also
     /// while appends succeed, since they are kept elsewhere.
     fn trouble(&self) -> Option<String> {

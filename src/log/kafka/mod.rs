@@ -147,6 +147,10 @@ impl Log for KafkaLog {
         Some(self.shared.record_bytes_max(topic))
     }
 
+    fn knows_record_bytes_max(&self, topic: &str) -> bool {
+        self.shared.knows_record_bytes_max(topic)
+    }
+
     fn trouble(&self) -> Option<String> {
         self.shared.trouble.lasting()
     }

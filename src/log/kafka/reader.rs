@@ -76,6 +76,11 @@ impl Shared {
         lock(&self.limits).get(topic).copied().unwrap_or_else(|| self.options.record_bytes_max())
     }
 
+    /// Whether that was asked of the brokers.
+    pub fn knows_record_bytes_max(&self, topic: &str) -> bool {
+        lock(&self.limits).contains_key(topic)
+    }
+
     /// Takes down what a topic was found to take.
     pub fn note_limit(&self, topic: &Arc<str>, bytes_max: usize) {
         lock(&self.limits).insert(Arc::clone(topic), bytes_max);

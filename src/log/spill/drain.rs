@@ -27,6 +27,9 @@ const TOPIC: &str = "spill";
 const ONE: usize = 1;
 const STEP_BYTES: usize = 1 << 20;
 
+/// Brokers take records as large as this unless they are told otherwise (`message.max.bytes` 1,048,588, less framing).
+const UNKNOWN_RECORD_BYTES_MAX: usize = 1_000_000;
+
 /// Why draining has stopped.
 #[derive(Debug)]
 pub(super) struct Halt {
@@ -354,6 +357,25 @@ fn read_kept(offset: Offset, record: RecordRef<'_>) -> Result<Append> {
 fn unreadable(offset: Offset) -> Error {
     Error::operator(format!("append {offset} that was kept on the local disk cannot be read"))
         .mend("Restore the spill's file, or check the disk that holds it.")
+}
+
+/// A record that may be too large for its topic, whose limit the log does not know yet: what the spill holds cannot be made
+/// smaller any more, so that it would hold up all behind it.
+pub(super) fn may_be_too_large(log: &dyn Log, append: &Append) -> Option<Error> {
+    let unknown = append.records.topics().filter(|records| {
+        records.largest() > UNKNOWN_RECORD_BYTES_MAX && !log.knows_record_bytes_max(records.topic())
+    });
+    let mut sizes =
+        unknown.flat_map(|records| records.iter().map(|record| (records.topic(), record.bytes())));
+    let (topic, bytes) = sizes.find(|(_, bytes)| *bytes > UNKNOWN_RECORD_BYTES_MAX)?;
+    let message = format!(
+        "a record of {bytes} bytes is not kept on the local disk: how large it may be in topic {topic} is known once \
+         the log is back"
+    );
+    Some(
+        Error::retry(message)
+            .mend("Capture waits, Postgres keeps the WAL, and nothing is lost. Mend the brokers."),
+    )
 }
 
 /// Whether a record is larger than its topic takes, as far as the log knows.

@@ -109,6 +109,9 @@ impl SpillLog {
         append: Append,
         refused: Option<(&Error, bool)>,
     ) -> Result<Append, Rejected> {
+        if let Some(error) = drain::may_be_too_large(self.remote.as_ref(), &append) {
+            return Err(Rejected { error, append, in_doubt: refused.is_some_and(|(_, doubt)| doubt) });
+        }
         if let (Some((error, in_doubt)), None) = (refused, &course.spilling) {
             let base = hash(&course.state);
             let mut after = course.state.clone();
@@ -322,6 +325,10 @@ impl Log for SpillLog {
 
     fn record_bytes_max(&self, topic: &str) -> Option<usize> {
         self.remote.record_bytes_max(topic)
+    }
+
+    fn knows_record_bytes_max(&self, topic: &str) -> bool {
+        self.remote.knows_record_bytes_max(topic)
     }
 
     fn trouble(&self) -> Option<String> {

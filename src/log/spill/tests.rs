@@ -74,6 +74,10 @@ impl Log for Flaky {
         self.log.trim(partition, before).await
     }
 
+    fn knows_record_bytes_max(&self, _: &str) -> bool {
+        self.appends.load(Ordering::Relaxed) > 0
+    }
+
     fn record_bytes_max(&self, _: &str) -> Option<usize> {
         Some(self.record_bytes_max.load(Ordering::Relaxed)).filter(|max| *max > 0)
     }
@@ -225,6 +229,41 @@ async fn what_is_kept_arrives_in_far_fewer_steps_than_it_came_in() {
     assert_eq!(world.remote.appends.load(Ordering::Relaxed), 1, "of some 40 bytes each");
 }
 
+/// One record.
+fn of_bytes(bytes: usize) -> RecordBatch {
+    let mut records = RecordBatch::default();
+    let mut record = records.topic(&TOPIC.into()).begin(0);
+    record.null();
+    record.field(|out| out.resize(out.len() + bytes, b'x'));
+    record.finish();
+    records
+}
+
+#[tokio::test]
+async fn a_record_that_may_be_too_large_is_kept_only_if_the_limit_is_known() {
+    for known in [false, true] {
+        let world = World::new();
+        let epoch = world.log.fence().await.unwrap().epoch;
+        if known {
+            world.append(epoch, 0).await.unwrap();
+        }
+        world.away(true);
+        // Before anything is kept, and behind what is.
+        for n in 1..3 {
+            let large = Append { records: of_bytes(2_000_000), state: Vec::new() };
+            let outcome = world.log.append(epoch, large).await;
+            let refused = outcome.err().map(|rejected| (rejected.error.to_string(), rejected.in_doubt));
+            let told = refused.as_ref().is_some_and(|(error, in_doubt)| {
+                error.contains("bytes is not kept") && error.contains("topic t") && !in_doubt
+            });
+            assert!(if known { refused.is_none() } else { told }, "{refused:?}");
+            world.append(epoch, n).await.unwrap();
+        }
+        world.away(false);
+        world.drained().await;
+    }
+}
+
 #[tokio::test]
 async fn a_record_that_the_log_refuses_for_its_size_holds_up_none_that_was_kept_before_it() {
     let world = World::new();
@@ -233,11 +272,7 @@ async fn a_record_that_the_log_refuses_for_its_size_holds_up_none_that_was_kept_
     for n in 0..20 {
         world.append(epoch, n).await.unwrap();
     }
-    let mut large = RecordBatch::default();
-    let mut record = large.topic(&TOPIC.into()).begin(0);
-    record.null();
-    record.field(|out| out.extend_from_slice(&[b'x'; 10_000]));
-    record.finish();
+    let large = of_bytes(10_000);
     world.log.append(epoch, Append { records: large, state: Vec::new() }).await.unwrap();
     let world = world.again();
     world.remote.record_bytes_max.store(1000, Ordering::Relaxed);
