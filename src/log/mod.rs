@@ -162,9 +162,9 @@ pub trait Log: Send + Sync + fmt::Debug + 'static {
         None
     }
 
-    /// Whether [`Log::record_bytes_max`] is what the topic takes; if not, an append may still find it less.
-    fn knows_record_bytes_max(&self, _topic: &str) -> bool {
-        true
+    /// The same, at the least: what an append finds later is not less, as far as that can be told.
+    fn record_bytes_sure(&self, topic: &str) -> Option<usize> {
+        self.record_bytes_max(topic)
     }
 
     /// What keeps the log from working at this moment, as far as it knows without being asked for anything; also

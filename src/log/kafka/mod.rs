@@ -147,8 +147,8 @@ impl Log for KafkaLog {
         Some(self.shared.record_bytes_max(topic))
     }
 
-    fn knows_record_bytes_max(&self, topic: &str) -> bool {
-        self.shared.knows_record_bytes_max(topic)
+    fn record_bytes_sure(&self, topic: &str) -> Option<usize> {
+        Some(self.shared.record_bytes_sure(topic))
     }
 
     fn trouble(&self) -> Option<String> {

@@ -48,6 +48,8 @@ const MESSAGE_BYTES_MAX: usize = 1_000_000;
 
 /// What the framing of a record may add to its own bytes.
 pub(super) const FRAMING_BYTES: usize = 512;
+/// `message.max.bytes` of a broker that is told nothing else.
+const BROKER_BYTES_MAX: usize = 1_048_588;
 
 /// What the Kafka log is told.
 #[derive(Clone)]
@@ -145,6 +147,13 @@ impl KafkaLogOptions {
     pub(super) fn record_bytes_max(&self) -> usize {
         let given = self.properties.get("message.max.bytes").and_then(|bytes| bytes.trim().parse().ok());
         given.unwrap_or(MESSAGE_BYTES_MAX).saturating_sub(FRAMING_BYTES)
+    }
+
+    /// What a topic takes that nobody has asked for yet: as it would be made, on brokers that are told nothing else.
+    pub(super) fn record_bytes_sure(&self) -> usize {
+        let made = self.topic_config.get("max.message.bytes").and_then(|bytes| bytes.trim().parse().ok());
+        let taken = made.unwrap_or(BROKER_BYTES_MAX).min(BROKER_BYTES_MAX);
+        taken.saturating_sub(FRAMING_BYTES).min(self.record_bytes_max())
     }
 
     /// What may wait in memory: one request on its way and half of the next, and in any case the largest record. With

@@ -76,9 +76,9 @@ impl Shared {
         lock(&self.limits).get(topic).copied().unwrap_or_else(|| self.options.record_bytes_max())
     }
 
-    /// Whether that was asked of the brokers.
-    pub fn knows_record_bytes_max(&self, topic: &str) -> bool {
-        lock(&self.limits).contains_key(topic)
+    /// What it takes in any case, also while the brokers have not been asked.
+    pub fn record_bytes_sure(&self, topic: &str) -> usize {
+        lock(&self.limits).get(topic).copied().unwrap_or_else(|| self.options.record_bytes_sure())
     }
 
     /// Takes down what a topic was found to take.

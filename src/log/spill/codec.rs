@@ -5,7 +5,8 @@
 //!   key, value, name, frames: length u32, bytes                          all numbers little-endian
 //! ```
 
-use crate::log::Append;
+use super::State;
+use crate::log::{Append, RecordBatch};
 
 const VERSION: u8 = 2;
 
@@ -28,30 +29,26 @@ pub(super) fn write(append: &Append, out: &mut Vec<u8>) {
 
 /// Reads one back; `None` if it is not what [`write`] writes, to the last byte.
 pub(super) fn read(input: &[u8]) -> Option<Append> {
-    let mut append = Append::default();
-    read_behind(&mut append, input)?;
-    Some(append)
+    let (mut records, mut state) = (RecordBatch::default(), State::new());
+    read_behind(&mut records, &mut state, input)?;
+    Some(Append { records, state: state.into_iter().collect() })
 }
 
-/// Reads one back behind another: both in one step leave the log as one after the other would. `None` as [`read`]; what
-/// `append` is then, is not to be used.
-pub(super) fn read_behind(append: &mut Append, input: &[u8]) -> Option<()> {
+/// Reads one back behind others: all in one step leave the log as one after the other would. `None` as [`read`]; what has
+/// been read until then is not to be used.
+pub(super) fn read_behind(records: &mut RecordBatch, state: &mut State, input: &[u8]) -> Option<()> {
     let mut cursor = Cursor(input);
     if cursor.u8()? != VERSION {
         return None;
     }
+    // An empty value stays: it takes away what the log may have.
     for _ in 0..cursor.u32()? {
-        let (key, value) = (cursor.text()?, cursor.bytes()?.to_vec());
-        // An empty value stays: it takes away what the log may have.
-        match append.state.iter_mut().find(|(known, _)| known == key) {
-            Some((_, earlier)) => *earlier = value,
-            None => append.state.push((key.to_owned(), value)),
-        }
+        state.insert(cursor.text()?.to_owned(), cursor.bytes()?.to_vec());
     }
     for _ in 0..cursor.u32()? {
         let topic = cursor.text()?.into();
         let (count, frames) = (cursor.u32()?, cursor.bytes()?);
-        if !append.records.topic(&topic).extend_frames(frames, count) {
+        if !records.topic(&topic).extend_frames(frames, count) {
             return None;
         }
     }
@@ -121,7 +118,9 @@ mod tests {
         let mut written = Vec::new();
         write(&append(), &mut written);
         let found = read(&written).unwrap();
-        assert_eq!(found.state, append().state);
+        let mut state = append().state;
+        state.sort();
+        assert_eq!(found.state, state);
         for (found, expected) in found.records.topics().zip(append().records.topics()) {
             assert_eq!((found.topic(), found.count()), (expected.topic(), expected.count()));
             assert_eq!(all(found), all(expected));
@@ -145,16 +144,15 @@ mod tests {
                 state: vec![("n".to_owned(), b"2".to_vec()), ("gone".to_owned(), Vec::new())],
             },
         ];
-        let mut together = Append::default();
+        let (mut records, mut state) = (RecordBatch::default(), State::new());
         for append in both {
             let mut written = Vec::new();
             write(&append, &mut written);
-            read_behind(&mut together, &written).unwrap();
+            read_behind(&mut records, &mut state, &written).unwrap();
         }
-        assert_eq!(together.state, [("n".to_owned(), b"2".to_vec()), ("gone".to_owned(), Vec::new())]);
+        assert_eq!(state, State::from([("gone".to_owned(), Vec::new()), ("n".to_owned(), b"2".to_vec())]));
         let expected = numbered("a", 0..5);
-        let (found, expected) =
-            (together.records.topics().next().unwrap(), expected.topics().next().unwrap());
+        let (found, expected) = (records.topics().next().unwrap(), expected.topics().next().unwrap());
         assert_eq!((found.count(), all(found)), (expected.count(), all(expected)));
     }
 

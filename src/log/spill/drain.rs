@@ -27,9 +27,6 @@ const TOPIC: &str = "spill";
 const ONE: usize = 1;
 const STEP_BYTES: usize = 1 << 20;
 
-/// Brokers take records as large as this unless they are told otherwise (`message.max.bytes` 1,048,588, less framing).
-const UNKNOWN_RECORD_BYTES_MAX: usize = 1_000_000;
-
 /// Why draining has stopped.
 #[derive(Debug)]
 pub(super) struct Halt {
@@ -219,6 +216,11 @@ impl Spill {
         Ok(())
     }
 
+    /// Spilling did not begin after all: nothing is kept.
+    pub fn did_not_begin(&self) {
+        self.known().away = None;
+    }
+
     /// For people: why appends are kept, for how long, and how many.
     pub fn trouble(&self) -> Option<String> {
         let known = self.known();
@@ -289,20 +291,33 @@ impl Spill {
     pub async fn drain_once(&self, remote: &dyn Log, epoch: Epoch, state: &mut State) -> Result<(), Halt> {
         let name = self.known().name.clone();
         let (mut next, end) = self.range().await?;
+        // Before here one at a time, so that those before one that is refused arrive.
+        let mut apart_until = next;
         while next < end {
-            let mut fetched = self.local.read(&self.partition, next, STEP_BYTES).await?;
+            let bytes = if next < apart_until { ONE } else { STEP_BYTES };
+            let fetched = self.local.read(&self.partition, next, bytes).await?;
+            let Some(last) = fetched.offsets.last().copied() else {
+                next = fetched.next;
+                continue;
+            };
+            let several = fetched.offsets.len() > 1;
             let mut append = read_together(&fetched)?;
-            if fetched.offsets.len() > 1 && too_large(remote, &append) {
-                // Those before the one that is refused arrive.
-                fetched = self.local.read(&self.partition, next, ONE).await?;
-                append = read_together(&fetched)?;
+            if several && too_large(remote, &append) {
+                apart_until = fetched.next;
+                continue;
             }
-            next = fetched.next;
-            let Some(last) = fetched.offsets.last().copied() else { continue };
             note(state, &append.state);
             append.state.push((STATE.to_owned(), format!("{name} {last}").into_bytes()));
             match remote.append(epoch, append).await {
-                Ok(_) => self.arrived(last).await?,
+                Ok(_) => {
+                    self.arrived(last).await?;
+                    next = fetched.next;
+                }
+                Err(Rejected { error, in_doubt: false, .. })
+                    if several && error.class() == Class::Operator =>
+                {
+                    apart_until = fetched.next;
+                }
                 Err(Rejected { error, append, in_doubt }) => {
                     return Err(Halt { error, in_doubt, too_large: too_large(remote, &append) });
                 }
@@ -342,12 +357,12 @@ impl Spill {
 
 /// Several that were kept as one.
 fn read_together(fetched: &Fetched) -> Result<Append> {
-    let mut append = Append::default();
+    let (mut records, mut state) = (RecordBatch::default(), State::new());
     for (offset, record) in fetched.iter() {
-        let behind = |value| codec::read_behind(&mut append, value);
+        let behind = |value| codec::read_behind(&mut records, &mut state, value);
         record.value.and_then(behind).ok_or_else(|| unreadable(offset))?;
     }
-    Ok(append)
+    Ok(Append { records, state: state.into_iter().collect() })
 }
 
 fn read_kept(offset: Offset, record: RecordRef<'_>) -> Result<Append> {
@@ -359,18 +374,17 @@ fn unreadable(offset: Offset) -> Error {
         .mend("Restore the spill's file, or check the disk that holds it.")
 }
 
-/// A record that may be too large for its topic, whose limit the log does not know yet: what the spill holds cannot be made
-/// smaller any more, so that it would hold up all behind it.
-pub(super) fn may_be_too_large(log: &dyn Log, append: &Append) -> Option<Error> {
-    let unknown = append.records.topics().filter(|records| {
-        records.largest() > UNKNOWN_RECORD_BYTES_MAX && !log.knows_record_bytes_max(records.topic())
-    });
-    let mut sizes =
-        unknown.flat_map(|records| records.iter().map(|record| (records.topic(), record.bytes())));
-    let (topic, bytes) = sizes.find(|(_, bytes)| *bytes > UNKNOWN_RECORD_BYTES_MAX)?;
+/// Why an append is not to be kept: with a record that its topic may not take it could not be made smaller in the spill, and
+/// would hold up all behind it.
+pub(super) fn unfit(log: &dyn Log, append: &Append) -> Option<Error> {
+    let (topic, bytes) = append.records.topics().find_map(|records| {
+        let sure = log.record_bytes_sure(records.topic()).filter(|sure| records.largest() > *sure)?;
+        let larger = records.iter().map(|record| record.bytes()).find(|bytes| *bytes > sure)?;
+        Some((records.topic(), larger))
+    })?;
     let message = format!(
-        "a record of {bytes} bytes is not kept on the local disk: how large it may be in topic {topic} is known once \
-         the log is back"
+        "a record of {bytes} bytes is not kept on the local disk: whether topic {topic} takes it is known when the log \
+         is back"
     );
     Some(
         Error::retry(message)

@@ -109,7 +109,7 @@ impl SpillLog {
         append: Append,
         refused: Option<(&Error, bool)>,
     ) -> Result<Append, Rejected> {
-        if let Some(error) = drain::may_be_too_large(self.remote.as_ref(), &append) {
+        if let Some(error) = drain::unfit(self.remote.as_ref(), &append) {
             return Err(Rejected { error, append, in_doubt: refused.is_some_and(|(_, doubt)| doubt) });
         }
         if let (Some((error, in_doubt)), None) = (refused, &course.spilling) {
@@ -129,6 +129,7 @@ impl SpillLog {
                 let Some((_, doubt)) = refused else { return Err(Rejected { error, append, in_doubt }) };
                 // Nothing is kept, and nobody would bring it: the next append asks the remote log again.
                 course.spilling = None;
+                self.spill.did_not_begin();
                 return Err(Rejected { error, append, in_doubt: doubt });
             }
         };
@@ -327,8 +328,8 @@ impl Log for SpillLog {
         self.remote.record_bytes_max(topic)
     }
 
-    fn knows_record_bytes_max(&self, topic: &str) -> bool {
-        self.remote.knows_record_bytes_max(topic)
+    fn record_bytes_sure(&self, topic: &str) -> Option<usize> {
+        self.remote.record_bytes_sure(topic)
     }
 
     fn trouble(&self) -> Option<String> {

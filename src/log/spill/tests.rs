@@ -23,6 +23,8 @@ struct Flaky {
     to_be_fenced: AtomicBool,
     /// A larger record is refused; 0: none is.
     record_bytes_max: AtomicUsize,
+    /// Appends with a record of this topic are refused until somebody acts.
+    forbidden: &'static str,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,6 +60,9 @@ impl Log for Flaky {
         if drain::too_large(self, &append) {
             return Err(Rejected { error: Error::retry("a record is too large"), append, in_doubt: false });
         }
+        if append.records.topics().any(|records| &**records.topic() == self.forbidden) {
+            return Err(Rejected { error: Error::operator("no right to write"), append, in_doubt: false });
+        }
         self.appends.fetch_add(1, Ordering::Relaxed);
         self.log.append(epoch, append).await
     }
@@ -74,8 +79,8 @@ impl Log for Flaky {
         self.log.trim(partition, before).await
     }
 
-    fn knows_record_bytes_max(&self, _: &str) -> bool {
-        self.appends.load(Ordering::Relaxed) > 0
+    fn record_bytes_sure(&self, topic: &str) -> Option<usize> {
+        if self.appends.load(Ordering::Relaxed) > 0 { self.record_bytes_max(topic) } else { Some(1_000_000) }
     }
 
     fn record_bytes_max(&self, _: &str) -> Option<usize> {
@@ -120,6 +125,7 @@ impl World {
             doubt: Mutex::default(),
             to_be_fenced: AtomicBool::new(false),
             record_bytes_max: AtomicUsize::new(0),
+            forbidden: "forbidden",
         });
         let log = SpillLog::new(Arc::clone(&remote) as Arc<dyn Log>, sqlite(&dir, "spill.db"), OWNER, passed);
         Self { dir, remote, log }
@@ -240,28 +246,57 @@ fn of_bytes(bytes: usize) -> RecordBatch {
 }
 
 #[tokio::test]
-async fn a_record_that_may_be_too_large_is_kept_only_if_the_limit_is_known() {
-    for known in [false, true] {
+async fn a_record_is_kept_only_if_its_topic_surely_takes_it() {
+    // Whether the log was asked for the limit, and what that is (0: none).
+    for (known, limit) in [(false, 0), (true, 0), (true, 10_000)] {
         let world = World::new();
         let epoch = world.log.fence().await.unwrap().epoch;
         if known {
             world.append(epoch, 0).await.unwrap();
         }
+        world.remote.record_bytes_max.store(limit, Ordering::Relaxed);
         world.away(true);
-        // Before anything is kept, and behind what is.
-        for n in 1..3 {
-            let large = Append { records: of_bytes(2_000_000), state: Vec::new() };
-            let outcome = world.log.append(epoch, large).await;
-            let refused = outcome.err().map(|rejected| (rejected.error.to_string(), rejected.in_doubt));
-            let told = refused.as_ref().is_some_and(|(error, in_doubt)| {
-                error.contains("bytes is not kept") && error.contains("topic t") && !in_doubt
-            });
-            assert!(if known { refused.is_none() } else { told }, "{refused:?}");
-            world.append(epoch, n).await.unwrap();
-        }
+        world.append(epoch, 1).await.unwrap();
+        let large = Append { records: of_bytes(2_000_000), state: Vec::new() };
+        let outcome = world.log.append(epoch, large).await;
+        let refused = outcome.err().map(|rejected| (rejected.error.to_string(), rejected.in_doubt));
+        let told = refused.as_ref().is_some_and(|(error, in_doubt)| {
+            error.contains("bytes is not kept") && error.contains("topic t") && !in_doubt
+        });
+        assert!(if known && limit == 0 { refused.is_none() } else { told }, "{known} {limit}: {refused:?}");
+        world.append(epoch, 2).await.unwrap();
         world.away(false);
         world.drained().await;
     }
+}
+
+#[tokio::test]
+async fn a_record_whose_topic_may_not_take_it_is_refused_also_before_anything_is_kept() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    let large = Append { records: of_bytes(2_000_000), state: Vec::new() };
+    let rejected = world.log.append(epoch, large).await.unwrap_err();
+    assert_eq!((rejected.error.class(), rejected.in_doubt), (Class::Retry, false));
+    assert!(world.log.trouble().is_none(), "nothing is kept");
+    world.away(false);
+    world.log.append(epoch, rejected.append).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_append_that_is_refused_holds_up_none_that_was_kept_before_it() {
+    let world = World::new();
+    let epoch = world.log.fence().await.unwrap().epoch;
+    world.away(true);
+    for n in 0..20 {
+        world.append(epoch, n).await.unwrap();
+    }
+    let records = numbered("forbidden", 0..1);
+    world.log.append(epoch, Append { records, state: Vec::new() }).await.unwrap();
+    let world = world.again();
+    let error = world.log.fence().await.unwrap_err();
+    assert!(error.to_string().contains("no right to write"), "{error}");
+    assert!(world.numbers().await.into_iter().eq(0..20));
 }
 
 #[tokio::test]
