@@ -6,6 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use tidemark::change::Lsn;
 
 use crate::oracle::source::PUBLICATION;
 use crate::support::free_port;
@@ -80,6 +81,20 @@ impl Connector {
     /// The log's file.
     pub fn log(&self) -> PathBuf {
         self.dir.join("state/log.db")
+    }
+
+    /// Where the first stream of all processes began, as they say.
+    pub fn first_streamed_from(&self) -> Option<Lsn> {
+        let files = fs::read_dir(&self.dir).unwrap().map(|entry| entry.unwrap().path());
+        let logs = files.filter(|path| path.extension().is_some_and(|extension| extension == "log"));
+        let said: Vec<String> = logs.map(|path| fs::read_to_string(path).unwrap()).collect();
+        let lines = said.iter().flat_map(|said| said.lines());
+        let streaming = lines.filter(|line| line.contains("\"message\":\"streaming\""));
+        let from = |line: &str| {
+            let line: serde_json::Value = serde_json::from_str(line).unwrap();
+            line["from"].as_str().unwrap().parse().unwrap()
+        };
+        streaming.map(from).min()
     }
 
     fn command(&self, arguments: &[&str], config: usize) -> Command {
