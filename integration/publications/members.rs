@@ -314,7 +314,7 @@ async fn generated_columns_are_not_copied_where_their_changes_are_not_sent() {
 }
 
 /// Waits until somebody has looked at the publication who began after now.
-async fn looked_anew(scene: &Scene) {
+pub async fn looked_anew(scene: &Scene) {
     // The last statements of two looks: the first may have begun before.
     let last_look = "SELECT query_start FROM pg_stat_activity
                      WHERE query LIKE '%pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() AND query_start > ";
@@ -330,7 +330,7 @@ async fn looked_anew(scene: &Scene) {
 }
 
 /// Stops what sends the stream, or lets it go on.
-async fn send(scene: &Scene, signal: Signal) {
+pub async fn send(scene: &Scene, signal: Signal) {
     let sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'";
     let sender: i32 = scene.client.query_one(sql, &[]).await.unwrap().get(0);
     kill_process(Pid::from_raw(sender).unwrap(), signal).unwrap();

@@ -1,6 +1,9 @@
 //! Partitioned tables, as their root and as their leaves.
 
-use crate::support::{Postgres, Scene};
+use rustix::process::Signal;
+
+use super::members::{looked_anew, send};
+use crate::support::{PATIENCE, Postgres, Scene, wait_until};
 
 const ROOT: &str = "
     CREATE TABLE parts (id int PRIMARY KEY, note text) PARTITION BY RANGE (id);
@@ -139,6 +142,39 @@ async fn rows_of_a_partition_that_came_and_went_between_two_looks_are_in_no_day(
 async fn rows_that_came_in_parts_of_a_partition_that_went_are_in_no_day() {
     let published = "FOR TABLE parts, calm WITH (publish_via_partition_root = true)";
     comes_and_goes(published, &IN_PARTS, false).await;
+}
+
+/// The first look that saw everything below a cut saw more: of that the stream tells only later, and then nothing is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_a_day_lacks_for_what_came_after_its_cut_is_in_the_next_one() {
+    let published = format!(
+        "{ROOT} CREATE PUBLICATION tidemark_shop FOR TABLE parts, calm WITH (publish_via_partition_root = true)"
+    );
+    let mut scene = Scene::of(&published).await;
+    scene.sql("SELECT pg_create_logical_replication_slot('seen', 'test_decoding')").await;
+    scene.caught_up().await;
+    send(&scene, Signal::STOP).await;
+    let mut asked = scene.asks_for_cut();
+    let marker =
+        "SELECT FROM pg_logical_slot_peek_changes('seen', NULL, NULL) WHERE data LIKE '%tidemark.cut%'";
+    wait_until(PATIENCE, "the cut is in the WAL", async || {
+        !scene.client.query(marker, &[]).await.unwrap().is_empty()
+    })
+    .await;
+    scene.sql("TRUNCATE parts; INSERT INTO parts SELECT i, 'second' FROM generate_series(1, 199) i").await;
+    looked_anew(&scene).await;
+    send(&scene, Signal::CONT).await;
+    let ds = scene.cut_published().await;
+    assert!(asked.wait().unwrap().success());
+    let reason = scene.missing(&ds, "parts").expect("what the look saw may have been before the cut");
+    assert!(reason.contains("truncated or rewritten"), "{reason}");
+    scene.copied("parts", 1).await;
+    // Capture has asked for it by itself: where deliver is another process, nobody else does.
+    assert!(scene.output().contains("the table needs a new copy"), "{}", scene.output());
+    let ds = scene.cut().await;
+    scene.same(&ds, "parts", "id, note").await;
+    scene.same(&ds, "calm", "id, note").await;
+    scene.sound(&ds);
 }
 
 #[tokio::test(flavor = "multi_thread")]

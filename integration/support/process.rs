@@ -287,6 +287,12 @@ impl Running {
         binary(&self.config, arguments).stdin(Stdio::null()).output().unwrap()
     }
 
+    /// The same, without waiting for its end.
+    pub fn start_command(&self, arguments: &[&str]) -> Child {
+        let mut command = binary(&self.config, arguments);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     /// Runs such a command, which must succeed, and is asked again where capture was interrupted before it answered.
     pub fn asks(&self, arguments: &[&str]) {
         let start = Instant::now();

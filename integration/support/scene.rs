@@ -1,5 +1,6 @@
 //! A server, a connector that runs on it, and three days to cut: what a test about tables does between two of them.
 
+use std::process::Child;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -52,8 +53,18 @@ impl Scene {
 
     /// Cuts the next day, waits until it is published, and goes on to the day after it. Gives the day.
     pub async fn cut(&mut self) -> String {
+        self.running().cut(&self.days[self.next]);
+        self.cut_published().await
+    }
+
+    /// Asks for a cut of the next day, and does not wait for it.
+    pub fn asks_for_cut(&self) -> Child {
+        self.running().start_command(&["cut", "--ds", &self.days[self.next]])
+    }
+
+    /// Waits until the next day, whose cut was asked for, is published, and goes on to the day after it. Gives the day.
+    pub async fn cut_published(&mut self) -> String {
         let ds = self.days[self.next].clone();
-        self.running().cut(&ds);
         let start = Instant::now();
         while !self.connector.day(&ds).exists() {
             let reasons = || self.running().health().1["reasons"].to_string();

@@ -362,8 +362,9 @@ impl Session<'_> {
         // Before the cut is told what it lacks.
         self.copy_partial();
         let open = self.engine.xid();
-        let (tables, backfills) = (&self.engine.tables, &self.backfills);
-        let lacking = self.published.at_cut(lsn, open, tables, backfills, &mut self.source).await?;
+        let Engine { tables, appender, .. } = &mut self.engine;
+        let (backfills, source) = (&mut self.backfills, &mut self.source);
+        let lacking = self.published.at_cut(lsn, open, tables, backfills, source, appender).await?;
         self.submit().await?;
         self.engine.appender.settle().await?;
         // Only now may the transaction of a request be passed: until the cut is there, it has to come again.

@@ -107,13 +107,18 @@ impl Publication {
 
     /// Why tables are not in the day that a cut ends, by topic. `open` is the transaction that comes next, if one is open:
     /// what it did is not below the cut. Looks at the source unless that has been done since.
+    ///
+    /// What a day lacks the next ones lack, too, until there is a copy. So one is asked for here, with the next append, which
+    /// has to be durable before the cut is: what the stream tells afterwards (the TRUNCATE that emptied a partition, behind
+    /// the cut), or a partition that goes again before anybody looks, would leave no reason for one.
     pub async fn at_cut(
         &mut self,
         cut: Lsn,
         open: Option<u32>,
         tables: &Tables,
-        backfills: &Backfills,
+        backfills: &mut Backfills,
         source: &mut Source,
+        appender: &mut Appender,
     ) -> Result<HashMap<Arc<str>, String>> {
         let mut lacking: HashMap<Arc<str>, String> = HashMap::new();
         if !self.settings.backfill {
@@ -130,16 +135,15 @@ impl Publication {
                 continue;
             }
             let told: Vec<u32> = table.truncated_by.iter().copied().chain(open).collect();
-            let reason = match (sight.tables.get(&table.schema.name), self.known.get(&table.topic)) {
-                (None, _) => Some(Absence::Unpublished.reason().to_owned()),
-                (Some(now), standing) => {
-                    let lost = standing.and_then(|standing| standing.lost(now, &told));
-                    let gone = || self.leaves.gone(&table.topic, now, cut).map(Reason::Detached);
-                    lost.or_else(gone).map(|reason| reason.to_string())
-                }
+            let Some(now) = sight.tables.get(&table.schema.name) else {
+                lacking.insert(Arc::clone(&table.topic), Absence::Unpublished.reason().to_owned());
+                continue;
             };
-            if let Some(reason) = reason {
-                lacking.insert(Arc::clone(&table.topic), reason);
+            let lost = self.known.get(&table.topic).and_then(|standing| standing.lost(now, &told));
+            let gone = || self.leaves.gone(&table.topic, now, cut).map(Reason::Detached);
+            if let Some(reason) = lost.or_else(gone) {
+                lacking.insert(Arc::clone(&table.topic), reason.to_string());
+                backfills.needed(&reason, &table.schema.name, sight.pass, appender);
             }
         }
         Ok(lacking)
