@@ -383,8 +383,8 @@ pub(super) fn unfit(log: &dyn Log, append: &Append) -> Option<Error> {
         Some((records.topic(), larger))
     })?;
     let message = format!(
-        "a record of {bytes} bytes is not kept on the local disk: whether topic {topic} takes it is known when the log \
-         is back"
+        "a record of {bytes} bytes is not kept on the local disk: topic {topic} may not take it, which is settled when \
+         the log is back"
     );
     Some(
         Error::retry(message)
