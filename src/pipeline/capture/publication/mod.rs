@@ -50,6 +50,8 @@ pub use standing::Standing;
 const PAUSE: Duration = Duration::from_secs(5);
 /// Or so many times as long as one took: looking costs the server little.
 const PAUSE_FACTOR: u32 = 50;
+/// But no longer than that: one may have taken long because it waited for a lock.
+const PAUSE_MAX: Duration = Duration::from_mins(10);
 /// Sights that differ and wait for the stream; of more, those in the middle are not kept.
 const SIGHTS_MAX: usize = 16;
 
@@ -237,7 +239,7 @@ async fn watch(settings: CaptureSettings, mut known: KnownParts, events: mpsc::S
                 tracing::warn!(%error, "what the publication publishes could not be looked at: trying again");
             }
         }
-        tokio::time::sleep(PAUSE.max(began.elapsed() * PAUSE_FACTOR)).await;
+        tokio::time::sleep((began.elapsed() * PAUSE_FACTOR).clamp(PAUSE, PAUSE_MAX)).await;
     }
 }
 
