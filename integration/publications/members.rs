@@ -329,6 +329,14 @@ pub async fn looked_anew(scene: &Scene) {
     }
 }
 
+/// The server's process that answers whoever looks.
+pub async fn looker(scene: &Scene) -> Pid {
+    let sql = "SELECT pid FROM pg_stat_activity
+                WHERE query LIKE '%pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() ORDER BY query_start DESC LIMIT 1";
+    let looker: i32 = scene.client.query_one(sql, &[]).await.unwrap().get(0);
+    Pid::from_raw(looker).unwrap()
+}
+
 /// Stops what sends the stream, or lets it go on.
 pub async fn send(scene: &Scene, signal: Signal) {
     let sql = "SELECT active_pid FROM pg_replication_slots WHERE slot_name = 'tidemark_shop'";

@@ -486,6 +486,10 @@ impl Session<'_> {
         while let Some(ready) = self.backfills.passed(self.engine.progress().flush_lsn) {
             let position = self.engine.progress().position;
             let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+            let joined = self.backfills.joined(&ready);
+            if let Some(entry) = self.published.read(&ready.topic, &joined, ready.lsn) {
+                appender.set(entry);
+            }
             self.backfills.describe(ready, position, tables, appender, &self.registrar).await?;
         }
         Ok(())

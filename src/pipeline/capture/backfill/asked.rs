@@ -469,6 +469,13 @@ impl Backfills {
         Some(waiting.remove(at))
     }
 
+    /// Partitions that a table to be read has beside those with which its copy began.
+    pub fn joined(&self, ready: &Ready) -> Vec<u32> {
+        let progress = self.states.get(&ready.topic).and_then(|state| state.progress.as_ref());
+        let began = progress.and_then(|progress| progress.began.as_ref()).filter(|_| !ready.begins);
+        began.map(|began| ready.standing.parts_beyond(&began.standing)).unwrap_or_default()
+    }
+
     /// Makes ready to write the rows: the table's shape is taken in as it is under the lock. Sets state with the next
     /// append.
     pub async fn describe(

@@ -1,4 +1,4 @@
-//! Leaves of partitioned tables of which rows came in the stream.
+//! Leaves of partitioned tables of which rows came in the stream, or in a later round of a copy.
 //!
 //! A partition may come, get rows, and go between two sights, or while the process is away: no sight differs from the one
 //! before, and yet the log holds rows which the table does not. The stream itself tells of such a leaf: of a table that is
@@ -9,7 +9,8 @@
 //! Why that is enough: a leaf that the [`Standing`](super::Standing) of its table has is looked after by that. Any other
 //! is noted, in the append with its first row or an earlier one, with the commit of that row. It has gone with its rows if
 //! a sight which saw everything below that commit does not have it; else it is in the next standing. A copy whose point
-//! lies above the commit has no row of a leaf that was gone by then; one that came again was described again.
+//! lies above the commit has no row of a leaf that was gone by then; one that came again was described again. A copy of
+//! several rounds stands for what its first one saw, so leaves that a later one reads are noted with its point.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -193,6 +193,13 @@ impl Publication {
         Some(leaves_entry(topic, self.leaves.note(topic, leaf, commit_lsn)))
     }
 
+    /// Takes in leaves that a later round of a copy reads at `point` beside those which the copy began with: when it is
+    /// whole it stands for what it began with, and they may be gone by then. Gives state for the append with their rows.
+    pub fn read(&mut self, topic: &Arc<str>, leaves: &[u32], point: Lsn) -> Option<(String, Vec<u8>)> {
+        let below = Lsn(point.0.saturating_sub(1));
+        leaves.iter().map(|leaf| leaves_entry(topic, self.leaves.note(topic, *leaf, below))).last()
+    }
+
     /// Rows of leaves that committed below `before` are accounted for. Gives the state if that is news.
     pub fn accounted(&mut self, topic: &str, before: Lsn) -> Option<(String, Vec<u8>)> {
         self.leaves.forget(topic, before).map(|left| leaves_entry(topic, &left))

@@ -102,6 +102,12 @@ impl Standing {
         gone.clone().all(|number| now.dropped.contains(number))
     }
 
+    /// Parts that came since an earlier one.
+    pub fn parts_beyond(&self, earlier: &Self) -> Vec<u32> {
+        let parts = self.parts.iter().flat_map(BTreeMap::keys).copied();
+        parts.filter(|part| !earlier.has(*part)).collect()
+    }
+
     /// Whether it has this part.
     pub fn has(&self, part: u32) -> bool {
         self.parts.as_ref().is_some_and(|parts| parts.contains_key(&part))
