@@ -210,7 +210,7 @@ async fn round(
     let point = ConsistentPoint::take(&settings, holder).await?;
     let taken = Instant::now();
     keeper.execute("SET idle_in_transaction_session_timeout = 0").await?;
-    keeper.execute(&point.begin()).await?;
+    point.begin(&mut keeper).await?;
     let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()").await?;
     let lsn = point.lsn;
     // The keeper has the snapshot: the slot need not keep the server's WAL and catalog.
