@@ -103,21 +103,10 @@ pub fn high_watermark(partition: &LogPartition) -> u64 {
     end(&Kafka::shared().address(), partition, "read_uncommitted")
 }
 
-/// Whether a transaction is still open in a partition some time after the broker has started.
-pub fn stays_open(kafka: &Kafka, partition: &LogPartition) -> bool {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let is_open = || {
-        let ends =
-            ["read_committed", "read_uncommitted"].map(|level| end(&kafka.address(), partition, level));
-        ends[0] != ends[1]
-    };
-    while is_open() {
-        if Instant::now() > deadline {
-            return true;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    false
+/// Whether a transaction is open in a partition.
+pub fn is_open(kafka: &Kafka, partition: &LogPartition) -> bool {
+    let ends = ["read_committed", "read_uncommitted"].map(|level| end(&kafka.address(), partition, level));
+    ends[0] != ends[1]
 }
 
 fn end(address: &str, partition: &LogPartition, isolation_level: &str) -> u64 {

@@ -22,7 +22,7 @@ impl Cluster {
     /// Starts `count` nodes with further properties of the brokers.
     pub fn start(count: usize, properties: &[(&str, &str)]) -> Self {
         let controllers: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let prepare = |id| Kafka::prepare(Node { id, controllers: &controllers, properties, peers: None });
+        let prepare = |id| Kafka::prepare(Node { id, controllers: &controllers, properties });
         let mut cluster = Self { nodes: (1..=count).map(prepare).collect() };
         cluster.start_all();
         cluster

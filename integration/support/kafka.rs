@@ -44,9 +44,6 @@ pub struct Node<'n> {
     pub controllers: &'n [u16],
     /// Further properties of the broker.
     pub properties: &'n [(&'n str, &'n str)],
-    /// Where brokers, this one too, are told to reach it, and where it listens for them. They bring it the markers
-    /// of transactions. None: both are a port of its own.
-    pub peers: Option<(u16, u16)>,
 }
 
 impl Kafka {
@@ -58,8 +55,7 @@ impl Kafka {
 
     /// A broker of its own.
     pub fn start() -> Self {
-        let mut kafka =
-            Self::prepare(Node { id: 1, controllers: &[free_port()], properties: &[], peers: None });
+        let mut kafka = Self::prepare(Node { id: 1, controllers: &[free_port()], properties: &[] });
         kafka.start_again();
         kafka
     }
@@ -272,8 +268,7 @@ impl Kafka {
         let (id, nodes, controller) = (node.id, node.controllers.len(), node.controllers[node.id - 1]);
         let quorum = (node.controllers.iter().zip(1..)).map(|(port, id)| format!("{id}@127.0.0.1:{port}"));
         let (quorum, in_sync) = (quorum.collect::<Vec<_>>().join(","), nodes.div_ceil(2));
-        let own_port = free_port();
-        let (to_peers, peers) = node.peers.unwrap_or((own_port, own_port));
+        let peers = free_port();
         let login = "org.apache.kafka.common.security";
         let password = Self::PASSWORD;
         let mut properties = format!(
@@ -283,7 +278,7 @@ impl Kafka {
              listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://127.0.0.1:{tls},SSL://127.0.0.1:{certificate},\
              ELSEWHERE://127.0.0.1:{elsewhere},PEERS://127.0.0.1:{peers},CONTROLLER://127.0.0.1:{controller}\n\
              advertised.listeners=PLAINTEXT://127.0.0.1:{port},SASL_SSL://localhost:{tls},\
-             SSL://localhost:{certificate},ELSEWHERE://localhost:{elsewhere},PEERS://127.0.0.1:{to_peers}\n\
+             SSL://localhost:{certificate},ELSEWHERE://localhost:{elsewhere},PEERS://127.0.0.1:{peers}\n\
              inter.broker.listener.name=PEERS\n\
              controller.listener.names=CONTROLLER\n\
              listener.security.protocol.map=PLAINTEXT:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL,ELSEWHERE:SSL,\

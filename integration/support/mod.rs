@@ -28,7 +28,7 @@ pub use certificates::Certificates;
 pub use cluster::Cluster;
 pub use disk::{SmallDisk, again_in_a_namespace, test_path};
 pub use failure::Replay;
-pub use kafka::{Kafka, Node};
+pub use kafka::Kafka;
 pub use mirror::Mirror;
 pub use postgres::{Postgres, PostgresBuilder, Stop, free_port};
 pub use process::{Connector, NAME, PATIENCE, Record, Running};
