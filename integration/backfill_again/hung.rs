@@ -104,7 +104,7 @@ async fn a_copy_whose_snapshot_is_taken_while_commits_hang_has_each_of_their_row
     );
     let copied = scene.connector.records("shop.backfill-public.t").await;
     assert_eq!(copied.len(), 999, "the table as it was at the point: 1,000, two gone, one new");
-    let waited = scene.server.log().matches("pg_xact_status").count();
+    let waited = scene.server.log().matches("pg_visible_in_snapshot").count();
     assert!(waited > 1, "nothing was read while what the snapshot shows had not ended: asked {waited} times");
 }
 

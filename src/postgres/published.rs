@@ -7,9 +7,11 @@
 //!
 //! Whether a partition brought rows with it: one that was made as a partition never did, one that was attached did
 //! unless it is empty. `pg_inherits` and `pg_attribute` tell which, by the transactions that wrote their rows, and their
-//! commands: `CREATE TABLE … PARTITION OF` writes both rows within [`BORN_COMMANDS`]. What a transaction did that made and
-//! attached one by two statements is told by its rows' own `cmin`, whichever subtransaction wrote them; rows that later
-//! transactions have written look the same, and cost a copy that was not needed.
+//! commands: `CREATE TABLE … PARTITION OF` writes both rows within [`BORN_COMMANDS`], and leaves those of the columns as they
+//! were made, which `ATTACH PARTITION` writes again (`MergeAttributesIntoExisting` in `src/backend/commands/tablecmds.c`).
+//! What a transaction did that made and attached one by two statements is told by its rows' own `cmin`, whichever
+//! subtransaction wrote them; rows that later transactions have written look the same, and cost a copy that was not
+//! needed.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -99,8 +101,8 @@ pub type KnownParts = HashMap<(u32, u64), bool>;
 /// How long a question about the rows of a new partition may take, milliseconds.
 const PATIENCE_MS: u32 = 5_000;
 
-/// `CREATE TABLE … PARTITION OF` attaches the table two or three commands after the first (14 to 18); with an `ALTER TABLE …
-/// ATTACH` of its own it is five at least, and with a row before that, six.
+/// `CREATE TABLE … PARTITION OF` attaches the table two or three commands after the first (14 to 18). A table that is
+/// attached by a statement of its own may be so as soon, if it has neither TOAST nor an index.
 const BORN_COMMANDS: u32 = 3;
 
 /// Looks at the publication, in a transaction of one statement each. Parts that are not `known` are asked whether
@@ -253,12 +255,15 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
     if roots.is_empty() {
         return Ok(Vec::new());
     }
-    // The row of a system column is written when its table is made, and never again.
+    // The row of a system column is written when its table is made, and never again; that of any other column also when
+    // its table is attached.
     let sql = format!(
         "WITH RECURSIVE tree(root, oid, made, born, xid, command, joined) AS ( \
            SELECT oid, oid, true, true, NULL::xid, 0::bigint, 0::bigint FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
            UNION ALL SELECT t.root, i.inhrelid, t.made AND a.xmin = i.xmin, t.born AND a.xmin = i.xmin \
-             AND i.cmin::text::bigint - a.cmin::text::bigint <= {BORN_COMMANDS}, i.xmin, \
+             AND i.cmin::text::bigint - a.cmin::text::bigint <= {BORN_COMMANDS} \
+             AND EXISTS (SELECT FROM pg_attribute own WHERE own.attrelid = i.inhrelid AND own.attnum > 0 \
+               AND NOT own.attisdropped AND own.xmin = a.xmin AND own.cmin::text = a.cmin::text), i.xmin, \
              greatest(i.cmin::text::bigint, CASE WHEN t.xid = i.xmin THEN t.command END), \
              t.joined + i.xmin::text::bigint FROM tree t \
              JOIN pg_class u ON u.oid = t.oid AND u.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid \

@@ -515,6 +515,11 @@ impl Backfills {
         done.left = ready.left;
         let mut keys = Vec::new();
         if begins {
+            if done.read > 0 {
+                tracing::warn!(table = %name, rows_read = done.read,
+                    "the copy begins anew, since what was read before does not count any more: the table was truncated or \
+                     rewritten, has lost a partition, has another key or condition, or too many of its rows moved");
+            }
             let (standing, storage) = (ready.standing, ready.storage);
             let (condition, key, schema_version) = (ready.condition, ready.key, table.schema.version);
             done.began = Some(Began { position, schema_version, standing, storage, condition, key });

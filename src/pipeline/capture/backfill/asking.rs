@@ -54,6 +54,30 @@ impl Asking {
         Ok(now)
     }
 
+    /// Whether of the transactions that a `pg_snapshot` shows as ended some count as running; also one that is younger than
+    /// all that have ended. A standby's snapshots show what it has replayed.
+    pub async fn runs_of(&self, snapshot: &str) -> Result<bool> {
+        let statement = format!(
+            "SELECT NOT pg_is_in_recovery() AND (pg_snapshot_xmax(shown) > pg_snapshot_xmax(now) OR EXISTS ( \
+               SELECT FROM pg_snapshot_xip(now) AS xid WHERE pg_visible_in_snapshot(xid, shown))) \
+             FROM (SELECT {}::pg_snapshot, pg_current_snapshot()) AS snapshots(shown, now)",
+            quote_literal(snapshot)
+        );
+        let mut asked = self.ask().await?;
+        let some = asked.client.query_one(&statement).await?.is_true(0);
+        asked.answered();
+        Ok(some)
+    }
+
+    /// Whether commits may wait for synchronous standbys.
+    pub async fn waits_for_standbys(&self) -> Result<bool> {
+        let mut asked = self.ask().await?;
+        let statement = "SELECT current_setting('synchronous_standby_names') <> ''";
+        let waits = asked.client.query_one(statement).await?.is_true(0);
+        asked.answered();
+        Ok(waits)
+    }
+
     /// The table's shape as it is now; none: it is gone.
     pub async fn shape(&self, work: &Work) -> Result<Option<TableSchema>> {
         let mut asked = self.ask().await?;

@@ -20,6 +20,9 @@ pub(super) async fn lock_as_it_was(sql: &mut Client, wanted: &Wanted) -> Result<
 }
 
 /// Begins to copy these columns of a table that is locked, and the rows that are published and for which the condition holds.
+///
+/// The lock holds nobody up who attaches a partition, whose rows an older snapshot sees, too, where they are older: those
+/// which the table had at the point are named.
 pub(super) async fn copy_out<'c>(
     sql: &'c mut Client,
     wanted: &Wanted,
@@ -32,7 +35,10 @@ pub(super) async fn copy_out<'c>(
     // Rows for which it is null are not published, and not selected either.
     let published = wanted.published.condition().map(|condition| format!("({condition})"));
     let conditions: Vec<String> =
-        published.into_iter().chain(condition.map(|condition| format!("({condition})"))).collect();
+        [wanted.parts(), published, condition.map(|condition| format!("({condition})"))]
+            .into_iter()
+            .flatten()
+            .collect();
     let filter =
         if conditions.is_empty() { String::new() } else { format!(" WHERE {}", conditions.join(" AND ")) };
     let statement = format!("COPY (SELECT {} FROM {only}{table}{filter}) TO STDOUT", columns.join(", "));

@@ -91,6 +91,12 @@ impl Wanted {
     const fn only(&self) -> &'static str {
         if self.storage.partitioned { "" } else { "ONLY " }
     }
+
+    /// SQL for its own rows, of those that a query of a partitioned table gives.
+    fn parts(&self) -> Option<String> {
+        let oids = || self.published.parts.keys().map(u32::to_string).collect::<Vec<_>>().join(",");
+        self.storage.partitioned.then(|| format!("tableoid = ANY ('{{{}}}'::oid[])", oids()))
+    }
 }
 
 /// The server's clock, microseconds since 1970.

@@ -9,18 +9,13 @@ use tokio::time::Instant;
 use crate::change::{Lsn, Position, Timeline};
 use crate::postgres::slot;
 use crate::postgres::wire::{Client, quote_literal};
-use crate::runtime::Result;
+use crate::runtime::{Error, Result};
 
 use super::CaptureSettings;
+use super::asking::Asking;
 
-/// Between the end of the WAL of a commit and its entry in `pg_xact` a process does nothing that waits.
+/// Between the end of the WAL of a commit and its entry in `pg_xact` a process has next to nothing to do.
 const SETTLED_WITHIN: Duration = Duration::from_secs(2);
-
-/// Whether a transaction counts as running that the snapshot shows. Asks no table.
-const UNSETTLED: &str = "SELECT coalesce(bool_or(pg_xact_status(xid::text::xid8) = 'in progress'), false) \
-    FROM pg_current_snapshot() AS shown, \
-      generate_series(pg_snapshot_xmin(shown)::text::numeric, pg_snapshot_xmax(shown)::text::numeric - 1) AS xid \
-    WHERE pg_visible_in_snapshot(xid::text::xid8, shown)";
 
 /// A place in the WAL and the snapshot that shows exactly the transactions which committed below it. The
 /// snapshot, and the temporary slot that made it, live as long as the connection inside.
@@ -43,18 +38,27 @@ impl ConsistentPoint {
         Ok(Self { lsn: created.consistent_point, snapshot, _holder: holder })
     }
 
-    /// Begins a transaction under the snapshot, before anything is read under it.
+    /// Begins a transaction under the snapshot, in a session that is to read nothing before.
     ///
     /// The server takes what has committed from the WAL, where a commit stands a moment before `pg_xact` says so. Whoever
     /// read a row of such a transaction in that moment would take it for aborted, and leave that behind in the row for
     /// everybody (`HeapTupleSatisfiesMVCC` in `src/backend/access/heap/heapam_visibility.c`). So it is waited here until
-    /// none of them counts as running any more. One that waits for a synchronous standby does, for as long, though
-    /// `pg_xact` has it: the moment is over after [`SETTLED_WITHIN`] in any case.
-    pub async fn begin(&self, sql: &mut Client) -> Result<()> {
+    /// none of them counts as running any more. One that waits for a synchronous standby does, for as long as that takes,
+    /// though `pg_xact` has it.
+    pub async fn begin(&self, sql: &mut Client, asking: &Asking) -> Result<()> {
         sql.execute(&begin_under(&self.snapshot)).await?;
+        let shown = sql.query_one("SELECT pg_current_snapshot()").await?;
         let end = Instant::now() + SETTLED_WITHIN;
-        while sql.query_one(UNSETTLED).await?.is_true(0) && Instant::now() < end {
-            tokio::time::sleep(SETTLED_WITHIN / 100).await;
+        while asking.runs_of(shown.get(0).unwrap_or_default()).await? {
+            if Instant::now() < end {
+                tokio::time::sleep(SETTLED_WITHIN / 100).await;
+            } else if asking.waits_for_standbys().await? {
+                break;
+            } else {
+                return Err(Error::retry(
+                    "transactions that committed before the copy's point still count as running: it is begun again",
+                ));
+            }
         }
         Ok(())
     }

@@ -208,9 +208,9 @@ async fn round(
     let mut holder = Client::connect(&settings.connect, Session::Replication).await?;
     let timeline = settings.timeline(&mut holder).await?;
     let point = ConsistentPoint::take(&settings, holder).await?;
-    let taken = Instant::now();
     keeper.execute("SET idle_in_transaction_session_timeout = 0").await?;
-    point.begin(&mut keeper).await?;
+    point.begin(&mut keeper, &asking).await?;
+    let taken = Instant::now();
     let snapshot = keeper.query_one("SELECT pg_catalog.pg_export_snapshot()").await?;
     let lsn = point.lsn;
     // The keeper has the snapshot: the slot need not keep the server's WAL and catalog.

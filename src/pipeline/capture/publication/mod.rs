@@ -51,7 +51,7 @@ const PAUSE: Duration = Duration::from_secs(5);
 /// Or so many times as long as one took: looking costs the server little.
 const PAUSE_FACTOR: u32 = 50;
 /// But no longer than that: one may have taken long because it waited for a lock.
-const PAUSE_MAX: Duration = Duration::from_mins(10);
+const PAUSE_MAX: Duration = Duration::from_secs(600);
 /// Sights that differ and wait for the stream; of more, those in the middle are not kept.
 const SIGHTS_MAX: usize = 16;
 

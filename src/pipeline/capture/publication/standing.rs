@@ -86,6 +86,10 @@ impl Standing {
                 // Attached by a transaction that comes next in the stream.
                 _ if told_by(part.joined) => {}
                 None if !part.quiet => return Some(Reason::Attached(*oid)),
+                // A table's first file has its OID: rows that were streamed, or copied, may have gone with that.
+                None if ![0, *oid].contains(&part.file) && !truncated_by.contains(&part.xid) => {
+                    return Some(Reason::Emptied(*oid));
+                }
                 Some((_, joined)) if *joined != part.joined => return Some(Reason::Attached(*oid)),
                 Some((file, _)) if *file != part.file && !truncated_by.contains(&part.xid) => {
                     return Some(Reason::Emptied(*oid));
@@ -155,9 +159,16 @@ mod tests {
         let before = table(&[(10, 100, 5, true), (11, 101, 5, true)]);
         let standing = Standing::from(&before);
         assert_eq!(standing.lost(&before, &[]), None);
-        let grown = |quiet| table(&[(10, 100, 5, true), (11, 101, 5, true), (12, 102, 6, quiet)]);
-        assert_eq!(standing.lost(&grown(true), &[]), None, "made as a partition, or empty");
-        assert_eq!(standing.lost(&grown(false), &[]), Some(Reason::Attached(12)));
+        let grown = |file, quiet| table(&[(10, 100, 5, true), (11, 101, 5, true), (12, file, 6, quiet)]);
+        assert_eq!(standing.lost(&grown(12, true), &[]), None, "made as a partition, or empty");
+        assert_eq!(standing.lost(&grown(12, false), &[]), Some(Reason::Attached(12)));
+        assert_eq!(
+            standing.lost(&grown(102, true), &[]),
+            Some(Reason::Emptied(12)),
+            "made, filled and truncated"
+        );
+        assert_eq!(standing.lost(&grown(102, true), &[6]), None, "by the root's TRUNCATE");
+        assert_eq!(standing.lost(&grown(0, true), &[]), None, "it has no file");
         let mut again = before.clone();
         again.parts.entry(11).and_modify(|part| part.joined = 9);
         assert_eq!(
