@@ -115,6 +115,12 @@ async fn a_table_that_is_never_copied_is_missing_when_it_would_need_one_until_it
     let asked = scene.running().command(&["backfill", "public.never"]);
     assert!(asked.status.success(), "{}", String::from_utf8_lossy(&asked.stderr));
     scene.copied("never", 1).await;
+    // Delivery asks again: no cut has told it yet.
+    scene.again().await;
+    wait_until(PATIENCE, "delivery has asked", async || {
+        scene.running().health().1["tables"]["public.never"]["gap"].is_object()
+    })
+    .await;
     scene.sql("UPDATE never SET n = 0 WHERE id IN (2, 7)").await;
     let ds = scene.cut().await;
     assert_eq!(

@@ -317,7 +317,7 @@ async fn generated_columns_are_not_copied_where_their_changes_are_not_sent() {
 pub async fn looked_anew(scene: &Scene) {
     // The last statements of two looks: the first may have begun before.
     let last_look = "SELECT query_start FROM pg_stat_activity
-                     WHERE query LIKE '%pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() AND query_start > ";
+                     WHERE query LIKE '%ELSE pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() AND query_start > ";
     for _ in 0..2 {
         let now: String =
             scene.client.query_one("SELECT quote_literal(clock_timestamp())", &[]).await.unwrap().get(0);
@@ -332,7 +332,7 @@ pub async fn looked_anew(scene: &Scene) {
 /// The server's process that answers whoever looks.
 pub async fn looker(scene: &Scene) -> Pid {
     let sql = "SELECT pid FROM pg_stat_activity
-                WHERE query LIKE '%pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() ORDER BY query_start DESC LIMIT 1";
+                WHERE query LIKE '%ELSE pg_current_wal_insert_lsn%' AND pid <> pg_backend_pid() ORDER BY query_start DESC LIMIT 1";
     let looker: i32 = scene.client.query_one(sql, &[]).await.unwrap().get(0);
     Pid::from_raw(looker).unwrap()
 }

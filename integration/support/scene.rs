@@ -1,5 +1,6 @@
 //! A server, a connector that runs on it, and three days to cut: what a test about tables does between two of them.
 
+use std::collections::BTreeSet;
 use std::process::Child;
 use std::time::{Duration, Instant};
 
@@ -92,12 +93,14 @@ impl Scene {
         format!("{}{}", self.said, self.running().output())
     }
 
-    /// How many copies of a table have become whole, beside the first.
+    /// How many copies of a table have become whole, beside the first. One whose end was not durable when the process was
+    /// killed is told again.
     pub fn copies(&self, table: &str) -> usize {
         let of = |line: &&str| {
             line.contains("copied: the next cut takes it") && line.contains(&format!("public.{table}\""))
         };
-        self.output().lines().filter(of).count()
+        let at = |line: &str| serde_json::from_str::<Value>(line).unwrap()["at"].to_string();
+        self.output().lines().filter(of).map(at).collect::<BTreeSet<_>>().len()
     }
 
     /// Waits until that many have, and nothing is missing of the table.

@@ -37,10 +37,16 @@ pub async fn run(open: impl Open) {
 
 /// Tries until the lease is free.
 async fn acquire(coordinator: &dyn Coordinator, name: &str, ttl: Duration) -> Lease {
+    acquired(coordinator, name, ttl).await.1
+}
+
+/// Tries until the lease is free, and its time is not over before it is given; and when that attempt began.
+async fn acquired(coordinator: &dyn Coordinator, name: &str, ttl: Duration) -> (Instant, Lease) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {
+        let begun = Instant::now();
         if let Some(lease) = coordinator.acquire(name, ttl).await.unwrap() {
-            return lease;
+            return (begun, lease);
         }
         assert!(Instant::now() < deadline, "the lease {name} never came free");
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -96,9 +102,8 @@ async fn one_of_many_who_acquire_at_once_wins(open: &impl Open) {
 
 async fn a_lease_that_is_not_renewed_is_taken_over(open: &impl Open) {
     let (a, b) = (open("takeover".into()).await, open("takeover".into()).await);
-    let begun = Instant::now();
     let ttl = Duration::from_millis(500);
-    let lost = a.acquire("x", ttl).await.unwrap().unwrap();
+    let (begun, lost) = acquired(&*a, "x", ttl).await;
     let lease = acquire(&*b, "x", LONG).await;
     assert!(begun.elapsed() >= ttl, "not before its time");
     assert!(lease.epoch > lost.epoch);
@@ -159,7 +164,7 @@ async fn leases_are_listed_by_the_beginning_of_their_names(open: &impl Open) {
 
 async fn whoever_lost_its_lease_cannot_set(open: &impl Open) {
     let (a, b) = (open("fenced".into()).await, open("fenced".into()).await);
-    let old = a.acquire("x", Duration::from_millis(200)).await.unwrap().unwrap();
+    let old = acquire(&*a, "x", Duration::from_millis(200)).await;
     let new = acquire(&*b, "x", LONG).await;
     assert!(!a.set(&old, "k", None, b"old").await.unwrap());
     assert_eq!(a.get("k").await.unwrap(), None);

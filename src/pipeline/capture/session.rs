@@ -307,6 +307,17 @@ impl Session<'_> {
         }
     }
 
+    /// Notes the leaves of which rows are in the batch.
+    fn note_leaves(&mut self) {
+        for streamed in self.engine.streamed() {
+            let Some(root) = self.engine.tables.of_oid(streamed.root) else { continue };
+            let (topic, copied) = (Arc::clone(&root.topic), self.backfills.is_wanted(&root.topic));
+            if let Some(entry) = self.published.streamed(&topic, streamed, copied) {
+                self.engine.appender.set(entry);
+            }
+        }
+    }
+
     /// Submits the batch with the state that belongs to it.
     pub(super) async fn submit(&mut self) -> Result<()> {
         self.copy_partial();
@@ -316,13 +327,7 @@ impl Session<'_> {
         self.state.last_end_lsn = self.engine.last_end_lsn;
         self.state.witness = self.engine.witness;
         self.engine.appender.set(self.state.entry());
-        for streamed in self.engine.streamed() {
-            let Some(root) = self.engine.tables.of_oid(streamed.root) else { continue };
-            let (topic, copied) = (Arc::clone(&root.topic), self.backfills.is_wanted(&root.topic));
-            if let Some(entry) = self.published.streamed(&topic, streamed, copied) {
-                self.engine.appender.set(entry);
-            }
-        }
+        self.note_leaves();
         for table in self.engine.tables.iter_mut().filter(|table| table.touched) {
             table.touched = false;
             table.report();
@@ -361,6 +366,7 @@ impl Session<'_> {
     async fn cut(&mut self, due: Due, lsn: Lsn, reason: &str) -> Result<()> {
         // Before the cut is told what it lacks.
         self.copy_partial();
+        self.note_leaves();
         let open = self.engine.xid();
         let Engine { tables, appender, .. } = &mut self.engine;
         let (backfills, source) = (&mut self.backfills, &mut self.source);
@@ -486,6 +492,10 @@ impl Session<'_> {
         while let Some(ready) = self.backfills.passed(self.engine.progress().flush_lsn) {
             let position = self.engine.progress().position;
             let (tables, appender) = (&mut self.engine.tables, &mut self.engine.appender);
+            if ready.begins {
+                // A sight from before it was there does not tell that it has gone.
+                self.published.copied(&ready.topic, ready.lsn);
+            }
             let joined = self.backfills.joined(&ready);
             if let Some(entry) = self.published.read(&ready.topic, &joined, ready.lsn) {
                 appender.set(entry);

@@ -30,13 +30,6 @@ impl Backfills {
         let mut accepted = Accepted::default();
         for table in self.chosen(of, sql, tables).await? {
             let topic: Arc<str> = routing::topic_name(&self.settings.name, &table).into();
-            if matches!(of, BackfillOf::Table { .. }) && self.is_never_copied(&table) {
-                // Delivery would have it begun anew, with later changes alone: that is for its owner to say.
-                let reason = Reason::Gap("delivery lacks changes of it, or a day".to_owned());
-                self.left_to_its_owner(&reason, &table, &topic, appender);
-                accepted.already.push(table);
-                continue;
-            }
             let after = of.after();
             let covered = |from: &[LogEnd]| after.iter().all(|lost| covers(from, *lost));
             let state = self.states.get(&topic);
@@ -49,6 +42,13 @@ impl Backfills {
                 BackfillOf::Matching(_) => None,
             };
             if known || news.is_some_and(|copy| covered(&copy.from)) {
+                accepted.already.push(table);
+                continue;
+            }
+            if matches!(of, BackfillOf::Table { .. }) && self.is_never_copied(&table) {
+                // Delivery would have it begun anew, with later changes alone: that is for its owner to say.
+                let reason = Reason::Gap("delivery lacks changes of it, or a day".to_owned());
+                self.left_to_its_owner(&reason, &table, &topic, appender);
                 accepted.already.push(table);
                 continue;
             }

@@ -66,7 +66,7 @@ pub struct Publication {
     sights: VecDeque<Arc<Sight>>,
     /// The last that it has.
     passed: Option<Arc<Sight>>,
-    /// By topic, just below the point of the last copy of a table in this session.
+    /// By topic, just below the point where the last copy of a table in this session began.
     copied: BTreeMap<Arc<str>, Lsn>,
     /// The last commit that made a table, or was read of one, of which the sight that was compared cannot tell.
     untold: Option<Lsn>,
@@ -148,7 +148,7 @@ impl Publication {
         self.known.get(topic)?.copied_where()
     }
 
-    /// A copy of a table is whole that has what commits below `point`: sights from before say nothing of it.
+    /// A copy of a table begins with what commits below `point`, or is whole: sights from before say nothing of it.
     pub fn copied(&mut self, topic: &Arc<str>, point: Lsn) {
         self.copied.insert(Arc::clone(topic), Lsn(point.0.saturating_sub(1)));
     }
