@@ -11,9 +11,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use crate::support::registry::Registry;
-use crate::support::{Connector, NAME};
+use crate::support::{Connector, NAME, open_log};
 use serde_json::{Map, Value as Json, json};
-use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
+use tidemark::log::{Log, LogPartition};
 use tokio::sync::OnceCell;
 
 /// One registry for all tests: it takes longer to start than they do to run. Each test has tables of its own, and so
@@ -58,7 +58,7 @@ fn read_by_fastavro(lines: Vec<Json>, registry: &Registry) -> Vec<Json> {
 
 /// The records of a topic as they stand, bytes in hexadecimal.
 async fn raw(connector: &Connector, topic: &str) -> Vec<Json> {
-    let log = SqliteLog::open(SqliteLogOptions::new(connector.state().join("log.db"))).unwrap();
+    let log = open_log(connector.state().join("log.db"));
     let partition = LogPartition { topic: topic.into(), partition: 0 };
     let Some(range) = log.ranges().await.unwrap().get(&partition).copied() else { return Vec::new() };
     let (mut found, mut at) = (Vec::new(), range.start);

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{duckdb, postgres, value};
-use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
+use crate::support::{Connector, PATIENCE, Postgres, Running, open_log, wait_until};
 use tidemark::change::Position;
-use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
+use tidemark::log::{Log, LogPartition};
 use tokio_postgres::Client;
 
 /// Cuts the day and compares tables with what Postgres holds. Nobody writes any more.
@@ -195,7 +195,7 @@ async fn two_tables_with_one_topic_do_not_stop_the_others() {
 
 /// Waits until a topic has more rows than that; gives how many.
 async fn wait_rows(connector: &Connector, topic: &str, beyond: u64) -> u64 {
-    let log = SqliteLog::open(SqliteLogOptions::new(connector.state().join("log.db"))).unwrap();
+    let log = open_log(connector.state().join("log.db"));
     let rows = LogPartition { topic: topic.into(), partition: 0 };
     let end = async || log.ranges().await.unwrap().get(&rows).map_or(0, |range| range.end);
     wait_until(PATIENCE, "rows of the copy are in the log", async || end().await > beyond).await;

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{duckdb, postgres, value};
-use crate::support::{Connector, PATIENCE, Postgres, Replay, Running, wait_until};
+use crate::support::{Connector, PATIENCE, Postgres, Replay, Running, open_log, wait_until};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use rustix::process::Signal;
 use serde_json::Value;
-use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
+use tidemark::log::{Log, LogPartition};
 use tokio_postgres::Client;
 
 const TABLES: &str = "
@@ -103,7 +103,7 @@ async fn wait_copied(running: &Running, tables: &[&str]) {
 
 /// Waits until the log holds rows of a copy beyond that offset; gives its end.
 async fn wait_rows(connector: &Connector, beyond: u64) -> u64 {
-    let log = SqliteLog::open(SqliteLogOptions::new(connector.state().join("log.db"))).unwrap();
+    let log = open_log(connector.state().join("log.db"));
     let rows = LogPartition { topic: "shop.backfill-public.big".into(), partition: 0 };
     let end = async || log.ranges().await.unwrap().get(&rows).map_or(0, |range| range.end);
     wait_until(PATIENCE, "the copy has rows in the log", async || end().await > beyond).await;

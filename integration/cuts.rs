@@ -6,7 +6,7 @@ mod busy;
 use std::time::Duration;
 
 use crate::support::clock::Clock;
-use crate::support::{Connector, NAME, PATIENCE, Postgres, wait_until};
+use crate::support::{Connector, NAME, PATIENCE, Postgres, Running, wait_until};
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde_json::Value;
@@ -41,6 +41,19 @@ impl World {
         self.client.batch_execute(sql).await.unwrap_or_else(|error| panic!("{sql}: {error:?}"));
     }
 
+    /// Starts a process that is ready before `end`, to which little time is left then.
+    async fn start_before(&mut self, end: Timestamp) -> Running {
+        let running = self.connector.start_ready("run").await;
+        let now = self.clock.now();
+        assert!(now < end, "the machine is too slow for this test");
+        if now < end - SOON {
+            self.clock.set((now + STEP_MAX).min(end - SOON));
+            // The process hears of the step with what comes next in the stream.
+            self.sql("SELECT pg_logical_emit_message(true, 'test', '')").await;
+        }
+        running
+    }
+
     /// The records of `<name>.cuts`, each of which must agree with the lake's.
     async fn cuts(&self) -> Vec<Value> {
         let records = self.connector.records(&format!("{NAME}.cuts")).await;
@@ -61,7 +74,12 @@ impl World {
 }
 
 /// So long before the end of the day a process is started, which has to be ready by then.
-const BEFORE: Duration = Duration::from_secs(20);
+const BEFORE: Duration = Duration::from_secs(75);
+/// So long before it the clock is set to, at the latest, once the process is ready.
+const SOON: Duration = Duration::from_secs(10);
+/// The server takes a step of its clock for silence: with the interval of a process's answers, 10 s, it has to stay
+/// below `wal_sender_timeout`, a minute.
+const STEP_MAX: Duration = Duration::from_secs(45);
 
 /// The days of these tests, from the one in which the server's clock starts.
 fn day(number: i64) -> Date {
@@ -78,8 +96,7 @@ async fn idle_world(at: &str, zone: &str) -> World {
 async fn an_idle_database(mut world: World, at: &str, zone: &str) {
     let end = world.clock.end_of(day(0));
     world.clock.set(end - BEFORE);
-    let running = world.connector.start_ready("run").await;
-    assert!(world.clock.now() < end, "the machine is too slow for this test");
+    let running = world.start_before(end).await;
     wait_until(PATIENCE, "the day is cut", async || world.connector.day(&day(0).to_string()).exists()).await;
     let late = world.clock.now().duration_since(end);
     eprintln!("{zone} {at}: published {late:?} after the end of the day");

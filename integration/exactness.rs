@@ -46,6 +46,8 @@ const EARLY_ROUNDS: u32 = 5;
 const PATIENCE: Duration = Duration::from_secs(180);
 /// How long all days may take that were left behind: a process that lives for a second publishes next to none.
 const CATCH_UP: &str = "15m";
+/// Said of a cut that nobody waits for any longer, and that is made as soon as it can be.
+const LATER: &str = "not done yet";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn every_change_is_there_once_in_order_and_every_day_is_exact_however_often_it_is_killed() {
@@ -354,7 +356,7 @@ impl Test {
         self.until_copied(&mut process).await;
         let today = self.clock.today().to_string();
         let (made, said) = self.connector.run(&["cut", "--ds", &today]);
-        assert!(made, "cut of {today}: {said}\n{}", process.said());
+        assert!(made || said.contains(LATER), "cut of {today}: {said}\n{}", process.said());
         let (published, said) = self.connector.run(&["wait", "--ds", &today, "--timeout", CATCH_UP]);
         assert!(published, "wait for {today}: {said}\n{}", process.said());
         eprintln!("{:?}: {today} is published", self.began.elapsed());
@@ -444,7 +446,7 @@ impl Test {
 
 /// What an object holds; of a manifest, without what follows from where change files end, which a clock may have decided: how
 /// many bytes of them were read, and so its own checksum.
-fn content(path: &Path) -> String {
+pub fn content(path: &Path) -> String {
     let Ok(bytes) = std::fs::read(path) else { return format!("{} is missing", path.display()) };
     if path.extension().is_none_or(|extension| extension != "json") {
         return tidemark::lake::sha256(&bytes);

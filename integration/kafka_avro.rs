@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use crate::support::days::{days, use_rule};
 use crate::support::lake::{duckdb, postgres, python};
 use crate::support::registry::Registry;
 use crate::support::{Connector, Kafka, PATIENCE, Postgres, wait_until};
@@ -150,6 +151,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
     client.batch_execute(TABLE).await.unwrap();
     let password = kafka.certificate("registry-password");
     std::fs::write(&password, format!("{}\n", LOGIN.1)).unwrap();
+    let days = days(&client).await;
     let mut connector = on_kafka(&server.url(), kafka, &guarded.url())
         .set("envelope.registry", "ca_file", kafka.certificate("ca.crt").display().to_string())
         .set("envelope.registry", "user", LOGIN.0);
@@ -174,6 +176,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
     }
 
     connector.change("envelope.registry", "password_file", password.display().to_string());
+    use_rule(&mut connector, 0);
     let mut running = connector.start_ready("run").await;
     client
         .batch_execute(
@@ -212,7 +215,7 @@ async fn confluents_client_and_the_published_day_agree_with_postgres() {
         assert_eq!((&row[1], &row[3]), (&text(&found["total"]), &text(&found["extra"])), "row {id}");
     }
 
-    let ds = &jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    let ds = &days[0];
     running.cut(ds);
     connector.wait_published(ds).await;
     let day = duckdb(&connector, ds, "SELECT id, total, md5(note), extra FROM {orders} ORDER BY id");

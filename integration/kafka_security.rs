@@ -3,6 +3,7 @@
 
 use std::process::Command;
 
+use crate::support::days::{days, use_rule};
 use crate::support::lake::postgres;
 use crate::support::{Connector, Kafka, PATIENCE, Postgres, Running, wait_until};
 use serde_json::{Value, json};
@@ -55,7 +56,7 @@ async fn refused(connector: &Connector, words: &[&str]) {
 /// The ids in the table's topic as consumers see it are those in Postgres, each once.
 async fn all_are_there_once(kafka: &Kafka, name: &str, client: &tokio_postgres::Client) {
     let rows = postgres(client, "SELECT id FROM orders ORDER BY id").await;
-    let lines = kafka.console_consumer(&format!("{name}.public.orders"), rows.len() + 1);
+    let lines = kafka.committed(&format!("{name}.public.orders"), rows.len());
     let mut ids: Vec<i64> = lines
         .iter()
         .map(|line| serde_json::from_str::<Value>(line).unwrap()["after"]["id"].as_i64().unwrap())
@@ -111,7 +112,9 @@ async fn a_certificate_and_the_least_rights_are_enough_for_everything() {
         ("ssl.key.location", &locked),
         ("ssl.key.password_file", &password),
     ];
-    let mtls = connector(&server.url(), "mtls", &kafka.certificate_address(), &properties);
+    let days = days(&client).await;
+    let mut mtls = connector(&server.url(), "mtls", &kafka.certificate_address(), &properties);
+    use_rule(&mut mtls, 0);
     let (code, said) = told(&mtls, "check").await;
     assert_eq!(code, 0, "{said}");
     for found in ["kafka brokers", "kafka topics", "kafka new topics", "kafka writing", "kafka transactions"]
@@ -125,9 +128,9 @@ async fn a_certificate_and_the_least_rights_are_enough_for_everything() {
         .unwrap();
     slot_has_passed(&client, "mtls").await;
     all_are_there_once(kafka, "mtls", &client).await;
-    let ds = &jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date().to_string();
+    let ds = &days[0];
     running.cut(ds);
-    let waited = running.command(&["wait", "--ds", ds, "--timeout", "60s"]);
+    let waited = running.command(&["wait", "--ds", ds, "--timeout", "3m"]);
     assert!(waited.status.success(), "{}", String::from_utf8_lossy(&waited.stderr));
     assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
     assert!(!running.output().contains(WRONG));
@@ -141,12 +144,14 @@ async fn a_certificate_and_the_least_rights_are_enough_for_everything() {
     ];
     let mut again = connector(&server.url(), "mtls", &kafka.certificate_address(), &inline);
     again.change("state", "dir", mtls.state().to_str().unwrap());
+    use_rule(&mut again, 0);
     let mut running = again.start_ready("capture").await;
     client.batch_execute("INSERT INTO orders VALUES (3000, 1, 'by texts')").await.unwrap();
     slot_has_passed(&client, "mtls").await;
+    // While it runs: what it has kept on its disk would stay there.
+    all_are_there_once(kafka, "mtls", &client).await;
     assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
     assert!(!running.output().contains("PRIVATE KEY"));
-    all_are_there_once(kafka, "mtls", &client).await;
     assert!(mtls.lake().join(format!("cuts/mtls/ds={ds}.json")).exists());
 }
 
@@ -296,7 +301,8 @@ async fn a_password_that_the_brokers_no_longer_take_is_waited_for_like_brokers_t
     slot_has_passed(&client, "rotated").await;
     let (_, health) = running.health();
     assert!(!health.to_string().contains(Kafka::PASSWORD), "{health}");
-    assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
+    // While it runs: what it has kept on its disk would stay there.
     all_are_there_once(&kafka, "rotated", &client).await;
+    assert_eq!(running.terminate().await.code(), Some(0), "{}", running.output());
     assert!(!running.output().contains(Kafka::PASSWORD));
 }

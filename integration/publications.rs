@@ -3,6 +3,7 @@
 
 mod made;
 mod members;
+mod membership;
 mod partitions;
 mod rounds;
 mod statements;

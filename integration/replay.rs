@@ -181,7 +181,7 @@ async fn made_again(connect: impl Fn(&str) -> Connector) {
     assert!(!done && said.contains("the connector's own lake"), "{said}");
     let (done, said) = replay(&running, &["--from", &days[0], "--table", "public.nowhere"], &lake("x"));
     assert!(!done && said.contains("the log knows no table public.nowhere"), "{said}");
-    assert_eq!(running.health().1["status"], "ok");
+    wait_until(PATIENCE, "all is well", async || running.health().1["status"] == "ok").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -361,6 +361,9 @@ async fn a_message_that_may_have_been_rolled_back_is_asked_for_again_without_str
     // Passed: the next connection streams again.
     assert!(running.0.terminate().await.success());
     let again = both.streamed.start_ready("capture").await;
+    // It may be ready before it says so.
+    wait_until(PATIENCE, "it says how it streams", async || again.output().contains(r#""streaming":""#))
+        .await;
     assert!(again.output().contains(r#""streaming":"On""#), "{}", again.output());
 }
 

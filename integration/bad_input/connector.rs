@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use crate::support::days::pass_midnight;
 use crate::support::{Postgres, free_port};
 
 /// In every URL; never in anything that is printed.
 pub const PASSWORD: &str = "geheim-4711";
 
 /// Longer than anything here takes; a test that gets there has failed.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// A folder with a `connector.toml` for the database `postgres` of a server.
 pub struct Connector {
@@ -40,8 +41,9 @@ impl Connector {
         Self::with_url(&server.url_as(&format!("postgres:{PASSWORD}"), "postgres"), more)
     }
 
-    /// For any URL.
+    /// For any URL. Its days end at midnight by UTC, which is minutes away at least.
     pub fn with_url(url: &str, more: &str) -> Self {
+        pass_midnight();
         let folder = tempfile::Builder::new().prefix("tidemark-bad-").tempdir().unwrap();
         let said = tempfile::Builder::new().prefix("tidemark-bad-said-").tempdir().unwrap();
         let made = Self { folder, said, listen: free_port(), runs: AtomicU32::new(0) };
@@ -120,11 +122,16 @@ impl Connector {
         assert_eq!(cut.code, 0, "{cut:?}");
         let day: serde_json::Value = serde_json::from_str(&cut.out).unwrap();
         let ds = day["ds"].as_str().unwrap().to_owned();
-        let wait = self.run(&["wait", "--ds", &ds, "--timeout", "110s"]);
-        assert_eq!(wait.code, 0, "{wait:?}");
+        self.wait_published(&ds);
         let verify = self.run(&["verify", "--ds", &ds]);
         assert_eq!(verify.code, 0, "{verify:?}");
         ds
+    }
+
+    /// Waits until a day is published.
+    pub fn wait_published(&self, ds: &str) {
+        let wait = self.run(&["wait", "--ds", ds, "--timeout", "280s"]);
+        assert_eq!(wait.code, 0, "{wait:?}");
     }
 
     /// Publishes today and compares the tables of `public` named, each of one column of integers, with Postgres.

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::support::{Kafka, Postgres, free_port, wait_until};
+use crate::support::{Kafka, PATIENCE, Postgres, free_port, wait_until};
 
-/// Two connectors have this long to copy and to begin streaming, on a machine that is busy.
-const START: Duration = Duration::from_secs(180);
+/// Two connectors have this long to copy and to begin streaming.
+const START: Duration = PATIENCE.saturating_mul(2);
 
 /// Debezium, settings alike to Tidemark's where there is a choice.
 const SETTINGS: &str = "connector.class=io.debezium.connector.postgresql.PostgresConnector

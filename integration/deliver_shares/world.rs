@@ -1,6 +1,7 @@
 //! Tables that change, the processes that deliver them, and what happens to all of these.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -14,6 +15,10 @@ use crate::support::{Connector, Kafka, Mirror, PATIENCE, Postgres, Running, S3, 
 
 /// What a process waits for an answer of the bucket.
 const REQUEST_TIMEOUT_MS: u64 = 3000;
+
+/// So long a process stays stopped while others wait: one that was stopped in the middle of a write keeps SQLite's lock on
+/// the log from everybody.
+const STOPPED_MAX: Duration = Duration::from_secs(20);
 
 /// Where log, lake and leases are: all on this machine, by default.
 #[derive(Default)]
@@ -296,23 +301,30 @@ impl World {
         held
     }
 
+    async fn cut(&mut self, ds: &str) {
+        let (capture, ds) = (self.capture.take().unwrap(), ds.to_owned());
+        let cutting = tokio::task::spawn_blocking(move || {
+            capture.cut(&ds);
+            capture
+        });
+        self.capture = Some(unlocked(&self.stopped, cutting).await.unwrap());
+    }
+
     pub async fn run(&mut self, events: u64) {
         for (day, ds) in self.days.clone().into_iter().enumerate() {
             for _ in 0..events {
                 self.event().await;
             }
             let held = self.held().await;
-            let capture = self.capture.as_mut().unwrap();
-            capture.cut(&ds);
+            self.cut(&ds).await;
             // What comes now is the next day's, and things go on happening while the day is made.
             self.event().await;
             let begun = Instant::now();
             let patience = PATIENCE * 2 + Duration::from_secs(10) * self.tables as u32;
             while !self.is_published(&ds).await {
                 assert!(begun.elapsed() < patience, "ds={ds} is not published; owned: {:?}", self.owned());
-                // One that was stopped in the middle of a write keeps SQLite's lock on the log from everybody.
-                if begun.elapsed() > Duration::from_secs(20) {
-                    self.stopped.iter().for_each(|running| running.signal(Signal::CONT));
+                if begun.elapsed() > STOPPED_MAX {
+                    go_on(&self.stopped);
                 }
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -328,7 +340,8 @@ impl World {
             if day < 2 {
                 use_rule(&mut self.connector, day + 1);
                 self.capture.as_mut().unwrap().kill();
-                self.capture = Some(self.connector.start_ready("capture").await);
+                let started = self.connector.start_ready("capture");
+                self.capture = Some(unlocked(&self.stopped, started).await);
             }
         }
     }
@@ -360,6 +373,22 @@ impl World {
             println!("{:?}", bucket.proxy.faults());
         }
     }
+}
+
+fn go_on(stopped: &[Running]) {
+    for running in stopped {
+        running.signal(Signal::CONT);
+    }
+}
+
+/// Waits for what needs the log's lock.
+async fn unlocked<T>(stopped: &[Running], work: impl Future<Output = T>) -> T {
+    let mut work = pin!(work);
+    if let Ok(done) = tokio::time::timeout(STOPPED_MAX, work.as_mut()).await {
+        return done;
+    }
+    go_on(stopped);
+    work.await
 }
 
 fn owned(health: &str) -> usize {

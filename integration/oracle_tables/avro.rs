@@ -8,12 +8,12 @@ use std::process::{Command, Stdio};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json, json};
-use tidemark::log::{Log, LogPartition, SqliteLog, SqliteLogOptions};
+use tidemark::log::{Log, LogPartition};
 use tokio::sync::OnceCell;
 
 use crate::oracle::reader;
 use crate::support::registry::Registry;
-use crate::support::{Connector, Record};
+use crate::support::{Connector, Record, open_log};
 
 /// One registry for a run: all servers' tables of one name share their subjects.
 static REGISTRY: OnceCell<Registry> = OnceCell::const_new();
@@ -39,7 +39,7 @@ struct Read<'r> {
 
 /// The records of a topic.
 pub async fn records(connector: &Connector, topic: &str) -> Vec<Record> {
-    let log = SqliteLog::open(SqliteLogOptions::new(connector.state().join("log.db"))).unwrap();
+    let log = open_log(connector.state().join("log.db"));
     let partition = LogPartition { topic: topic.into(), partition: 0 };
     let Some(range) = log.ranges().await.unwrap().get(&partition).copied() else { return Vec::new() };
     let (mut found, mut lines, mut at) = (Vec::new(), Vec::new(), range.start);

@@ -56,13 +56,15 @@ impl State {
         Self { table: table.clone(), rows, told }
     }
 
-    /// Compares it with what pyarrow reads in the lake. False: the day says why it lacks the table, and may.
+    /// Compares it with what pyarrow reads in the lake. False: the day says why it lacks the table, and may. `forgets`:
+    /// the stream was taken up again, and which TRUNCATE it had told of a root was not known any more.
     pub fn check(
         &self,
         reader: &mut Reader,
         connector: &Connector,
         ds: &str,
         is_orc: bool,
+        forgets: bool,
     ) -> Result<bool, String> {
         let Table { schema, name, .. } = &self.table;
         let day = Connector::json(&connector.day(ds));
@@ -75,7 +77,10 @@ impl State {
             // A row came into the filter, of which the server had logged a part: at any time, also before the last cut.
             let is_partial =
                 |reason: &str| reason.contains("carried a row into the publication's row filter");
+            let is_emptied =
+                |reason: &str| !self.table.leaves.is_empty() && reason.contains("was truncated or rewritten");
             return match (told, self.table.may_lack) {
+                (Some(reason), _) if forgets && is_emptied(reason) => Ok(false),
                 (Some(reason), _) if is_partial(reason) && self.table.filter.is_some() => Ok(false),
                 (Some(_), Some(_)) => Ok(false),
                 _ => Err(format!(

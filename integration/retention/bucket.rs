@@ -83,7 +83,9 @@ async fn a_process_that_is_killed_between_its_requests_leaves_each_day_whole_or_
     let removed = async || {
         let output = connector.command(&["expire", "--delete"]);
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success() || said.contains("is at work"), "{said}");
+        // On a busy machine its own lease may run out, too; it goes on where it was.
+        let passes = ["is at work", "ran out"].iter().any(|why| said.contains(why));
+        assert!(output.status.success() || passes, "{said}");
         output.status.success()
     };
     wait_until(PATIENCE, "the lease of the one that was killed has ended", removed).await;

@@ -2,7 +2,7 @@
 
 use crate::support::days::{days, use_rule};
 use crate::support::lake::{hashes, published};
-use crate::support::{Connector, Postgres, Running};
+use crate::support::{Connector, PATIENCE, Postgres, Running, wait_until};
 
 fn said(running: &Running, arguments: &[&str]) -> (bool, String) {
     let output = running.command(arguments);
@@ -68,5 +68,5 @@ async fn expire_lists_what_would_go_and_removes_it_when_told_to_while_days_go_on
     assert!(done);
     let (done, text) = said(&running, &["expire", "--delete"]);
     assert!(done && text.contains("no day goes"), "{text}");
-    assert_eq!(running.health().1["status"], "ok");
+    wait_until(PATIENCE, "all is well", async || running.health().1["status"] == "ok").await;
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use object_store::aws::AmazonS3Builder;
@@ -49,10 +50,15 @@ fn seed() -> u64 {
     seed
 }
 
-fn lake_at(bucket: &str, port: u16, scratch: &std::path::Path) -> Lake {
+/// A stalled answer is given up soon; the proxy is on this machine.
+const STALLED: Duration = Duration::from_millis(1500);
+
+/// For answers that come in the end: that to the first object of a bucket takes a busy store long.
+const CALM: Duration = Duration::from_secs(30);
+
+fn lake_at(bucket: &str, port: u16, scratch: &std::path::Path, request_timeout: Duration) -> Lake {
     let mut options = S3::options(bucket, port);
-    // A stalled answer is given up soon; the proxy is on this machine.
-    options.request_timeout = std::time::Duration::from_millis(1500);
+    options.request_timeout = request_timeout;
     Lake::on(Store::s3(options).unwrap(), "shop", tiny(scratch))
 }
 
@@ -78,7 +84,7 @@ async fn days_in_a_bucket_are_those_in_memory_whatever_the_store_answers() {
     let store = S3::shared();
     let bucket = store.bucket().await;
     let proxy = S3Proxy::start(store.port(), seed).await;
-    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let lake = lake_at(&bucket, proxy.port(), scratch.path(), STALLED);
     let (mut before, mut tries) = (BTreeMap::new(), 0);
     // At the end it may still be that an answer takes too long, of itself.
     for percent in [40, 20, 10, 5, 5, 5, 0, 0, 0, 0, 0] {
@@ -115,7 +121,8 @@ async fn several_at_once_in_a_bucket_publish_what_one_would() {
     proxy.disturb(5);
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..3 {
-        let (lake, history) = (lake_at(&bucket, proxy.port(), scratch.path()), Arc::clone(&history));
+        let lake = lake_at(&bucket, proxy.port(), scratch.path(), STALLED);
+        let history = Arc::clone(&history);
         tasks.spawn(async move {
             loop {
                 match deliver(&lake, &history).await {
@@ -141,11 +148,13 @@ async fn a_create_whose_answer_was_lost_is_recognised_as_ones_own() {
     let store = S3::shared();
     let bucket = store.bucket().await;
     let proxy = S3Proxy::start(store.port(), 1).await;
-    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let lake = lake_at(&bucket, proxy.port(), scratch.path(), CALM);
+    let hasty = lake_at(&bucket, proxy.port(), scratch.path(), STALLED);
     for (name, fault) in [("cut", Fault::CutAfter), ("error", Fault::ErrorAfter), ("stall", Fault::Stall)] {
         let path = object_store::path::Path::from(format!("cuts/shop/{name}"));
         proxy.always(&format!("PUT /{bucket}/team/lake/cuts/shop/{name}"), fault);
-        let first = lake.store().put_same(&path, Bytes::from("mine")).await;
+        let met = if fault == Fault::Stall { &hasty } else { &lake };
+        let first = met.store().put_same(&path, Bytes::from("mine")).await;
         // Nobody says whether a request that timed out was carried out, so it is not sent again at once.
         assert!(first.is_ok() || first.unwrap_err().class() == Class::Retry, "{name}");
         proxy.calm();
@@ -167,7 +176,7 @@ async fn a_store_that_removes_one_object_at_a_time_is_asked_for_more_once() {
     let store = S3::shared();
     let bucket = store.bucket().await;
     let proxy = S3Proxy::start(store.port(), 1).await;
-    let lake = lake_at(&bucket, proxy.port(), scratch.path());
+    let lake = lake_at(&bucket, proxy.port(), scratch.path(), CALM);
     proxy.always("POST *delete", Fault::NotImplemented);
     let mut asked = Vec::new();
     for round in 0..3 {

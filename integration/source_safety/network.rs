@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::leaving::{commit_lsn, confirmed};
 use super::{TABLE, assert_each_row_once, insert, walsender};
 use crate::support::{Connector, Network, PATIENCE, Postgres, Proxy, Record, Stop, wait_until};
 
@@ -41,55 +42,67 @@ async fn an_immediate_restart_of_postgres_is_survived() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_crashed_server_sends_again_changes_neither_rows_nor_shapes() {
     for trigger in ["auto", "off"] {
-        let mut server = Postgres::start().await;
-        let client = server.connect().await;
-        client.batch_execute(TABLE).await.unwrap();
-        client.batch_execute("CREATE PUBLICATION tidemark_shop FOR ALL TABLES").await.unwrap();
-        let mut connector = Connector::new(&server.url());
-        connector.change("source", "ddl_trigger", trigger);
-        let running = connector.start_ready("run").await;
-        let changes = "INSERT INTO t VALUES (1, 'a'); UPDATE t SET pad = 'b';
-            ALTER TABLE t ADD COLUMN c int DEFAULT 5; INSERT INTO t VALUES (2, 'c', 6);
-            ALTER TABLE t DROP COLUMN c; INSERT INTO t VALUES (3, 'd');
-            CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1);
-            ALTER TABLE u ADD COLUMN note text; INSERT INTO u VALUES (2, 'two')";
-        for statement in changes.split(';') {
-            client.batch_execute(statement).await.unwrap();
+        let mut crashes = 1;
+        while !is_sent_again(trigger).await {
+            assert!(crashes < 10, "the server forgets nothing");
+            crashes += 1;
         }
-        connector.wait_for_records("t", 4).await;
-        if trigger == "auto" {
-            connector.wait_for_records("u", 2).await;
-        }
-        let topics = ["shop.ddl", "shop.public.t", "shop.public.u"];
-        let mut before = Vec::new();
-        for topic in topics {
-            before.push(connector.records(topic).await);
-        }
-        server.stop(Stop::Immediate);
-        server.start_again().await;
-        let client = server.connect().await;
-        client.batch_execute("INSERT INTO t VALUES (4, 'e')").await.unwrap();
-        connector.wait_for_records("t", 5).await;
-        assert!(running.output().contains("has to be sent again first"), "{}", running.output());
-        for (topic, before) in topics.into_iter().zip(before) {
-            let after = connector.records(topic).await;
-            let new = after.len() - before.len();
-            let expected = usize::from(topic == "shop.public.t");
-            // Without the trigger a table that is made comes in when the catalog is looked at.
-            assert!(new == expected || trigger == "off", "{topic}: {:?}", &after[before.len()..]);
-            let bytes = |records: &[Record]| records.iter().map(|r| r.bytes.clone()).collect::<Vec<_>>();
-            assert_eq!(bytes(&after[..before.len()]), bytes(&before), "{topic}");
-        }
-        let ddl = connector.records("shop.ddl").await;
-        let of_t = |record: &&Record| record.value["topic"] == "shop.public.t";
-        let kinds: Vec<String> =
-            ddl.iter().filter(of_t).map(|record| record.value["actions"].to_string()).collect();
-        let told = kinds.concat();
-        assert_eq!(told.matches("add_column").count(), 1, "{told}");
-        assert_eq!(told.matches("drop_column").count(), 1, "{told}");
-        let last = connector.table_records("t").await.pop().unwrap();
-        assert_eq!(last.value["after"], serde_json::json!({"id": 4, "pad": "e", "c": null}));
     }
+}
+
+/// Lets a server crash. False: it had saved its slot just before, and had nothing to send again.
+async fn is_sent_again(trigger: &str) -> bool {
+    let mut server = Postgres::start().await;
+    let client = server.connect().await;
+    client.batch_execute(TABLE).await.unwrap();
+    client.batch_execute("CREATE PUBLICATION tidemark_shop FOR ALL TABLES").await.unwrap();
+    let mut connector = Connector::new(&server.url());
+    connector.change("source", "ddl_trigger", trigger);
+    let running = connector.start_ready("run").await;
+    let changes = "INSERT INTO t VALUES (1, 'a'); UPDATE t SET pad = 'b';
+        ALTER TABLE t ADD COLUMN c int DEFAULT 5; INSERT INTO t VALUES (2, 'c', 6);
+        ALTER TABLE t DROP COLUMN c; INSERT INTO t VALUES (3, 'd');
+        CREATE TABLE u (id int PRIMARY KEY); INSERT INTO u VALUES (1);
+        ALTER TABLE u ADD COLUMN note text; INSERT INTO u VALUES (2, 'two')";
+    for statement in changes.split(';') {
+        client.batch_execute(statement).await.unwrap();
+    }
+    connector.wait_for_records("t", 4).await;
+    if trigger == "auto" {
+        connector.wait_for_records("u", 2).await;
+    }
+    let topics = ["shop.ddl", "shop.public.t", "shop.public.u"];
+    let mut before = Vec::new();
+    for topic in topics {
+        before.push(connector.records(topic).await);
+    }
+    server.stop(Stop::Immediate);
+    server.start_again().await;
+    let client = server.connect().await;
+    let (last, stands) = (commit_lsn(before[1].last().unwrap()), confirmed(&client).await);
+    client.batch_execute("INSERT INTO t VALUES (4, 'e')").await.unwrap();
+    connector.wait_for_records("t", 5).await;
+    let again = running.output().contains("has to be sent again first");
+    assert!(again || stands > last, "{stands} is not beyond {last}: {}", running.output());
+    for (topic, before) in topics.into_iter().zip(before) {
+        let after = connector.records(topic).await;
+        let new = after.len() - before.len();
+        let expected = usize::from(topic == "shop.public.t");
+        // Without the trigger a table that is made comes in when the catalog is looked at.
+        assert!(new == expected || trigger == "off", "{topic}: {:?}", &after[before.len()..]);
+        let bytes = |records: &[Record]| records.iter().map(|r| r.bytes.clone()).collect::<Vec<_>>();
+        assert_eq!(bytes(&after[..before.len()]), bytes(&before), "{topic}");
+    }
+    let ddl = connector.records("shop.ddl").await;
+    let of_t = |record: &&Record| record.value["topic"] == "shop.public.t";
+    let kinds: Vec<String> =
+        ddl.iter().filter(of_t).map(|record| record.value["actions"].to_string()).collect();
+    let told = kinds.concat();
+    assert_eq!(told.matches("add_column").count(), 1, "{told}");
+    assert_eq!(told.matches("drop_column").count(), 1, "{told}");
+    let row = connector.table_records("t").await.pop().unwrap();
+    assert_eq!(row.value["after"], serde_json::json!({"id": 4, "pad": "e", "c": null}));
+    again
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,16 +119,22 @@ impl Pair {
     /// Something happens to the one that streams while the other one stands by; gives how long the slot was without
     /// anybody who streams from it.
     pub async fn round(&mut self, fault: Fault) -> Duration {
-        let one = self.active();
-        let two = 1 - one;
-        if self.processes[two].is_none() {
-            self.launch(two);
-        }
         let began = |process: &Process| process.said().matches("\"streaming\"").count();
         let stood = |process: &Process| process.said().matches("waiting for it").count();
-        self.said_times(two, "waiting for it", 1).await;
-        let (before, stood_before) = (began(self.process(two)), stood(self.process(one)));
-        let locked_before = self.process(two).said().matches(LOCKED).count();
+        let (one, two, before, stood_before, locked_before) = loop {
+            let one = self.active();
+            let two = 1 - one;
+            if self.processes[two].is_none() {
+                self.launch(two);
+            }
+            self.said_times(two, "waiting for it", 1).await;
+            let (before, stood_before) = (began(self.process(two)), stood(self.process(one)));
+            let locked_before = self.process(two).said().matches(LOCKED).count();
+            // Who streams may have changed meanwhile.
+            if self.active() == one {
+                break (one, two, before, stood_before, locked_before);
+            }
+        };
         let start = Instant::now();
         match fault {
             Fault::Kill => self.processes[one].take().unwrap().kill(),

@@ -22,7 +22,11 @@ mod s3_proxy;
 mod scene;
 mod zookeeper;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
+
+use tidemark::log::{SqliteLog, SqliteLogOptions};
+use tidemark::runtime::Class;
 
 pub use certificates::Certificates;
 pub use cluster::Cluster;
@@ -49,6 +53,19 @@ where
     while !condition().await {
         assert!(start.elapsed() < deadline, "waited {deadline:?} in vain until {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Opens a log beside the process that writes it, which may hold it for longer than the product waits: a flush takes
+/// its time on a busy disk.
+pub fn open_log(path: impl Into<PathBuf>) -> SqliteLog {
+    let (options, start) = (SqliteLogOptions::new(path), Instant::now());
+    loop {
+        match SqliteLog::open(options.clone()) {
+            Ok(log) => return log,
+            Err(error) => assert!(error.class() == Class::Retry && start.elapsed() < PATIENCE, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -1,6 +1,7 @@
 //! A network between two processes that can be cut: a TCP proxy with a switch.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -26,6 +27,23 @@ pub enum Network {
 pub struct Proxy {
     port: u16,
     network: Arc<watch::Sender<Network>>,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A connection, which counts until this is dropped.
+struct Counted(Arc<AtomicUsize>);
+
+impl Counted {
+    fn new(connections: &Arc<AtomicUsize>) -> Self {
+        connections.fetch_add(1, Ordering::SeqCst);
+        Self(Arc::clone(connections))
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Proxy {
@@ -39,17 +57,23 @@ impl Proxy {
         let listener = TcpListener::bind(address).await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let network = Arc::new(watch::Sender::new(Network::Up));
-        let changes = Arc::clone(&network);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (changes, count) = (Arc::clone(&network), Arc::clone(&connections));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
+                let counted = Counted::new(&count);
                 if *changes.borrow() == Network::Cut {
                     continue;
                 }
                 let Ok(server) = TcpStream::connect(("127.0.0.1", server)).await else { continue };
-                tokio::spawn(forward(client, server, changes.subscribe()));
+                let network = changes.subscribe();
+                tokio::spawn(async move {
+                    forward(client, server, network).await;
+                    drop(counted);
+                });
             }
         });
-        Self { port, network }
+        Self { port, network, connections }
     }
 
     /// Where to connect.
@@ -57,7 +81,12 @@ impl Proxy {
         self.port
     }
 
-    /// Changes the network.
+    /// How many connections are open, or half open.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// Changes the network. Connections learn of it a moment later, and perhaps never of what is changed again by then.
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
@@ -65,12 +94,15 @@ impl Proxy {
 
 /// Passes bytes both ways until a side closes or the network is cut.
 async fn forward(client: TcpStream, server: TcpStream, mut network: watch::Receiver<Network>) {
-    network.mark_unchanged();
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = server.into_split();
     let (mut up, mut down) = (vec![0; 65536], vec![0; 65536]);
     loop {
-        if *network.borrow() == Network::Stalled {
+        let state = *network.borrow();
+        if state == Network::Cut {
+            return;
+        }
+        if state == Network::Stalled {
             if network.changed().await.is_err() {
                 return;
             }

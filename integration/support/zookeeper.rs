@@ -7,11 +7,11 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use super::free_port;
 use super::kafka::{java, spawn};
+use super::{PATIENCE, free_port};
 
-/// A server has this long to start, on a machine that is busy.
-const START: Duration = Duration::from_secs(60);
+/// A server has this long to start.
+const START: Duration = PATIENCE;
 
 /// A running (or stopped) server. Dropping it kills it and removes its folder.
 #[derive(Debug)]

@@ -40,7 +40,7 @@ async fn acquire(coordinator: &dyn Coordinator, name: &str, ttl: Duration) -> Le
     acquired(coordinator, name, ttl).await.1
 }
 
-/// Tries until the lease is free, and its time is not over before it is given; and when that attempt began.
+/// The same with a time so short that it may be over before the lease is given; and when that attempt began.
 async fn acquired(coordinator: &dyn Coordinator, name: &str, ttl: Duration) -> (Instant, Lease) {
     let deadline = Instant::now() + Duration::from_secs(30);
     loop {

@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 
+use super::membership::members_sql;
 use super::wire::{Client, Row, quote_literal};
 use crate::change::{Column, ColumnType, ReplicaIdentity, TableName, TableSchema, TextKind};
 use crate::runtime::{Error, Result};
@@ -21,11 +22,9 @@ use crate::runtime::{Error, Result};
 /// says; without partitions whose rows are in no WAL. Empty when there is no such publication.
 pub async fn published_tables(client: &mut Client, publication: &str) -> Result<Vec<(u32, TableName)>> {
     let sql = format!(
-        "SELECT c.oid, n.nspname, c.relname FROM pg_publication_tables p \
-         JOIN pg_namespace n ON n.nspname = p.schemaname \
-         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
-         AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' WHERE p.pubname = {} ORDER BY 2, 3",
-        quote_literal(publication)
+        "SELECT c.oid, n.nspname, c.relname FROM {} p JOIN pg_class c ON c.oid = p.oid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence = 'p' ORDER BY 2, 3",
+        members_sql(client.server_version(), publication)
     );
     let rows = client.query(&sql).await?;
     rows.iter().map(|row| Ok((row.parse(0)?, TableName::new(text(row, 1), text(row, 2))))).collect()

@@ -6,6 +6,7 @@ pub mod catalog;
 pub mod claim;
 pub mod copy;
 pub mod ddl;
+pub mod membership;
 pub mod pgoutput;
 pub mod preflight;
 pub mod published;

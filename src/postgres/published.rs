@@ -15,6 +15,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::membership::members_sql;
 use super::wire::{Client, Row, quote_literal};
 use crate::change::{Lsn, TableName, TableSchema};
 use crate::runtime::Result;
@@ -122,7 +123,7 @@ pub async fn all(client: &mut Client, publication: &str) -> Result<BTreeMap<Tabl
 /// One of them.
 pub async fn table(client: &mut Client, publication: &str, name: &TableName) -> Result<Option<Published>> {
     let condition = format!(
-        " AND p.schemaname = {} AND p.tablename = {}",
+        " AND n.nspname = {} AND c.relname = {}",
         quote_literal(&name.schema),
         quote_literal(&name.table)
     );
@@ -174,21 +175,21 @@ async fn position(client: &mut Client, which: &str) -> Result<Lsn> {
 }
 
 fn tables_sql(server_version: u32, publication: &str) -> String {
-    // Row filters and column lists came with 15; generated columns are never published before 18, though 15 names them.
-    let (filter, published, of_schema) = if server_version >= 150_000 {
-        let of_schema =
-            "(SELECT s.oid FROM pg_publication_namespace s WHERE s.pnpubid = b.oid AND s.pnnspid = n.oid)";
-        let published = if server_version >= 180_000 {
-            "(a.attname = ANY (p.attnames))"
-        } else {
-            "(a.attname = ANY (p.attnames) AND a.attgenerated = '')"
-        };
-        ("p.rowfilter", published, of_schema)
+    // Generated columns are never published before 18.
+    let published = match server_version {
+        180_000.. => {
+            "(CASE WHEN p.attrs IS NOT NULL THEN a.attnum = ANY (p.attrs) \
+              ELSE a.attgenerated = '' OR (a.attgenerated = 's' AND b.pubgencols = 's') END)"
+        }
+        _ => "((p.attrs IS NULL OR a.attnum = ANY (p.attrs)) AND a.attgenerated = '')",
+    };
+    let of_schema = if server_version >= 150_000 {
+        "(SELECT s.oid FROM pg_publication_namespace s WHERE s.pnpubid = b.oid AND s.pnnspid = n.oid)"
     } else {
-        ("NULL::text", "(a.attgenerated = '')", "NULL::oid")
+        "NULL::oid"
     };
     format!(
-        "SELECT n.nspname, c.relname, c.oid, c.relkind = 'p', {filter}, c.relnatts, c.relfilenode, c.xmin, \
+        "SELECT n.nspname, c.relname, c.oid, c.relkind = 'p', p.rowfilter, c.relnatts, c.relfilenode, c.xmin, \
          (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
          AND a.attnum > 0 AND NOT a.attisdropped AND NOT {published}), \
          (SELECT string_agg(a.attnum::text, ' ' ORDER BY a.attnum) FROM pg_attribute a WHERE a.attrelid = c.oid \
@@ -197,10 +198,9 @@ fn tables_sql(server_version: u32, publication: &str) -> String {
          (SELECT c.oid UNION SELECT pg_partition_ancestors(c.oid))), {of_schema}, b.oid), \
          concat(CASE WHEN b.pubinsert THEN 'i' END, CASE WHEN b.pubupdate THEN 'u' END, \
          CASE WHEN b.pubdelete THEN 'd' END, CASE WHEN b.pubtruncate THEN 't' END) \
-         FROM pg_publication_tables p JOIN pg_publication b ON b.pubname = p.pubname JOIN pg_namespace n ON n.nspname = p.schemaname \
-         JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = p.tablename \
-         AND c.relkind IN ('r', 'p') AND c.relpersistence = 'p' WHERE p.pubname = {}",
-        quote_literal(publication)
+         FROM {members} p JOIN pg_publication b ON b.oid = p.publication JOIN pg_class c ON c.oid = p.oid \
+         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relpersistence = 'p'",
+        members = members_sql(server_version, publication)
     )
 }
 

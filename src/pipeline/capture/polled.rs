@@ -24,6 +24,8 @@ use crate::postgres::snapshot::Snapshot;
 use crate::postgres::wire::Client;
 use crate::runtime::Result;
 
+use super::publication::has_reached;
+
 /// With the trigger, so many intervals are one.
 const SELDOM: u32 = 15;
 
@@ -64,7 +66,7 @@ impl Polled {
 
     /// The look, if the stream has passed it.
     pub fn passed(&mut self, flush_lsn: Lsn) -> Option<Look> {
-        self.look.take_if(|look| look.pass <= flush_lsn)
+        self.look.take_if(|look| has_reached(flush_lsn, look.pass))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::{Finding, PreflightSettings, Publication};
 use crate::change::TableName;
+use crate::postgres::membership::members_sql;
 use crate::postgres::wire::{Client, Row, quote_ident, quote_literal, sqlstate};
 use crate::runtime::Result;
 
@@ -51,11 +52,12 @@ pub(in crate::postgres) enum Unsent {
 pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) -> Result<Vec<TableFacts>> {
     // Row filters and column lists came with 15.
     let filtered = if client.server_version() >= 150_000 {
-        "EXISTS (SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid \
-         WHERE r.prrelid = c.oid AND p.pubname = published.pubname AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
+        "EXISTS (SELECT FROM pg_publication_rel r WHERE r.prrelid = c.oid AND r.prpubid = published.publication \
+         AND (r.prqual IS NOT NULL OR r.prattrs IS NOT NULL))"
     } else {
         "false"
     };
+    let members = members_sql(client.server_version(), publication);
     let publication = quote_literal(publication);
     // A publication that is not there yet will have stored ones.
     let refused = if client.server_version() >= 180_000 {
@@ -77,7 +79,7 @@ pub(in crate::postgres) async fn load(client: &mut Client, publication: &str) ->
         .join("\n")
         .replace("{filtered}", filtered)
         .replace("{refused}", &refused)
-        .replace("{publication}", &publication);
+        .replace("{members}", &members);
     Ok(client.query(&sql).await?.iter().map(read).collect())
 }
 

@@ -1,5 +1,6 @@
--- Every table of the database that could be captured or is published, with what speaks against it. {publication} is a literal,
--- {filtered} a condition, {refused} `s` or `v` where the identity has columns that are generated and not sent, else empty.
+-- Every table of the database that could be captured or is published, with what speaks against it. {members} is a
+-- subquery for those that are published, {filtered} a condition, {refused} `s` or `v` where the identity has columns that
+-- are generated and not sent, else empty.
 --
 -- What is below a partitioned table is read from pg_inherits, once for all of them: pg_partition_tree() would lock every
 -- partition, and thousands of locks in one transaction are more than a server has room for, and the others' to miss.
@@ -26,7 +27,7 @@ FROM tree t JOIN identity own ON own.oid = t.part JOIN identity top ON top.oid =
 bad AS (SELECT DISTINCT ON (root) root, nspname, relname, refused FROM below WHERE is_bad ORDER BY 1, 2, 3),
 other AS (SELECT DISTINCT ON (root) root, nspname, relname FROM below WHERE is_other ORDER BY 1, 2, 3),
 outside AS (SELECT DISTINCT ON (root) root, nspname, relname FROM below WHERE is_outside ORDER BY 1, 2, 3)
-SELECT own.nspname, own.relname, published.pubname IS NOT NULL, c.relispartition, c.relpersistence = 'u',
+SELECT own.nspname, own.relname, published.oid IS NOT NULL, c.relispartition, c.relpersistence = 'u',
 pg_has_role(c.relowner, 'USAGE'),
 has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(c.relnamespace, 'USAGE'),
 row_security_active(c.oid), {filtered},
@@ -40,8 +41,7 @@ EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisprimary AND N
 outside.nspname, outside.relname, c.relkind = 'p', other.nspname, other.relname,
 CASE WHEN c.relkind = 'p' THEN bad.refused WHEN NOT own.is_identified THEN own.refused END
 FROM identity own JOIN pg_class c ON c.oid = own.oid
-LEFT JOIN pg_publication_tables published ON published.pubname = {publication}
-AND published.schemaname = own.nspname AND published.tablename = own.relname
+LEFT JOIN {members} published ON published.oid = c.oid
 LEFT JOIN bad ON bad.root = c.oid LEFT JOIN other ON other.root = c.oid LEFT JOIN outside ON outside.root = c.oid
 WHERE own.relkind IN ('r', 'p') AND c.relpersistence <> 't'
-AND (NOT c.relispartition OR published.pubname IS NOT NULL) ORDER BY 1, 2
+AND (NOT c.relispartition OR published.oid IS NOT NULL) ORDER BY 1, 2

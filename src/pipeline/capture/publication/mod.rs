@@ -218,7 +218,7 @@ impl Publication {
 
 /// Whether a stream that has come to `passed` has all that was written below `target`. An end of WAL at the end of a page
 /// may be told as the beginning of the next one, past its header; no record is that short.
-const fn has_reached(passed: Lsn, target: Lsn) -> bool {
+pub(super) const fn has_reached(passed: Lsn, target: Lsn) -> bool {
     const PAGE: u64 = 8192;
     const HEADER_MAX: u64 = 40;
     passed.0 >= target.0 || (passed.0.is_multiple_of(PAGE) && target.0 - passed.0 <= HEADER_MAX)
