@@ -7,7 +7,7 @@ use tidemark::postgres::published::{self, KnownParts};
 use tidemark::postgres::wire::{self, ConnectOptions, Session};
 use tokio_postgres::Client;
 
-use crate::support::Postgres;
+use crate::support::{Postgres, Scene};
 
 const TABLES: &str = "
     CREATE SCHEMA other;
@@ -139,4 +139,28 @@ async fn a_publication_publishes_what_postgres_says_and_asking_waits_for_no_lock
         }
         lock.rollback().await.unwrap();
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_locked_holds_up_neither_start_nor_cut_nor_the_changes_of_others() {
+    const SQL: &str = "
+        CREATE TABLE still (id int PRIMARY KEY, note text); CREATE TABLE busy (id int PRIMARY KEY, note text);
+        INSERT INTO still VALUES (1, 'still'); INSERT INTO busy VALUES (1, 'first');
+        CREATE PUBLICATION tidemark_shop FOR ALL TABLES";
+    let mut scene = Scene::on(Postgres::version(18).start().await, SQL, |connector| connector).await;
+    scene.caught_up().await;
+    let mut locker = scene.server.connect().await;
+    let lock = locker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE still IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    scene.sql("UPDATE busy SET note = 'second'").await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "busy", "id, note").await;
+    // Another process has begun meanwhile.
+    scene.sql("INSERT INTO busy VALUES (2, 'third')").await;
+    scene.caught_up().await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "busy", "id, note").await;
+    lock.rollback().await.unwrap();
+    scene.same(&ds, "still", "id, note").await;
+    scene.sound(&ds);
 }
