@@ -1,4 +1,4 @@
-//! Partitions that come and go while a copy is made, in rounds, and nobody looks.
+//! Partitions and tables that come and go while a copy is made, in rounds, or waits to be, and nobody looks.
 
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -105,4 +105,38 @@ async fn rows_of_a_partition_that_came_and_went_within_a_round_of_a_copy_are_in_
         scene.same(&ds, "parts", "id, note").await;
         scene.sound(&ds);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_is_dropped_and_made_again_before_its_copy_begins_is_never_left_out_unsaid() {
+    let tables = "CREATE TABLE first (id int PRIMARY KEY, note text); INSERT INTO first VALUES (1, 'former');
+                  CREATE PUBLICATION tidemark_shop FOR ALL TABLES";
+    let mut scene = Scene::of(tables).await;
+    let triggers = scene.running().command(&["setup"]);
+    assert!(triggers.status.success(), "{}", String::from_utf8_lossy(&triggers.stderr));
+    scene.again().await;
+    scene.caught_up().await;
+    // A copy waits for the transactions that are open.
+    let blocker = scene.server.connect().await;
+    blocker.batch_execute("BEGIN; SELECT txid_current()").await.unwrap();
+    scene.running().asks(&["backfill", "public.first"]);
+    looked_anew(&scene).await;
+    scene
+        .sql(
+            "BEGIN; DROP TABLE first; CREATE TABLE first (id int PRIMARY KEY, note text);
+             INSERT INTO first VALUES (2, 'anew'); COMMIT",
+        )
+        .await;
+    let ds = scene.cut().await;
+    if scene.missing(&ds, "first").is_none() {
+        scene.same(&ds, "first", "id, note").await;
+    }
+    blocker.batch_execute("COMMIT").await.unwrap();
+    wait_until(PATIENCE, "nothing is missing", async || {
+        scene.copies("first") > 0 && scene.lacking("first").is_null()
+    })
+    .await;
+    let ds = scene.cut().await;
+    scene.same(&ds, "first", "id, note").await;
+    scene.sound(&ds);
 }

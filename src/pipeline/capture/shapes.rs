@@ -7,7 +7,7 @@ use crate::postgres::ddl::DdlMessage;
 use crate::postgres::pgoutput::Relation;
 use crate::runtime::{Error, Result};
 
-use super::backfill::Reason;
+use super::backfill::{Absence, Reason};
 use super::ddl;
 use super::polled::Look;
 use super::session::Session;
@@ -129,7 +129,10 @@ impl Session<'_> {
         if change.actions.iter().any(|action| action.kind == ActionKind::CreateTable) {
             self.backfills.not_needed(&Reason::FirstSeen, table, &mut self.engine.appender);
         }
-        if let Some(reason) = needs_copy(&change, &untold) {
+        // One that days lack, with its former rows, is another one now.
+        let lacks = self.backfills.absence(&change.topic) == Some(Absence::Dropped) && !change.after.dropped;
+        let again = || lacks.then_some(Reason::MadeAgain);
+        if let Some(reason) = needs_copy(&change, &untold).or_else(again) {
             let at = self.engine.open_commit_lsn();
             self.backfills.needed(&reason, table, at, &mut self.engine.appender);
         }
