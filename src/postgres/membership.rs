@@ -31,10 +31,10 @@ pub fn members_sql(server_version: u32, publication: &str) -> String {
         "(SELECT c.oid, b.oid AS publication, {attrs} AS attrs, {filter} AS rowfilter \
          FROM pg_publication b CROSS JOIN pg_class c \
          LEFT JOIN pg_publication_rel r ON r.prpubid = b.oid AND r.prrelid = c.oid \
-         CROSS JOIN LATERAL (SELECT NOT b.puballtables AND c.relispartition AND EXISTS ( \
+         CROSS JOIN LATERAL (SELECT NOT b.puballtables AND {listed} AS listed FROM (SELECT c.oid, c.relnamespace) l) own \
+         CROSS JOIN LATERAL (SELECT NOT b.puballtables AND c.relispartition AND (own.listed OR NOT b.pubviaroot) AND EXISTS ( \
            SELECT FROM pg_partition_ancestors(c.oid) AS ancestor JOIN pg_class l ON l.oid = ancestor \
            WHERE l.oid <> c.oid AND {listed}) AS listed) above \
-         CROSS JOIN LATERAL (SELECT NOT b.puballtables AND {listed} AS listed FROM (SELECT c.oid, c.relnamespace) l) own \
          WHERE b.pubname = {} AND c.relkind IN ('r', 'p') AND c.oid >= 16384 \
            AND (c.relpersistence = 'p' OR above.listed) \
            AND CASE WHEN b.puballtables AND b.pubviaroot THEN NOT c.relispartition \

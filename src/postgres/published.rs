@@ -7,13 +7,14 @@
 //!
 //! Whether a partition brought rows with it: one that was made as a partition never did, one that was attached did
 //! unless it is empty. `pg_inherits` and `pg_attribute` tell which, by the transactions that wrote their rows, and their
-//! commands: `CREATE TABLE … PARTITION OF` writes both rows within [`BORN_COMMANDS`], and leaves those of the columns as they
-//! were made, which `ATTACH PARTITION` writes again (`MergeAttributesIntoExisting` in `src/backend/commands/tablecmds.c`).
-//! What a transaction did that made and attached one by two statements is told by its rows' own `cmin`, whichever
+//! commands: `CREATE TABLE … PARTITION OF` writes the rows of the columns before that of `pg_inherits`, and `ATTACH
+//! PARTITION` writes them again with it (`MergeAttributesIntoExisting` in `src/backend/commands/tablecmds.c`). What a
+//! transaction did that made and attached one by two statements is told by its rows' own `cmin`, whichever
 //! subtransaction wrote them; rows that later transactions have written look the same, and cost a copy that was not
-//! needed.
+//! needed. Whoever deletes a row or is about to, also when that is rolled back, leaves another command there: such rows tell
+//! nothing.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::membership::members_sql;
 use super::wire::{Client, Row, quote_literal};
@@ -83,6 +84,8 @@ pub struct Part {
     pub xid: u32,
     /// Brought no row of its own when it became a part.
     pub quiet: bool,
+    /// Its file is the one with which it became a part, as far as the catalog tells.
+    pub settled: bool,
 }
 
 /// All published tables.
@@ -101,10 +104,6 @@ pub type KnownParts = HashMap<(u32, u64), bool>;
 
 /// How long a question about the rows of a new partition may take, milliseconds.
 const PATIENCE_MS: u32 = 5_000;
-
-/// `CREATE TABLE … PARTITION OF` attaches the table two or three commands after the first (14 to 18). A table that is
-/// attached by a statement of its own may be so as soon, if it has neither TOAST nor an index.
-const BORN_COMMANDS: u32 = 3;
 
 /// Looks at the publication, in a transaction of one statement each. Parts that are not `known` are asked whether
 /// they brought rows. Leaves the session's `statement_timeout` and `lock_timeout` as they were.
@@ -136,7 +135,7 @@ async fn load(
     sql: &str,
     known: Option<&KnownParts>,
 ) -> Result<BTreeMap<TableName, Published>> {
-    let (mut tables, mut roots) = (BTreeMap::new(), BTreeMap::new());
+    let (mut tables, mut roots, mut doubtful) = (BTreeMap::new(), BTreeMap::new(), HashSet::new());
     for row in client.query(sql).await? {
         let (name, table) = read(&row)?;
         if table.partitioned {
@@ -149,9 +148,13 @@ async fn load(
             None => true,
             Some(known) => match known.get(&(leaf.oid, leaf.joined)) {
                 Some(quiet) => *quiet,
-                None => is_quiet(client, &leaf).await?,
+                // One is enough for a copy of all.
+                None => leaf.is_born || (!doubtful.contains(&leaf.root) && is_quiet(client, &leaf).await?),
             },
         };
+        if !quiet {
+            doubtful.insert(leaf.root);
+        }
         let Some(table) = roots.get(&leaf.root).and_then(|name| tables.get_mut(name)) else { continue };
         table.parts.insert(leaf.oid, leaf.part(quiet));
     }
@@ -210,7 +213,7 @@ fn text(row: &Row, column: usize) -> &str {
 
 fn read(row: &Row) -> Result<(TableName, Published)> {
     let (oid, partitioned) = (row.parse(2)?, row.is_true(3));
-    let own = Part { file: row.parse(6)?, joined: 0, xid: row.parse(7)?, quiet: true };
+    let own = Part { file: row.parse(6)?, joined: 0, xid: row.parse(7)?, quiet: true, settled: true };
     let table = Published {
         oid,
         partitioned,
@@ -239,6 +242,7 @@ struct Leaf {
     xid: u32,
     /// It was made as a partition, and so was all above it.
     is_born: bool,
+    settled: bool,
     /// The command that attached it, or what is above it, where that transaction made it, too: in between it may have
     /// got rows.
     attached_by: Option<u32>,
@@ -246,7 +250,7 @@ struct Leaf {
 
 impl Leaf {
     const fn part(&self, quiet: bool) -> Part {
-        Part { file: self.file, joined: self.joined, xid: self.xid, quiet }
+        Part { file: self.file, joined: self.joined, xid: self.xid, quiet, settled: self.settled }
     }
 }
 
@@ -255,21 +259,25 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
     if roots.is_empty() {
         return Ok(Vec::new());
     }
-    // The row of a system column is written when its table is made, and never again; that of any other column also when
-    // its table is attached.
+    // The row of a system column is written when its table is made, and never again; that of any other column, and that of
+    // the table, also when it is attached. In the (sub)transaction that has made a table TRUNCATE keeps its file.
     let sql = format!(
-        "WITH RECURSIVE tree(root, oid, made, born, xid, command, joined) AS ( \
-           SELECT oid, oid, true, true, NULL::xid, 0::bigint, 0::bigint FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
-           UNION ALL SELECT t.root, i.inhrelid, t.made AND a.xmin = i.xmin, t.born AND a.xmin = i.xmin \
-             AND i.cmin::text::bigint - a.cmin::text::bigint <= {BORN_COMMANDS} \
-             AND EXISTS (SELECT FROM pg_attribute own WHERE own.attrelid = i.inhrelid AND own.attnum > 0 \
-               AND NOT own.attisdropped AND own.xmin = a.xmin AND own.cmin::text = a.cmin::text), i.xmin, \
-             greatest(i.cmin::text::bigint, CASE WHEN t.xid = i.xmin THEN t.command END), \
-             t.joined + i.xmin::text::bigint FROM tree t \
+        "WITH RECURSIVE tree(root, oid, made, born, xid, command, joined, own_made, own_command) AS ( \
+           SELECT oid, oid, true, true, NULL::xid, 0::bigint, 0::bigint, true, 0::bigint \
+             FROM pg_class WHERE oid = ANY ('{{{}}}'::oid[]) \
+           UNION ALL SELECT t.root, i.inhrelid, t.made AND told.made, t.born AND told.made AND EXISTS ( \
+               SELECT FROM pg_attribute own WHERE own.attrelid = i.inhrelid AND own.attnum > 0 AND NOT own.attisdropped \
+               AND own.xmax::text = '0' AND own.xmin = a.xmin AND own.cmin::text::bigint < told.command), i.xmin, \
+             greatest(told.command, CASE WHEN t.xid = i.xmin THEN t.command END), \
+             t.joined + i.xmin::text::bigint, told.made, told.command FROM tree t \
              JOIN pg_class u ON u.oid = t.oid AND u.relkind = 'p' JOIN pg_inherits i ON i.inhparent = t.oid \
-             AND NOT i.inhdetachpending JOIN pg_attribute a ON a.attrelid = i.inhrelid AND a.attname = 'tableoid') \
+             AND NOT i.inhdetachpending JOIN pg_attribute a ON a.attrelid = i.inhrelid AND a.attname = 'tableoid' \
+             CROSS JOIN LATERAL (SELECT a.xmin = i.xmin AND a.xmax::text = '0' AND i.xmax::text = '0', \
+               i.cmin::text::bigint) told(made, command)) \
          SELECT t.root, c.oid, n.nspname, c.relname, \
-         CASE WHEN c.relkind = 'r' AND c.relpersistence = 'p' THEN c.relfilenode ELSE 0 END, c.xmin, t.born, CASE WHEN t.made THEN t.command END, t.joined \
+         CASE WHEN c.relkind = 'r' AND c.relpersistence = 'p' THEN c.relfilenode ELSE 0 END, c.xmin, t.born, \
+         CASE WHEN t.made THEN t.command END, t.joined, \
+         c.xmin = t.xid AND c.xmax::text = '0' AND (t.own_made OR c.cmin::text::bigint <= t.own_command) \
          FROM tree t JOIN pg_class c ON c.oid = t.oid JOIN pg_namespace n ON n.oid = c.relnamespace \
          WHERE c.relkind <> 'p'",
         roots.join(",")
@@ -289,17 +297,15 @@ async fn leaves<'a>(client: &mut Client, roots: impl Iterator<Item = &'a u32>) -
                 joined: row.parse(8)?,
                 xid: row.parse(5)?,
                 is_born: row.is_true(6),
+                settled: row.is_true(9),
                 attached_by,
             })
         })
         .collect()
 }
 
-/// Whether a part held nothing when it became one, as far as can be told in a while.
+/// Whether a part that was attached held nothing then, as far as can be told in a while.
 async fn is_quiet(client: &mut Client, leaf: &Leaf) -> Result<bool> {
-    if leaf.is_born {
-        return Ok(true);
-    }
     // Its changes may not come until the stream is taken up again (`capture/publication/routes.rs`).
     if client.server_version() < 150_000 {
         return Ok(false);
@@ -316,7 +322,7 @@ async fn asked_quiet(client: &mut Client, leaf: &Leaf) -> Result<bool> {
         client.query_one(&format!("SELECT coalesce(pg_relation_size({}), 0)", leaf.oid)).await?.parse(0)?;
     let Some(command) = leaf.attached_by.filter(|_| size > 0) else { return Ok(size == 0) };
     let sql = format!(
-        "SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE cmin::text::bigint < {command})",
+        "SELECT NOT EXISTS (SELECT FROM ONLY {} WHERE cmin::text::bigint < {command} OR xmax::text <> '0')",
         leaf.name.quoted()
     );
     Ok(client.query_one(&sql).await?.is_true(0))

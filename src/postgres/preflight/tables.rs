@@ -193,6 +193,7 @@ pub(super) async fn conditions(
     settings: &PreflightSettings<'_>,
 ) -> Result<Vec<Finding>> {
     let mut findings = Vec::new();
+    client.execute("SET lock_timeout = '2s'").await?;
     for table in tables.iter().filter(|table| table.is_readable && (settings.wanted)(&table.name)) {
         let Some(condition) = (settings.copied_where)(&table.name) else { continue };
         let subject = format!("table {}", table.name);
@@ -203,6 +204,10 @@ pub(super) async fn conditions(
                 subject,
                 format!("its copies take rows with {condition}; the others are not in log and lake until they change"),
             )),
+            Err(error) if sqlstate(&error) == Some("55P03") => findings.push(Finding::warn(
+                subject,
+                format!("[[table]] backfill_where = {condition:?} was not looked at: somebody has the table locked"),
+            )),
             Err(error) if sqlstate(&error).is_some() => findings.push(
                 Finding::fail(subject, format!("[[table]] backfill_where = {condition:?} is no condition on it: {error}"))
                     .mend("Give a condition in SQL on the table's columns, as behind WHERE."),
@@ -210,6 +215,7 @@ pub(super) async fn conditions(
             Err(error) => return Err(error),
         }
     }
+    client.execute("RESET lock_timeout").await?;
     Ok(findings)
 }
 

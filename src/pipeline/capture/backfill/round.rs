@@ -217,8 +217,12 @@ async fn round(
     drop(point);
     // Whoever asked may have left, which the next one who sends is told.
     drop(events.send(CopyEvent::Point { lsn, timeline }).await);
-    let works = plan(&settings, &mut keeper, tables, events).await?;
     let age_max = settings.copy.snapshot_age_max;
+    // Whoever asks how large a table is waits for its lock, and the snapshot is held meanwhile.
+    let planned = plan(&settings, &mut keeper, tables, events);
+    let works = tokio::time::timeout_at(taken + age_max, planned).await.map_err(|_| {
+        Error::retry("the tables to copy did not tell their sizes in time: is one of them locked?")
+    })??;
     let shared = Arc::new(Shared {
         begin: point::begin_under(snapshot.get(0).unwrap_or_default()),
         lsn,

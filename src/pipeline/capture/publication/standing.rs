@@ -86,8 +86,11 @@ impl Standing {
                 // Attached by a transaction that comes next in the stream.
                 _ if told_by(part.joined) => {}
                 None if !part.quiet => return Some(Reason::Attached(*oid)),
-                // A table's first file has its OID: rows that were streamed, or copied, may have gone with that.
-                None if ![0, *oid].contains(&part.file) && !truncated_by.contains(&part.xid) => {
+                // Rows that were streamed, or copied, may have gone with another file. A table's first one has its OID.
+                None if ![0, *oid].contains(&part.file)
+                    && !part.settled
+                    && !truncated_by.contains(&part.xid) =>
+                {
                     return Some(Reason::Emptied(*oid));
                 }
                 Some((_, joined)) if *joined != part.joined => return Some(Reason::Attached(*oid)),
@@ -148,7 +151,7 @@ mod tests {
             parts: parts
                 .iter()
                 .map(|(oid, file, xid, quiet)| {
-                    (*oid, Part { file: *file, joined: 4, xid: *xid, quiet: *quiet })
+                    (*oid, Part { file: *file, joined: 4, xid: *xid, quiet: *quiet, settled: *xid == 4 })
                 })
                 .collect(),
         }
@@ -169,6 +172,8 @@ mod tests {
         );
         assert_eq!(standing.lost(&grown(102, true), &[6]), None, "by the root's TRUNCATE");
         assert_eq!(standing.lost(&grown(0, true), &[]), None, "it has no file");
+        let moved = table(&[(10, 100, 5, true), (11, 101, 5, true), (12, 102, 4, true)]);
+        assert_eq!(standing.lost(&moved, &[]), None, "written anew before it was attached, and empty");
         let mut again = before.clone();
         again.parts.entry(11).and_modify(|part| part.joined = 9);
         assert_eq!(
