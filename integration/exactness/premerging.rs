@@ -8,16 +8,8 @@ use rustix::process::Signal;
 use super::connector::Process;
 use super::{CATCH_UP, PATIENCE, Test};
 
-/// Said of what was made by now.
+/// Said when files were made.
 const MADE: &str = "the next day is made as far as it can be";
-
-/// Whether a file of a table's next day is made. Each round says how many there are, also where there is none yet.
-fn has_made(process: &Process) -> bool {
-    process.said().lines().filter(|line| line.contains(MADE)).any(|line| {
-        let line = serde_json::from_str::<serde_json::Value>(line);
-        line.is_ok_and(|line| line["stretches"].as_u64().is_some_and(|count| count > 0))
-    })
-}
 
 impl Test {
     /// A day that all others are made from.
@@ -35,7 +27,7 @@ impl Test {
         let mut process = self.connector.start("run", 0);
         self.until_streaming(&mut process).await;
         let start = Instant::now();
-        while !has_made(&process) {
+        while !process.has_said(MADE) {
             // The day before may have to be made first.
             assert!(start.elapsed() < PATIENCE * 3, "nothing is made of the day:\n{}", process.said());
             tokio::time::sleep(Duration::from_millis(20)).await;
