@@ -512,10 +512,13 @@ impl Backfills {
         let table = tables.by_name(&name).ok_or_else(unknown)?;
         let position = before(timeline, lsn, 0);
         done.moved.add(moved);
+        // A piece that was not read to its end never counted.
+        let counted =
+            done.began.is_some() && !matches!(done.left.as_slice(), [Range::ALL_PAGES | Range::ALL_KEYS]);
         done.left = ready.left;
         let mut keys = Vec::new();
         if begins {
-            if done.read > 0 {
+            if counted {
                 tracing::warn!(table = %name, rows_read = done.read,
                     "the copy begins anew, since what was read before does not count any more: the table was truncated or \
                      rewritten, has lost a partition, has another key or condition, or too many of its rows moved");

@@ -41,8 +41,8 @@
 //! a rewrite, or the loss of a partition the copy begins anew, since under an older snapshot such a table looks empty. So
 //! it does with another key or other rows published. With other columns it goes on, and the next round describes it.
 //!
-//! **Partitions that come.** A round reads the partitions that the table had at its point, by name: the lock holds nobody up
-//! who attaches another. Those that a later round reads beside the first one's are noted as those are of which rows come
+//! **Partitions that come.** A round reads the partitions that the table had at its point, and no others: the lock holds nobody
+//! up who attaches one. Those that a later round reads beside the first one's are noted as those are of which rows come
 //! in the stream, since the copy stands for what the table was at its first point.
 //!
 //! **Progress.** It is in the log's state, in the append with the rows or in a later one, so a kill repeats the pieces
